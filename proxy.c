@@ -6403,7 +6403,7 @@ answer_put_framing(struct buf *b, struct req *r, const struct http_head *h)
 static size_t
 req_head_keep(const struct req *r)
 {
-	return r->down_flow.mode == BODY_LENGTH ? FLOW_BUF_KEEP : 0;
+	return r->websocket || r->down_flow.mode > BODY_LENGTH ? 0 : FLOW_BUF_KEEP;
 }
 
 /* The head of an answer goes on to the client: an interim one, a WebSocket's, or one with a body. */
@@ -7430,10 +7430,13 @@ addr_of_socket(const struct sockaddr *sa, struct addr *a)
 static size_t
 addr_format(const struct addr *a, char out[ADDR_TEXT_MAX])
 {
-	struct buf b = {.p = out, .cap = ADDR_TEXT_MAX, .max = ADDR_TEXT_MAX};
+	char *p = out;
 
-	for (unsigned i = 0; i < 4 && a->v4; i++)
-		(void)(buf_addu(&b, a->b[i]) && buf_add(&b, i < 3 ? "." : "", 1));
+	for (unsigned i = 0; i < 4 && a->v4; i++) {
+		for (unsigned unit = a->b[i] > 99 ? 100 : a->b[i] > 9 ? 10 : 1; unit != 0; unit /= 10)
+			*p++ = (char)('0' + a->b[i] / unit % 10);
+		*p++ = i < 3 ? '.' : '\0';
+	}
 	if (!a->v4 && inet_ntop(AF_INET6, a->b, out, ADDR_TEXT_MAX) == NULL)
 		out[0] = '\0';  /* cannot be: the room suffices */
 	return strlen(out);
@@ -17891,10 +17894,12 @@ seal_answer(struct req *r, struct http_head *h, int io)
 static bool
 req_sealed(const struct req *r)
 {
-	bool found = slice_has(buf_slice(&r->bytes), SEAL_MARK) ||
-	    (r->body_read && r->body.n <= SEAL_BODY_MAX && slice_has(buf_slice(&r->body), SEAL_MARK));
+	bool found = r->body_read && r->body.n <= SEAL_BODY_MAX && slice_has(buf_slice(&r->body), SEAL_MARK);
 	struct buf plain;
 
+	/* by the character that is rare in a head: a fifth of what memmem takes */
+	for (const char *p = r->bytes.p, *end = p + r->bytes.n; !found && end - p > 5 && (p = memchr(p + 5, 'L', (size_t)(end - p) - 5)) != NULL; p -= 4)
+		found = memcmp(p - 5, SEAL_MARK.p, SEAL_MARK.n) == 0;
 	for (const struct http_field *f = r->head.field; !found && f < r->head.field + r->head.nfields; f++) {
 		if (f->own != NULL || !slice_eq_nocase(f->name, SLICE("authorization")))
 			continue;
