@@ -11113,6 +11113,8 @@ subst_body(struct subst_run *t, enum subst_kind kind)
 #define SCRUB_FREE 32           /* characters that may be compared for each byte of text … */
 #define SCRUB_DEBT_MAX (1 << 18) /* … and so many more, or a secret with a period could cost any time: 4 ms for 16 KiB */
 #define SCRUB_TABLES_MAX (4 << 20) /* bytes of tables, in the arena: beyond them no further decision is kept, which would keep its own */
+#define SCRUB_MADE 256          /* places for tables that are there for the next request with the same values … */
+#define SCRUB_MADE_MS 60000     /* … which are freed so long after their last use */
 #define SCRUB_GROWTH_MAX (1 << 20) /* bytes by which placeholders may lengthen a body */
 #define SCRUB_UNIT_MAX 20       /* bytes of the longest escape: HTML's &DiacriticalGrave; has 18 */
 
@@ -11127,6 +11129,16 @@ static const struct { uint8_t bits, lead; const char *abc; } scrub_forms[SCRUB_F
     {6, 0, b64_std}, {6, 4, b64_std}, {6, 2, b64_std}, {6, 0, b64_url}, {6, 4, b64_url}, {6, 2, b64_url}};
 
 static const char scrub_escape[SCRUB_CODINGS] = {'\0', '%', '%', '\\', '&'};
+
+/* Names of characters that HTML gives to ASCII's (the standard's "Named character references"), the frequent ones
+ * first: the character, the length of its name, the name. */
+static const char scrub_names[] =
+    "<\003lt;>\003gt;&\004amp;\"\005quot;'\005apos;\t\004Tab;\n\010NewLine;!\005excl;\"\005QUOT;"
+    "#\004num;$\007dollar;%\007percnt;&\004AMP;(\005lpar;)\005rpar;*\004ast;*\007midast;+\005plus;"
+    ",\006comma;.\007period;/\004sol;:\006colon;;\005semi;<\003LT;=\007equals;>\003GT;?\006quest;"
+    "@\007commat;[\005lsqb;[\007lbrack;\\\005bsol;]\005rsqb;]\007rbrack;^\004Hat;_\007lowbar;"
+    "_\011UnderBar;`\006grave;`\021DiacriticalGrave;{\005lcub;{\007lbrace;|\007verbar;|\005vert;"
+    "|\015VerticalLine;}\005rcub;}\007rbrace;";
 
 struct scrub_value {
 	struct secret *secret;  /* owned */
@@ -11148,13 +11160,15 @@ struct scrub_table {
 	uint32_t n, ngrams, step; /* ngrams: room for so many */
 	uint16_t nstarts, start[256]; /* by the byte with which a form of a value begins: the first in scrub_starts + 1; 0: none */
 	uint64_t lead[4];       /* the characters in grams, upper case as lower: a bit each */
+	uint64_t names;         /* the first two letters of HTML's names for these: a bit each (scrub_name) */
+	uint8_t of[32];         /* SHA-256 of the values and their places */
 	uint64_t bloom[(1 << SCRUB_BLOOM_BITS) / 64];
 	uint16_t slot[1 << SCRUB_SLOT_BITS]; /* index + 1 */
 	struct scrub_gram gram[];
 };
 
 struct scrub {
-	struct secret *head, *body; /* owned: tables, or NULL until they are needed */
+	struct secret *head, *body; /* owned references: tables, or NULL until they are needed */
 	int64_t debt;           /* characters compared beyond SCRUB_FREE for each byte of text */
 	size_t n, cap;
 	struct scrub_value *value; /* owned */
@@ -11180,12 +11194,23 @@ struct scrub_hit {
 };
 
 static size_t scrub_tables;     /* bytes of all tables */
+static struct { struct secret *table; int64_t used; } scrub_made[SCRUB_MADE]; /* by the values' hash */
 
 static void
 scrub_drop_table(struct secret **table)
 {
-	scrub_tables -= *table != NULL ? (*table)->n : 0;
+	scrub_tables -= *table != NULL && (*table)->refs == 1 ? (*table)->n : 0;
 	secret_drop(table);
+}
+
+/* Frees the tables that no decision or request has, once these had time to make use of them again, or all such
+ * (`moved`: the store has other values). Called each second. */
+static void
+scrub_sweep(bool moved)
+{
+	for (size_t i = 0; i < SCRUB_MADE; i++)
+		if (scrub_made[i].table != NULL && scrub_made[i].table->refs == 1 && (moved || clock_now() - scrub_made[i].used > SCRUB_MADE_MS))
+			scrub_drop_table(&scrub_made[i].table);
 }
 
 static void
@@ -11376,49 +11401,83 @@ scrub_seeks(const struct scrub_value *v, bool body)
 	return v->value.n >= (body && !v->made ? SCRUB_BODY_MIN : SCRUB_HEAD_MIN);
 }
 
+static inline bool
+scrub_leads(const struct scrub_table *t, char c)
+{
+	return (t->lead[(c | 0x20) >> 6 & 3] >> ((c | 0x20) & 63) & 1) != 0;
+}
+
+/* The bit of a name's first two letters. */
+static unsigned
+scrub_name(const char *p)
+{
+	return (8u * (unsigned char)p[0] ^ (unsigned char)p[1]) % 64;
+}
+
+/* Makes the table of n values, whose places are where[0], where[2] and so on. False: no memory. */
+static bool
+scrub_table_make(const struct scrub *s, const uint32_t *where, size_t n, struct secret **place)
+{
+	struct scrub_table *now;
+
+	if ((*place = secret_new(sizeof *now + n * SCRUB_FORMS * (SCRUB_LEAD - SCRUB_GRAM + 3) * sizeof now->gram[0])) == NULL)
+		return false;
+	scrub_tables += (*place)->n;
+	now = (struct scrub_table *)(void *)(*place)->p;
+	now->ngrams = (uint32_t)n * SCRUB_FORMS * (SCRUB_LEAD - SCRUB_GRAM + 1);
+	now->step = SCRUB_LEAD;
+	for (size_t i = 0; i < n; i++)
+		for (unsigned form = 0; form < SCRUB_FORMS; form++)
+			if (scrub_form_own(s->value[where[2 * i]].value, form))
+				scrub_table_add(now, s->value[where[2 * i]].value, where[2 * i], form);
+	for (const char *p = scrub_names; *p != '\0'; p += 2 + p[1])
+		now->names |= (uint64_t)scrub_leads(now, *p) << scrub_name(p + 2);
+	return true;
+}
+
 /* The table of the values that are looked for in heads, or in bodies. *t NULL: there are none, or `s` is NULL.
  * False: no memory. */
 static bool
 scrub_table(struct scrub *s, bool body, const struct scrub_table **t)
 {
+	uint32_t where[2 * SCRUB_VALUES_MAX];
+	struct slice part[SCRUB_VALUES_MAX + 1];
 	size_t n = 0;
-	struct secret **place;
+	struct secret **place, **made;
 	struct scrub_table *now;
+	uint8_t of[32];
 
 	*t = NULL;
-	for (size_t i = 0; s != NULL && i < s->n; i++)
-		n += scrub_seeks(&s->value[i], body);
+	for (unsigned i = 0; s != NULL && i < s->n; i++)
+		if (scrub_seeks(&s->value[i], body)) {
+			where[2 * n] = i;
+			where[2 * n + 1] = (uint32_t)s->value[i].value.n;
+			part[++n] = s->value[i].value;
+		}
 	if (n == 0)
 		return true;
 	place = n == s->n ? &s->head : &s->body;        /* where bodies are searched for all that heads are, they share it */
 	if (*place == NULL) {
-		n *= SCRUB_FORMS;
-		if ((*place = secret_new(sizeof *now + n * (SCRUB_LEAD - SCRUB_GRAM + 3) * sizeof now->gram[0])) == NULL)
+		part[0] = (struct slice){(char *)where, 2 * n * sizeof where[0]};
+		tls_sha256_join(part, n + 1, of);
+		made = &scrub_made[of[0] % SCRUB_MADE].table;
+		if (*made != NULL && memcmp(((struct scrub_table *)(void *)(*made)->p)->of, of, sizeof of) == 0)
+			*place = secret_ref(*made);
+		else if (!scrub_table_make(s, where, n, place))
 			return false;
-		scrub_tables += (*place)->n;
 		now = (struct scrub_table *)(void *)(*place)->p;
-		now->ngrams = (uint32_t)n * (SCRUB_LEAD - SCRUB_GRAM + 1);
-		now->step = SCRUB_LEAD;
-		for (unsigned i = 0; i < s->n; i++)
-			for (unsigned form = 0; form < SCRUB_FORMS && scrub_seeks(&s->value[i], body); form++)
-				if (scrub_form_own(s->value[i].value, form))
-					scrub_table_add(now, s->value[i].value, i, form);
+		memcpy(now->of, of, sizeof of);
+		if (*made != *place && scrub_tables <= SCRUB_TABLES_MAX) {
+			scrub_drop_table(made);
+			*made = secret_ref(*place);
+		}
+		scrub_made[of[0] % SCRUB_MADE].used = clock_now();
 	}
 	*t = (const struct scrub_table *)(void *)(*place)->p;
 	return true;
 }
 
 /* -- characters of a text that may be escaped */
-
-/* Names of characters that HTML gives to ASCII's (the standard's "Named character references"), the frequent ones
- * first: the character, the length of its name, the name. */
-static const char scrub_names[] =
-    "<\003lt;>\003gt;&\004amp;\"\005quot;'\005apos;\t\004Tab;\n\010NewLine;!\005excl;\"\005QUOT;"
-    "#\004num;$\007dollar;%\007percnt;&\004AMP;(\005lpar;)\005rpar;*\004ast;*\007midast;+\005plus;"
-    ",\006comma;.\007period;/\004sol;:\006colon;;\005semi;<\003LT;=\007equals;>\003GT;?\006quest;"
-    "@\007commat;[\005lsqb;[\007lbrack;\\\005bsol;]\005rsqb;]\007rbrack;^\004Hat;_\007lowbar;"
-    "_\011UnderBar;`\006grave;`\021DiacriticalGrave;{\005lcub;{\007lbrace;|\007verbar;|\005vert;"
-    "|\015VerticalLine;}\005rcub;}\007rbrace;";
 
 /* The character of a reference, which has no "&" and ends in ";". Returns its bytes in `out`; 0: unknown. */
 static size_t
@@ -11510,45 +11569,85 @@ scrub_match(struct scrub_scan *z, const struct scrub_gram *gram, unsigned coding
 
 /* -- the search */
 
-static bool
-scrub_leads(const struct scrub_table *t, char c)
+/* The byte of two hexadecimal digits; of other characters, any. */
+static inline char
+scrub_byte(const char *p)
 {
-	return (t->lead[(c | 0x20) >> 6 & 3] >> ((c | 0x20) & 63) & 1) != 0;
+	return (char)(((p[0] & 15) + 9 * (p[0] >> 6 & 1)) * 16 + (p[1] & 15) + 9 * (p[1] >> 6 & 1));
+}
+
+/* May an escape begin at p whose character is in a gram? Told by its first bytes, of which SCRUB_UNIT_MAX are there. */
+static inline bool
+scrub_may_escape(const struct scrub_table *t, unsigned coding, const char *p)
+{
+	static const char control[32] = {['b'&31] = '\b', ['f'&31] = '\f', ['n'&31] = '\n', ['r'&31] = '\r', ['t'&31] = '\t'};
+	bool wide = (t->lead[2] | t->lead[3]) != 0, hex;
+
+	if (coding == SCRUB_PERCENT)
+		return scrub_leads(t, scrub_byte(p + 1)) || (p[1] == '2' && p[2] == '5' && scrub_leads(t, scrub_byte(p + 3)));
+	if (coding == SCRUB_JSON)
+		return p[1] != 'u' ? scrub_leads(t, p[1] < 'a' ? p[1] : control[p[1] & 31]) :
+		    p[2] == '0' && p[3] == '0' && p[4] < '8' ? scrub_leads(t, scrub_byte(p + 4)) : wide;
+	if (p[1] != '#')
+		return (t->names >> scrub_name(p + 1) & 1) != 0;
+	hex = (p[2] | 0x20) == 'x';
+	p += hex ? 3 : 2;               /* of a number over 255, no zero comes first */
+	return wide || p[0] == '0' || hex_digit(p[1]) < 0 || hex_digit(p[2]) < 0 || (!hex && !ascii_digit(p[3]));
 }
 
 /* Does an escape begin at z->in.p[at] whose character is in a gram? */
 static bool
 scrub_escapes(const struct scrub_scan *z, unsigned coding, size_t at)
 {
-	const char *p = z->in.p + at;
 	size_t n, used;
 	char c[4];
 
-	/* of a text that is full of escapes, most are told apart by their first bytes */
-	if (z->in.n - at > SCRUB_UNIT_MAX && coding == SCRUB_JSON &&
-	    (p[1] == 'u' ? (p[2] != '0' || p[3] != '0') && (z->t->lead[2] | z->t->lead[3]) == 0 : p[1] < 'a' && !scrub_leads(z->t, p[1])))
-		return false;
-	if (z->in.n - at > SCRUB_UNIT_MAX && coding == SCRUB_PERCENT) {
-		int high = hex_digit(p[1]), low = hex_digit(p[2]), byte = 16 * high + low;
-
-		if ((high | low) < 0 || (byte != '%' && !scrub_leads(z->t, (char)byte)))
-			return false;
-	}
 	used = scrub_unit(z->in, at, coding == SCRUB_PERCENT ? SCRUB_TWICE : coding, z->end, c, &n);
 	return used == 0 || (used != 1 && scrub_leads(z->t, c[0])) || (used == 5 && scrub_leads(z->t, '%'));
 }
 
-/* Finds the next such escape from `from` on. */
+/* Has one of eight bytes that value? Its bit 7 is set, and perhaps those of later ones. */
+static inline uint64_t
+scrub_eight(const char *p, char c)
+{
+	uint64_t ones = ~(uint64_t)0 / 255, v;
+
+	memcpy(&v, p, sizeof v);
+	v = le64toh(v) ^ ones * (uint8_t)c;
+	return (v - ones) & ~v & ones << 7;
+}
+
+/* Finds the next such escape from `from` on. Of a text full of others few are looked at: a spelling that began behind one
+ * would have in its lead all that the next SCRUB_LEAD bytes have, so none begins before the last that is in no gram. */
 static void
 scrub_find_escape(struct scrub_scan *z, unsigned coding, size_t from)
 {
-	const char *p;
+	const char c = scrub_escape[coding], *p = z->in.p + from, *end = z->in.p + z->in.n, *far;
+	uint64_t v;
 
-	do {
-		p = from < z->in.n ? memchr(z->in.p + from, scrub_escape[coding], z->in.n - from) : NULL;
-		z->escape[coding] = p != NULL ? (size_t)(p - z->in.p) : z->in.n;
-		from = z->escape[coding] + 1;
-	} while (p != NULL && !scrub_escapes(z, coding, from - 1));
+	for (; p < end; p++) {
+		v = 0;
+		for (unsigned i = 0; i < 4 && end - p >= 8 && (v = scrub_eight(p, c)) == 0; i++)
+			p += 8;         /* memchr costs more where the next one is near */
+		if ((p = v != 0 ? p + __builtin_ctzll(v) / 8 : memchr(p, c, (size_t)(end - p))) == NULL)
+			break;
+		if (end - p <= 2 * SCRUB_UNIT_MAX || scrub_may_escape(z->t, coding, p)) {
+			if (scrub_escapes(z, coding, (size_t)(p - z->in.p)))
+				break;
+			continue;
+		}
+		for (far = p; z->t->step == SCRUB_LEAD - 6 && !scrub_leads(z->t, c) && end - p > 2 * SCRUB_UNIT_MAX; p = far) {
+			if (p[15] == c || p[12] == c)   /* a guess: it is known before the escape is read */
+				far = p + (p[15] == c ? 15 : 12);
+			else if ((v = scrub_eight(p + 9, c)) != 0)
+				far = p + 16 - __builtin_clzll(v) / 8;
+			else if ((v = scrub_eight(p + 1, c)) != 0)
+				far = p + 8 - __builtin_clzll(v) / 8;
+			if (far == p || *far != c || scrub_may_escape(z->t, coding, far))
+				break;
+		}
+	}
+	z->escape[coding] = p != NULL && p < end ? (size_t)(p - z->in.p) : z->in.n;
 }
 
 static void
@@ -20051,11 +20150,16 @@ kept_make(struct req *r)
 static void
 kept_sweep(uint64_t config, uint64_t state)
 {
+	static uint64_t was[2];
+
 	for (size_t i = 0; i < KEPT_SLOTS; i++)
 		if (kept_slots[i] != NULL && !kept_holds(kept_slots[i], config, state)) {
 			kept_unref(kept_slots[i]);
 			kept_slots[i] = NULL;
 		}
+	scrub_sweep(config != was[0] || state != was[1]);
+	was[0] = config;
+	was[1] = state;
 }
 
 /* ---- fetch -----------------------------------------------------------------

@@ -82,7 +82,9 @@ main(int argc, char **argv)
 	static const char json[] = "{\"id\":12345,\"name\":\"A name of some length\",\"url\":\"https://api.example.com/v1/items/12345\"},\n";
 	static const struct { const char *name, *text; } kinds[] = {{"JSON", json}, {"random", NULL}, {"%-dense", json},
 	    {"JSON-in-JSON", "{\\\"id\\\":12345,\\\"name\\\":\\\"A name\\\"},\\n"}, {"\\u-dense", "\\u4e2d\\u6587\\u5b57\\u7b26"},
-	    {"%E4-dense", "%E4%B8%AD%E6%96%87"}, {"HTML-in-HTML", "&lt;div class=&quot;item&quot;&gt;A name&lt;/div&gt;\n"}};
+	    {"%E4-dense", "%E4%B8%AD%E6%96%87"}, {"HTML-in-HTML", "&lt;div class=&quot;item&quot;&gt;A name&lt;/div&gt;\n"},
+	    {"&#-dense", "&#20013;&#x6587;"}, {"JSON-in-a-query", "%7B%22id%22%3A12345%2C%22name%22%3A%22A%20name%22%7D%2C"},
+	    {"all-%", "%41%20%6e%61%6d%65%20%6f%66"}, {"all-\\u", "\\u0041\\u0020\\u006e\\u0061\\u006d\\u0065"}, {"%25-dense", "%25E4%25B8%25AD"}};
 	static char body[MB], scratch[PEER_PIECE];
 	int rounds = argc > 1 ? atoi(argv[1]) : 20;
 	uint64_t seed = 1;
@@ -95,7 +97,7 @@ main(int argc, char **argv)
 			body[i] = kinds[kind].text == NULL ? (char)(seed >> 40) : kind == 2 && i % 53 == 0 ? '%' :
 			    kinds[kind].text[i % strlen(kinds[kind].text)];
 		}
-		for (unsigned n = 1; n <= 8; n += 7) {
+		for (unsigned n = 1; n <= 8 && (argc < 3 || strcmp(argv[2], kinds[kind].name) == 0); n += 7) {
 			struct scrub *s = secrets(n);
 			const struct scrub_table *t;
 			double least = 0;

@@ -678,22 +678,93 @@ test_short(void)
 	secret_unref(made);
 }
 
-/* What tables take in the arena is counted as long as they are there: no decision is kept beyond a bound (kept_make). */
+/* What tables take in the arena is counted as long as they are there: no decision is kept beyond a bound (kept_make). They are
+ * made once for the same values, and freed when these are gone. */
 static void
 test_tables(void)
 {
-	const struct scrub_table *t;
-	struct scrub *s = scrub_of("counted-0123456789", 18, "one", "");
+	const struct scrub_table *t, *u;
+	struct scrub *s = scrub_of("counted-0123456789", 18, "one", ""), *same;
 	struct secret *more = secret_copy("short-01", 8);
-	size_t before = scrub_tables, one, two;
-	bool ok = scrub_table(s, false, &t) && t != NULL;
+	size_t before, one, two;
+	bool ok, shared;
 
+	scrub_sweep(true);
+	before = scrub_tables;
+	ok = scrub_table(s, false, &t) && t != NULL;
 	one = scrub_tables - before;
-	ok = ok && scrub_add(&s, more, 0, SLICE("x"), SLICE(""), false) && scrub_tables == before && scrub_table(s, false, &t) && scrub_table(s, true, &t);
+	same = scrub_of("counted-0123456789", 18, "another", "");
+	shared = scrub_table(same, true, &u) && u == t && scrub_tables == before + one;
+	scrub_free(same);
+	same = scrub_of("counted-0123456780", 18, "one", "");
+	shared = shared && scrub_table(same, true, &u) && u != t && scrub_tables == before + 2 * one;
+	scrub_free(same);
+	scrub_sweep(false);             /* for the next request */
+	shared = shared && scrub_tables == before + 2 * one;
+	scrub_sweep(true);              /* one of them is in use */
+	test_result(shared && scrub_tables == before + one, "tables are made once, and go with their values", "%zu", scrub_tables - before);
+	ok = ok && scrub_add(&s, more, 0, SLICE("x"), SLICE(""), false) && scrub_table(s, false, &t) && scrub_table(s, true, &t);
+	scrub_sweep(true);
 	two = scrub_tables - before;
 	scrub_free(s);
+	scrub_sweep(true);
 	test_result(ok && one > 4096 && two > 2 * one && scrub_tables == before, "tables are counted", "%zu, %zu", one, two);
 	secret_unref(more);
+}
+
+/* The value as that coding writes it; `which`: 0 escapes all characters, 1 every second, 2 the first, 3 the last, 4 some in the middle. */
+static void
+write_coded(struct buf *b, const char *value, int coding, int which)
+{
+	size_t n = strlen(value);
+
+	for (size_t i = 0; i < n; i++) {
+		unsigned c = (unsigned char)value[i];
+		bool escaped = which == 0 || (which == 1 && i % 2 != 0) || (which == 2 && i == 0) || (which == 3 && i == n - 1) ||
+		    (which == 4 && i >= 5 && i < 9) || strchr("%&\\\"", value[i]) != NULL;
+
+		if (!escaped || coding == SCRUB_RAW || (c > 127 && coding >= SCRUB_JSON))
+			buf_add(b, value + i, 1);
+		else
+			buf_addf(b, coding == SCRUB_PERCENT ? "%%%02x" : coding == SCRUB_TWICE ? "%%25%02X" : coding == SCRUB_JSON ? "\\u%04X" : "&#%u;", c);
+	}
+}
+
+/* Texts of nothing but escapes are not read at each of them: nothing that stands between is missed, wherever it begins. */
+static void
+test_dense(void)
+{
+	static const char *const fill[] = {"%E4%B8%AD", "%7B%22", "%25E4", "\\u4e2d", "\\\"", "\\\"\\n:", "&lt;", "&quot;x", "&#20013;", "&#x4e2d;", "%", "\\", "&",
+	    "%%%E4", "\\\\\\\"", "&&lt;", "%u4e2d", "%2", "]\\\"]", "'&lt;'"};
+	static const char *const values[] = {"Sk0live9aB7zq3Xw5vU1", "abcdefgh01", "a%b&c\\d\"e/f+g-h_i~", "\xe4\xb8\xad-0123456789abcd"};
+	unsigned missed = 0, all = 0;
+
+	for (unsigned v = 0; v < COUNT(values); v++) {
+		struct scrub *s = scrub_of(values[v], strlen(values[v]), "placeholder", "");
+
+		for (unsigned k = 0; k < COUNT(fill) * 40 * SCRUB_CODINGS * 5; k++) {
+			int which = (int)(k % 5), coding = (int)(k / 5 % SCRUB_CODINGS);
+			unsigned pad = k / 5 / SCRUB_CODINGS % 40;
+			const char *f = fill[k / 5 / SCRUB_CODINGS / 40];
+			struct buf b = {.max = 4096};
+			size_t n = strlen(f);
+
+			for (unsigned i = 0; i < pad + 60; i++)
+				buf_add(&b, f + i % n, 1);
+			/* where it begins within an escape of the fill, that takes its first character */
+			if (pad % n != (n - 60 % n) % n)
+				buf_adds(&b, " ");
+			write_coded(&b, values[v], coding, which);
+			for (unsigned i = 0; i < 60 + n; i++)
+				buf_add(&b, f + i % n, 1);
+			all++;
+			if (!scrub_in(s, buf_slice(&b)) && ++missed < 5)
+				printf("# missed %s, %d, %d, %u, %s\n", values[v], coding, which, pad, f);
+			buf_free(&b);
+		}
+		scrub_free(s);
+	}
+	test_result(missed == 0 && all > 10000, "between escapes", "%u of %u missed", missed, all);
 }
 
 int
@@ -702,6 +773,7 @@ main(void)
 	if (!secret_init() || !scrub_init())
 		return 1;
 	test_heads();
+	test_dense();
 	test_forms();
 	test_websocket();
 	test_websocket_hurry();
