@@ -46,6 +46,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <grp.h>
 #include <ifaddrs.h>
 #include <limits.h>
 #include <malloc.h>
@@ -53,6 +54,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <pwd.h>
 #include <pthread.h>
 #include <semaphore.h>
 #include <signal.h>
@@ -27393,6 +27395,22 @@ l_host_lock_held(lua_State *L)
 	return l_answer(L, held);
 }
 
+/* host.become(uid, gid) -> true | nil, why
+ *
+ * Root's process goes on as this user, with his groups, and for good. */
+static int
+l_host_become(lua_State *L)
+{
+	uid_t uid = (uid_t)luaL_checkinteger(L, 1);
+	gid_t gid = (gid_t)luaL_checkinteger(L, 2);
+	const struct passwd *pw = getpwuid(uid);
+
+	if ((pw != NULL ? initgroups(pw->pw_name, gid) : setgroups(0, NULL)) != 0 || setresgid(gid, gid, gid) != 0 ||
+	    setresuid(uid, uid, uid) != 0)
+		return l_fail_errno(L);
+	return l_answer(L, true);
+}
+
 /* host.log(text)
  *
  * Writes a line of the log. The text holds no header value, no body and no secret. */
@@ -27455,7 +27473,7 @@ static const luaL_Reg l_host_worker[] = {
 
 /* For commands alone. */
 static const luaL_Reg l_host_command[] = {
-	{"isatty", l_host_isatty},
+	{"isatty", l_host_isatty}, {"become", l_host_become},
 	{"realpath", l_host_realpath},
 	{"open_append", l_host_open_append}, {"mkdir", l_host_mkdir},
 	{"create", l_host_create}, {"sync", l_host_sync},

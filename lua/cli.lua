@@ -366,6 +366,17 @@ local function note_changes(command, ctx)
   end
 end
 
+-- Root's commands on another's data directory go on as its owner: what they write is his, and what the store makes them read
+-- is read with his rights.
+local function act_as_owner(ctx, command)
+  local is = ctx.host.stat(ctx.home, true)
+  if not is or is.type ~= "dir" or is.uid == 0 or ctx.host.uid() ~= 0 or command.as_root then return end
+  local ok, why = ctx.host.become(is.uid, is.gid)
+  if not ok then
+    report.fail(("cannot act as user %d, whose data directory this is: %s"):format(is.uid, why), "run this command as that user")
+  end
+end
+
 local function run(args, ctx)
   args = take_globals(args, ctx)
   if args[1] == "help" then
@@ -400,6 +411,7 @@ local function run(args, ctx)
     report.usage("HOME is not set, so the data directory must be named", "--home DIR or SALLYPORT_HOME")
   end
   note_changes(command, ctx)
+  if ctx.home and not command.homeless then act_as_owner(ctx, command) end
   if ctx.json and not command.raw and not command.lines then return answered(command, rest, opt, ctx) end
   return command.run(rest, opt, ctx) or 0
 end

@@ -104,6 +104,9 @@ function M.start(given)
   require("pipeline").serve(M.build { overrides = flags })
   -- Before the first connection and dial: certificate, connect-to, roots and the guard must be as they were set.
   config:load_settings()
+  -- What the first requests need, while the texts are unpacked: each would unpack them again. `sallyport run` waits for one.
+  for name in ("sign form body uri dates policy_log " .. (require("host").door() and ""
+    or "web.control web.body handover dns holding allowed patterns aws")):gmatch("%S+") do require(name) end
   M.tick()
 end
 

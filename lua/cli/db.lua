@@ -14,6 +14,7 @@ local open_hints = {
   wrong_key = "put the key file that was made with it back in its place; nothing was changed",
   newer_format = "use that version; nothing was changed",
   damaged = "restore a backup: sallyport restore FILE; sallyport doctor --help says what else",
+  not_owner = "root's commands run as the owner; a user who is an agent's has `sallyport run`, and no other command",
   running = "stop it, then run this again, then start the new one",
   full = "free some room and try again; nothing was changed",
   busy = "wait for the others to finish, or end them",

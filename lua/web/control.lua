@@ -60,13 +60,19 @@ local function ports_of(page)
   return out
 end
 
+local function params(query)
+  local out = {}
+  for _, p in ipairs(require("form").parse(query or "") or {}) do out[p[1]] = p[2] end
+  return out
+end
+
 local function capture(self, agent, query)
   local notes, json = {}, self.json
   local port = tonumber((query.port or ""):match("^%d%d?%d?%d?%d?$"))
   local env
   if port then
-    local ctx = { note = function(text) notes[#notes + 1] = text end, host = require "host" }
-    local held, aws = require("cli.env").of(self.store.peek("agent", "a/" .. agent.name) or {}, ctx)
+    local record = self.store.peek("agent", "a/" .. agent.name) or {}
+    local held, aws = require("holding").of(record, function(text) notes[#notes + 1] = text end)
     env = {}
     for _, v in ipairs(require("env").build { proxy = "127.0.0.1:" .. port, agent = agent.name, ca = query.ca or "",
       bundle = query.bundle or query.ca or "", placeholders = held, aws = aws ~= nil }) do env[v[1]] = v[2] end
@@ -126,9 +132,9 @@ local function answer(self, req, uid)
     return fault(429, "too_many", "this agent has its share of connections or requests in use")
   end
   if what == "capture" then
-    return capture(self, agent, require("web.page").params(req.query or "") or {})
+    return capture(self, agent, params(req.query))
   end
-  local body = require("web.door").body_of(self, req, BODY_MAX)
+  local body = require("web.body").read(self, req, BODY_MAX)
   return body and take_over(req, agent, body)
 end
 
@@ -138,8 +144,7 @@ function M.answer(self, req)
   local out = answer(self, req, uid)
   if not out then return end
   if out.status ~= 200 then return req:fail(out.status, out.code, out.body.message, out.body.hint, { close = true }) end
-  local page = require("web.page").json(out.status, out.body)
-  req:respond(page.status, page.headers, page.body .. "\n")
+  req:respond(200, { { "Content-Type", "application/json" } }, self.json.encode(out.body) .. "\n")
 end
 
 return M

@@ -4,7 +4,6 @@ local M = {}
 
 local FORM_MAX = 64 << 10       -- bytes of a form or a registration
 local MCP_MAX = 4 << 20         -- bytes of a message to an MCP server, which is judged whole
-local BODY_WAIT = 60000         -- ms
 local FORWARDED_MAX = 32        -- addresses of X-Forwarded-For that are looked at
 local KNOWN_MAX = 1000          -- tokens at their gateways that are known without a look at the store
 local KNOWN_LIFE = 60           -- s
@@ -78,22 +77,6 @@ local function preflight(req, fields)
   req:respond(204, fields, "")
 end
 
-local body_faults = {
-  too_large = { 413, "body_too_large", "the body is too large" },
-  no_memory = { 503, "injection_unavailable", "there is no memory for the body" },
-  timeout = { 408, "client_timeout", "the body did not come in time" },
-}
-
---- The whole body; true: there is none; nil: the request is answered.
-local function body_of(self, req, max)
-  if not req.has_body then return true end
-  local ok, code = req:read_body(max, self.time.now() + BODY_WAIT)
-  if ok then return req.body end
-  local fault = body_faults[code] or { 400, "bad_request", "the body is malformed" }
-  req:fail(fault[1], fault[2], fault[3], "", { close = true })
-  return nil
-end
-
 -- The request becomes the tenant's, for the gateway's URL. It counts as the tenant's before its body is read, which has to
 -- find room among the tenant's own.
 local function hand_on(self, req, forward, fields, came, behind)
@@ -101,7 +84,7 @@ local function hand_on(self, req, forward, fields, came, behind)
   if req:log { agent = forward.tenant, requests = tenant and tenant.requests, decision = "allow", behind = behind } == false then
     return req:fail(429, "too_many", "this tenant has its share of requests in use", "", { close = true, retry_after = 1 })
   end
-  local body = body_of(self, req, MCP_MAX)
+  local body = require("web.body").read(self, req, MCP_MAX)
   if not body then return end
   local url = forward.parsed or require("http").parse_url(forward.url)
   forward.parsed = url
@@ -147,8 +130,6 @@ function M.still(info)
   return not again or again { connection = info.token, tenant = info.agent, asked = require("json").decode("{" .. info.mcp:sub(2) .. "}") } ~= nil
 end
 
-M.body_of = body_of
-
 --- pipeline.request for a request of form "door".
 function M.answer(self, req)
   local settings = self.config.settings
@@ -165,7 +146,7 @@ function M.answer(self, req)
   local fields = cors(origin, path)
   if req.method == "OPTIONS" then return preflight(req, fields) end
   local forwards = path:find("^/mcp/") ~= nil
-  local body = not forwards and body_of(self, req, FORM_MAX)
+  local body = not forwards and require("web.body").read(self, req, FORM_MAX)
   if not forwards and not body then return end
   local key = forwards and known_key(path, came.authorization)
   local before = known(self, key)

@@ -296,3 +296,80 @@ def test_addresses_that_name_hosts(t):
     loop = in_net(ns, listener)
     assert Control(s).hand(["transparent"], [loop])[0] == 400
     os.close(ns)
+
+
+def test_listeners_that_block_or_vanish(t):
+    """the sender shares a listener's flags and may accept first, end it or begin it again: only its own connections wait, and its
+    connection's end ends all of it"""
+    s, up = world(t)
+    c, bad, good, gone = Control(s), listener(), listener(), listener()
+    bad.setblocking(True)
+    assert c.hand(["proxy", "proxy", "proxy"], [bad, gone, good])[0] == 200
+    gone.shutdown(socket.SHUT_RDWR)             # one that vanishes leaves the others
+    ask(s, good.getsockname()[1])
+    assert who(s, up) == f"Bearer {AUTH['api']}"
+    # accepted by the sender as often as by the server: whoever is second finds nothing, and may be kept waiting
+    n = 40
+    bad.settimeout(0.2)
+    for _ in range(n):
+        sock = socket.create_connection(bad.getsockname(), 20)
+        try:
+            bad.accept()[0].close()
+        except (TimeoutError, BlockingIOError):
+            pass
+        sock.close()
+    bad.setblocking(True)
+    other, fine = Control(s), listener()
+    assert other.hand(["proxy"], [fine], "b")[0] == 200, "nobody else waits"
+    ask(s, fine.getsockname()[1])
+    assert who(s, up) == f"Bearer {AUTH['b']}"
+    c.close()
+    wait(lambda: refused(good.getsockname()) and refused(bad.getsockname()))
+    ask(s, fine.getsockname()[1])
+    assert who(s, up) == f"Bearer {AUTH['b']}"
+    # nothing is left of those that ended
+    pids = s.worker_pids()
+    before = [len(os.listdir(f"/proc/{p}/fd")) for p in pids]
+    for _ in range(30):
+        d = Control(s)
+        assert d.hand(["proxy", "dns-udp", "dns-tcp"], [listener(), datagrams(), listener()])[0] == 200
+        d.close()
+    wait(lambda: [len(os.listdir(f"/proc/{p}/fd")) for p in pids] == before)
+    wait(lambda: all(len(os.listdir(f"/proc/{p}/task")) < 12 for p in pids))
+
+
+def test_the_next_server(t):
+    """a server that ends leaves the listeners alone: the next one takes them, and a worker's end closes the control connection"""
+    s, up = world(t)
+    c, l, udp = Control(s), listener(), datagrams()
+    assert c.hand(["proxy", "dns-udp"], [l, udp])[0] == 200
+    name = resolve(udp.getsockname(), "api.test")
+    s.process.send_signal(signal.SIGTERM)
+    assert c.sock.recv(1) == b"" and s.process.wait(20 * sallyport.SLOW) == 0
+    sock = socket.create_connection(l.getsockname(), 20)       # it waits in the backlog
+    s.serve("--upstream-ca", sallyport.certs() / "root.pem", "--connect-to", f"api.test:443:127.0.0.1:{up.port}")
+    c = Control(s)
+    assert c.hand(["proxy", "dns-udp"], [l, udp])[0] == 200
+    sock.sendall(b"GET /discover HTTP/1.1\r\nHost: localhost:%d\r\n\r\n" % l.getsockname()[1])
+    assert head(sock)
+    assert resolve(udp.getsockname(), "api.test") == name, "the same address: clients keep them"
+    s.may_die = "yes"
+    os.kill(s.worker_pids()[0], signal.SIGKILL)
+    assert c.sock.recv(1) == b""
+    wait(lambda: (s.home / "control").exists() and Control(s).hand(["proxy", "dns-udp"], [l, udp])[0] == 200)
+
+
+def test_as_the_owner(t):
+    """root's commands on another's data directory are the owner's: what they write is his; another user is told whose it is"""
+    if os.getuid() != 0:
+        t.skip("only root can be several users")
+    s = t.bare()
+    s.home = t_path(t).with_name("home")        # in a folder that all may enter
+    s.env["SALLYPORT_HOME"] = str(s.home)
+    s.init()
+    subprocess.run(["chown", "-R", "4711:4711", s.home, f"{s.home}-public"], check=True)
+    s.cli("agent", "add", "a")
+    s.cli("set", "memory", "64m")
+    assert {p.stat().st_uid for p in [s.home, *s.home.rglob("*")]} == {4711}
+    said = as_user(4712, lambda: s.cli("status", check=False).stderr)
+    assert "user 4711" in said or "belongs to" in said or "permission" in said.lower(), said
