@@ -21335,7 +21335,7 @@ l_check_key(lua_State *L, int idx, bool *is_secret)
 
 /* sign.key_info(key) -> { type=, format=, bits=, curve=, encrypted= } | nil, code
  *
- * An encrypted key tells its format and that the key is encrypted. Codes: see sign.key_problem. */
+ * An encrypted key tells its format and that the key is encrypted. Codes: see lua/keys.lua. */
 static int
 l_sign_key_info(lua_State *L)
 {
@@ -21375,7 +21375,7 @@ l_check_alg_key(lua_State *L, const struct sign_alg *a, int idx, bool *is_secret
 /* sign.signature(alg, key, data) -> string | secret | nil, code
  *
  * The raw signature, for ES256 and ES384 R and S (RFC 7518 3.4). alg: HS256, HS384, HS512, RS256,
- * RS384, RS512, ES256 or ES384. Codes: see sign.key_problem. */
+ * RS384, RS512, ES256 or ES384. Codes: see lua/keys.lua. */
 static int
 l_sign_signature(lua_State *L)
 {
@@ -21419,28 +21419,9 @@ l_sign_verify(lua_State *L)
 	return l_answer(L, ok);
 }
 
-/* sign.key_problem(alg, key) -> nil | code
- *
- * nil: the key can sign, as one of HS always can. Codes: not_a_key, malformed, unsupported,
- * openssh_format, no_private_key, escaped_newlines, json, encrypted, wrong_key (an EC key for
- * RS256), weak_key, bad_key. lua/keys.lua has a sentence for each. */
-static int
-l_sign_key_problem(lua_State *L)
-{
-	const struct sign_alg *a = l_check_alg(L, 1);
-	bool is_secret = false;
-	struct slice key = l_check_alg_key(L, a, 2, &is_secret);
-	unsigned char sig[SIGN_MAX];
-	size_t n;
-
-	lua_pushstring(L, sign_make(a, key, SLICE("probe"), sig, &n));
-	wipe(sig, sizeof sig);
-	return 1;
-}
-
 /* sign.public_key(key) -> SubjectPublicKeyInfo in DER, a string | nil, code
  *
- * Not a secret: providers show its SHA-256 as the key's fingerprint. Codes: see sign.key_problem. */
+ * Not a secret: providers show its SHA-256 as the key's fingerprint. Codes: see lua/keys.lua. */
 static int
 l_sign_public_key(lua_State *L)
 {
@@ -22063,54 +22044,48 @@ l_core_expect(lua_State *L)
 	return l_json_expect(L, l_check_secret(L, 1), 2);
 }
 
-/* -- Signature Version 4: the arguments of sign.sigv4 and view:sigv4 */
+/* -- Signature Version 4: the arguments of view:sigv4 */
 struct l_sigv4 {
 	struct slice access_key, secret, token, region, service, payload, region_set, listed, expires;
 	bool query;             /* a presigned URL */
 	bool s3;                /* its path neither normalised nor encoded again */
 	bool hash_header;       /* x-amz-content-sha256 goes out, and is signed */
 	bool token_after;       /* the token joins a presigned URL unsigned: AWS IoT wants it so */
+	bool at;                /* is there an `at`: Unix seconds in place of now? */
 	struct sigv4_scope scope;
 };
 
-/* A member that is a string or a secret, borrowed from the table; .p NULL where there is none. */
-static struct slice
-l_sigv4_member(lua_State *L, int table, const char *key)
-{
-	struct slice s = {NULL, 0};
-	bool is_secret = false;
-
-	if (lua_getfield(L, table, key) != LUA_TNIL && !l_value_slice(L, -1, &s, &is_secret))
-		luaL_error(L, "sigv4: %s is a string or a secret", key);
-	lua_pop(L, 1);
-	return s;
-}
-
-/* Raises for a member that nobody reads: a misspelt one would be left out of what is signed. */
+/* Raises for a member that nobody reads: a misspelt one would be left out of what is signed. The texts are borrowed
+ * from the table. */
 static void
 l_sigv4_read(lua_State *L, int table, struct l_sigv4 *o)
 {
-	static const char known[] = " access_key secret token region service payload region_set signed expires query s3"
-	    " hash_header token_after at method host path body ";
+#define MEMBER(name, member, flag) {name, offsetof(struct l_sigv4, member), flag}
+	static const struct { const char *name; size_t at; bool flag; } members[] = {
+		MEMBER("access_key", access_key, 0), MEMBER("secret", secret, 0), MEMBER("token", token, 0),
+		MEMBER("region", region, 0), MEMBER("service", service, 0), MEMBER("payload", payload, 0),
+		MEMBER("region_set", region_set, 0), MEMBER("signed", listed, 0), MEMBER("expires", expires, 0),
+		MEMBER("query", query, 1), MEMBER("s3", s3, 1), MEMBER("hash_header", hash_header, 1),
+		MEMBER("token_after", token_after, 1), MEMBER("at", at, 1),
+	};
+#undef MEMBER
+	bool is_secret = false;
 
 	luaL_checktype(L, table, LUA_TTABLE);
-	for (lua_pushnil(L); lua_next(L, table); lua_pop(L, 2)) {
+	*o = (struct l_sigv4){.at = false};
+	for (lua_pushnil(L); lua_next(L, table); lua_pop(L, 1)) {
 		const char *name = lua_type(L, -2) == LUA_TSTRING ? lua_tostring(L, -2) : "?";
+		size_t i = 0;
 
-		if (strstr(known, lua_pushfstring(L, " %s ", name)) == NULL)
+		while (i < COUNT(members) && strcmp(members[i].name, name) != 0)
+			i++;
+		if (i == COUNT(members))
 			luaL_error(L, "sigv4: there is no member %s", name);
+		if (members[i].flag)
+			*(bool *)((char *)o + members[i].at) = lua_toboolean(L, -1);
+		else if (!l_value_slice(L, -1, (struct slice *)(void *)((char *)o + members[i].at), &is_secret))
+			luaL_error(L, "sigv4: %s is a string or a secret", name);
 	}
-	*o = (struct l_sigv4){
-		.access_key = l_sigv4_member(L, table, "access_key"),
-		.secret = l_sigv4_member(L, table, "secret"),
-		.token = l_sigv4_member(L, table, "token"), .region = l_sigv4_member(L, table, "region"),
-		.service = l_sigv4_member(L, table, "service"), .payload = l_sigv4_member(L, table, "payload"),
-		.region_set = l_sigv4_member(L, table, "region_set"),
-		.listed = l_sigv4_member(L, table, "signed"),
-		.expires = l_sigv4_member(L, table, "expires"), .query = l_flag(L, table, "query"),
-		.s3 = l_flag(L, table, "s3"), .hash_header = l_flag(L, table, "hash_header"),
-		.token_after = l_flag(L, table, "token_after"),
-	};
 	if (!sigv4_word_ok(o->access_key, true) || o->secret.n == 0)
 		luaL_error(L, "sigv4: access_key or secret is missing or malformed");
 	if (!sigv4_scope_init(&o->scope, l_integer(L, table, "at", clock_wall()), o->region, o->service,
@@ -22151,50 +22126,6 @@ sigv4_make(const struct l_sigv4 *o, const struct sigv4_request *r, unsigned char
 	}
 	buf_free(&canonical);
 	return ok;
-}
-
-/* sign.sigv4{ method=, host=, path=, body=, access_key=, secret=, token=, region=, service= [, at=] }
- *   -> authorization (a secret), x-amz-date, signed
- *
- * Signs a request of our own. at: Unix seconds, absent: now. signed: is the token one of the
- * signed fields? lua/sign.lua makes the list of fields. Raises for a part that is missing or
- * malformed. */
-static int
-l_sign_sigv4(lua_State *L)
-{
-	char hash[64], signature[SIGV4_SIGNATURE_MAX + 1];
-	unsigned char key[SIGV4_KEY];
-	struct buf names, authorization = {.max = SIGV4_AUTHORIZATION_MAX, .secret = true};
-	struct sigv4_field field[4];
-	struct sigv4_request r = {.query = SLICE(""), .normalize = true, .twice = true, .field = field};
-	struct slice body, host;
-	struct l_sigv4 o;
-	bool ok;
-
-	l_sigv4_read(L, 1, &o);
-	r.method = l_sigv4_member(L, 1, "method");
-	r.path = l_sigv4_member(L, 1, "path");
-	host = l_sigv4_member(L, 1, "host");
-	body = l_sigv4_member(L, 1, "body");
-	luaL_argcheck(L, r.method.n != 0 && host.n != 0 && !o.query, 1, "method and host are missing");
-	tls_sha256_hex(body.p != NULL ? body : SLICE(""), hash);
-	r.payload = (struct slice){hash, sizeof hash};
-	field[r.nfields++] = (struct sigv4_field){SLICE("host"), host};
-	field[r.nfields++] = (struct sigv4_field){SLICE("x-amz-date"), slice_of(o.scope.datetime)};
-	if (o.token.n != 0)
-		field[r.nfields++] = (struct sigv4_field){SLICE("x-amz-security-token"), o.token};
-	buf_init(&names, 256);
-	sigv4_names(&r, &names);
-	ok = buf_ok(&names) && sigv4_make(&o, &r, key, signature) &&
-	    sigv4_authorization(&o, buf_slice(&names), signature, &authorization);
-	wipe(key, sizeof key);
-	buf_free(&names);
-	if (!ok) {
-		buf_free(&authorization);
-		return luaL_error(L, "sigv4: out of memory");
-	}
-	l_push_buf(L, &authorization);
-	return 1 + l_two(L, o.scope.datetime, (bool)(o.token.n != 0));
 }
 
 /* -- openers: functions of each module. An opener pushes its module's table. */
@@ -22276,10 +22207,8 @@ static const luaL_Reg l_sign_functions[] = {
 	{"hmac",        l_sign_hmac},
 	{"pbkdf2",      l_sign_pbkdf2},         /* yields */
 	{"key_info",    l_sign_key_info},
-	{"key_problem", l_sign_key_problem},
 	{"public_key",  l_sign_public_key},
 	{"signature",   l_sign_signature}, {"verify", l_sign_verify},
-	{"sigv4",       l_sign_sigv4},
 	{NULL, NULL},
 };
 
@@ -25731,49 +25660,32 @@ l_req_keep(lua_State *L)
 
 /* -- examples: a request of no connection, for policies' examples and `credential test` */
 
-/* request.example{ method=, url=, headers={}, body=, streams= } -> req
+/* request.example(head, body | nil, streams) -> req
  *
- * A request without a connection: log, fail and forward are not for it. streams: the body was not
- * read. Raises where the parts make no request, or url is not absolute. */
+ * A request without a connection: log, fail and forward are not for it. lua/example.lua writes the head. streams: the
+ * body was not read. Raises where the parts make no request, or its target is not absolute. */
 static int
 l_request_example(lua_State *L)
 {
-	struct slice line[] = {SLICE("GET"), SLICE(" "), SLICE("https://api.example.com/"),
-	    SLICE(" HTTP/1.1\r\nHost: example\r\n")};
-	struct req_handle *h;
+	struct slice head = l_check_text(L, 1), body = {luaL_optstring(L, 2, NULL), 0};
+	struct req_handle *h = (lua_settop(L, 3), l_new_req(L));
 	struct req *r;
 
-	luaL_checktype(L, 1, LUA_TTABLE);
-	lua_settop(L, 1);
-	if (lua_getfield(L, 1, "method") != LUA_TNIL)
-		line[0] = l_check_text(L, 2);
-	if (lua_getfield(L, 1, "url") != LUA_TNIL)
-		line[2] = l_check_text(L, 3);
-	h = l_new_req(L);
 	h->owned = true;
 	if ((r = h->r = req_new(NULL)) == NULL || (r->conn = calloc(1, sizeof *r->conn)) == NULL ||
 	    (r->conn->at = &net.listeners[0]) == NULL)
 		return luaL_error(L, "out of memory");
 	r->handle = h;
-	buf_join(&r->bytes, line, COUNT(line));
-	if (lua_getfield(L, 1, "headers") == LUA_TTABLE)
-		for (lua_pushnil(L); lua_next(L, 5); lua_pop(L, 1)) {
-			luaL_argcheck(L, lua_type(L, 6) == LUA_TSTRING, 1, "header names are strings");
-			put_field(&r->bytes, l_check_text(L, 6), l_check_text(L, 7));
-		}
-	if (lua_getfield(L, 1, "body") != LUA_TNIL) {
-		struct slice body = l_check_text(L, -1);
-
-		put_length(&r->bytes, body.n);
+	if (body.p != NULL) {
+		body = l_check_text(L, 2);
 		buf_init(&r->body, body.n);
 		req_bodies += body.n;
 		if (!buf_addv(&r->body, body))
 			return luaL_error(L, "out of memory");
 	}
-	r->body_read = !l_flag(L, 1, "streams");
-	if (!buf_add(&r->bytes, "\r\n", 2) || !req_parse(r) || r->form != REQ_ABSOLUTE)
+	r->body_read = !lua_toboolean(L, 3);
+	if (!buf_addv(&r->bytes, head) || !req_parse(r) || r->form != REQ_ABSOLUTE)
 		return luaL_error(L, "an example is no request, or its url is not absolute");
-	lua_settop(L, 4);
 	return 1;
 }
 
@@ -25852,7 +25764,7 @@ l_part_methods(lua_State *L, const luaL_Reg *methods, const char *type, const ch
 static int
 l_open_request(lua_State *L)
 {
-	static const luaL_Reg req[] = {{"__gc", l_req_gc}, {NULL, NULL}},
+	static const luaL_Reg req[] = {{"__gc", l_req_gc}, {"__close", l_req_gc}, {NULL, NULL}},
 	    view[] = {{"__newindex", l_view_newindex}, {NULL, NULL}},
 	    known[] = {{"__gc", l_known_gc}, {NULL, NULL}};
 
@@ -25940,64 +25852,44 @@ req_wake_body(struct req *r)
 	return true;
 }
 
-/* The arguments of pipeline.answer, as copies: the request may be gone when the task runs. */
-static const struct slice told_fields[] = {
-	SLICE_INIT("www-authenticate"), SLICE_INIT("x-amzn-errortype"), SLICE_INIT("date"),
-};
+/* An answer that pipeline.answer is told of. */
 struct told {
-	int status;
-	char credential[REQ_NAME_MAX], host[256];
-	size_t n[COUNT(told_fields)];
-	char text[];            /* their values */
+	const struct req *r;
+	const struct http_head *h;
 };
 
 static int
 answer_push(lua_State *co, void *arg)
 {
-	struct told *t = arg;
-	const char *at = t->text;
+	static const struct slice fields[] = {SLICE_INIT("www-authenticate"), SLICE_INIT("x-amzn-errortype"), SLICE_INIT("date")};
+	const struct told *t = arg;
 
-	lua_pushstring(co, t->credential);
-	lua_pushinteger(co, t->status);
-	for (size_t i = 0; i < COUNT(told_fields); at += t->n[i++])
-		lua_pushlstring(co, at, t->n[i]);
-	lua_pushstring(co, t->host);
-	return 3 + COUNT(told_fields);
+	l_push(co, t->r->credential);
+	l_push(co, t->h->status);
+	for (size_t i = 0; i < COUNT(fields); i++) {
+		struct slice v = http_value(t->h, fields[i]);
+
+		l_push(co, v.n != 0 && v.n < 4096 ? v : SLICE(""));     /* no value of these fields is that long */
+	}
+	return 2 + COUNT(fields) + l_one(co, t->r->host);
 }
 
 static void
 answer_done(struct task *t, bool ok, lua_State *co)
 {
+	(void)t;
 	if (!ok)
-		log_line("ev=task_failed entry=answer msg=\"%.300s\"",
-		    l_message(co));
-	free(t->owner);
+		log_line("ev=task_failed entry=answer msg=\"%.300s\"", l_message(co));
 }
 
 static void
 req_tell_answer(const struct req *r, const struct http_head *h)
 {
-	struct slice v[COUNT(told_fields)];
-	size_t all = 0, at = 0;
-	struct told *t;
-	struct task *task;
+	struct told t = {r, h};
+	struct task *task = task_new(req_entry_ref[ENTRY_ANSWER], answer_push, &t, NULL, answer_done);
 
-	for (size_t i = 0; i < COUNT(v); all += v[i++].n) {
-		v[i] = http_value(h, told_fields[i]);
-		if (v[i].n >= 4096)
-			v[i].n = 0;     /* no value of these fields is that long */
-	}
-	if ((t = malloc(sizeof *t + all)) == NULL)
-		return;
-	t->status = h->status;
-	memcpy(t->credential, r->credential, sizeof t->credential);
-	text_copy(t->host, sizeof t->host, r->host);
-	for (size_t i = 0; i < COUNT(v); at += t->n[i++])
-		if ((t->n[i] = v[i].n) != 0)
-			memcpy(t->text + at, v[i].p, v[i].n);
-	if ((task = task_new(req_entry_ref[ENTRY_ANSWER], answer_push, t, t, answer_done)) == NULL)
-		free(t);
-	else
+	assert(task_running == NULL);   /* so that the first step, which reads both, runs at once */
+	if (task != NULL)
 		task_run(task);
 }
 
@@ -26242,7 +26134,7 @@ l_opt_value(lua_State *L, int idx)
  * cert and ca are PEM, or ca is a list of pins; key is a secret; legacy: true for an old box.
  * Codes: "missing", "malformed", "no_certificate", "private_key" (where none belongs), "mismatch",
  * "malformed_pin", "too_many" (certificates to show), "too_large", "no_memory", and those of
- * sign.key_problem. */
+ * lua/keys.lua. */
 static int
 l_tls_identity(lua_State *L)
 {
@@ -26624,22 +26516,6 @@ l_host_spawn(lua_State *L)
 
 /* -- settings */
 
-static const char *const system_roots[] = {
-	"/etc/ssl/certs/ca-certificates.crt",   /* Debian, Alpine, Arch */
-	"/etc/pki/tls/certs/ca-bundle.crt",     /* Fedora, RHEL */
-	"/etc/ssl/ca-bundle.pem",               /* openSUSE */
-	"/etc/ssl/cert.pem",                    /* OpenWrt, BSD */
-};
-
-static const char *
-host_system_roots(void)
-{
-	for (size_t i = 0; i < COUNT(system_roots); i++)
-		if (access(system_roots[i], R_OK) == 0)
-			return system_roots[i];
-	return NULL;
-}
-
 /* Replaces net.to by the list of { host, port, target, port } at `list` (records.for_host). */
 static const char *
 host_connect_to(lua_State *L, int list)
@@ -26697,37 +26573,35 @@ host_upstream_proxy(lua_State *L, int proxy)
 	}
 }
 
-/* Loads the trusted roots and closes idle connections, which were verified against the old roots. */
-static const char *
-host_load_trust(lua_State *L, int list)
+/* The roots of the PEM files in the list. NULL: why is on top of the stack. */
+static struct tls_trust *
+l_read_roots(lua_State *L, int list)
 {
 	const char *files[2 + NET_CIDRS_MAX];
 	struct tls_trust *trust;
 	struct buf why;
 	size_t n = 0;
 
-	if ((files[0] = host_system_roots()) != NULL)
-		n = 1;
-	for (lua_Integer i = 1; lua_istable(L, list) && i <= luaL_len(L, list) && n < NET_CIDRS_MAX; i++) {
-		lua_geti(L, list, i);
-		files[n++] = luaL_checkstring(L, -1);   /* stays on the stack: the slice is borrowed */
-	}
+	luaL_checkstack(L, COUNT(files) + 1, NULL);
+	for (; n < COUNT(files) && lua_geti(L, list, (lua_Integer)n + 1) == LUA_TSTRING; n++)
+		files[n] = lua_tostring(L, -1);         /* stays on the stack: the text is borrowed */
 	buf_init(&why, 512);
-	if (n == 0)
-		return NULL;
-	if ((trust = tls_trust_load(files, n, &why)) == NULL) {
-		log_line("ev=trust err=\"%.*s\"", (int)why.n, why.p);
-		buf_free(&why);
-		return "the trusted roots cannot be read";
-	}
+	if ((trust = tls_trust_load(files, n, &why)) == NULL)
+		l_push(L, buf_slice(&why));
 	buf_free(&why);
+	return trust;
+}
+
+/* From now on these roots are trusted. Idle connections were verified against the old ones: they are closed. */
+static void
+host_trust(struct tls_trust *trust)
+{
 	if (upstream_trust != NULL)
 		tls_trust_unref(upstream_trust);
 	upstream_trust = trust;
 	upstream_trusts++;
 	while (!TAILQ_EMPTY(&upstream_idle))
 		upstream_free(TAILQ_FIRST(&upstream_idle));
-	return NULL;
 }
 
 /* Bounds the number of connections by memory and by descriptors, two for each. */
@@ -26745,14 +26619,16 @@ conn_bound(uint64_t memory)
 }
 
 /* host.configure{ connect_to={ { host, port, target, port }, … }, allow_address={…}, trusted_proxy={…},
- *   upstream_proxy={ host=, port=, authorization=secret }, upstream_ca={…}, memory=bytes,
+ *   upstream_proxy={ host=, port=, authorization=secret }, roots={…}, upstream_ca={…}, memory=bytes,
  *   dial_timeout=s, answer_timeout=s, idle_timeout=s } -> true | nil, why
  *
- * Applies settings; those whose members are nil stay as they are. */
+ * Applies settings; those whose members are nil stay as they are. roots: PEM files, the upstream_ca among them; read
+ * where there is an upstream_ca, and once in any case. */
 static int
 l_host_configure(lua_State *L)
 {
 	const char *why = NULL;
+	struct tls_trust *trust;
 	lua_Integer memory;
 
 	luaL_checktype(L, 1, LUA_TTABLE);
@@ -26774,10 +26650,13 @@ l_host_configure(lua_State *L)
 	net_dial_ms = 1000 * l_integer(L, 1, "dial_timeout", net_dial_ms / 1000);
 	conn_answer_ms = 1000 * l_integer(L, 1, "answer_timeout", conn_answer_ms / 1000);
 	conn_idle_ms = 1000 * l_integer(L, 1, "idle_timeout", conn_idle_ms / 1000);
-	if (lua_getfield(L, 1, "upstream_ca") == LUA_TTABLE || upstream_trust == NULL) {
-		const char *trust_why = host_load_trust(L, 2);
-
-		why = trust_why != NULL ? trust_why : why;
+	if (lua_getfield(L, 1, "roots") == LUA_TTABLE && (upstream_trust == NULL || l_flag(L, 1, "upstream_ca"))) {
+		if ((trust = l_read_roots(L, 2)) != NULL) {
+			host_trust(trust);
+		} else {
+			log_line("ev=trust err=\"%s\"", l_message(L));
+			why = "the trusted roots cannot be read";
+		}
 	}
 	return why != NULL ? l_fail(L, why) : l_answer(L, true);
 }
@@ -27001,22 +26880,6 @@ l_host_stand_in_key(lua_State *L)
 		return luaL_error(L, "no key could be made");
 	hex_encode(hex, n, sizeof n);
 	return l_two(L, ((struct slice){pem, len}), ((struct slice){hex, sizeof hex}));
-}
-
-/* host.stand_in_signed(text, signature, modulus in hex) -> true | false
- *
- * Did this key, with the exponent 65537, sign the text by RSASSA-PKCS1-v1_5 with SHA-256 (RFC 8017 8.2.2)? */
-static int
-l_host_stand_in_signed(lua_State *L)
-{
-	struct slice data = l_check_slice(L, 1), sig = l_check_slice(L, 2), hex = l_check_slice(L, 3);
-	unsigned char n[STAND_IN_BITS / 8], e[3] = {1, 0, 1}, want[32], got[32];
-	br_rsa_public_key pk = {n, sizeof n, e, sizeof e};
-
-	tls_sha256(data.p, data.n, want);
-	return l_answer(L, hex.n == 2 * sizeof n && hex_decode(n, hex) && sig.n == sizeof n &&
-	    br_rsa_pkcs1_vrfy_get_default()((const unsigned char *)sig.p, sig.n, BR_HASH_OID_SHA256,
-	    sizeof got, &pk, got) && memcmp(want, got, sizeof got) == 0);
 }
 
 /* host.random_token(prefix) -> token, hash
@@ -27321,32 +27184,16 @@ l_host_tty_secret(lua_State *L)
 
 /* -- certificates */
 
-/* host.system_roots() -> path | nil
- *
- * The file of the system's trusted roots. */
-static int
-l_host_system_roots(lua_State *L)
-{
-	return l_one(L, host_system_roots());
-}
-
-/* host.pem_check(file) -> number | nil, why
+/* host.pem_check{ file } -> number | nil, why
  *
  * How many trusted roots the PEM file has. */
 static int
 l_host_pem_check(lua_State *L)
 {
-	const char *file = luaL_checkstring(L, 1);
-	struct tls_trust *t;
-	struct buf why;
+	struct tls_trust *t = l_read_roots(L, 1);
 
-	buf_init(&why, 512);
-	if ((t = tls_trust_load(&file, 1, &why)) == NULL) {
-		l_push(L, L_NIL);
-		l_push(L, buf_slice(&why));
-		buf_free(&why);
-		return 2;
-	}
+	if (t == NULL)
+		return l_two(L, L_NIL, l_message(L));
 	lua_pushinteger(L, (lua_Integer)t->n);
 	tls_trust_unref(t);
 	return 1;
@@ -27465,10 +27312,9 @@ static const luaL_Reg l_host_worker[] = {
 	{"spawn", l_host_spawn}, {"configure", l_host_configure}, {"log", l_host_log},
 	{"sha256_hex", l_host_sha256_hex}, {"random_token", l_host_random_token},
 	{"command", l_host_run}, /* yields */ {"helpers", l_host_helpers},
-	{"pid", l_host_pid}, {"uid", l_host_uid}, {"system_roots", l_host_system_roots},
+	{"pid", l_host_pid}, {"uid", l_host_uid},
 	{"stat", l_host_stat}, {"read_secret", l_host_read_secret}, {"door", l_host_door},
-	{"record", l_host_record}, {"tally", l_host_tally},
-	{"stand_in_signed", l_host_stand_in_signed}, {NULL, NULL},
+	{"record", l_host_record}, {"tally", l_host_tally}, {NULL, NULL},
 };
 
 /* For commands alone. */

@@ -18,9 +18,9 @@ local sentences = {
 local wanted = { ES256 = "EC key on P-256", ES384 = "EC key on P-384" }
 
 --- keys.problem(alg, key) -> nil (it can sign) | sentence, code
--- The sentence stands behind the field's name: "is protected by a passphrase". Codes: see sign.key_problem.
+-- The sentence stands behind the field's name: "is protected by a passphrase". Codes: those of `sentences`.
 function M.problem(alg, key)
-  local code = sign.key_problem(alg, key)
+  local _, code = sign.signature(alg, key, "probe")
   if code == "wrong_key" then return ("is no %s, which %s needs"):format(wanted[alg] or "RSA key", alg), code end
   return code and (sentences[code] or "cannot be used"), code
 end

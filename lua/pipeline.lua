@@ -1042,7 +1042,7 @@ end
 local function stand_in_answer(self, req, agent, names, deadline)
   local host, headers = require "host", req:view().headers
   local with = {
-    json = self.json, uri = require "uri", decode = require("secret").decode, signed = host.stand_in_signed, store = self.store,
+    json = self.json, uri = require "uri", decode = require("secret").decode, verify = require("sign.core").verify, store = self.store,
     base64url = require("secret").base64url, sandbox = self.sandbox, now = self.time.wall(),
   }
   local asked = stand_in.asked(with, require("body").of(headers), req:view().body or "", headers:get("authorization"))

@@ -525,6 +525,20 @@ local function proxy_for_host(all)
     { user = user, password = password or require("secret.core").of("") })) }
 end
 
+local SYSTEM_ROOTS = {
+  "/etc/ssl/certs/ca-certificates.crt",   -- Debian, Alpine, Arch
+  "/etc/pki/tls/certs/ca-bundle.crt",     -- Fedora, RHEL
+  "/etc/ssl/ca-bundle.pem",               -- openSUSE
+  "/etc/ssl/cert.pem",                    -- OpenWrt, BSD
+}
+
+--- The file of the system's trusted roots | nil.
+function M.system_roots()
+  for _, path in ipairs(SYSTEM_ROOTS) do
+    if require("host").stat(path, true) then return path end
+  end
+end
+
 --- Of all the settings, those that C acts on: for host.configure.
 function M.for_host(all)
   local to = {}
@@ -532,8 +546,11 @@ function M.for_host(all)
     local parts = M.connect_parts(s)
     if parts then to[#to + 1] = { parts[1], math.tointeger(tonumber(parts[2])) or 0, parts[3], math.tointeger(tonumber(parts[4])) or 0 } end
   end
+  local roots = { M.system_roots() }
+  for _, file in ipairs(all.upstream_ca or {}) do roots[#roots + 1] = file end
+  if #roots == 0 then roots = nil end
   return {
-    connect_to = to, allow_address = all.allow_address, trusted_proxy = all.trusted_proxy, upstream_proxy = proxy_for_host(all), upstream_ca = all.upstream_ca, memory = all.memory,
+    connect_to = to, allow_address = all.allow_address, trusted_proxy = all.trusted_proxy, upstream_proxy = proxy_for_host(all), upstream_ca = all.upstream_ca, roots = roots, memory = all.memory,
     dial_timeout = all.dial_timeout, answer_timeout = all.answer_timeout, idle_timeout = all.idle_timeout,
   }
 end

@@ -40,8 +40,17 @@ end
 --   -> { {name, value}, … }: the fields that sign a request of our own. at: Unix seconds.
 function M.sigv4(o)
   only(o, sigv4_keys, "sign.sigv4")
-  local authorization, date, token = core.sigv4(o)
-  return { { "authorization", authorization }, { "x-amz-date", date }, token and { "x-amz-security-token", o.token } or nil }
+  if not o.method or not o.host then error("sign.sigv4: method and host are missing", 2) end
+  local req <close> = require("example").request { method = o.method, url = "https://" .. o.host .. (o.path or "/") }
+  local view = req:view()
+  view:sigv4 { access_key = o.access_key, secret = o.secret, token = o.token, region = o.region, service = o.service,
+    region_set = o.region_set, at = o.at, payload = secrets.hex(core.sha256(o.body or "")) }
+  local out = {}
+  for _, name in ipairs { "authorization", "x-amz-date", "x-amz-security-token", "x-amz-region-set" } do
+    local value = view.headers:get(name)
+    if value then out[#out + 1] = { name, value } end
+  end
+  return out
 end
 
 return M

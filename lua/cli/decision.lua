@@ -4,7 +4,6 @@
 -- decision.explain(pipeline | nil, spec), decision.trial(pipeline | nil, spec): nil makes a pipeline on the open store.
 local errors = require "errors"
 local paths = require "paths"
-local request = require "request"
 local variables = require "variables"
 local worker = require "worker"
 local parts = require("pipeline").parts
@@ -115,7 +114,7 @@ local function mint_answer(self, opened, spec, url, websocket)
   websocket = websocket or spec.method == "WEBSOCKET"
   local q = { method = websocket and "GET" or spec.method, websocket = websocket, host = url.host, query = url.query,
     readings = function() return self.path_readings(url.path) end }
-  local ok, req = pcall(request.example, { method = spec.method, url = url.text })
+  local ok, req = pcall(require("example").request, { method = spec.method, url = url.text })
   local code, message, hint = minted(self, opened, q, ok and req:view() or nil, opened.view)
   if code == "mint_denied" then return code, message, hint end
   return nil, not code and message or nil
@@ -176,7 +175,7 @@ end
 
 -- A request with sealed texts is its credential's, or refused. true, own, code, message, hint | nil: it bears none
 local function explain_sealed(self, result, spec, url, agent, websocket)
-  local ok, req = pcall(request.example, { method = spec.method, url = url.text, headers = spec.headers or {} })
+  local ok, req = pcall(require("example").request, { method = spec.method, url = url.text, headers = spec.headers or {} })
   if not ok or not spec.agent then return nil end
   local sealed, code, message, hint = sealed_in(self, req, agent, self.time.now() + WAIT_MAX)
   if code then return true, nil, code, message, hint end
@@ -197,7 +196,7 @@ end
 local function judge_fields(self, spec, url, agent, own, routed)
   local opened = not own.domain and self.config:open(own.name) or nil
   local guarded = opened and (opened.guards or #opened.endpoints > 0) and "guarded"
-  local ok, req = pcall(request.example, { method = spec.method, url = url.text, headers = spec.headers or {} })
+  local ok, req = pcall(require("example").request, { method = spec.method, url = url.text, headers = spec.headers or {} })
   if not ok then return "bad_request", "these are no fields of a request" end
   local strips = opened and opened.strips[routed or guarded or false] or routed and self.config.routing or {}
   if (req:strip(strips) or opened and opened.pol.targets or names_in_line(req, routed)) and (opened or routed) then
@@ -350,7 +349,7 @@ function M.trial(pipeline, spec)
     cred, code, info = self.tokens:fresh(opened.base or opened, spec.deadline)
     if not cred then return nil, code, info and info.message, info and info.why end
   end
-  local req = request.example { method = spec.method, url = spec.url, headers = spec.headers or {} }
+  local req = require("example").request { method = spec.method, url = spec.url, headers = spec.headers or {} }
   if req:strip(opened.strips[third ~= false]) and agent then
     local other, why_other = judge_second(self, req, agent, self.config:item { id = "credential/" .. spec.credential },
       third ~= false, opened.pol.targets)

@@ -28,7 +28,7 @@ local function ca_paths(opt, ctx, proxy)
   if shut then
     ctx.note(("note: other users cannot enter %s, so an agent that runs as one cannot read %s. As that user, and with "
       .. "--ca-dir DIR here:\n  curl -s http://%s/ca.pem > DIR/ca.pem; cat %s DIR/ca.pem > DIR/bundle.pem"):format(
-      report.clean(shut), report.clean(paths.ca), proxy, ctx.host.system_roots() or "/etc/ssl/certs/ca-certificates.crt"))
+      report.clean(shut), report.clean(paths.ca), proxy, require("records").system_roots() or "/etc/ssl/certs/ca-certificates.crt"))
   end
   return paths
 end

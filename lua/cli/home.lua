@@ -103,7 +103,7 @@ function M.client_files(ctx, named)
   if not ca then report.fail("the data directory has no certificate authority", "sallyport init makes it") end
   local dir = folder(ctx, named)
   local paths = { ca = dir .. "/ca.pem", bundle = dir .. "/bundle.pem" }
-  local roots_file = host.system_roots()
+  local roots_file = require("records").system_roots()
   local roots = roots_file and host.read_file(roots_file, 8 << 20)
   if not roots then
     ctx.note("note: no system roots found, so clients get our CA alone; install ca-certificates")

@@ -115,12 +115,12 @@ end
 -- nil, code, message.
 function M.request(pol, r, cred)
   local given = { method = r.method or "GET", url = r.url or "https://api.example.com/", headers = r.headers or {}, body = r.body }
-  local req = require("request").example(given)
+  local req = require("example").request(given)
   local wants, code, message = policy.body(pol, req:view(), cred)
   if wants == nil then return nil, code, message end
   if wants and wants.max and r.body and #r.body > wants.max then return nil, "body_too_large", "the body is longer than the type's `body` reads" end
   given.streams = not wants
-  return require("request").example(given)
+  return require("example").request(given)
 end
 
 local function same_list(a, b)

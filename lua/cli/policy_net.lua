@@ -33,14 +33,14 @@ end
 
 --- A secret of an example as text: it stands in the policy's file.
 function M.reveal(value)
-  local req = require("request").example { url = "https://example.test/" }
+  local req = require("example").request { url = "https://example.test/" }
   req:view().body = value
   return req:dump().body
 end
 
 -- Exactly what the call would send, as dump() has it. Raises where the real one would.
 local function composed(spec)
-  local req = require("request").example { method = spec.method, url = spec.url }
+  local req = require("example").request { method = spec.method, url = spec.url }
   local view = req:view()
   for _, h in ipairs(spec.headers or {}) do
     if type(h[1]) ~= "string" or not http.field_name_ok(h[1]) then

@@ -6,7 +6,7 @@ local function file(ctx, path, label)
   local full = ctx.host.realpath(path)
   if not full then report.fail(("%s: there is no file %s"):format(label, report.clean(path))) end
   if not utf8.len(full) then report.fail(("%s: the name of that file is not UTF-8"):format(label)) end
-  local n, why = ctx.host.pem_check(full)
+  local n, why = ctx.host.pem_check { full }
   if not n then report.fail(("%s: %s holds no certificate: %s"):format(label, full, why), "it wants PEM") end
   return full
 end

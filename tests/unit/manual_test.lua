@@ -43,7 +43,7 @@ local function world()
   local pol = assert(policy.compile("t", [[return { kind = "type", api = 1, name = "t", title = "T",
     fields = { { name = "key", secret = true } }, endpoints = { "https://login.acme.test/token" }, body = { max = 1000 },
     apply = function() end, refresh = function() end }]]))
-  local req = require("request").example { method = "POST", url = "https://api.acme.test/v1/a%20b?q=1&r=a+b",
+  local req = require("example").request { method = "POST", url = "https://api.acme.test/v1/a%20b?q=1&r=a+b",
     headers = { accept = "*/*", ["content-type"] = "application/json" }, body = '{"a":1}' }
   local cred = policy.view(pol, { key = core.as_field(core.of("k")) }, { access_token = core.of("t1") })
   local answer = { status = 200, body = { access_token = "t1", expires_in = 60 } }
@@ -71,7 +71,7 @@ local function run(entry)
   end
   local env = setmetatable(at_hand, { __index = policies_see })
   if table.concat(entry.code, "\n"):find("splice_form", 1, true) then
-    req = require("request").example { method = "POST", url = "https://a.test/", body = "a=1",
+    req = require("example").request { method = "POST", url = "https://a.test/", body = "a=1",
       headers = { ["content-type"] = "application/x-www-form-urlencoded" } }
     env.req = req:view()
   end

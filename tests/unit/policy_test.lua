@@ -468,7 +468,7 @@ return me]])
     local core, request = require "secret.core", require "request"
     local function apply(key, body)
       local pol = compiled((type_with("body = { max = 1000 },"):gsub("apply = .-end,", function() return "apply = function(req, cred) " .. body .. " end," end)))
-      local req = request.example { method = "POST", url = "https://api.example.com/", headers = {}, body = '{"a":1}' }
+      local req = require("example").request { method = "POST", url = "https://api.example.com/", headers = {}, body = '{"a":1}' }
       local _, code, why = policy.apply(pol, req, { key = core.as_field(core.of(key)) })
       return tostring(code) .. ": " .. tostring(why)
     end

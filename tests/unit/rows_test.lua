@@ -18,7 +18,7 @@ local function type_of(name) return assert(policy.compile(name, sandbox.default_
 
 -- The request of an example after these rows: { { text, secret, "place", name, from, to }… }
 local function after(list, req)
-  local r = request.example(req)
+  local r = require("example").request(req)
   r:strip { headers = { authorization = true } }
   local given = {}
   for i, row in ipairs(list) do
@@ -253,7 +253,7 @@ local cases = {
     is(out.url, "https://api.test/?key=type")
   end,
   ["no more rows than the bound, and none without a secret or a place"] = function()
-    local r = request.example {}
+    local r = require("example").request {}
     local many = {}
     for i = 1, 65 do many[i] = { "__PH__" .. i, secret.of "s", 1 } end
     refused(pcall(r.substitute, r, many), nil, "")
@@ -276,7 +276,7 @@ local cases = {
     local other_cred, other = known("two", "key:{30:hex}")
     for _, cred in ipairs { store_cred, other_cred } do records.learn(set, "alice", cred.name, records.shapes(cred)) end
     local function found(req, strip)
-      local r = request.example(req)
+      local r = require("example").request(req)
       local names = {}
       for _, name in ipairs(strip or {}) do names[name] = true end
       r:strip { headers = names }
@@ -290,7 +290,7 @@ local cases = {
     is(found { headers = { authorization = basic, x = text } }, "one two")
     is(found({ headers = { authorization = basic } }, { "authorization" }), "")
     is(found { url = "https://api.test/" .. text:sub(1, -2) .. "/p", headers = { x = text:sub(2) } }, "")
-    local r = request.example { url = "https://api.test/" .. text }
+    local r = require("example").request { url = "https://api.test/" .. text }
     r:substitute { { text, secret.of "s", request.places.path, nil, 1, 1 + #text } }
     is(r:known(set), nil)
     is(set:drop "one", 1)
@@ -307,7 +307,7 @@ local cases = {
     is(held[1].env .. held[2].env .. held[3].env, "XYZ")
     assert(held[1].text:find("^sk%-%w%w%w%w%-%x+%-prod$") and #held[1].text == 33, held[1].text)
     assert(held[2].text:find("^%w+$") and #held[2].text == 16, held[2].text)
-    for _, h in ipairs(held) do is(request.example({ headers = { x = h.text } }):known(set), "c") end
+    for _, h in ipairs(held) do is(require("example").request({ headers = { x = h.text } }):known(set), "c") end
     is(#records.held("a", { name = "c" }), 0)
     is(#records.shapes { name = "c" }, 0)
   end),

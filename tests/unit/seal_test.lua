@@ -42,7 +42,7 @@ end
 
 local function found(given, places)
   local out = {}
-  for i, text in ipairs(seal.find(request.example(given), places) or { { place = "many", text = "" } }) do
+  for i, text in ipairs(seal.find(require("example").request(given), places) or { { place = "many", text = "" } }) do
     out[i] = ("%s %s"):format(text.place, text.text == text_of "" and "T" or text.text)
   end
   return table.concat(out, ", ")
@@ -78,13 +78,13 @@ return {
     is(found({ method = "POST", url = url, headers = json, body = '["' .. T .. '"]' }, { { "json", "a\0" }, { "json", "0\0" } }), "2 T")
     is(found({ method = "POST", url = url, body = '{"a":"' .. T .. '"}' }, { { "json", "a\0" } }), "")
     is(found({ url = url, headers = { Cookie = (T .. " "):rep(5) } }, { { "header", "cookie" } }), "many ")
-    is(request.example({ url = url, headers = { ["X-A"] = T } }):sealed(), true)
-    is(request.example({ url = url, headers = { ["X-A"] = T:gsub("Sp5eaL", "sp5eaL") } }):sealed(), false)
-    is(request.example({ url = url, headers = { Authorization = "Basic " .. secret.base64("x:" .. T) } }):sealed(), true)
+    is(require("example").request({ url = url, headers = { ["X-A"] = T } }):sealed(), true)
+    is(require("example").request({ url = url, headers = { ["X-A"] = T:gsub("Sp5eaL", "sp5eaL") } }):sealed(), false)
+    is(require("example").request({ url = url, headers = { Authorization = "Basic " .. secret.base64("x:" .. T) } }):sealed(), true)
   end,
   ["a pair whose value is a sealed text is no key of the agent's; what only has one in it is"] = function()
     local function left(query)
-      local r = request.example { url = "https://api.test/?" .. query }
+      local r = require("example").request { url = "https://api.test/?" .. query }
       r:strip { query = { "key", "_method" } }
       return (r:dump().url:gsub("^https://api.test/%??", ""):gsub("Sp5eaL.*", "T"))
     end

@@ -13,7 +13,7 @@ local function type_of(name) return assert(policy.compile(name, sandbox.default_
 local function applied(name, values, req)
   local pol = type_of(name)
   local cred = policy.view(pol, values, values.state)
-  local r = request.example { method = "GET", url = req.url or "https://api.test/", headers = req.headers or {} }
+  local r = require("example").request { method = "GET", url = req.url or "https://api.test/", headers = req.headers or {} }
   local spec = assert(policy.strip(pol, cred))
   local _, headers = carriers.names { carriers.headers, spec.headers or {} }
   r:strip { headers = headers, query = spec.query }
