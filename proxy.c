@@ -20194,8 +20194,10 @@ struct fetch {
 };
 
 static void
-fetch_free(struct fetch *f)
+fetch_free(struct wait *w)
 {
+	struct fetch *f = OWNER(w, struct fetch, wait);
+
 	upstream_drop(&f->up);
 	loop_undefer(&f->defer);
 	buf_free(&f->out);
@@ -20691,14 +20693,22 @@ l_push_sha256_hex(lua_State *L, struct slice s)
 	lua_pushlstring(L, hex, sizeof hex);
 }
 
-/* Makes the metatable of a handle, which Lua cannot reach. Pops its __index, or nil, from the top. */
+/* Makes the metatable of a handle, which Lua cannot reach. Pops its __index, or nil, from the top. gc frees what it
+ * holds; either function may be NULL. */
 static void
-l_metatable(lua_State *L, const char *type, const luaL_Reg *events)
+l_metatable(lua_State *L, const char *type, lua_CFunction gc, lua_CFunction newindex)
 {
+	const luaL_Reg events[] = {{"__gc", gc}, {"__close", gc}, {NULL, NULL}};
+
 	luaL_newmetatable(L, type);
 	lua_insert(L, -2);
 	lua_setfield(L, -2, "__index");
-	luaL_setfuncs(L, events, 0);
+	if (gc != NULL)
+		luaL_setfuncs(L, events, 0);
+	if (newindex != NULL) {
+		lua_pushcfunction(L, newindex);
+		lua_setfield(L, -2, "__newindex");
+	}
 	l_set(L, "__metatable", type);
 	lua_pop(L, 1);
 }
@@ -20756,17 +20766,6 @@ l_wait_gc(lua_State *L)
 		w->drop(w);
 	w->drop = NULL;
 	return 0;
-}
-
-static void
-l_open_wait(lua_State *L)
-{
-	static const luaL_Reg events[] = {
-		{"__gc", l_wait_gc}, {"__close", l_wait_gc}, {NULL, NULL},
-	};
-
-	lua_pushnil(L);
-	l_metatable(L, L_WAIT, events);
 }
 
 /* Keeps two arguments, of which the second is the deadline, and pushes the third: a handle of
@@ -21175,6 +21174,7 @@ struct digest {
 	struct slice key, in;   /* borrowed from the stack; key.p NULL: a digest */
 	bool is_secret;
 	unsigned char out[64];
+	struct req *r;          /* of view:sigv4; borrowed */
 };
 
 static void
@@ -23138,7 +23138,6 @@ static const luaL_Reg l_store[] = {
 static int
 l_open_store(lua_State *L)
 {
-	static const luaL_Reg events[] = {{"__gc", l_raw_gc}, {"__close", l_raw_gc}, {NULL, NULL}};
 	static const luaL_Reg methods[] = {
 		{"begin", l_raw_begin}, {"commit", l_raw_commit}, {"next", l_raw_next},
 		{"get", l_raw_get}, {"put", l_raw_put}, {"record", l_raw_record},
@@ -23146,7 +23145,7 @@ l_open_store(lua_State *L)
 	};
 
 	luaL_newlib(L, methods);
-	l_metatable(L, L_RAW, events);
+	l_metatable(L, L_RAW, l_raw_gc, NULL);
 	luaL_newlib(L, l_store);
 	return 1;
 }
@@ -23799,17 +23798,30 @@ static const luaL_Reg l_query[] = {
 
 /* -- view: body */
 
-/* What is cut out of, or put into, a body. */
+/* What is looked for in a text, or cut out of, or put into, a body. */
 struct edit {
 	struct heavy heavy;
 	struct req *r;          /* borrowed */
-	struct buf out;         /* owned: the new body */
-	struct slice name, value; /* borrowed from the stack */
+	struct buf out;         /* owned: the new body; max 0: there is none */
+	struct slice in, name, value; /* borrowed from the stack */
 	const struct names *names; /* borrowed from the stack */
 	const char *why;        /* static; NULL: it went well */
 	struct subst_run run;   /* of rows */
 	bool answer;
 };
+
+/* Answers true or false, or nil and why. */
+static int
+l_edit_k(lua_State *L, int status, lua_KContext ctx)
+{
+	struct edit *e = (struct edit *)ctx;
+
+	(void)status;
+	if (e->why == NULL && e->out.max != 0 && (!buf_ok(&e->out) || !req_take_body(e->r, &e->out)))
+		e->why = "no_room";
+	buf_free(&e->out);
+	return e->why != NULL ? l_fail(L, e->why) : l_answer(L, e->answer);
+}
 
 static void
 edit_splice_json(struct job *j)
@@ -23833,18 +23845,6 @@ edit_splice_form(struct job *j)
 	e->why = form_splice(&e->out, buf_slice(&e->r->body), e->name, e->value) ? NULL : "malformed";
 }
 
-static int
-l_view_splice_k(lua_State *L, int status, lua_KContext ctx)
-{
-	struct edit *e = (struct edit *)ctx;
-
-	(void)status;
-	if (e->why == NULL && (!buf_ok(&e->out) || !req_take_body(e->r, &e->out)))
-		e->why = "no_room";
-	buf_free(&e->out);
-	return e->why != NULL ? l_fail(L, e->why) : l_answer(L, true);
-}
-
 /* view:splice_json(name, value), view:splice_form(name, value)
  *   -> true | nil, "malformed" | "not_object" | "duplicate" | "unfit" | "no_room"
  *
@@ -23859,6 +23859,7 @@ l_view_splice(lua_State *L, bool json)
 	bool is_secret = false;
 
 	e->r = r;
+	e->answer = true;
 	e->name = l_check_text(L, 2);
 	e->value = l_check_value(L, 3, &is_secret);
 	if (!r->body_read)
@@ -23872,7 +23873,7 @@ l_view_splice(lua_State *L, bool json)
 	/* JSON writes a control byte as six, and adds quotes, ":" and "," */
 	buf_init(&e->out, r->body.n + 6 * (e->name.n + e->value.n) + 6);
 	buf_reserve(&e->out, e->out.max);
-	return l_heavy(L, &e->heavy, r->body.n, json ? edit_splice_json : edit_splice_form, l_view_splice_k);
+	return l_heavy(L, &e->heavy, r->body.n, json ? edit_splice_json : edit_splice_form, l_edit_k);
 }
 
 static int l_view_splice_json(lua_State *L) { return l_view_splice(L, true); }
@@ -24030,40 +24031,19 @@ req_sign(struct req *r, const struct l_sigv4 *o, struct sigv4_request *s)
 	return ok;
 }
 
-/* view:sigv4{ access_key=, secret=, token=, region=, service=, region_set=, payload=, hash_header=,
- *   s3=, signed="name;…", query=, expires=, token_after= }
- *
- * Signs the request as it is now; a signed part that is edited later spoils the signature.
- * region_set: signs by SigV4a. payload: a hash or one of AWS's words; absent: the body's hash.
- * signed: further fields. The other members are those of struct l_sigv4. A body in signed chunks
- * gets its filter here. Raises for malformed members, and for a request that is too large. */
-struct payload {
-	struct heavy heavy;
-	struct req *r;          /* borrowed */
-	struct slice body;      /* borrowed */
-	char hash[64];
-};
-
-static void
-payload_run(struct job *j)
-{
-	struct payload *p = OWNER(j, struct payload, heavy.job);
-
-	tls_sha256_hex(p->body, p->hash);
-}
-
 static int
 l_view_sigv4_k(lua_State *L, int status, lua_KContext ctx)
 {
-	struct payload *p = (struct payload *)ctx;
-	struct req *r = p->r;
+	struct digest *d = (struct digest *)ctx;
+	struct req *r = d->r;
+	char hash[2 * br_sha256_SIZE];
 	struct sigv4_request s;
 	struct l_sigv4 o;
 
 	(void)status;
 	l_sigv4_read(L, 2, &o);
 	if (o.payload.p == NULL)
-		o.payload = (struct slice){p->hash, sizeof p->hash};
+		o.payload = (struct slice){hash, hex_encode(hash, d->out, br_sha256_SIZE)};
 	s = (struct sigv4_request){
 		.method = r->head.method, .path = req_path_now(r),
 		.payload = o.payload, .normalize = !o.s3, .twice = !o.s3,
@@ -24071,14 +24051,22 @@ l_view_sigv4_k(lua_State *L, int status, lua_KContext ctx)
 	return req_sign(r, &o, &s) ? 0 : luaL_error(L, "sigv4: the request is too large to sign, or memory is out");
 }
 
+/* view:sigv4{ access_key=, secret=, token=, region=, service=, region_set=, payload=, hash_header=,
+ *   s3=, signed="name;…", query=, expires=, token_after= }
+ *
+ * Signs the request as it is now; a signed part that is edited later spoils the signature.
+ * region_set: signs by SigV4a. payload: a hash or one of AWS's words; absent: the body's hash.
+ * signed: further fields. The other members are those of struct l_sigv4. A body in signed chunks
+ * gets its filter here. Raises for malformed members, and for a request that is too large. */
 static int
 l_view_sigv4(lua_State *L)
 {
 	struct req *r = l_check_part(L, 1, &l_type_view);
-	struct payload *p = (lua_settop(L, 2), l_heavy_new(L, sizeof *p));
+	struct digest *d = (lua_settop(L, 2), l_heavy_new(L, sizeof *d));
 	struct l_sigv4 o;
 
-	p->r = r;
+	d->r = r;
+	d->hash = SIGN_SHA256;
 	l_sigv4_read(L, 2, &o);
 	if (!http_valid_field_value(o.payload) || !http_valid_field_value(o.region_set) ||
 	    !http_valid_field_value(o.token) || o.token.n > SECRET_MAX)
@@ -24087,9 +24075,9 @@ l_view_sigv4(lua_State *L)
 		if (!r->body_read && r->head.body != BODY_NONE &&
 		    !(r->head.body == BODY_LENGTH && r->head.length == 0))
 			return luaL_error(L, "sigv4: a body that is not read has no hash to sign");
-		p->body = buf_slice(&r->body);
+		d->in = buf_slice(&r->body);
 	}
-	return l_heavy(L, &p->heavy, p->body.n, payload_run, l_view_sigv4_k);
+	return l_heavy(L, &d->heavy, d->in.n, digest_run, l_view_sigv4_k);
 }
 
 /* ---- bind: door ------------------------------------------------------------
@@ -24604,55 +24592,25 @@ l_field_second(lua_State *L)
 	return l_one(L, (rule & HDR_SECOND) != 0 ? kinds[rule >> 11] : NULL);
 }
 
-/* A text in which something is looked for. */
-struct look {
-	struct heavy heavy;
-	struct slice in, name;  /* borrowed from the stack */
-	const struct names *names;      /* so are these */
-	bool found, malformed;
-};
-
-static int
-l_look_k(lua_State *L, int status, lua_KContext ctx)
-{
-	const struct look *k = (const struct look *)ctx;
-
-	(void)status;
-	return k->malformed ? l_fail(L, "malformed") : l_answer(L, k->found);
-}
-
 static void
 look_form(struct job *j)
 {
-	struct look *k = OWNER(j, struct look, heavy.job);
+	struct edit *k = OWNER(j, struct edit, heavy.job);
 	struct slice pair, raw;
 
-	for (size_t at = 0; !k->found && pair_next(k->in, &at, PAIR_AMP, &pair, &raw);)
-		k->found = pair_listed(k->names, pair) != 0;
-}
-
-/* request.form_names(text, { name… }) -> bool
- *
- * Does a pair of this form or query have one of these names to any server? Of a long text, yields. */
-static int
-l_form_names(lua_State *L)
-{
-	struct look *k = (lua_settop(L, 2), l_heavy_new(L, sizeof *k));
-
-	k->in = l_check_slice(L, 1);
-	k->names = l_read_names(L, 2);
-	return l_heavy(L, &k->heavy, k->in.n, look_form, l_look_k);
+	for (size_t at = 0; !k->answer && pair_next(k->in, &at, PAIR_AMP, &pair, &raw);)
+		k->answer = pair_listed(k->names, pair) != 0;
 }
 
 static void
 look_json(struct job *j)
 {
-	struct look *k = OWNER(j, struct look, heavy.job);
+	struct edit *k = OWNER(j, struct edit, heavy.job);
 	struct json_spot spot;
 	enum json_result res = json_find_spot(k->in, k->name, &spot);
 
-	k->malformed = res == JSON_MALFORMED;
-	k->found = spot.found || res == JSON_DUPLICATE;
+	k->why = res == JSON_MALFORMED ? "malformed" : NULL;
+	k->answer = spot.found || res == JSON_DUPLICATE;
 }
 
 /* Has one pair of the form that name, and a "{" in its value? */
@@ -24672,7 +24630,7 @@ form_has_document(struct slice in, struct slice want)
 static void
 look_documents(struct job *j)
 {
-	struct look *k = OWNER(j, struct look, heavy.job);
+	struct edit *k = OWNER(j, struct edit, heavy.job);
 	bool list, met = false, well = true, here = false;
 	struct json_reader r;
 	struct json_token t;
@@ -24681,7 +24639,7 @@ look_documents(struct job *j)
 	while (i < k->in.n && memchr(" \t\n\v\f\r", k->in.p[i], 6) != NULL)
 		i++;
 	if (i == k->in.n || memchr("[{", k->in.p[i], 2) == NULL) {
-		k->found = form_has_document(k->in, k->name);
+		k->answer = form_has_document(k->in, k->name);
 		return;
 	}
 	json_open(&r, k->in);
@@ -24696,63 +24654,41 @@ look_documents(struct job *j)
 		if (t.type == JSON_CLOSE && t.depth == list)
 			well = well && met;
 	}
-	k->found = t.type == JSON_END && well && met;
+	k->answer = t.type == JSON_END && well && met;
 }
 
-/* request.json_has(text, name) -> bool | nil, "malformed"
+/* Looks in the text for a name, or for those of a list. Of a long text, yields. */
+static int
+l_look(lua_State *L, void (*run)(struct job *), bool list)
+{
+	struct edit *e = (lua_settop(L, 2), l_heavy_new(L, sizeof *e));
+
+	e->in = l_check_slice(L, 1);
+	if (list)
+		e->names = l_read_names(L, 2);
+	else
+		e->name = l_check_text(L, 2);
+	return l_heavy(L, &e->heavy, e->in.n, run, l_edit_k);
+}
+
+/* request.form_names(text, { name… }) -> bool
+ *
+ * Does a pair of this form or query have one of these names to any server?
+ *
+ * request.json_has(text, name) -> bool | nil, "malformed"
  *
  * Does the top object have a member of that name, even to a lax reader? false where the text is
- * not an object. Of a long text, yields. */
-static int
-l_json_has(lua_State *L)
-{
-	struct look *k = (lua_settop(L, 2), l_heavy_new(L, sizeof *k));
-
-	k->in = l_check_slice(L, 1);
-	k->name = l_check_text(L, 2);
-	return l_heavy(L, &k->heavy, k->in.n, look_json, l_look_k);
-}
-
-/* request.documents(text, name) -> bool
+ * not an object.
+ *
+ * request.documents(text, name) -> bool
  *
  * Has the JSON object, or each object of the list, that member, and is it a string with a "{" wherever
- * it comes; or the form such a pair? Of a long text, yields. */
-static int
-l_documents(lua_State *L)
-{
-	struct look *k = (lua_settop(L, 2), l_heavy_new(L, sizeof *k));
-
-	k->in = l_check_slice(L, 1);
-	k->name = l_check_text(L, 2);
-	return l_heavy(L, &k->heavy, k->in.n, look_documents, l_look_k);
-}
+ * it comes; or the form such a pair? */
+static int l_form_names(lua_State *L) { return l_look(L, look_form, true); }
+static int l_json_has(lua_State *L) { return l_look(L, look_json, false); }
+static int l_documents(lua_State *L) { return l_look(L, look_documents, false); }
 
 /* -- req: strip, and what was stripped */
-
-/* Is the name in the set { [folded name] = true }? */
-static bool
-l_set_has(lua_State *L, int set, struct slice name)
-{
-	bool has;
-
-	l_push_name(L, name, name_fold);
-	has = lua_rawget(L, set) != LUA_TNIL;
-	lua_pop(L, 1);
-	return has;
-}
-
-static void
-l_strip_query(lua_State *L, struct req *r, int list)
-{
-	const struct names *names = l_read_names(L, list);
-	struct buf *b = l_text(L, true, r->query.n);
-
-	keep_pairs(r->query, names, SLICE(""), b, &r->stripped_query);
-	if (!buf_ok(&r->stripped_query))
-		luaL_error(L, "no room for the query");
-	if (b->n != r->query.n)
-		l_set_query(L, r);
-}
 
 static void
 edit_strip(struct job *j)
@@ -24803,6 +24739,7 @@ l_req_strip(lua_State *L)
 	struct req *r = l_check_req(L, 1);
 	unsigned gone;
 	bool named, second = false;
+	struct buf *b;
 
 	luaL_checktype(L, 2, LUA_TTABLE);
 	lua_settop(L, 2);
@@ -24817,15 +24754,26 @@ l_req_strip(lua_State *L)
 
 		if (f->mark != FIELD_KEPT || f->own != NULL)
 			continue;
-		if ((f->rule & gone) != 0)
+		if ((f->rule & gone) != 0) {
 			f->mark = FIELD_DROPPED;
-		else if (named && l_set_has(L, 3, f->name))
-			f->mark = FIELD_STRIPPED;
-		else
-			second = second || (f->rule & HDR_SECOND) != 0;
+			continue;
+		}
+		if (named) {
+			l_push_name(L, f->name, name_fold);
+			if (lua_rawget(L, 3) != LUA_TNIL)
+				f->mark = FIELD_STRIPPED;
+			lua_pop(L, 1);
+		}
+		second = second || (f->mark == FIELD_KEPT && (f->rule & HDR_SECOND) != 0);
 	}
-	if (lua_getfield(L, 2, "query") == LUA_TTABLE && r->query.n != 0)
-		l_strip_query(L, r, 4);
+	if (lua_getfield(L, 2, "query") == LUA_TTABLE && r->query.n != 0) {
+		b = l_text(L, true, r->query.n);
+		keep_pairs(r->query, l_read_names(L, 4), SLICE(""), b, &r->stripped_query);
+		if (!buf_ok(&r->stripped_query))
+			return luaL_error(L, "no room for the query");
+		if (b->n != r->query.n)
+			l_set_query(L, r);
+	}
 	lua_settop(L, 4);
 	if (lua_getfield(L, 2, "form") == LUA_TTABLE && r->body_read && r->body.n != 0)
 		return l_strip_form(L, r, 5, second);
@@ -25748,8 +25696,6 @@ l_part_miss(lua_State *L)
 static void
 l_part_methods(lua_State *L, const luaL_Reg *methods, const char *type, const char *part)
 {
-	static const luaL_Reg none[] = {{NULL, NULL}};
-
 	lua_newtable(L);
 	luaL_setfuncs(L, methods, 0);
 	lua_newtable(L);
@@ -25757,27 +25703,23 @@ l_part_methods(lua_State *L, const luaL_Reg *methods, const char *type, const ch
 	lua_pushcclosure(L, l_part_miss, 1);
 	lua_setfield(L, -2, "__index");
 	lua_setmetatable(L, -2);
-	l_metatable(L, type, none);
+	l_metatable(L, type, NULL, NULL);
 }
 
 /* The module request, for the runtime alone. */
 static int
 l_open_request(lua_State *L)
 {
-	static const luaL_Reg req[] = {{"__gc", l_req_gc}, {"__close", l_req_gc}, {NULL, NULL}},
-	    view[] = {{"__newindex", l_view_newindex}, {NULL, NULL}},
-	    known[] = {{"__gc", l_known_gc}, {NULL, NULL}};
-
 	luaL_newlib(L, l_req);
 	l_push_index(L, OF_REQ, l_req_index);
-	l_metatable(L, L_REQ, req);
+	l_metatable(L, L_REQ, l_req_gc, NULL);
 	luaL_newlib(L, l_view_methods);
 	l_push_index(L, OF_VIEW, l_view_index);
-	l_metatable(L, L_VIEW, view);
+	l_metatable(L, L_VIEW, NULL, l_view_newindex);
 	l_part_methods(L, l_headers, L_HEADERS, "headers");
 	l_part_methods(L, l_query, L_QUERY, "query");
 	luaL_newlib(L, l_known);
-	l_metatable(L, L_KNOWN, known);
+	l_metatable(L, L_KNOWN, l_known_gc, NULL);
 	l_type_open(L, &l_type_req);
 	l_type_open(L, &l_type_view);
 	l_type_open(L, &l_type_headers);
@@ -25964,18 +25906,13 @@ req_import(void)
 }
 
 /* -- long streams, which are judged again when the configuration has changed */
-struct rejudge {
-	uint64_t conn;          /* the id: the connection may be gone when the task ends */
-	struct req *r;          /* borrowed for the first step, which runs at once */
-};
-
 static int
 rejudge_push(lua_State *co, void *arg)
 {
 	lua_newtable(co);
 	for (size_t i = 0; i < COUNT(l_members); i++)
 		if ((l_members[i].of & OF_STREAM) != 0) {
-			l_push_member(co, ((struct rejudge *)arg)->r, i);
+			l_push_member(co, arg, i);
 			lua_setfield(co, -2, l_members[i].name);
 		}
 	return 1;
@@ -25984,18 +25921,16 @@ rejudge_push(lua_State *co, void *arg)
 static void
 rejudge_done(struct task *t, bool ok, lua_State *co)
 {
-	struct rejudge *j = t->owner;
 	bool keep = ok && lua_toboolean(co, 1);
 
 	for (struct conn *c = LIST_FIRST(&conn_list); !keep && c != NULL; c = LIST_NEXT(c, link)) {
-		if (c->id != j->conn)
+		if (c->id != (uintptr_t)t->owner)
 			continue;
 		if (c->req != NULL)
 			text_copy(c->req->code, sizeof c->req->code, "rule_changed");
 		conn_close(c, true);
 		break;
 	}
-	free(j);
 }
 
 /* Called each second. Judges the streams that an older configuration decided, and each stream once
@@ -26013,7 +25948,6 @@ conn_rejudge(void)
 	kept_sweep(config, state);
 	for (struct conn *c = LIST_FIRST(&conn_list), *next; c != NULL; c = next) {
 		struct req *r = c->state == CONN_BLIND || c->state == CONN_RELAY ? c->req : NULL;
-		struct rejudge *j;
 		struct task *task;
 
 		next = LIST_NEXT(c, link);
@@ -26027,13 +25961,9 @@ conn_rejudge(void)
 			return true;
 		r->config = config;
 		r->judged = clock_now();
-		if ((j = malloc(sizeof *j)) == NULL)
+		/* the first step, which reads r, runs at once; the connection may be gone when the task ends */
+		if ((task = task_new(req_entry_ref[ENTRY_REJUDGE], rejudge_push, r, (void *)(uintptr_t)c->id, rejudge_done)) == NULL)
 			return true;
-		*j = (struct rejudge){c->id, r};
-		if ((task = task_new(req_entry_ref[ENTRY_REJUDGE], rejudge_push, j, j, rejudge_done)) == NULL) {
-			free(j);
-			return true;
-		}
 		task_run(task);
 		next = LIST_EMPTY(&conn_list) ? NULL : next; /* the task may have closed c, and no other */
 	}
@@ -26183,21 +26113,15 @@ l_open_tls(lua_State *L)
 {
 	static const luaL_Reg funcs[] = {
 		{"identity", l_tls_identity}, {"authority", l_tls_authority}, {"serve", l_tls_serve}, {NULL, NULL},
-	}, events[] = {{"__gc", l_identity_gc}, {NULL, NULL}};
+	};
 
 	lua_pushnil(L);
-	l_metatable(L, L_IDENTITY, events);
+	l_metatable(L, L_IDENTITY, l_identity_gc, NULL);
 	luaL_newlib(L, funcs);
 	return 1;
 }
 
 /* -- http_client */
-
-static void
-l_fetch_drop(struct wait *w)
-{
-	fetch_free((struct fetch *)w);
-}
 
 /* Pushes { status=, values= | malformed=true, retry_after=, challenge=, session=, text=, head= }. */
 static int
@@ -26309,7 +26233,7 @@ l_http_request(lua_State *L)
 
 	luaL_checktype(L, 1, LUA_TTABLE);
 	luaL_checkinteger(L, 2);
-	f = l_wait_new(L, sizeof *f, l_fetch_drop);
+	f = l_wait_new(L, sizeof *f, fetch_free);
 	for (int i = 0; i < 5; i++)
 		lua_getfield(L, 1, (const char *[]){"host", "authority", "method", "max", "port"}[i]);
 	host = luaL_checkstring(L, 4);
@@ -26328,14 +26252,7 @@ l_http_request(lua_State *L)
 	return l_wait(L, l_fetch_push);
 }
 
-static int
-l_open_http_client(lua_State *L)
-{
-	static const luaL_Reg funcs[] = {{"request", l_http_request}, /* yields */ {NULL, NULL}};
-
-	luaL_newlib(L, funcs);
-	return 1;
-}
+static const luaL_Reg l_http_client[] = {{"request", l_http_request}, /* yields */ {NULL, NULL}};
 
 /* -- helper programs (the type command), and tasks */
 
@@ -27336,7 +27253,8 @@ static char host_arg0[PATH_MAX];
 static void
 l_open_host(lua_State *L, bool worker)
 {
-	l_open_wait(L);
+	lua_pushnil(L);
+	l_metatable(L, L_WAIT, l_wait_gc, NULL);
 	lua_bind(L, "host", l_host_worker);
 	if (!worker)
 		luaL_setfuncs(L, l_host_command, 0);
@@ -27355,12 +27273,11 @@ lua_bind_all(lua_State *L, bool worker)
 {
 	static const struct { const char *name; lua_CFunction open; } modules[] = {
 		{"secret.core", l_open_secret_core},
-		{"json.core", l_open_json}, {"store.core", l_open_store}, {"request", l_open_request},
-		{"http_client", l_open_http_client}, {"tls", l_open_tls},
+		{"json.core", l_open_json}, {"store.core", l_open_store}, {"request", l_open_request}, {"tls", l_open_tls},
 	};
 	static const struct { const char *name; const luaL_Reg *list; } functions[] = {
 		{"sign.core", l_sign_functions}, {"uri.core", l_uri_functions}, {"http.core", l_http_functions},
-		{"addr", l_addr_functions}, {"time", l_time},
+		{"addr", l_addr_functions}, {"time", l_time}, {"http_client", l_http_client},
 	};
 	static const luaL_Reg serve_funcs[] = {
 		{"serve", l_host_serve}, {"serve_lock", l_host_serve_lock}, {NULL, NULL},

@@ -145,7 +145,8 @@ open_all(lua_State *L)
 		module[i].open(L);
 		lua_setglobal(L, module[i].name);
 	}
-	l_open_wait(L);
+	lua_pushnil(L);
+	l_metatable(L, L_WAIT, l_wait_gc, NULL);
 	return luaL_dostring(L, "secret = core.of 'canary-canary-canary'") == LUA_OK ? 0 : lua_error(L);
 }
 
