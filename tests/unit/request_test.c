@@ -137,16 +137,16 @@ open_all(lua_State *L)
 {
 	static const struct { const char *name; lua_CFunction open; } module[] = {
 		{"core", l_open_secret_core}, {"request", l_open_request}, {"tls", l_open_tls},
-		{"http_client", l_open_http_client}, {"host", open_host},
+		{"host", open_host},
 	};
 
 	luaL_openlibs(L);
+	luaL_newlib(L, l_http_client);
+	lua_setglobal(L, "http_client");
 	for (size_t i = 0; i < COUNT(module); i++) {
 		module[i].open(L);
 		lua_setglobal(L, module[i].name);
 	}
-	lua_pushnil(L);
-	l_metatable(L, L_WAIT, l_wait_gc, NULL);
 	return luaL_dostring(L, "secret = core.of 'canary-canary-canary'") == LUA_OK ? 0 : lua_error(L);
 }
 
