@@ -3,7 +3,7 @@
 local M = {}
 
 local TEXT_MAX = 200        -- bytes of a name
-local ROOM = 3000           -- bytes of what was changed: a record is one piece for the log's pipe (PIPE_BUF)
+local ROOM = 2500           -- bytes of what was changed: a record is one piece for the log's pipe (PIPE_BUF)
 
 --- Who changes something, for the member `context` of a commit's operations: the request q of the door, the user (or client) who asks, and
 -- the OAuth client where one acts for them.
@@ -62,7 +62,7 @@ end
 local function differing(op, old)
   local out, seen = {}, {}
   local function add(k)
-    if not seen[k] and not added[k] and not (own[op.db] and own[op.db][k]) then seen[k], out[#out + 1] = true, (k:gsub("^%a/", "")) end
+    if not seen[k] and not added[k] and not (own[op.db] and own[op.db][k]) then seen[k], out[#out + 1] = true, (tostring(k):gsub("^%a/", "")) end
   end
   for k, v in pairs(op.plain) do
     if not same(v, old[k]) then add(k) end

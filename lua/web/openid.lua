@@ -149,7 +149,7 @@ local function user_of(q, p, c, link)
     { op = "put", db = "user", key = key, version = bound and bound.version or 0, plain = { user = user.name, user_id = user.id } },
   }
   if spent then
-    user.links = user.links + 1
+    user.links = (user.links or 0) + 1
     ops[3] = { op = "del", db = "token", key = "l/" .. user.id, version = spent.version }
   end
   return store.commit(ops) and access.user(user.name) or nil

@@ -83,7 +83,7 @@ local function spend(q, p)
   if not sessions.attempt(user.name, q.peer, q.now, true) then return too_many(900) end
   local password = sessions.password_make(user, p.password)
   if not password then return too_many(3) end
-  user.password, user.links = password, user.links + 1
+  user.password, user.links = password, (user.links or 0) + 1
   local ok, code = require("store").commit {
     { op = "put", db = "user", key = "u/" .. user.name, plain = user, version = user.version, moves = true },
     { op = "del", db = "token", key = "l/" .. user.id, version = link.version }, context = changes.page(q, user.name),

@@ -2,9 +2,12 @@
 -- Nothing is normalised: what a browser would read in another way than we do is refused.
 local M = {}
 
--- They run in the page or on the person's machine, whatever is registered for them.
+-- They run in the page or on the person's machine, whatever is registered for them; ms-msdt and its like are tools of Windows.
 local never = { javascript = true, data = true, file = true, blob = true, about = true, vbscript = true, ws = true, wss = true,
-  ftp = true, view = true, ["view-source"] = true, filesystem = true, mailto = true, tel = true, jar = true }
+  ftp = true, view = true, ["view-source"] = true, filesystem = true, mailto = true, tel = true, jar = true, feed = true, urn = true,
+  livescript = true, mocha = true, mhtml = true, cid = true, mid = true, intent = true, content = true, ["android-app"] = true, chrome = true,
+  ["chrome-extension"] = true, ["moz-extension"] = true, edge = true, resource = true, res = true, shell = true, search = true, ["search-ms"] = true,
+  ldap = true, ldaps = true, smb = true, ssh = true, sftp = true, telnet = true, sms = true, facetime = true, magnet = true, hcp = true }
 local loopback = { localhost = true, ["127.0.0.1"] = true, ["[::1]"] = true }
 local URI_MAX = 500
 
@@ -17,13 +20,13 @@ local function parts(uri)
   local scheme, rest = uri:match("^(%a[%w+.-]*):(.+)$")
   if not scheme then return nil, "it has no scheme" end
   if scheme:lower() ~= scheme then return nil, "its scheme is written in small letters" end
-  if never[scheme] then return nil, scheme .. ": is no address to return to" end
+  if never[scheme] or scheme:find("^ms%-") then return nil, scheme .. ": is no address to return to" end
   if scheme ~= "https" and scheme ~= "http" then return { scheme = scheme, private = true } end
   local authority, tail = rest:match("^//([^/?]*)(.*)$")
   if not authority or authority:find("@", 1, true) then return nil, "its host is missing, or a user stands before it" end
   local host, port = authority:match("^(%[?[^%]]*%]?):(%d+)$")
   if not host then host, port = authority, "" end
-  if #port > 5 or port ~= "" and tonumber(port) > 65535 then return nil, "its port is none" end
+  if port ~= "" and (not port:find("^[1-9]%d?%d?%d?%d?$") or tonumber(port) > 65535) then return nil, "its port is none" end
   if (host:find(":", 1, true) ~= nil) ~= (host:sub(1, 1) == "[") then return nil, "its host is none" end
   local canonical = require("http").canonical_host((host:gsub("^%[(.*)%]$", "%1")))
   if not canonical or canonical ~= host and "[" .. canonical .. "]" ~= host then

@@ -242,7 +242,9 @@ return {
       "https:client.test/cb", "https:/client.test/cb", "//client.test/cb", "/cb", "cb", "", "https://", "https:///cb", "https://client.test\\@evil.test/", "https://Client.test/cb",
       "https://client.test./cb", "https://client.test:/cb", "https://client.test:99999/cb", "https://client.test/../cb", "https://client.test/%2e%2e/cb", "https://client.test/a b",
       "https://client.test/\r\nx", "https://client.test/\226\128\174", "https://cl\195\175ent.test/", "http://localhost.evil.test/", "http://127.0.0.1.evil.test/", "http://2130706433/", "http://127.1/",
-      "http://0x7f000001/", "https://client.test/%zz", "https://::1:80/", "https://2001:db8::1/cb", "https://[2001:db8::1/cb", "https://a:b:80/", "https://[client.test]/cb", "http://[::ffff:127.0.0.1]/cb", "HTTPS://client.test/cb" } do
+      "http://0x7f000001/", "https://client.test/%zz", "https://::1:80/", "https://2001:db8::1/cb", "https://[2001:db8::1/cb", "https://a:b:80/", "https://[client.test]/cb", "http://[::ffff:127.0.0.1]/cb", "HTTPS://client.test/cb",
+      "https://client.test:0/cb", "https://client.test:0443/cb", "ms-msdt:/id", "search-ms:query", "chrome://settings", "urn:ietf:wg:oauth:2.0:oob", "intent://x", "smb://evil.test/x",
+      "chrome-extension://abc/x", "res://x", "mhtml:https://x", "feed:javascript:x" } do
       assert(not check(uri), uri)
       local _, a = register { redirect_uris = { uri } }
       assert(a.status == 400 and json.decode(a.body).error == "invalid_redirect_uri", uri)

@@ -1,5 +1,5 @@
 --- store as Lua sees it. Sealing, damage, faults and crashes are in store_test.c.
-local store = require "store"
+local store = require "store.core"        -- what lua/store.lua adds is in changes_test
 local secret = require "secret.core"
 local archive = require "cli.archive"
 local host = require "host"
