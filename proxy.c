@@ -13292,6 +13292,7 @@ stand_in_key_make(char *pem, size_t cap, unsigned char n[STAND_IN_BITS / 8])
  * and an RSA key has signed once before a server sees its signature. */
 #define IDENT_PEM_MAX 65536     /* of each text; real chains are under 20 KB */
 #define IDENT_TAG "sallyport identity 1"
+#define IDENT_PINS SLICE("pins:")        /* what pins begin with (lua/identity.lua), 32 bytes each */
 
 struct ident_fault {            /* static texts: the field, and a code */
 	const char *field, *code;
@@ -13381,40 +13382,6 @@ ident_read_key(struct tls_ident *id, struct slice text)
 	    memcmp(own, pk->key.ec.q, pk->key.ec.qlen) == 0 ? NULL : "mismatch";
 }
 
-/* Reads pins: "sha256:HEX", several with spaces or commas between, colons between bytes as openssl
- * prints them. NULL, or a code. */
-static const char *
-ident_read_pins(struct tls_ident *id, struct slice text)
-{
-	static const char between[5] = " ,\t\r\n";
-
-	for (size_t i = 0; i < text.n;) {
-		char hex[64];
-		uint8_t h[sizeof hex / 2];
-		size_t n = 0;
-
-		if (memchr(between, text.p[i], sizeof between) != NULL) {
-			i++;
-			continue;
-		}
-		if (!slice_begins_nocase((struct slice){text.p + i, text.n - i}, SLICE("sha256:")))
-			return "malformed_pin";
-		for (i += 7; i < text.n && memchr(between, text.p[i], sizeof between) == NULL; i++) {
-			if (text.p[i] == ':' && n % 2 == 0)
-				continue;
-			if (n == sizeof hex)
-				return "malformed_pin";
-			hex[n++] = text.p[i];
-		}
-		if (n != sizeof hex || !hex_decode(h, (struct slice){hex, n}))
-			return "malformed_pin";
-		if (!buf_add(&id->itself, h, sizeof h))
-			return "too_large";
-	}
-	id->pinned = true;
-	return id->itself.n == 0 ? "malformed_pin" : NULL;
-}
-
 /* Reads roots, or pins. NULL, or a code. Each root is trusted as itself too: a server that shows
  * that very certificate needs no issuer. */
 static const char *
@@ -13422,8 +13389,10 @@ ident_read_ca(struct tls_ident *id, struct slice ca)
 {
 	if (ca.n > IDENT_PEM_MAX)
 		return "too_large";
-	if (!key_text_has(ca, SLICE("-----BEGIN ")))
-		return ident_read_pins(id, ca);
+	if (ca.n > IDENT_PINS.n && slice_eq((struct slice){ca.p, IDENT_PINS.n}, IDENT_PINS)) {
+		id->pinned = (ca.n - IDENT_PINS.n) % 32 == 0;
+		return id->pinned && buf_add(&id->itself, ca.p + IDENT_PINS.n, ca.n - IDENT_PINS.n) ? NULL : "malformed_pin";
+	}
 	if (key_text_has(ca, SLICE("PRIVATE KEY-----")))
 		return "private_key";
 	if ((id->roots = trust_new()) == NULL)
@@ -26061,7 +26030,7 @@ l_opt_value(lua_State *L, int idx)
 
 /* tls.identity(cert | nil, key | nil, ca | nil, legacy) -> identity | nil, field, code
  *
- * cert and ca are PEM, or ca is a list of pins; key is a secret; legacy: true for an old box.
+ * cert and ca are PEM, or ca is pins as lua/identity.lua writes them; key is a secret; legacy: true for an old box.
  * Codes: "missing", "malformed", "no_certificate", "private_key" (where none belongs), "mismatch",
  * "malformed_pin", "too_many" (certificates to show), "too_large", "no_memory", and those of
  * lua/keys.lua. */

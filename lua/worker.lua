@@ -39,7 +39,7 @@ function M.build(with)
     store = store, records = records, policy = policy, policies = policies, sandbox = sandbox, time = time, keep = keep, acting = acting,
     log = log, parse_url = http.parse_url, path_readings = require("paths").ways, spawn = spawn, overrides = with.overrides,
     places = require("request").places,
-    identity = require("tls").identity,
+    identity = require("identity").new,
     on_settings = not with.command and configure or nil,
   }
   local function new_id() return (host.random_token("")) end

@@ -52,7 +52,7 @@ end
 function M.check(plain, secrets)
   local key = secrets["c/client_key"]
   if not (plain.client_cert or key or plain.ca) then return end
-  local identity, field, code = require("tls").identity(plain.client_cert, key, plain.ca)
+  local identity, field, code = require("identity").new(plain.client_cert, key, plain.ca)
   if not identity then report.usage(M.why(field, code)) end
 end
 

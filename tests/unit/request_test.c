@@ -121,7 +121,7 @@ static const struct { const char *name, *chunk; } cases[] = {
 	    "local ok, why = pcall(http_client.request, { host = '127.0.0.1', port = 1, secure = secure, authority = '127.0.0.1:1',\n"
 	    "  method = 'POST', headers = { { 'x-a', secret } }, target = secret, body = secret, addresses = { '127.0.0.1/32' } }, 1 << 60)\n"
 	    "assert(not ok) if why:find 'cannot wait here' == nil then error(why, 0) end end"},
-	{"an identity", "assert(tls.identity(nil, nil, 'sha256:' .. ('ab'):rep(32)))"},
+	{"an identity", "assert(tls.identity(nil, nil, 'pins:' .. ('ab'):rep(16)))"},
 	{"texts", "assert(#host.random_token 'sp_' == 46 and #host.sha256_hex 'x' == 64)"},
 };
 
