@@ -14071,12 +14071,14 @@ filter_scrub_decode(struct filter_scrub *s, bool end)
 		z->avail_in = (uInt)in.n;
 		z->next_out = (Bytef *)s->text.p + s->text.n;
 		z->avail_out = PEER_PIECE;
-		status = s->over ? filter_scrub_copy(z) : inflate(z, Z_NO_FLUSH);
+		/* Z_BLOCK ends behind gzip's header, in which a name or a comment stands as it is: it is searched, too */
+		status = s->over ? filter_scrub_copy(z) : inflate(z, z->total_out == 0 ? Z_BLOCK : Z_NO_FLUSH);
 		s->undecoded = z->avail_in;
 		s->text.n += PEER_PIECE - z->avail_out;
 		s->z_out += PEER_PIECE - z->avail_out;
 		s->f.cost += PEER_PIECE - z->avail_out;
 		if ((status != Z_OK && status != Z_STREAM_END && status != Z_BUF_ERROR) ||
+		    (!s->over && z->total_out == 0 && !buf_addv(&s->text, (struct slice){in.p, in.n - z->avail_in})) ||
 		    (s->z_out > SCRUB_HOLD_MAX && s->z_out / SCRUB_RATIO > s->z_in))
 			return false;
 		if (status == Z_STREAM_END)

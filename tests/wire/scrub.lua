@@ -7,7 +7,7 @@ local GZIP_CLEAN = "\x1f\x8b\x08\x00\x00\x00\x00\x00\x02\x03\xab\x56\x2a\x4e\x4d
 local DEFLATE_HIT = "\x78\x9c\xab\x56\x2a\x4e\x4d\xcd\x53\xb2\x52\x4a\x4e\xcc\x4b\x2c\xaa\xd4\x2d\x4e\x2e\x2a\x4d\xd2\x35\x30\x34\x32\x36\x31\x35\x33\xb7\xb0\x54\xaa\x05\x00\xc4\x44\x0a\x6a"
 
 local credentials, hosts = {}, { "head.test", "off.test", "all.test", "short.test", "limit.test", "talk.test" }
-for i = 1, 6 do
+for i = 1, 8 do
   hosts[#hosts + 1] = ("h%d.test"):format(i)
   credentials[i] = { name = "k" .. i, type = "bearer", host = hosts[#hosts], env = "KEY_" .. i, secrets = { token = SECRET } }
 end
@@ -21,7 +21,7 @@ credentials[#credentials + 1] = { name = "limit", type = "bearer", host = "limit
 local turn = 0
 -- An answer to a GET. Each case takes the next credential.
 local function case(name, fields, body, expect, more)
-  turn = turn % 6 + 1
+  turn = turn % 8 + 1
   local host = more and more.host or hosts[6 + turn]
   local c = { name = name, host = host, send = "GET / HTTP/1.1\r\nHost: " .. host .. "\r\n" .. (more and more.ask or "") .. "\r\n",
     upstream = { reply = { { steps = type(body) == "table" and body or
@@ -46,16 +46,14 @@ local function hex(s) return (s:gsub(".", function(c) return ("%02X"):format(c:b
 local switch = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
 local function frame(first, text) return string.char(first, #text) .. text end
 local function websocket(name, steps, expect, host)
-  turn = turn % 6 + 1
+  turn = turn % 8 + 1
   host = host or hosts[6 + turn]
   return { name = name, host = host, send = { "GET /ws HTTP/1.1\r\nHost: " .. host .. "\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
       .. "Sec-WebSocket-Extensions: permessage-deflate\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n", { ["until"] = expect.log and expect.log.error and "101 Sw" or "END" } },
     upstream = { reply = { { steps = { switch, table.unpack(steps) } } } }, expect = expect }
 end
 
-return {
-  shared = { hosts = hosts, credentials = credentials },
-  cases = {
+local cases = {
     case("a body of known length gets the placeholder, and its length is right", JSON, '{"token":"' .. SECRET .. '"}',
       { status = 200, raw_has = { "Content-Length: 50\r\n", '{"token":"sp_ph_' }, body_size = 50, log = { scrubbed = 1 } }),
     case("each time that it stands there", JSON, ('"%s",'):format(SECRET):rep(3), { status = 200, raw_has = { '"sp_ph_', ',"sp_ph_' }, body_size = 123, log = { scrubbed = 3 } }),
@@ -114,5 +112,37 @@ return {
       upstream = { reply = { { steps = { "HTTP/1.1 200 OK\r\nX-Seen: " .. SECRET .. "\r\nContent-Length: 0\r\n\r\n" } } } }, expect = { status = 502, error = "scrub_limit", raw_not = SECRET } },
     { name = "and what does not repeat it is answered", host = "limit.test", send = "GET / HTTP/1.1\r\nHost: limit.test\r\n\r\n",
       upstream = { reply = { { status = 200, body = "fine" } } }, expect = { status = 200, body = "fine" } },
-  },
 }
+
+-- Every field that speaks of the bytes of a body, with a tag beside it: what has no secret goes on byte for byte, what has one ends.
+for _, field in ipairs { "Content-MD5: x", "Digest: SHA-256=x", "Content-Digest: sha-256=:x:", "Repr-Digest: sha-256=:x:", "x-amz-checksum-sha256: x",
+  "X-Amz-Checksum-CRC64NVME: x", "x-goog-hash: crc32c=x", "x-ms-blob-content-md5: x", "x-ms-content-crc64: x", "Docker-Content-Digest: sha256:x",
+  'Signature-Input: sig=("@status")\r\nSignature: sig=:x:' } do
+  local head = ("HTTP/1.1 200 OK\r\nETag: \"e-1\"\r\n%s\r\nContent-Type: text/plain\r\n"):format(field)
+  if field ~= "x-ms-content-crc64: x" then
+    cases[#cases + 1] = case("a hit ends the answer: " .. field, 'ETag: "e-1"\r\n' .. field .. "\r\nContent-Type: text/plain\r\n", SECRET,
+      { raw_not = SECRET, truncated = true, log = { error = "scrub_hit" } })
+  end
+  cases[#cases + 1] = case("as it came: " .. field, nil, { head .. "Content-Length: 9\r\n\r\ncanary-sc" }, { status = 200, raw_has = { head, "\r\n\r\ncanary-sc" } })
+end
+local TAGGED = 'ETag: "strong"\r\nLast-Modified: Sun, 01 Nov 2026 00:00:00 GMT\r\nContent-Encoding: gzip\r\nContent-MD5: x\r\n'
+table.move({
+  case("HEAD: what would come is told as it is", nil, { "HTTP/1.1 200 OK\r\n" .. TAGGED .. "Content-Length: 12345\r\n\r\n" },
+    { status = 200, raw_has = { TAGGED, "Content-Length: 12345\r\n" } }),
+  case("304: its tag and length too", nil, { "HTTP/1.1 304 Not Modified\r\n" .. TAGGED .. "Content-Length: 12345\r\n\r\n" },
+    { status = 304, raw_has = { TAGGED, "Content-Length: 12345\r\n" } }),
+  case("a file of gzip that is stored, as S3 gives it, is no coding", 'ETag: "strong"\r\nx-amz-checksum-crc32: AAAAAA==\r\nContent-Type: application/gzip\r\n', GZIP_CLEAN,
+    { status = 200, raw_has = { 'ETag: "strong"\r\nx-amz-checksum-crc32: AAAAAA==\r\n', GZIP_CLEAN } }),
+  case("gzip that is coded and tagged", TAGGED, GZIP_CLEAN, { status = 200, raw_has = { TAGGED, GZIP_CLEAN } }),
+  -- RFC 1952 2.3.1: FNAME and FCOMMENT stand there as they are
+  case("gzip whose header has it as a file's name", JSON .. "Content-Encoding: gzip\r\n", "\x1f\x8b\x08\x08\0\0\0\0\0\x03" .. SECRET .. "\0" .. GZIP_CLEAN:sub(11),
+    { raw_not = SECRET, truncated = true, log = { error = "scrub_hit" } }),
+  case("as a comment in its second member, byte by byte", nil, { "HTTP/1.1 200 OK\r\n" .. JSON .. "Content-Encoding: gzip\r\n\r\n" .. GZIP_CLEAN
+    .. "\x1f\x8b\x08\x10\0\0\0\0\0\x03", { bytewise = SECRET }, "\0" .. GZIP_CLEAN:sub(11), { close = true } },
+    { raw_not = SECRET, log = { error = "scrub_hit" } }),
+  case("another name is none", JSON .. "Content-Encoding: gzip\r\n", "\x1f\x8b\x08\x08\0\0\0\0\0\x03canary-notes.json\0" .. GZIP_CLEAN:sub(11),
+    { status = 200, raw_has = "canary-notes.json\0" .. GZIP_CLEAN:sub(11) }),
+}, 1, 7, #cases + 1, cases)
+cases[#cases - 6].send = cases[#cases - 6].send:gsub("^GET", "HEAD")
+
+return { shared = { hosts = hosts, credentials = credentials }, cases = cases }
