@@ -11481,7 +11481,7 @@ scrub_table(struct scrub *s, bool body, const struct scrub_table **t)
 
 /* -- characters of a text that may be escaped */
 
-/* The character of a reference, which has no "&" and ends in ";". Returns its bytes in `out`; 0: unknown. */
+/* The character of a reference, without its "&", and with what ends it: ";" of a name. Returns its bytes in `out`; 0: unknown. */
 static size_t
 scrub_reference(struct slice ref, char out[4])
 {
@@ -11515,7 +11515,8 @@ scrub_unit(struct slice in, size_t at, unsigned coding, bool end, char out[4], s
 {
 	struct slice rest = {in.p + at, in.n - at};
 	size_t used, more = coding == SCRUB_PERCENT ? 3 : coding == SCRUB_TWICE ? 5 : coding == SCRUB_JSON ? 12 : SCRUB_UNIT_MAX;
-	const char *semicolon;
+	bool number;
+	unsigned top;
 
 	*n = 1;
 	out[0] = rest.p[0];
@@ -11536,10 +11537,14 @@ scrub_unit(struct slice in, size_t at, unsigned coding, bool end, char out[4], s
 			return used;
 		break;
 	default:
-		if ((semicolon = memchr(rest.p, ';', rest.n)) != NULL) {
-			used = (size_t)(semicolon - rest.p) + 1;
-			if ((*n = scrub_reference((struct slice){rest.p + 1, used - 1}, out)) != 0)
-				return used;
+		number = rest.n > 1 && rest.p[1] == '#';        /* its ";" may lack: WHATWG HTML 13.2.5.80 */
+		top = rest.n > 2 && (rest.p[2] | 0x20) == 'x' ? 15 : 9;
+		for (used = number ? top == 15 ? 3 : 2 : 1; used < rest.n && rest.p[used] != ';'; used++)
+			if (number && (unsigned)hex_digit(rest.p[used]) > top)
+				break;
+		if (used < rest.n || (number && end)) {
+			if ((*n = scrub_reference((struct slice){rest.p + 1, used}, out)) != 0)
+				return used + (used < rest.n && rest.p[used] == ';');
 			rest.n = more;
 		}
 		break;
