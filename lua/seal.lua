@@ -297,14 +297,15 @@ end
 -- The values that a request has in a place, and whether it has that place once.
 local function values_in(req, view, place)
   local kind, name, out = place[1], place[2], {}
-  local text = kind ~= "header" and kind ~= "query" and req.has_body and view.body or ""
+  local of = kind ~= "header" and kind ~= "query" and require("body").of(view.headers) or {}
+  local text = req.has_body and not of.why and view.body or ""     -- in UTF-7 or EBCDIC a server reads other names
   if kind == "header" then
     local lines = {}
     repeat lines[#lines + 1] = view.headers:get(name, #lines + 1) until not view.headers:get(name, #lines + 1)
     if name == "cookie" then cookies_in(lines, out) return out, true end
     for _, line in ipairs(lines) do keys_in(line, out, name) end
     return out, #lines == 1
-  elseif kind == "query" or kind == "form" and require("body").of(view.headers).form and #text <= M.BODY_MAX then
+  elseif kind == "query" or kind == "form" and of.form and #text <= M.BODY_MAX then
     for _, pair in ipairs(require("uri").parse_query(kind == "query" and req.query or text) or {}) do
       if pair[1] == name then out[#out + 1] = pair[2] end
     end

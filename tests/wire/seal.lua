@@ -194,6 +194,10 @@ for _, body in ipairs {
   cases[#cases + 1] = refused(body[1], { ("POST / HTTP/1.1\r\nHost: api.test\r\nContent-Type: %s\r\nTransfer-Encoding: chunked\r\n\r\n"):format(body[2]),
     { chunked = body[3] }, { answers = 1 } }, "sealed_elsewhere")
 end
+cases[#cases + 1] = { name = "nor does it open in a form whose charset may have other names in the same bytes",
+  send = { "POST / HTTP/1.1\r\nHost: api.test\r\nContent-Type: application/x-www-form-urlencoded; charset=utf-7\r\nTransfer-Encoding: chunked\r\n\r\n",
+    { chunked = "refresh_token=${KEPT:p}" }, { answers = 1 } },
+  upstream = { reply = { answer "{}" } }, expect = { status = 200, log = { credential = "api", reason = "credential" }, log_never = { "unsealed" } } }
 cases[#cases + 1] = { name = "an object that has a member twice is no JSON of which a place is known: the text is worthless there",
   send = { "POST / HTTP/1.1\r\nHost: api.test\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n",
     { chunked = '{"auth":{"token":"${KEPT:p}","token":"mine"}}' }, { answers = 1 } },
