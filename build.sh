@@ -144,7 +144,7 @@ embed() {
 	: >"$rows"
 	{
 		printf '\t.section .rodata.embed,"a",%%progbits\n\t.globl embed_base\nembed_base:\n'
-		for folders in "lua lua/web policies" "lua/cli lua/help"; do
+		for folders in "lua lua/web policies policies/rules" "lua/cli lua/help"; do
 			pack=$(printf %s "${folders%% *}" | tr / _) at=0
 			: >"build/slim/$pack.$$"
 			# shellcheck disable=SC2086  # a list of folders
@@ -152,7 +152,7 @@ embed() {
 				$([ "$pack" != lua_cli ] || echo build/slim/topics.lua); do
 				i=$((i + 1)) from=$at
 				case $f in *.md) topic "$f" ;; lua/*) slim "$f" ;; *) cat "$f" ;; esac >>"build/slim/$pack.$$"
-				case $f in *.md) f=${f%.md}.lua ;; build/slim/*) f=lua/help/topics.lua ;; esac
+				case $f in *.md) f=${f%.md}.lua ;; build/slim/*) f=lua/help/topics.lua ;; policies/rules/*) f=policies/${f##*/} ;; esac
 				at=$(($(wc -c <"build/slim/$pack.$$")))
 				printf 'n%d:\t.asciz "%s"\n' $i "$f"
 				printf '\t.long n%d - embed_base, b_%s - embed_base, e_%s - embed_base, %d, %d\n' \

@@ -25972,6 +25972,18 @@ static int l_time_boot(lua_State *L) { return l_one(L, clock_read(CLOCK_BOOTTIME
 static int l_time_wall(lua_State *L) { return l_one(L, clock_wall()); }
 static int l_time_wall_ms(lua_State *L) { return l_one(L, clock_wall_ms()); }
 
+/* time.offset(Unix s) -> s by which this machine's zone is east of UTC then */
+static int
+l_time_offset(lua_State *L)
+{
+	time_t t = (time_t)luaL_checkinteger(L, 1);
+	struct tm tm = {0};
+
+	localtime_r(&t, &tm);
+	lua_pushinteger(L, tm.tm_gmtoff);
+	return 1;
+}
+
 /* time.boot_id() -> text
  *
  * The kernel's UUID for this boot, "" where it cannot be read: times of CLOCK_BOOTTIME compare
@@ -26010,7 +26022,7 @@ l_time_sleep(lua_State *L)
 
 static const luaL_Reg l_time[] = {
 	{"now", l_time_now}, {"boot", l_time_boot}, {"boot_id", l_time_boot_id}, {"wall", l_time_wall},
-	{"wall_ms", l_time_wall_ms},
+	{"wall_ms", l_time_wall_ms}, {"offset", l_time_offset},
 	{"sleep", l_time_sleep}, /* yields */
 	{NULL, NULL},
 };

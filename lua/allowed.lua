@@ -53,7 +53,7 @@ local function seal(content, message, call)
 end
 
 --- allowed.env(extra, log) -> environment; extra = { name = { function… } }: the runtime's modules, of which it gets
--- copies too. log: the function of that name.
+-- copies too. log: the function of that name. Beside them stand deny and limit (lua/rules.lua), what a rule says.
 function M.env(extra, log)
   local env = copy(_G, given.lua)
   local function add(name, module)
@@ -72,6 +72,7 @@ function M.env(extra, log)
   add("utf8", patterns.utf8)
   for name, module in pairs(extra) do add(name, module) end
   env.log = log
+  for name, f in pairs(require("rules").functions) do env[name] = f end
   return seal(env, "global '%s' cannot be set: use local; nothing outlives a request")
 end
 

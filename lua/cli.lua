@@ -10,7 +10,7 @@ local families = {
   { "init", "cli.init" }, { "serve", "cli.serve" }, { "credential", "cli.credential" }, { "agent", "cli.agent" },
   { "connect", "cli.connect" }, { "disconnect", "cli.connect" }, { "mcp", "cli.mcp" }, { "import", "cli.import" },
   { "env", "cli.env" }, { "explain", "cli.explain" }, { "log", "cli.log" }, { "status", "cli.status" }, { "bundle", "cli.bundle" },
-  { "domain", "cli.bundle" }, { "seal", "cli.seal" }, { "gateway", "cli.door" }, { "tenant", "cli.door" }, { "user", "cli.door" }, { "role", "cli.door" },
+  { "domain", "cli.bundle" }, { "rule", "cli.rule" }, { "seal", "cli.seal" }, { "gateway", "cli.door" }, { "tenant", "cli.door" }, { "user", "cli.door" }, { "role", "cli.door" },
   { "client", "cli.door" }, { "key", "cli.door" }, { "connection", "cli.door" }, { "policy", "cli.policy" }, { "set", "cli.set" }, { "ca", "cli.ca" },
   { "doctor", "cli.doctor" }, { "backup", "cli.backup" }, { "restore", "cli.backup" },
   { "service", "cli.service" }, { "nft", "cli.nft" }, { "completion", "cli.shell" }, { "man", "cli.shell" }, { "version", "cli.version" }, { "lua", "cli.script" },

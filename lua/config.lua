@@ -138,7 +138,7 @@ function M.new(with)
   self.opened = cache_new(OPENED_MAX)
   self.agents = cache_new(AGENTS_MAX)
   self.tokens = cache_new(AGENTS_MAX)
-  self.bundle_variables = cache_new(BUNDLES_MAX)
+  self.bundle_variables, self.bundle_rules = cache_new(BUNDLES_MAX), cache_new(BUNDLES_MAX)
   self.named = { n = 0 }     -- refused records that the log has named: once, until they change
   self.applied = -1          -- the generation that the index has reached
   self.broken = nil          -- why matching does not work; every request is refused until it does
@@ -305,7 +305,7 @@ local function forget_all(self)
   self.opened = cache_new(OPENED_MAX)
   self.agents = cache_new(AGENTS_MAX)
   self.tokens = cache_new(AGENTS_MAX)
-  self.bundle_variables = cache_new(BUNDLES_MAX)
+  self.bundle_variables, self.bundle_rules = cache_new(BUNDLES_MAX), cache_new(BUNDLES_MAX)
   self.echo = nil
 end
 
@@ -325,6 +325,7 @@ local function apply_changes(self, changes)
       settings = true
     elseif db == "bundle" and not key:find("/", 1, true) then
       self.bundle_variables:drop(key)
+      self.bundle_rules:drop(key)
     elseif place_of(db, key) then
       if db == "credential" then self.opened:drop(key) end
       local rec, why = self.store.peek(db, key)
@@ -482,6 +483,20 @@ function M:ends(hash, agent)
   local token = agent.kind == "tenant" and { agent = agent.name } or self.tokens:get(hash)
   if not token or self.agents:get(token.agent) ~= agent then return 0 end
   return math.min(token.expires_at or math.maxinteger, agent.expires_at or math.maxinteger)
+end
+
+--- The rules of a bundle, ready to be asked (rules.lua): a list | false: it has none, as nearly all | nil: its record was
+-- changed on the disk, and nobody knows.
+function M:rules(bundle)
+  local list = self.bundle_rules:get(bundle)
+  if list ~= nil then return list end
+  local rec, why = self.store.get("bundle", bundle)
+  if why == "damaged" then
+    self:say_refused("bundle", bundle)
+    return nil
+  end
+  list = rec and rec.rules and rec.rules[1] and require("rules").ready(rec.rules, self.policies, self.policy, freeze) or false
+  return self.bundle_rules:put(bundle, list)
 end
 
 --- The value of a variable for what this agent (nil: nobody) holds through this bundle | nil: it is not set.

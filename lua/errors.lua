@@ -16,6 +16,7 @@ M.codes = {
   method_not_allowed = { 403, "this method is not allowed here", LIST },
   path_not_allowed = { 403, "this path is not allowed", LIST },
   rule_denied      = { 403, "a rule of the bundle refuses this request", LIST },
+  rule_failed      = { 403, "a rule of the bundle failed", "the operator sees where in the server's log" },
   mint_denied      = { 403, "this request would make a further credential",
                        "the operator can allow it: sallyport credential set NAME mint=allow" },
   foreign_credential = { 403, "this request bears a key of its own, where a credential of the proxy's is attached",

@@ -11,6 +11,7 @@ local errors = require "errors"
 local paths = require "paths"
 local ways = require "route"
 local rows = require "rows"
+local rules = require "rules"
 local scrub = require "scrub"
 local seal = require "seal"
 local stand_in = require "stand_in"
@@ -31,6 +32,7 @@ local PAGES_MAX = 16        -- answers to /discover that are kept until somethin
 local PAGE_TURN = 2000      -- ms that an agent's requests wait for the one that makes it; that one may have been given up
 local PAGE_POLL = 5         -- ms between two looks
 local ROOM_WAIT = 10000     -- ms for room among the bodies that are held: an SDK has not given up by then
+local HEAVY = 65536         -- bytes of a body: reading it as JSON or against rows takes a millisecond or more
 local QUIET = 300           -- ms without a body that is read
 local GARBAGE = 4 << 10     -- KiB that are not left to the collector's own time
 local ROOM_POLL = 20        -- ms between two looks; at most `requests` of an agent look
@@ -51,6 +53,7 @@ function M.new(with)
   end
   self.tokens = with.tokens
   self.known = with.known
+  self.count = with.count or function(_, _, n) return n end     -- of rules; a command that explains counts nothing
   self.pages = require("config").cache(PAGES_MAX)
   self.log = with.log or function() end
   return self
@@ -635,6 +638,59 @@ local function minted(self, opened, q, view, cred)
   return nil, becomes and detail or nil
 end
 
+-- ---- rules ---------------------------------------------------------------------------------------
+
+-- What the bundle's rules say of a request that was decided. nil: it goes on | code, message, hint, options. It waits where
+-- one reads the body. `blind`: a tunnel, in which nobody sees anything.
+local function ruled(self, req, agent, bundle, name, deadline, blind)
+  local list, generation = self.config:rules(bundle), self.config.applied
+  if list == nil then return "rule_failed", "the rules of the bundle cannot be read", "the operator mends it: sallyport doctor" end
+  local question = {
+    method = blind and "CONNECT" or method_of(req.method, req.websocket), host = req.host,
+    readings = function() return not blind and paths.readings(self.path_readings, req.path) or nil end,
+  }
+  local asked, needs, reader = {}, {}, nil
+  for _, rule in ipairs(list or asked) do
+    if rules.covers(rule, question) then
+      asked[#asked + 1] = rule
+      local reads = rule.pol and rule.pol.body
+      if reads and blind then
+        return "rule_denied", ("rule %s: it reads bodies, and nobody can see what goes through a tunnel"):format(rule.name)
+      end
+      if reads and req.has_body then
+        reader = rule
+        wants(self, needs, reads.max, ("rule %s reads it"):format(rule.name))
+      end
+    end
+  end
+  if not asked[1] then return nil end
+  if reader then
+    local ok, why = read_whole(self, req, needs.max)
+    if not ok then
+      return body_refused(self, req, why, needs, "rule " .. reader.name, ("sallyport policy edit %s (body = { max })"):format(reader.type))
+    end
+    if (req.length or needs.max) > HEAVY then take_turns(self) end
+  end
+  local view, wall = req:view(), self.time.wall()
+  local seen, shown = rules.request(req, question, view)
+  local with = { agent = agent.name, bundle = bundle, credential = name, wall = wall // 1, offset = self.time.offset(wall // 1), count = self.count }
+  for _, rule in ipairs(asked) do
+    seen.body = reader and rule.pol and rule.pol.body and view.body or nil
+    local code, message, hint, options = rules.ask(rule, self.sandbox.call, shown, with)
+    if code then
+      if code == "rule_failed" then
+        self.log(("ev=rule_failed rule=%s policy=%s err=%s"):format(rule.name, rule.type, errors.quote(errors.place(options and options.trouble or message))))
+      end
+      req:log { agent = agent.name, decision = "deny", reason = "rule " .. rule.name }
+      return code, message, hint, options
+    end
+  end
+  if not reader then return nil end
+  local synced, lost = self.config:sync(deadline + WAIT_MAX)
+  if not synced then return lost end
+  return self.config.applied ~= generation and "changed" or nil
+end
+
 -- ---- what a request names besides its own line -------------------------------------------------
 
 -- May what was chosen go to this place, too? The same rules decide: true | nil, code
@@ -696,8 +752,6 @@ end
 
 local METHODS = "it is kept to some methods, and a body may name another one (_method)"
 local METHODS_INSTEAD = "send it as PUT, or with a Content-Type that is no form, JSON or multipart: that streams"
-local HEAVY = 65536          -- bytes of a body: reading it as JSON or against rows takes a millisecond or more
-
 local CUT_MAX = 1 << 20      -- bytes of a form whose pairs are looked at one by one, some of them to be cut out
 local UNREADABLE = ", so it cannot be looked into, and this is kept to some methods"
 
@@ -1275,6 +1329,8 @@ function M:on_connect(req)
     reason = "tunnel " .. own.name }
   if turn == false then return errors.fail(req, "too_many") end
   if turn == "waited" then return self:on_connect(req) end
+  local code, message, hint, options = ruled(self, req, agent, bundle, nil, 0, true)
+  if code then return errors.fail(req, code, message, hint, options) end
   return go(self, req, agent, bundle, { own.name }, { addresses = own.domain.addresses, raw = own.domain.tunnel == "raw" }, true)
 end
 
@@ -1523,6 +1579,9 @@ local function serve_sealed(self, req, agent, sealed, deadline)
   elseif opened.endpoints[1] and at_endpoint(self, opened, req.scheme, req.host, req.port, req.path) then
     refuse(req, agent, "token_endpoint")
   else
+    local denied, said, advice, options = ruled(self, req, agent, bundle, sealed.name, deadline)
+    if denied == "changed" then return false end
+    if denied then return errors.fail(req, denied, said, advice, options) or true end
     return send(self, req, agent, plan, opened, routed or "guarded", req.websocket, deadline, false, sealed)
   end
   return true
@@ -1573,6 +1632,8 @@ local function serve(self, req, agent, route, deadline, only)
   end
   local turn = own and req:log(plan.log)
   if turn == "waited" then return false, turn end
+  local rules_of = false
+  if own then rules_of = self.config:rules(bundle) end
   if not own and skips then
     refuse(req, agent, "token_endpoint",
       ("credential %s: this is its token endpoint, and the request presents nothing that stands in for it"):format(names[1]))
@@ -1580,7 +1641,13 @@ local function serve(self, req, agent, route, deadline, only)
     refuse_decided(self, req, agent, bundle, routed, opened)
   elseif turn == false then
     errors.fail(req, "too_many")
-  elseif plan.echo and self.config.echo and not (opened and opened.rec.demo) then
+  elseif rules_of == nil or rules_of then
+    local code, message, hint, options = ruled(self, req, agent, bundle, opened and own.name, deadline)
+    if code == "changed" then return false end
+    if code then return errors.fail(req, code, message, hint, options) or true end
+  end
+  if not own or turn == false then return true end
+  if plan.echo and self.config.echo and not (opened and opened.rec.demo) then
     refuse(req, agent, "host_not_allowed", ECHO_HOST .. " answers for the demo credential alone")
   elseif opened and skips and skips["credential/" .. own.name] then
     refuse(req, agent, "token_endpoint")    -- an edited match.lua that does not know `skips`
@@ -1600,7 +1667,7 @@ local function serve(self, req, agent, route, deadline, only)
       ("credential %s: this is its own token endpoint; the proxy alone talks to it"):format(own.name))
   else
     routed = routed or (opened.guards or #opened.endpoints > 0) and "guarded"
-    local again = make_ready(self, req, agent, route, kept, opened, plan, routed)
+    local again = rules_of == false and make_ready(self, req, agent, route, kept, opened, plan, routed)
     return send(self, req, agent, plan, opened, routed, req.websocket, deadline, again)
   end
   return true

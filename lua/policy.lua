@@ -78,6 +78,10 @@ local match_keys = {
   new = "function", add = "function", remove = "function", candidates = "function", decide = "function",
   tunnel = "function", pure = "boolean",
 }
+local rule_keys = {
+  kind = "string", api = "integer", name = "string", title = "string", help = "string", fields = "table", body = "table",
+  on_request = "function", validate = "function", examples = "table",
+}
 local presets_keys = {
   kind = "string", api = "integer", name = "string", title = "string", presets = "table", shapes = "table",
   kinds = "table", examples = "table",
@@ -95,6 +99,7 @@ local carrier_keys = { headers = "table", query = "table", body = "table" }
 local member_keys = { secret = "boolean", nested = "boolean", optional = "boolean", url = "boolean" }
 local state_keys = { secrets = "table", expires_at = "integer", granted = "table", plain = "table" }
 local example_keys = { cred = "table", req = "table", answers = "table", want = "table" }
+local rule_example_keys = { rule = "table", req = "table", with = "table", want = "string boolean", counts = "table" }
 local preset_example_keys = { preset = "string", want = "table" }
 local match_example_keys = { items = "table", bundles = "table", host = "string", question = "table", want = "table" }
 
@@ -481,7 +486,7 @@ function Check:seal(given)
   return rows
 end
 
-function Check:example_list(given, keys)
+function Check:example_list(given, keys, wantless)
   if #given > EXAMPLES_MAX then return self:fail("examples", ("more than %d examples"):format(EXAMPLES_MAX)) end
   for k, ex in pairs(given) do
     if math.type(k) ~= "integer" or type(ex) ~= "table" then
@@ -490,7 +495,7 @@ function Check:example_list(given, keys)
   end
   for i, ex in ipairs(given) do
     if not self:keys(ex, keys, "example " .. i, { "examples", i }) then return nil end
-    if not ex.want then return self:fail(nil, ("example %d wants nothing"):format(i), { "examples", i }) end
+    if not ex.want and not wantless then return self:fail(nil, ("example %d wants nothing"):format(i), { "examples", i }) end
   end
   return given
 end
@@ -604,18 +609,39 @@ function Check:match(t, pol)
   return pol.examples and pol
 end
 
+-- A traffic rule (lua/rules.lua). It reads the head; with `body` the body, too, which then is held back until it has spoken.
+function Check:rule(t, pol)
+  pol.fields = self:fields(t.fields or {})
+  if not pol.fields then return nil end
+  pol.by_name = {}
+  for _, f in ipairs(pol.fields) do
+    if f.secret or f.type == "document" then return self:fail("secret", ("field '%s': a rule holds no secrets"):format(f.name)) end
+    pol.by_name[f.name] = f
+  end
+  if not t.on_request then return self:fail(nil, "a rule needs on_request = function(req, ctx)") end
+  if t.body then
+    pol.body = self:body(t.body)
+    if not pol.body then return nil end
+  end
+  pol.examples = self:example_list(t.examples or {}, rule_example_keys, true)
+  if not pol.examples then return nil end
+  pol.on_request, pol.validate, pol.help = t.on_request, t.validate, t.help
+  return pol
+end
+
 function Check:presets(t, pol)
   pol.examples = self:example_list(t.examples or {}, preset_example_keys)
   return pol.examples and require("preset_table").compile(self, t, pol)
 end
 
-local kinds = { type = type_keys, match = match_keys, presets = presets_keys }
+local kinds = { type = type_keys, match = match_keys, presets = presets_keys, rule = rule_keys }
 
 --- The tables of keys, by the name that the manual has for each.
 M.key_tables = {
-  type = type_keys, match = match_keys, presets = presets_keys, field = field_keys, split = member_keys, strip = strip_keys,
+  type = type_keys, match = match_keys, presets = presets_keys, rule = rule_keys, field = field_keys, split = member_keys, strip = strip_keys,
   carriers = carrier_keys, body = body_keys, stand_in = stand_in_keys, example = example_keys, state = state_keys,
-  preset_example = preset_example_keys, match_example = match_example_keys, seal = require("seal").keys,
+  preset_example = preset_example_keys, match_example = match_example_keys,
+  rule_example = rule_example_keys, seal = require("seal").keys,
 }
 
 function Check:table(t)
@@ -624,7 +650,7 @@ function Check:table(t)
   end
   local keys = kinds[t.kind]
   if t.kind == nil then return self:fail(nil, "kind is missing: a type begins with kind = \"type\", api = 1, name = …, title = …") end
-  if not keys then return self:fail("kind", ("kind is type or match or presets, not '%s'%s"):format(tostring(t.kind), M.meant(t.kind, kinds))) end
+  if not keys then return self:fail("kind", ("kind is type, rule, match or presets, not '%s'%s"):format(tostring(t.kind), M.meant(t.kind, kinds))) end
   if t.api ~= API then
     return self:fail("api", ("api = %s: this runtime speaks %d"):format(tostring(t.api), API))
   end

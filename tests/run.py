@@ -191,7 +191,7 @@ def untested():
     """A policy that no test names is a failure: it would be shipped on trust."""
     text = "".join(p.read_text("utf-8", "replace") for p in TESTS.rglob("*")
                    if p.suffix in (".lua", ".py", ".c") and "node_modules" not in p.parts)
-    return [p.stem for p in sorted((ROOT / "policies").glob("*.lua")) if p.stem not in text]
+    return [p.stem for p in sorted((ROOT / "policies").rglob("*.lua")) if p.stem not in text]
 
 
 def main(words):

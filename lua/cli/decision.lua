@@ -212,6 +212,42 @@ local function judge_fields(self, spec, url, agent, own, routed)
   return nil, gone
 end
 
+-- The rules of the bundle that would be asked, and what each says of a head that nobody sent; what is counted, the server
+-- alone knows. code, message, hint of the first that refuses it | nil
+local function judge_rules(self, result, spec, url, agent, websocket)
+  local rules, list = require "rules", self.config:rules(result.bundle)
+  if list == nil then return "rule_failed", "the rules of the bundle cannot be read", "sallyport doctor" end
+  if not list then return nil end
+  local method = result.tunnel and "CONNECT" or websocket and "WEBSOCKET" or spec.method
+  local question = { method = method, host = url.host,
+    readings = function() return not result.tunnel and paths.readings(self.path_readings, url.path) or nil end }
+  local ok, req = pcall(request.example, { method = websocket and "GET" or spec.method, url = url.text, headers = spec.headers or {} })
+  if not ok then return nil end
+  local _, shown = rules.request({ method = req.method, scheme = url.scheme, host = url.host, port = url.port, path = url.path, websocket = websocket }, question, req:view())
+  local wall, code, message, hint = self.time.wall(), nil, nil, nil
+  result.rules = {}
+  for _, rule in ipairs(list) do
+    if rules.covers(rule, question) then
+      local counts, says = false, nil
+      local with = { agent = spec.agent or "", bundle = result.bundle, credential = result.credential, wall = wall // 1,
+        offset = self.time.offset(wall // 1), count = function() counts = true; return 0 end }
+      local refused, why, advice = rules.ask(rule, self.sandbox.call, shown, with)
+      local reads = rule.pol and rule.pol.body
+      if reads and result.tunnel then
+        refused, why, advice = "rule_denied", ("rule %s: it reads bodies, and nobody can see what goes through a tunnel"):format(rule.name), nil
+      elseif reads then
+        refused, says = nil, "it reads the body"
+      elseif refused then
+        says = "it refuses: " .. why:gsub("^rule [^:]*: ", "")
+      end
+      result.rules[#result.rules + 1] = { name = rule.name, type = rule.type,
+        says = says or refused and why or counts and "it counts" or "it has nothing against it" }
+      if refused and not code then code, message, hint = refused, why, advice end
+    end
+  end
+  return code, message, hint
+end
+
 --- { decision, status, code, message, hint, reason, bundle, credential, domain, type, considered = { { bundle, kind,
 -- name, why } } } | nil, why. spec = { agent = name|nil (then one that holds every bundle), method, url,
 -- headers = { name = value } | nil, presents = the credential whose placeholder is in it | nil }.
@@ -250,12 +286,16 @@ function M.explain(pipeline, spec)
       result.exact = names_exactly({ own.name }, url.host, self.config:variables(agent, bundle))
       result.reason = own.domain.tunnel == "raw" and "the domain entry relays this port unread, whatever it speaks"
         or "the domain entry relays this port unread: TLS that names this host"
-      return result
+      local code, message, hint = judge_rules(self, result, spec, url, agent, false)
+      return code and deny(code, message, hint) or result
     end
   end
   local bears, sealed_own, code, message, hint = explain_sealed(self, result, spec, url, agent, websocket)
   if bears and not sealed_own then return deny(code, message, hint) end
-  if bears then return result end
+  if bears then
+    code, message, hint = judge_rules(self, result, spec, url, agent, websocket)
+    return code and deny(code, message, hint) or result
+  end
   local trace = {}
   local names = self.config:at_token_endpoint(agent, url)
   local skips, fetcher = skips_of(names), names and names[1]
@@ -295,6 +335,8 @@ function M.explain(pipeline, spec)
     if code then return deny(code, fields) end
     result.taken_off = fields[1] and fields or nil
   end
+  code, message, hint = judge_rules(self, result, spec, url, agent, websocket or spec.method == "WEBSOCKET")
+  if code then return deny(code, message, hint) end
   if fetcher and spec.method == "POST" then result.message = stand_in_message(fetcher) .. "; any other goes on" end
   result.decision = "allow"
   return result

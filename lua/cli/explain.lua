@@ -39,12 +39,12 @@ local function readable(ctx, d, method, url)
   end
   line("agent", d.agent)
   line("bundle", d.bundle)
-  line("rule", d.rule)
   line("why", d.message or d.decision == "allow" and d.reason or nil)
   line("note", d.note)
   line("dials", d.address)
   line("hint", operators_hint(d))
   line("taken", d.taken_off and "off: " .. table.concat(d.taken_off, ", "))
+  for _, r in ipairs(d.rules or {}) do line("rule", ("%s (%s): %s"):format(r.name, r.type, r.says)) end
   if d.considered and #d.considered > 0 then
     lines[#lines + 1] = "\nconsidered:"
   end
@@ -76,7 +76,7 @@ local function told(ctx, d, method, url)
     d.method, d.url = method, url
     d.taken_off = d.taken_off and report.array(d.taken_off)
     if d.try == d.hint then d.try = nil end
-    d.considered = report.array(d.considered or {})
+    d.considered, d.rules = report.array(d.considered or {}), d.rules and report.array(d.rules)
     ctx.out(report.json(d))
   else
     ctx.out(readable(ctx, d, method, url))

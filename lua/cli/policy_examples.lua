@@ -278,9 +278,36 @@ local function run_match_example(pol, ex, check, i)
   return differs("the item", item and item.id, ex.want.id) or differs("the code", code, ex.want.code)
 end
 
+local with_keys = { agent = "string", bundle = "string", credential = "string", wall = "integer", offset = "integer" }
+M.keys.with = with_keys
+
+-- want: the reason, or the sentence of a limit; true: any refusal; nothing: it goes on.
+local function run_rule_example(pol, ex, check, i)
+  if ex.req and not check:keys(ex.req, request_keys, "req", { "examples", i, "req" }) then return check.why end
+  if ex.with and not check:keys(ex.with, with_keys, "with", { "examples", i, "with" }) then return check.why end
+  local rules, with, counts = require "rules", ex.with or {}, ex.counts or {}
+  local r = ex.req or {}
+  local req = require("request").example { method = r.method or "GET", url = r.url or "https://api.example.com/", headers = r.headers or {}, body = r.body }
+  local question = { method = req.method, host = req.host, readings = function() return paths.readings(paths.ways, req.path) end }
+  local rule = rules.ready({ { name = "example", type = pol.name, fields = ex.rule or {} } },
+    { load = function() return pol end }, policy, require("config").freeze)[1]
+  if rule.why then return rule.why end
+  local seen, shown = rules.request(req, question, req:view())
+  seen.body = pol.body and r.body or nil
+  local code, message, _, options = rules.ask(rule, sandbox.call, shown, {
+    agent = with.agent or "a", bundle = with.bundle or "default", credential = with.credential,
+    wall = with.wall or policy.wall(), offset = with.offset or 0,
+    count = function(key, _, n) return (counts[key:match("\n(.*)$")] or counts[key:match("\n(.*)$") == "a" and "" or false] or 0) + n end,
+  })
+  if code == "rule_failed" then return options and options.trouble or message end
+  local got = code and message:gsub("^rule example: ", "") or nil
+  if ex.want == true then return not got and "it goes on, the example wants a refusal" or nil end
+  return differs("the reason", got, ex.want)
+end
+
 local example_runs = {
   type = run_type_example, match = run_match_example,
-  presets = presets.run_example,
+  presets = presets.run_example, rule = run_rule_example,
 }
 
 --- Runs the examples: true, how many | nil, "policies/NAME.lua:LINE: example N: …".
@@ -352,6 +379,9 @@ end
 --- What a policy lacks, in sentences: for whoever puts or tests it.
 function M.notes(pol)
   local notes, answered = {}, false
+  if pol.kind == "rule" and #pol.examples == 0 then
+    notes[1] = "it has no examples, so nothing says what it refuses: examples = { { req = {…}, want = \"…\" } }"
+  end
   if pol.kind ~= "type" then return notes end
   for _, ex in ipairs(pol.examples) do answered = answered or ex.answers ~= nil end
   if #pol.examples == 0 then

@@ -819,6 +819,73 @@ The token service for a role, or without one (nil) that of a region.
 Judges an answer of AssumeRole.
     select(2, aws.assumed({ status = 500, values = {} }, 0, 900)) --> "unavailable"
 
+# rule  Traffic rules
+A rule stands in a bundle and is asked about each request that the bundle allowed, before anything is attached. It can refuse,
+and it can count; it never widens what is allowed. Its first answer settles the request; where no rule says anything it goes on.
+A rule with a bug refuses (403 rule_failed).
+
+    sallyport policy put ./office.lua
+    sallyport rule add office --type office --bundle default --host api.acme.test from=8 to=18
+    sallyport explain --agent a POST https://api.acme.test/v1/orders
+
+A whole rule, which lets nobody order at night, and no more than 100 orders a day:
+
+    return {
+      kind = "rule", api = 1, name = "office", title = "Orders by day, and not too many",
+      fields = {
+        { name = "from", type = "integer", min = 0, max = 23, default = 8, help = "The first hour, UTC" },
+        { name = "to", type = "integer", min = 1, max = 24, default = 18, help = "The hour at which it ends" },
+      },
+      on_request = function(req, ctx)
+        if req.method ~= "POST" then return nil end
+        local hour = ctx.wall // 3600 % 24
+        if hour < ctx.rule.from or hour >= ctx.rule.to then return deny("orders are taken by day") end
+        return limit(100, 86400)
+      end,
+      examples = {
+        { req = { method = "GET", url = "https://api.acme.test/v1/orders" } },
+        { req = { method = "POST", url = "https://api.acme.test/v1/orders" }, with = { wall = 3600 * 3 }, want = "orders are taken by day" },
+        { req = { method = "POST", url = "https://api.acme.test/v1/orders" }, with = { wall = 3600 * 9 } },
+        { req = { method = "POST", url = "https://api.acme.test/v1/orders" }, with = { wall = 3600 * 9 }, counts = { [""] = 100 },
+          want = "100 in 1d is the limit" },
+      },
+    }
+
+## rule.kind, rule.api, rule.name, rule.title, rule.help, rule.fields, rule.validate
+kind = "rule"; the others as of a type. A rule's fields hold no secrets.
+
+## rule.body
+{ max = bytes }: the body is read whole before the rule is asked, and req.body, req.json() and req.form() have it. A longer one is
+refused (413). Without it a rule reads the head alone, and bodies stream.
+    body = { max = 1048576 }
+
+## rule.on_request
+function(req, ctx) -> nothing: it goes on | deny(…) | limit(…). req: method, scheme, host, port, path, length, has_body, websocket;
+headers:get(name, n), headers:names(), query:get(name); readings(): the paths that servers may read in the path, nil where nobody
+knows; body, json() and form(), which answer nil and a reason where it cannot be read. ctx: rule (the fields), agent, bundle, credential,
+wall (Unix seconds), offset (seconds by which this machine's zone is east of UTC), count(key, window, n): adds n (1) to a counter of
+this rule's that all workers share and that begins anew each `window` seconds, and answers what it has then.
+    on_request = function(req, ctx)
+      if req.query:get("admin") then return deny("no administration here") end
+    end
+
+## deny(reason [, hint])
+What a rule returns to refuse: 403 rule_denied, and the agent reads the reason.
+    deny("orders are taken by day", "try again at 8:00 UTC")
+
+## limit(n, window [, key])
+What a rule returns to let n requests through each `window` seconds, counted by key (without it: for each agent). More are
+answered 429 too_many, with Retry-After.
+    limit(100, 3600)
+
+## rule.examples
+Run at every `policy put`: { rule = fields, req = { method, url, headers, body }, with = { agent, bundle, credential, wall, offset },
+counts = { key = what was counted before }, want = the reason of a refusal }. Without want the request goes on.
+    examples = { { req = { method = "GET", url = "https://api.acme.test/" } } }
+
+## rule_example.rule, rule_example.req, rule_example.with, rule_example.counts, rule_example.want
+See rule.examples.
+
 # match  The policy `match`
 The one policy that decides which credential or domain entry a request gets. `policy edit match` changes it; its head says what items and questions
 are. Keys: kind, api, name, title, pure and examples as of a type.

@@ -152,7 +152,7 @@ return {
     refused(type_with("  validate = true,"), "validate")
     refused(type_with("  expired = { 200 },"), "expired")
     refused((type_with(key):gsub("api = 1", "api = 2")), "api = 2", "speaks 1")
-    refused((type_with(key):gsub('"type"', '"typo"')), "kind is type or match")
+    refused((type_with(key):gsub('"type"', '"typo"')), "kind is type, rule, match")
     refused((type_with(key):gsub('name = "t"', 'name = "u"')), "name = 'u'")
     refused((type_with(key):gsub('title = "Test"', 'title = ""')), "title is missing")
   end,

@@ -1,0 +1,195 @@
+--- Traffic rules: policies of the kind "rule" that stand in a bundle's record. Once a request was decided (pipeline), the
+-- bundle's rules that cover it are asked, in their order; the first that says something settles it.
+--
+-- rules.ready(list, policies, policy, freeze) -> the rules of a bundle, compiled. list: of the record: { name, type, fields,
+--   hosts, methods, paths } each.
+-- rules.covers(rule, question) -> bool. question: { method, host, readings = function() -> { path … } | nil }
+-- rules.request(req, question, view) -> what a rule sees of the request: nothing of it can be changed.
+-- rules.ask(rule, call, seen, with) -> nil: go on | code, message, hint, options. with: { agent, bundle, credential, wall,
+--   offset, count = function(key, window, n) -> n | nil }
+local M = {}
+
+local REASON_MAX = 500      -- bytes of what a rule says to an agent
+local KEY_MAX = 200         -- bytes of a counter's name
+local WINDOW_MAX = 40 * 86400
+
+-- A rule may be for a host and all below it, as an entry may.
+local function covers_host(hosts, host)
+  for _, h in ipairs(hosts) do
+    if h == host or h == "*" then return true end
+    local suffix = h:match("^%*(%..+)$")
+    if suffix and #host > #suffix and host:sub(-#suffix) == suffix then return true end
+  end
+  return false
+end
+
+local function covers_method(methods, method)
+  for _, m in ipairs(methods) do
+    if m == method or m == "GET" and method == "HEAD" then return true end
+  end
+  return false
+end
+
+-- Where one reading of the path is covered, the rule is asked: it may only refuse.
+local function covers_path(paths, readings)
+  if not readings then return true end
+  for _, path in ipairs(readings) do
+    for _, p in ipairs(paths) do
+      if path == p or path:sub(1, #p) == p and (p:sub(-1) == "/" or path:sub(#p + 1, #p + 1) == "/") then return true end
+    end
+  end
+  return false
+end
+
+function M.covers(rule, question)
+  if rule.enabled == false then return false end
+  if rule.hosts and not covers_host(rule.hosts, question.host) then return false end
+  if rule.methods and not covers_method(rule.methods, question.method) then return false end
+  return not rule.paths or covers_path(rule.paths, question.readings())
+end
+
+--- A rule that cannot be compiled, or whose fields no longer fit its type, refuses what it covers: `why` says so.
+function M.ready(list, policies, policy, freeze)
+  local out = {}
+  for i, given in ipairs(list) do
+    local rule = { name = given.name, type = given.type, hosts = given.hosts, methods = given.methods, paths = given.paths, enabled = given.enabled }
+    local pol, why = policies.load(given.type)
+    if pol and pol.kind ~= "rule" then pol, why = nil, ("%s is no rule"):format(given.type) end
+    local view = pol and policy.view(pol, given.fields or {})
+    if pol then
+      local ok, field, message = policy.check_credential(pol, given.fields or {})
+      if not ok then pol, why = nil, ("its field %s %s"):format(tostring(field), tostring(message)) end
+    end
+    rule.pol, rule.why, rule.fields = pol, why, view and freeze(view)
+    out[i] = rule
+  end
+  return out
+end
+
+-- ---- what a rule sees ----------------------------------------------------------------------------
+
+local function read_only() error("a rule cannot change the request", 2) end
+
+local function shown(content)
+  return setmetatable({}, { __index = content, __newindex = read_only, __metatable = false })
+end
+
+-- A body as the rule's function asks for it: decoded once.
+local function readers(seen, view)
+  local body, of, json, form
+  local function kind()
+    of = of or require("body").of(view.headers)
+    return of
+  end
+  local function readable()
+    body = seen.body
+    if body == nil then return nil, "there is no body" end
+    if kind().encoded then return nil, kind().why end
+    return body
+  end
+  function seen.json()
+    if json == nil then
+      local text, why = readable()
+      local value
+      if text then value, why = require("json").decode(text) end
+      json = { value, value == nil and (why or "it is no JSON") or nil }
+    end
+    return json[1], json[2]
+  end
+  function seen.form()
+    if form == nil then
+      local text, why = readable()
+      local pairs_of
+      if text then
+        if kind().kind ~= "form" or kind().why then why = kind().why or "it is no form" else pairs_of, why = require("form").parse(text) end
+      end
+      form = { pairs_of, pairs_of == nil and (why or "it is no form") or nil }
+    end
+    return form[1], form[2]
+  end
+end
+
+function M.request(req, question, view)
+  local headers = shown {
+    get = function(_, name, n) return view.headers:get(name, n) end,
+    names = function() return view.headers:names() end,
+  }
+  local query = shown { get = function(_, name) return view.query:get(name) end }
+  local seen = {
+    method = req.method, scheme = req.scheme, host = req.host, port = req.port, path = req.path, websocket = req.websocket == true,
+    length = req.length, has_body = req.has_body == true, headers = headers, query = query,
+    readings = function()
+      local list = question.readings()
+      return list and table.move(list, 1, #list, 1, {})
+    end,
+  }
+  readers(seen, view)
+  return seen, shown(seen)
+end
+
+-- ---- what a rule says ----------------------------------------------------------------------------
+
+local answers = setmetatable({}, { __mode = "k" })  -- made by the functions below, and by nothing else
+
+local function answer(what)
+  local token = setmetatable({}, { __metatable = false, __newindex = read_only })
+  answers[token] = what
+  return token
+end
+
+local function text_of(reason, what)
+  if type(reason) ~= "string" or reason == "" or #reason > REASON_MAX or not utf8.len(reason) or reason:find("%c") then
+    error(("%s is a text of one line, at most %d bytes"):format(what, REASON_MAX), 3)
+  end
+  return reason
+end
+
+--- What rules call, beside what every policy has.
+M.functions = {
+  deny = function(reason, hint)
+    return answer { reason = text_of(reason, "a reason"), hint = hint ~= nil and text_of(hint, "a hint") or nil }
+  end,
+  limit = function(n, window, key)
+    if math.type(n) ~= "integer" or n < 0 then error("limit(n, window): n is a whole number from 0", 2) end
+    return answer { limit = n, window = window, key = key }
+  end,
+}
+
+-- The counter of one rule, under a key of its own.
+local function counting(rule, with)
+  return function(key, window, n)
+    if type(key) ~= "string" or #key > KEY_MAX then error(("a counter's key is a text of at most %d bytes"):format(KEY_MAX), 2) end
+    if math.type(window) ~= "integer" or window < 1 or window > WINDOW_MAX then
+      error("a window is whole seconds, at most 40 days", 2)
+    end
+    if n ~= nil and (math.type(n) ~= "integer" or n < 0) then error("what is counted is a whole number from 0", 2) end
+    return with.count(with.bundle .. "/" .. rule.name .. "\n" .. key, window, n or 1)
+  end
+end
+
+local function said(rule, text) return ("rule %s: %s"):format(rule.name, text) end
+
+function M.ask(rule, call, seen, with)
+  local hint = ("the operator sees it with: sallyport rule show %s"):format(rule.name)
+  if not rule.pol then return "rule_failed", said(rule, rule.why), hint end
+  local count = counting(rule, with)
+  local ok, got, more = call(rule.type, rule.pol.on_request, seen, shown {
+    rule = rule.fields, agent = with.agent, bundle = with.bundle, credential = with.credential, wall = with.wall, offset = with.offset,
+    count = count,
+  })
+  if not ok then return "rule_failed", said(rule, "its script failed"), hint, { trouble = tostring(got) } end
+  if got == nil and more == nil then return nil end
+  local what = type(got) == "table" and answers[got]
+  if not what then
+    return "rule_failed", said(rule, "its script failed"), hint,
+      { trouble = ("policies/%s.lua: on_request returned a %s, not deny(…), limit(…) or nothing"):format(rule.type, type(got)) }
+  end
+  if what.reason then return "rule_denied", said(rule, what.reason), what.hint or hint end
+  local fine, n = pcall(count, what.key or with.agent or "", what.window)
+  if not fine then return "rule_failed", said(rule, "its script failed"), hint, { trouble = tostring(n) } end
+  if n <= what.limit then return nil end
+  return "too_many", said(rule, ("%d in %s is the limit"):format(what.limit, require("records").span(what.window))),
+    "wait; " .. hint, { retry_after = what.window - with.wall // 1 % what.window }
+end
+
+return M
