@@ -1536,6 +1536,7 @@ static enum scrub_way scrub_begin(struct scrub *s, const struct http_head *h, in
 static bool scrub_body(struct scrub *s, struct buf *body, struct scrub_tally *tally);
 static bool scrub_note(const struct scrub *s, struct scrub_tally *t);
 static bool scrub_init(void);
+static bool count_init(void);
 static const struct filter_fault *scrub_fault(const struct scrub_tally *t);
 
 /* -- seal: an answer is held whole and its secrets are sealed. seal_begin looks at its head alone; seal_answer edits
@@ -7343,7 +7344,8 @@ master_main(void)
 	master_beats = mmap(NULL, sizeof(struct beat) * (serve.workers + 1), PROT_READ | PROT_WRITE,
 	    MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	worker_tally = mmap(NULL, sizeof worker_own_tally, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	if (master_beats == MAP_FAILED || worker_tally == MAP_FAILED || !reqlog_open() || !tls_init() || !scrub_init())
+	if (master_beats == MAP_FAILED || worker_tally == MAP_FAILED || !reqlog_open() || !tls_init() || !scrub_init() ||
+	    !count_init())
 		return 1;
 	table_newest = &master_beats[serve.workers].newest;
 	sigprocmask(SIG_BLOCK, &set, NULL);
@@ -15064,6 +15066,75 @@ req_claim(struct req *r, const char *name, unsigned share)
 		agent_turns(a);
 	}
 	agent_put(a);
+}
+
+/* ---- count -----------------------------------------------------------------
+ * Counters that all workers share: how often a rule let something through, in a window of time. They
+ * live in memory that the master made before it forked, and end with the server. A counter's key is 64
+ * bits of a SHA-256, its value the window's number over the count. Nothing is locked: a cell is taken by
+ * one exchange of its key, counted by one of its value. Invariants: two keys never share a cell, but for
+ * a collision of 64 bits; a cell whose window is over may be taken for another key; where none is free
+ * nearby nothing is counted, and who asked is told so. Skip it if you trust that. */
+
+#define COUNT_CELLS (1u << 16)
+#define COUNT_NEAR 32           /* cells that are looked at for one key */
+#define COUNT_BITS 40           /* of a value that count; the others are the window's number */
+
+struct count_cell {
+	_Atomic uint64_t key;   /* 0: nobody's */
+	_Atomic uint64_t value;
+	_Atomic int64_t ends;   /* Unix s at which its window is over */
+};
+
+static struct count_cell *count_cells;  /* shared; NULL in a command */
+
+/* False: no memory. Before the first worker. */
+static bool
+count_init(void)
+{
+	count_cells = mmap(NULL, sizeof *count_cells * COUNT_CELLS, PROT_READ | PROT_WRITE,
+	    MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	return count_cells != MAP_FAILED;
+}
+
+/* The cell of that key, taken where nobody has it. NULL: all that are near are in use. */
+static struct count_cell *
+count_find(uint64_t key, int64_t now)
+{
+	for (int taking = 0; taking < 2; taking++)
+		for (uint64_t i = 0; i < COUNT_NEAR; i++) {
+			struct count_cell *c = &count_cells[(key + i) % COUNT_CELLS];
+			uint64_t was = atomic_load(&c->key);
+
+			if (was == key || (taking && (was == 0 || atomic_load(&c->ends) < now) &&
+			    (atomic_compare_exchange_strong(&c->key, &was, key) || was == key)))
+				return c;
+		}
+	return NULL;
+}
+
+/* Adds n to the counter of that name, which begins anew at each multiple of `window` seconds, and answers
+ * what it has then. Negative: no cell is free, or this process shares none. */
+static int64_t
+count_add(struct slice name, int64_t window, uint64_t n)
+{
+	uint8_t hash[32];
+	int64_t now = clock_wall();
+	uint64_t number = (uint64_t)(now / window) << COUNT_BITS, was, is;
+	struct count_cell *c;
+
+	if (count_cells == NULL)
+		return -1;
+	tls_sha256(name.p, name.n, hash);
+	if ((c = count_find(load_be64(hash) | 1, now)) == NULL)
+		return -1;
+	atomic_store(&c->ends, (now / window + 1) * window);
+	was = atomic_load(&c->value);
+	do {
+		is = (was >> COUNT_BITS << COUNT_BITS) == number ? was : number;
+		is += n < (1ull << COUNT_BITS) - 1 - (is - number) ? n : (1ull << COUNT_BITS) - 1 - (is - number);
+	} while (!atomic_compare_exchange_weak(&c->value, &was, is));
+	return (int64_t)(is - number);
 }
 
 /* ---- store: records --------------------------------------------------------
@@ -27203,6 +27274,24 @@ l_host_tally(lua_State *L)
 	return 1;
 }
 
+/* host.count(name, window s, n) -> count | nil
+ *
+ * Adds n to a counter that all workers share; nil: it cannot be counted. See count_add. */
+static int
+l_host_count(lua_State *L)
+{
+	int64_t window = luaL_checkinteger(L, 2), n = luaL_checkinteger(L, 3);
+
+	luaL_argcheck(L, window > 0, 2, "seconds from 1");
+	luaL_argcheck(L, n >= 0, 3, "a number from 0");
+	n = count_add(l_check_slice(L, 1), window, (uint64_t)n);
+	if (n < 0)
+		luaL_pushfail(L);
+	else
+		lua_pushinteger(L, n);
+	return 1;
+}
+
 /* host.door() -> bool
  *
  * Does this worker serve the door? */
@@ -27219,7 +27308,7 @@ static const luaL_Reg l_host_worker[] = {
 	{"command", l_host_run}, /* yields */ {"helpers", l_host_helpers},
 	{"pid", l_host_pid}, {"uid", l_host_uid},
 	{"stat", l_host_stat}, {"read_secret", l_host_read_secret}, {"door", l_host_door},
-	{"record", l_host_record}, {"tally", l_host_tally}, {NULL, NULL},
+	{"record", l_host_record}, {"tally", l_host_tally}, {"count", l_host_count}, {NULL, NULL},
 };
 
 /* For commands alone. */

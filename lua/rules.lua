@@ -163,7 +163,7 @@ local function counting(rule, with)
       error("a window is whole seconds, at most 40 days", 2)
     end
     if n ~= nil and (math.type(n) ~= "integer" or n < 0) then error("what is counted is a whole number from 0", 2) end
-    return with.count(with.bundle .. "/" .. rule.name .. "\n" .. key, window, n or 1)
+    return with.count(with.bundle .. "/" .. rule.name .. "\n" .. key, window, n or 1) or error("too many counters are in use", 2)
   end
 end
 

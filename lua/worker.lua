@@ -70,7 +70,7 @@ function M.build(with)
   return require("pipeline").new {
     config = config, tokens = tokens, policy = policy, policies = policies, sandbox = sandbox, store = store, records = records, time = time,
     json = json, parse_url = http.parse_url, path_readings = require("paths").ways, log = log,
-    known = require("request").known,
+    known = require("request").known, count = not with.command and host.count or nil,
   }
 end
 

@@ -180,7 +180,8 @@ local function switch(on)
   return function(args, _, ctx)
     db.open(ctx)
     change(named(args[1]).bundle, function(rules)
-      rules[place_of(rules, args[1])].enabled = not on and false or nil
+      local rule = rules[place_of(rules, args[1])]
+      if on then rule.enabled = nil else rule.enabled = false end
       return rules
     end)
     ctx.note(("The rule '%s' is %s."):format(args[1], on and "asked again" or "no longer asked"))

@@ -176,6 +176,12 @@ def test_every_command(t):
     assert run("domain add", "work", "docs.test", "--port", "80")["domains"][0]["ports"] == [80]
     run("bundle show", "work")
     run("bundle list")
+    assert run("rule add", "slowly", "--type", "rate", "--bundle", "work", "--method", "POST", "requests=5")["place"] == 1
+    assert run("rule set", "slowly", "--host", "docs.test")["hosts"] == ["docs.test"]
+    assert run("rule disable", "slowly")["state"] == "disabled" and run("rule enable", "slowly")["state"] == "enabled"
+    assert run("rule move", "slowly", "1")["fields"] == {"requests": 5} and len(run("rule list")) == 1
+    run("rule show", "slowly")
+    run("rule remove", "slowly")
     assert run("domain remove", "work", "docs.test")["domains"] == []
     run("bundle remove", "work")
     run("domain add", "default", "free.test")

@@ -1,0 +1,119 @@
+"""Traffic rules in bundles: what changes is obeyed by the next request, of every worker; what is counted is counted once."""
+import json
+
+import sallyport
+
+API = {"name": "api", "type": "bearer", "host": "api.test", "secrets": {"token": "canary-rules-1"}}
+DENY = """return {{ kind = "rule", api = 1, name = "{0}", title = "t", on_request = function(req, ctx)
+  if req.headers:get("x-ask") == "{0}" then return deny("{0} says no") end
+end }}"""
+
+
+def asked(s, **options):
+    r = s.request(**options)
+    return r.status, r.get("x-sallyport-error"), r.body.decode("utf-8", "replace")
+
+
+def test_next_request(t):
+    """a rule that is added, changed, disabled, moved or removed is obeyed by the next request, on the short way too"""
+    s, up = t.proxy(workers=2, credentials=[API])
+    s.policy("one", DENY.format("one"))
+    s.policy("two", DENY.format("two"))
+    no = {"X-Ask": "one"}
+    for _ in range(6):      # each worker knows the way by now
+        assert s.request(headers=no).status == 200
+    s.cli("rule", "add", "first", "--type", "one")
+    for _ in range(6):
+        status, code, text = asked(s, headers=no)
+        assert (status, code) == (403, "rule_denied") and "rule first: one says no" in text, text
+    assert asked(s)[0] == 200
+    s.cli("rule", "disable", "first")
+    assert [s.request(headers=no).status for _ in range(6)] == [200] * 6
+    s.cli("rule", "enable", "first")
+    assert [s.request(headers=no).status for _ in range(6)] == [403] * 6
+    s.policy("one", DENY.format("one").replace("one says no", "not any more").replace('get("x-ask") == "one"', 'get("x-ask")'))
+    assert "not any more" in (got := asked(s, headers=no))[2], got
+    s.cli("rule", "add", "second", "--type", "two")
+    assert "rule first" in asked(s, headers={"X-Ask": "two"})[2]
+    s.cli("rule", "move", "second", "1")
+    assert "rule second" in asked(s, headers={"X-Ask": "two"})[2]
+    assert [r["name"] for r in json.loads(s.cli("rule", "list", "--json").stdout)] == ["second", "first"]
+    for name, fields in (("--host", "other.test"), ("--method", "DELETE"), ("--path", "/v2")):
+        s.cli("rule", "set", "first", name, fields)
+        assert s.request(headers=no).status == 200, name
+        s.cli("rule", "remove", "first")
+        s.cli("rule", "add", "first", "--type", "one")
+    s.cli("rule", "set", "first", "--path", "/v2")
+    for target in ("/v2/x", "/v2%2fx", "/v1/../v2", "/V2/../v2"):
+        assert s.request(headers=no, target=target).status == 403, target
+    s.cli("rule", "remove", "first")
+    s.cli("rule", "remove", "second")
+    assert s.request(headers=no).status == 200
+    assert not s.leaks()
+
+
+def test_bundles(t):
+    """a rule is its bundle's: what another bundle of the agent's allows is not asked about"""
+    s, up = t.proxy(workers=1, credentials=[API], serve=False)
+    s.cli("bundle", "add", "other")
+    s.credential({**API, "name": "more", "host": "more.test", "bundle": "other", "secrets": {"token": "canary-rules-2"}})
+    s.agent("b", bundles=["default", "other"])
+    s.serve("--upstream-ca", sallyport.certs() / "root.pem", "--connect-to", f"api.test:443:127.0.0.1:{up.port}", "--connect-to", f"more.test:443:127.0.0.1:{up.port}")
+    s.policy("one", DENY.format("one"))
+    s.cli("rule", "add", "first", "--type", "one", "--bundle", "other")
+    no, auth = {"X-Ask": "one"}, s.auth(name="b")
+    assert s.request(headers=no, auth=auth).status == 200
+    assert s.request(headers=no, host="more.test", auth=auth).status == 403
+    d = json.loads(s.cli("explain", "--agent", "b", "--json", "--header", "X-Ask: one", "GET", "https://more.test/").stdout)
+    assert d["decision"] == "deny" and d["code"] == "rule_denied" and d["rules"] == [
+        {"name": "first", "type": "one", "says": "it refuses: one says no"}], d
+    d = json.loads(s.cli("explain", "--agent", "b", "--json", "GET", "https://more.test/").stdout)
+    assert d["decision"] == "allow" and d["rules"][0]["says"] == "it has nothing against it", d
+
+
+def test_counted(t):
+    """a limit is one for all workers, and each agent has its own"""
+    s, up = t.proxy(workers=2, credentials=[API])
+    s.agent("b")
+    s.cli("rule", "add", "slowly", "--type", "rate", "requests=5", "window=3000000")
+    got = [s.request().status for _ in range(9)]
+    assert got == [200] * 5 + [429] * 4, got
+    r = s.request()
+    assert r.get("x-sallyport-error") == "too_many" and int(r.get("retry-after")) > 0 and b"rule slowly: 5 in" in r.body, r.body
+    assert [s.request(auth=s.auth(name="b")).status for _ in range(6)] == [200] * 5 + [429]
+    s.cli("rule", "set", "slowly", "requests=7")
+    got = [s.request(auth=s.auth(name="b")).status for _ in range(3)]
+    assert got[0] == 200 and got[-1] == 429, got
+    s.cli("rule", "set", "slowly", "per=all", "requests=1000000")
+    assert s.request().status == 200
+
+
+def test_tunnel(t):
+    """what nobody can read is refused where a rule reads it; a rule on heads is asked about the tunnel"""
+    s, up = t.proxy(workers=1, credentials=[])
+    s.cli("domain", "add", "default", "api.test", "--tunnel")
+    s.policy("heads", 'return { kind = "rule", api = 1, name = "heads", title = "t", on_request = function(req) '
+             'if req.method == "CONNECT" then return deny("no tunnels") end end }')
+    s.policy("bodies", 'return { kind = "rule", api = 1, name = "bodies", title = "t", body = {}, on_request = function(req) end }')
+    for kind, why in (("heads", b"no tunnels"), ("bodies", b"nobody can see")):
+        s.cli("rule", "add", kind, "--type", kind)
+        wire = s.connect()
+        wire.send(f"CONNECT api.test:443 HTTP/1.1\r\nHost: api.test:443\r\n{s.auth()}\r\n".encode())
+        head = wire.recv(5)
+        assert b" 403 " in head and why in head, head
+        s.cli("rule", "remove", kind)
+
+
+def test_refused_commands(t):
+    """what makes no rule is refused, with what to do"""
+    s, up = t.proxy(workers=1, credentials=[API], serve=False)
+    for args, part in ((("x", "--type", "bearer"), "it is a credential type"), (("x", "--type", "ratee", "requests=1"), "did you mean rate?"),
+                       (("x",), "which type"), (("x", "--type", "rate"), "is missing"), (("x", "--type", "rate", "requests=-1"), "at least 0"),
+                       (("x", "--type", "rate", "requests=1", "per=nobody"), "is one of"), (("x", "--type", "rate", "requests=1", "mint=allow"), "no mint"),
+                       (("x", "--type", "rate", "requests=1", "--bundle", "nowhere"), "no bundle"), (("x y", "--type", "rate", "requests=1"), "name"),
+                       (("x", "--type", "hours", "from=25:00"), "time of day"), (("x", "--type", "hours", "zone=Mars"), "offset")):
+        r = s.cli("rule", "add", *args, check=False)
+        assert r.returncode in (1, 2) and part in r.stderr, (args, r.returncode, r.stderr)
+    s.cli("rule", "add", "slowly", "--type", "rate", "requests=1")
+    assert "there is a rule" in s.cli("rule", "add", "slowly", "--type", "rate", "requests=1", check=False).stderr
+    assert "did you mean" in s.cli("rule", "remove", "slowley", check=False).stderr
