@@ -19181,6 +19181,10 @@ embed_push(lua_State *L, const struct embed_file *f)
 	luaL_Buffer b;
 	char *out;
 
+#ifdef SALLYPORT_STORED         /* a build for tests: what lies there is no pack, see build.sh */
+	lua_pushlstring(L, (const char *)pack + 4 + f->from, f->n);
+	return;
+#endif
 	if (lua_rawgetp(L, LUA_REGISTRYINDEX, pack) == LUA_TNIL) {
 		lua_pop(L, 1);
 		out = luaL_buffinitsize(L, &b, n);
