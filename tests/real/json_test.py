@@ -87,7 +87,7 @@ def spec_of(words, cell):
 
 
 # What changes no record of the store. Every other command has a record of kind `change` that names it.
-READS = set("""credential list, credential show, credential presets, credential test, agent list, bundle list, bundle show, seal show, explain, log, status,
+READS = set("""credential list, credential show, credential presets, credential test, agent list, bundle list, bundle show, rule list, rule show, seal show, explain, log, status,
     gateway list, tenant list, user list, role list, client list, key list, connection list, connection show, policy list, policy show, policy new, policy test,
     policy history, policy diff, policy try, policy help, ca, backup, serve, service print, nft, completion, man, version, lua""".replace("\n", " ").replace("  ", "").split(","))
 READS = {words.strip() for words in READS}
