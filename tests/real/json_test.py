@@ -179,7 +179,9 @@ def test_every_command(t):
     assert run("rule add", "slowly", "--type", "rate", "--bundle", "work", "--method", "POST", "requests=5")["place"] == 1
     assert run("rule set", "slowly", "--host", "docs.test")["hosts"] == ["docs.test"]
     assert run("rule disable", "slowly")["state"] == "disabled" and run("rule enable", "slowly")["state"] == "enabled"
-    assert run("rule move", "slowly", "1")["fields"] == {"requests": 5} and len(run("rule list")) == 1
+    run("rule add", "daily", "--type", "hours", "--bundle", "work", "from=8:00")
+    assert run("rule move", "daily", "1")["fields"] == {"from": "8:00"} and len(run("rule list")) == 2
+    run("rule remove", "daily")
     run("rule show", "slowly")
     run("rule remove", "slowly")
     assert run("domain remove", "work", "docs.test")["domains"] == []
