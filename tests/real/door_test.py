@@ -402,7 +402,7 @@ def test_sessions(t):
 
 
 def test_ending(t):
-    """an ended key is refused at the next request in every worker of the door, and its stream ends"""
+    """an ended key is refused at the next request in every worker of the door, and its stream ends; so it does with a narrower role, a disabled user, a removed tenant"""
     t.need("curl")
     s, port, up, keys = gateway_door(t, "--gateway-workers", "2")
     for _ in range(12):
@@ -422,15 +422,27 @@ def test_ending(t):
     key = re.search(r"sk_\S+", s.cli("key", "add", "narrow", "--tenant", "acme", "--role", "editor").stdout)[0]
     head = ["curl", "-sN", "-H", "Host: box.test", "-H", f"Authorization: Bearer {key}", "-H", "Content-Type: application/json"]
     at = f"http://127.0.0.1:{port}/mcp/tools"
+    streams = []
     listens, calls = (subprocess.Popen([*head, *more, at], stdout=subprocess.PIPE) for more in ((), ("-d", CALL.replace('"a"', '"slow-me"'))))
     try:
         assert b"still here" in listens.stdout.readline() and b"still here" in calls.stdout.readline()
         s.cli("role", "add", "editor", "--scope", "tools:read")
         calls.communicate(timeout=10 * sallyport.SLOW)
         assert listens.poll() is None
+        # and so do a disabled user and a removed tenant, each those that stand on them
+        s.cli("user", "add", "ada", "--tenant", "acme=editor")
+        head[5] = "Authorization: Bearer " + re.search(r"sk_\S+", s.cli("key", "add", "hers", "--tenant", "acme", "--user", "ada").stdout)[0]
+        hers = subprocess.Popen([*head, at], stdout=subprocess.PIPE)
+        streams = [hers]
+        assert b"still here" in hers.stdout.readline()
+        s.cli("user", "disable", "ada")
+        hers.communicate(timeout=10 * sallyport.SLOW)
+        assert listens.poll() is None
+        s.cli("tenant", "remove", "acme")
+        listens.communicate(timeout=10 * sallyport.SLOW)
     finally:
-        listens.kill()
-        calls.kill()
+        for p in (listens, calls, *streams):
+            p.kill()
 
 
 def test_expiry(t):
