@@ -48,6 +48,7 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <ifaddrs.h>
+#include <net/if.h>
 #include <limits.h>
 #include <malloc.h>
 #include <netdb.h>
@@ -14641,19 +14642,40 @@ handover_left(struct conn *c)
  * or the address. Invariant: nothing here trusts a byte that a client sent. Skip it if all agents show
  * a token. */
 
-/* "=AGENT" of a bound listener, beside which no token counts; "uid:N"; "from:ADDRESS". Of a captured
- * connection "~AGENT" and "via:ADDRESS". lua/doors.lua reads them. No hash of a token looks so. */
+/* The interface that a TCP connection came in by; empty where the kernel does not tell. */
+static void
+door_interface(int fd, char name[IF_NAMESIZE])
+{
+	union { struct cmsghdr head; char room[CMSG_SPACE(sizeof(struct in_pktinfo))]; } u;
+	const int one = 1;
+	int index = 0;
+	socklen_t len = sizeof u, n = sizeof index;
+
+	setsockopt(fd, SOL_IP, IP_PKTINFO, &one, sizeof one);
+	if (getsockopt(fd, SOL_IP, IP_PKTOPTIONS, &u, &len) == 0 && len >= CMSG_LEN(sizeof(struct in_pktinfo)))
+		memcpy(&index, CMSG_DATA(&u.head), sizeof index);       /* ipi_ifindex */
+	else
+		getsockopt(fd, SOL_IPV6, IPV6_MULTICAST_IF, &index, &n);
+	if (if_indextoname((unsigned)index, name) == NULL)
+		name[0] = '\0';
+}
+
+/* "=AGENT" of a bound listener, beside which no token counts; "uid:N"; "from:ADDRESS%INTERFACE". Of a captured
+ * connection "~AGENT" and "via:…". lua/doors.lua reads them. No hash of a token looks so. */
 static void
 door_name(const struct conn *c, char out[REQ_WHO_MAX])
 {
-	char text[ADDR_TEXT_MAX];
+	char text[ADDR_TEXT_MAX], interface[IF_NAMESIZE];
 
 	if (c->at->agent[0] != '\0')
 		snprintf(out, REQ_WHO_MAX, "%c%s", c->at->captures ? '~' : '=', c->at->agent);
 	else if (c->at->at.port == 0)
 		snprintf(out, REQ_WHO_MAX, "uid:%u", c->uid);
-	else if (c->client.port != 0)
-		snprintf(out, REQ_WHO_MAX, "%s:%.*s", c->at->captures ? "via" : "from", (int)addr_format(&c->client.addr, text), text);
+	else if (c->client.port != 0) {
+		door_interface(c->peer.watch.fd, interface);
+		snprintf(out, REQ_WHO_MAX, "%s:%.*s%%%s", c->at->captures ? "via" : "from", (int)addr_format(&c->client.addr, text), text,
+		    interface);
+	}
 }
 
 /* -- TLS to the proxy itself */

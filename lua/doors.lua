@@ -1,8 +1,8 @@
 --- Agents by the door that they come through: a listener bound to one, a Unix socket's user, a source address.
--- C writes who it is where a token's hash would stand: "=AGENT", "uid:1001", "from:10.0.5.3"; of a connection that was
--- redirected to us "~AGENT", "via:10.0.5.3" (proxy.c, section door).
+-- C writes who it is where a token's hash would stand: "=AGENT", "uid:1001", "from:10.0.5.3%veth0" (with the interface that
+-- it came in by); of a connection that was redirected to us "~AGENT", "via:10.0.5.3%veth0" (proxy.c, section door).
 -- The record `d/doors` of the agent database says whose users and addresses are:
---   { uid = { ["1001"] = "claude" }, from = { ["10.0.5.0/24"] = "box" } }
+--   { uid = { ["1001"] = "claude" }, from = { ["10.0.5.0/24"] = "box", veth0 = "vm" } }
 local M = { KEY = "d/doors", MOST = 1000 }
 
 --- Is that a door, and no token's hash?
@@ -11,7 +11,13 @@ function M.is(who) return who:find("[=:~]") ~= nil end
 --- Was the connection redirected to us, by a client that knows of no proxy?
 function M.captured(who) return who ~= nil and who:find("^[~v]") ~= nil end
 
---- The agent of a door | nil: nobody's. record: `d/doors` | nil. Of several ranges the longest prefix counts.
+local INTERFACE_MAX = 15    -- IFNAMSIZ, less the NUL
+
+--- The name of an interface, which is no address | nil
+function M.interface(text) return text:find("^%a[%w._-]*$") and #text <= INTERFACE_MAX and text or nil end
+
+--- The agent of a door | nil: nobody's. record: `d/doors` | nil. An interface counts before ranges: the kernel says it, and the
+-- sender says his address. Of several ranges the longest prefix counts.
 function M.agent(record, who)
   local bound = who:match("^[=~](.*)$")
   if bound then return bound end
@@ -19,9 +25,11 @@ function M.agent(record, who)
   if not record or not kind then return nil end
   if kind == "uid" then return record.uid and record.uid[value] end
   local within, best, length = require("addr").within, nil, -1
+  local address, interface = value:match("^([^%%]*)%%?(.*)$")
+  if kind ~= "uid" and record.from and record.from[interface] then return record.from[interface] end
   for range, agent in pairs(kind ~= "uid" and record.from or {}) do
-    local bits = tonumber(range:match("/(%d+)$"))
-    if bits > length and within(value, range) then best, length = agent, bits end
+    local bits = tonumber(range:match("/(%d+)$")) or -1
+    if bits > length and within(address, range) then best, length = agent, bits end
   end
   return best
 end

@@ -13,7 +13,7 @@ local options = {
   { name = "bundle", arg = "BUNDLE", many = true, help = "what it is granted, in order; `default` unless named" },
   { name = "ttl", arg = "TIME", help = "it ends after 90s, 24h, 7d, …; never unless named" },
   { name = "uid", arg = "USER", many = true, help = "who comes through a Unix socket as this user is this agent; none: nobody" },
-  { name = "from", arg = "CIDR", many = true, help = "who comes from there without a token is this agent; none: nobody" },
+  { name = "from", arg = "CIDR|IFACE", many = true, help = "who comes from there, or in by that interface, without a token is this agent; none: nobody" },
   { name = "requests", arg = "N", help = "of it in progress at once, in a worker; 64 unless named. More wait, up to 30 s" },
 }
 
@@ -65,7 +65,15 @@ end
 local function doors_of(ctx, opt)
   if not opt.uid and not opt.from then return nil end
   local new = {}
-  for kind, check in pairs { uid = function(text) return user(ctx, text) end, from = records.cidr } do
+  local function from(text)
+    local range, why = records.cidr(text)
+    local interface = not range and doors.interface(text)
+    if interface and ("\n" .. (ctx.host.read_file("/proc/net/dev", 1 << 20) or "")):find("\n%s*" .. interface:gsub("%W", "%%%0") .. ":") then
+      return interface
+    end
+    return range, interface and why .. ", nor an interface of this machine" or why
+  end
+  for kind, check in pairs { uid = function(text) return user(ctx, text) end, from = from } do
     local list = opt[kind]
     new[kind] = list and {}
     for _, text in ipairs(list and not (#list == 1 and list[1] == "none") and list or {}) do
@@ -87,7 +95,7 @@ local function doors_ops(ctx, name, new)
   local plain, value, whose = doors.with(record, name, new)
   if value == "full" then report.fail(("all agents together have at most %d users and addresses"):format(doors.MOST)) end
   if not plain then
-    report.fail(("%s is agent %s's"):format(value, whose), ("sallyport agent set %s --%s none"):format(whose, value:find "/" and "from" or "uid"))
+    report.fail(("%s is agent %s's"):format(value, whose), ("sallyport agent set %s --%s none"):format(whose, value:find "^%d+$" and "uid" or "from"))
   end
   return { { op = "put", db = "agent", key = doors.KEY, plain = plain,
     version = code ~= "damaged" and (record and record.version or 0) or nil } }
@@ -180,7 +188,7 @@ end
 
 local function set(args, opt, ctx)
   if not opt.bundle and not opt.ttl and not opt.requests and not opt.uid and not opt.from and #args == 1 then
-    report.usage("nothing to change was named", "--bundle B …, --ttl TIME|never, --requests N, --uid USER|none, --from CIDR|none or NAME=VALUE …")
+    report.usage("nothing to change was named", "--bundle B …, --ttl TIME|never, --requests N, --uid USER|none, --from CIDR|IFACE|none or NAME=VALUE …")
   end
   local through = doors_of(ctx, opt)
   local most = opt.requests and requests(opt.requests)

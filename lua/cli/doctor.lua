@@ -295,11 +295,20 @@ local function listeners(ctx, say)
     for _, l in ipairs(list) do look(l, true) end
   end
   for range, agent in pairs((require("store").peek("agent", require("doors").KEY) or {}).from or {}) do
-    if require("addr").within("127.0.0.1", range) or require("addr").within("::1", range) then
+    local cidr = range:find("/", 1, true)
+    if range == "lo" or cidr and (require("addr").within("127.0.0.1", range) or require("addr").within("::1", range)) then
       open = true
       say("listener", WARN, ("every program of this machine that comes by loopback is agent %s without a token (%s)"):format(agent, range),
         ("sallyport agent set %s --from none, or the range of its own network"):format(agent))
     end
+  end
+  local control = running and require("cli.control").paths(ctx)[1]
+  local socket = control and ctx.host.stat(control)
+  if socket and socket.type == "socket" then
+    local shut = home.shut(ctx, control)
+    say("control", OK, control .. (shut and (" (other users cannot enter %s: jails of theirs need SALLYPORT_CONTROL elsewhere)"):format(shut) or ""))
+  elseif running then
+    say("control", WARN, ("there is no control socket at %s: jails need it"):format(control), "serve says why when it starts; SALLYPORT_CONTROL names another place")
   end
   if not open then say("listener", OK, "no token comes from other machines in the clear") end
   if #all.allow_address > 0 then

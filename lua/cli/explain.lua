@@ -37,7 +37,7 @@ local function readable(ctx, d, method, url)
   local function line(name, value)
     if value and value ~= "" then lines[#lines + 1] = ("%-6s %s"):format(name, width and page.fill(value, width, "       ") or value) end
   end
-  line("agent", d.agent)
+  line("agent", d.agent and d.agent .. (d.way and ("  (by its door: %s)"):format(d.way) or ""))
   line("bundle", d.bundle)
   line("why", d.message or d.decision == "allow" and d.reason or nil)
   line("note", d.note)
@@ -84,6 +84,31 @@ local function told(ctx, d, method, url)
   return 0
 end
 
+-- Whose a connection is that comes by these doors, without a token: a name, or nil; and how it is said.
+local function comes_as(ctx, opt)
+  local home, doors, host = require "cli.home", require "doors", ctx.host
+  local record, who = require("store").peek("agent", doors.KEY), nil
+  if opt.via then
+    local asked, why = records.listener(opt.via)
+    if not asked then report.usage("--via: " .. why) end
+    local running, at = home.running(ctx), opt.via:match("^[^,=]*")
+    local all = records.settings(running and running.flags)
+    for _, list in ipairs { running and running.listen or all.listen, all.listen_tls, all.transparent } do
+      for _, text in ipairs(list) do
+        if text:match("^[^,=]*") == at then who = records.listener(text) end
+      end
+    end
+    if not who then report.fail(("nothing listens on %s"):format(report.clean(at)), "sallyport status names the listeners") end
+    if who.agent then return who.agent, ("%s is bound to it"):format(at) end
+    if who.path and not opt.uid then opt.uid = tostring(host.uid()) end
+  end
+  local said = opt.uid and "uid:" .. opt.uid or opt.from and "from:" .. opt.from
+  if opt.uid and not opt.uid:find("^%d+$") then report.usage("--uid is a user's number") end
+  if opt.from and not require("addr").parse(opt.from:match("^[^%%]*")) then report.usage("--from is an address, perhaps with the interface: 10.0.5.3%veth0") end
+  if not said then return nil, "such a listener asks for a token" end
+  return doors.agent(record, said), said:gsub("^uid:", "user ")
+end
+
 local function explain(args, opt, ctx)
   local method, why, advice = records.method(args[1])
   if not method then
@@ -97,6 +122,12 @@ local function explain(args, opt, ctx)
     report.usage("a URL has a scheme", ("sallyport explain %s https://%s"):format(method, report.clean(url)))
   end
   db.open(ctx)
+  local way
+  if opt.via or opt.from or opt.uid then
+    if opt.agent then report.usage("--agent names the agent already: --via, --from and --uid find it") end
+    opt.agent, way = comes_as(ctx, opt)
+    if not opt.agent then report.fail("nobody: 407 agent_unknown, unless a token is shown (" .. way .. ")", "sallyport agent list; sallyport help doors") end
+  end
   local agent, target, came = opt.agent, url, nil
   if opt.user or opt.tenant or opt.connection or opt.client or opt.key or opt.tool or opt.mcp then
     if agent then report.usage("a request through the door is a tenant's: --agent has no part in it") end
@@ -119,12 +150,13 @@ local function explain(args, opt, ctx)
     d.message = ("this tenant does not hold the gateway's credential, '%s'"):format(came.credential)
   end
   if d.decision == "allow" and d.host and not d.echo then guard.last_word(ctx, d, opt.resolve) end
+  d.way = way
   d.host, d.port, d.addresses, d.tls, d.exact = nil, nil, nil, nil, nil
   return told(ctx, d, method, url)
 end
 
 return {
-  { words = "explain", args = "[--agent A | --user U --tenant T | --key K] [--tool TOOL] [--header 'NAME: VALUE' …] METHOD URL", min = 2, max = 2,
+  { words = "explain", args = "[--agent A | --via LISTENER | --from ADDR | --user U --tenant T | --key K] [--tool TOOL] [--header 'NAME: VALUE' …] METHOD URL", min = 2, max = 2,
     summary = "what would happen to a request, and why",
     options = { { name = "agent", arg = "AGENT", help = "as this agent; else as one that holds every bundle" },
       { name = "user", arg = "USER", help = "through the door (URL: a gateway's address), as this person, who approved all" },
@@ -134,6 +166,9 @@ return {
       { name = "key", arg = "KEY", help = "through the door, as this key" },
       { name = "tool", arg = "TOOL", help = "the tool that is called" },
       { name = "mcp", arg = "METHOD", help = "another message: resources/read, prompts/get, tools/list" },
+      { name = "via", arg = "LISTENER", help = "as whoever comes through it without a token: unix:PATH, 127.0.0.1:7090" },
+      { name = "from", arg = "ADDR", help = "as whoever comes from there: 10.0.5.3, or 10.0.5.3%veth0" },
+      { name = "uid", arg = "N", help = "as that user, through a Unix socket" },
       { name = "resolve", help = "look the host up, and judge its addresses as the proxy would" },
       { name = "header", arg = "FIELD", many = true, whole = true,
         help = "a field of the request: does it name a second place (Destination, x-amz-copy-source), is it taken off?" } },

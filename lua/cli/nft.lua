@@ -55,7 +55,10 @@ local function sources(ctx, opt)
     for range in pairs((require("store").peek("agent", require("doors").KEY) or {}).from or {}) do ranges[#ranges + 1] = range end
     table.sort(ranges)
   end
-  for _, range in ipairs(ranges) do table.insert(range:find(":", 1, true) and v6 or v4, range) end
+  for _, range in ipairs(ranges) do
+    if not range:find("/", 1, true) then out[#out + 1] = ('iifname "%s"'):format(range)
+    else table.insert(range:find(":", 1, true) and v6 or v4, range) end
+  end
   local sets = {}
   for kind, list in pairs { ipv4 = v4, ipv6 = v6 } do
     if list[1] then

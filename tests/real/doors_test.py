@@ -291,6 +291,15 @@ def test_source_address(t):
     s.cli("agent", "remove", "b")
     assert from_("127.0.0.9") == 407
     before = json.loads(s.cli("status", "--json").stdout)["agents"]
+    s.cli("agent", "set", "a", "--from", "lo", "--from", "127.0.0.8/32")
+    assert from_("127.0.0.9") == "a", "by its interface"
+    assert "agent  a" in s.cli("explain", "--from", "127.0.0.9%lo", "GET", "https://api.test/").stdout
+    assert "agent  a" in s.cli("explain", "--from", "127.0.0.8", "GET", "https://api.test/").stdout
+    r = s.cli("explain", "--from", "127.0.0.9%eth9", "GET", "https://api.test/", check=False)
+    assert r.returncode == 1 and "nobody" in r.stderr, r.stderr
+    assert s.cli("explain", "--from", "x", "GET", "https://api.test/", check=False).returncode == 2
+    assert "nor an interface" in s.cli("agent", "set", "a", "--from", "nope9", check=False).stderr
+    s.cli("agent", "set", "a", "--from", "none")
     s.cli("tenant", "add", "acme")
     for way in (("--from", "127.0.0.9"), ("--uid", "7")):
         r = s.cli("agent", "set", "acme", *way, check=False)
@@ -944,6 +953,8 @@ def test_nft(t):
     for line in ("elements = { 10.0.5.0/24 }", "elements = { fd00:5::/64 }", "ip saddr @agents_ipv4 tcp dport { 80, 443 } redirect to :7081", "ip6 saddr @agents_ipv6 drop"):
         assert line in said, (line, said)
     other = s.cli("nft", "--interface", "veth0", "--port", "7099", "--tcp", "8443").stdout
+    s.cli("agent", "set", "a", "--from", "lo")
+    assert 'iifname "lo" drop' in s.cli("nft").stdout
     assert 'iifname "veth0" tcp dport { 8443 } redirect to :7099' in other and "set agents" not in other, other
     for bad in (["--interface", 'x" accept'], ["--port", "0x1"], ["--port", "70000"], ["--tcp", "a"]):
         assert s.cli("nft", *bad, check=False).returncode == 2, bad
