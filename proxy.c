@@ -18091,18 +18091,12 @@ req_sealed(const struct req *r)
  * or too long to be held, ends the answer. `cacheScope` is "private" afterwards: no cache may
  * show one caller's list to another. Every other byte stays. */
 #define MCP_MESSAGE_MAX (4 * 1024 * 1024) /* bytes: a list of 10,000 tools has about as many */
-#define MCP_ROWS_MAX 1024       /* patterns of one caller: scopes and tools of one gateway */
-#define MCP_TEXT_MAX (64 * 1024) /* bytes of them */
+#define MCP_ROWS_MAX (64 * 1024) /* bytes of one caller's patterns: scopes and tools of one gateway */
 
 enum mcp_list { MCP_TOOLS, MCP_RESOURCES, MCP_TEMPLATES, MCP_PROMPTS, MCP_LISTS };
 
 static const struct slice mcp_lists[MCP_LISTS] = {
     SLICE_INIT("tools"), SLICE_INIT("resources"), SLICE_INIT("resourceTemplates"), SLICE_INIT("prompts")};
-
-struct mcp_row {
-	size_t at, n;           /* the pattern in `text` of its struct mcp; "*" is any text */
-	bool allow;
-};
 
 /* What one caller may see: of tools, the first row that fits the name decides, else `rest`; of the others all or
  * nothing. */
@@ -18112,9 +18106,7 @@ struct mcp {
 	char connection[80];    /* whose ids of sessions and events these are */
 	struct buf id;          /* owned; the session's, for the answer's head */
 	struct buf note;        /* owned; members of the record: who asked for what */
-	size_t n;
-	struct mcp_row *row;    /* owned; for names of tools */
-	struct buf text;        /* owned */
+	struct buf rows;        /* owned; for names of tools: '+' or '-', the pattern, in which "*" is any text, and NUL */
 };
 
 static void
@@ -18122,8 +18114,7 @@ mcp_free(struct mcp *m)
 {
 	if (m == NULL)
 		return;
-	free(m->row);
-	buf_free(&m->text);
+	buf_free(&m->rows);
 	buf_free(&m->id);
 	buf_free(&m->note);
 	free(m);
@@ -18158,9 +18149,15 @@ mcp_fits(struct slice pattern, struct slice name)
 static bool
 mcp_allows(const struct mcp *m, struct slice name)
 {
-	for (size_t i = 0; i < m->n; i++)
-		if (mcp_fits((struct slice){m->text.p + m->row[i].at, m->row[i].n}, name))
-			return m->row[i].allow;
+	struct slice left = buf_slice(&m->rows);
+
+	while (left.n != 0) {
+		struct slice row = slice_cut(&left, '\0');
+
+		assert(row.n != 0);
+		if (mcp_fits((struct slice){row.p + 1, row.n - 1}, name))
+			return row.p[0] == '+';
+	}
 	return m->rest[MCP_TOOLS];
 }
 
@@ -24260,26 +24257,6 @@ l_req_hand_on(lua_State *L)
 	return l_answer(L, req_claim_line(r));
 }
 
-/* Reads { { pattern, allow }… } at the top of the stack into the rows of `m`. */
-static void
-l_read_patterns(lua_State *L, struct mcp *m)
-{
-	int list = lua_gettop(L);
-	lua_Integer n = luaL_len(L, list);
-
-	if (n > MCP_ROWS_MAX || (m->row = calloc((size_t)n + 1, sizeof *m->row)) == NULL)
-		luaL_error(L, "more than %d patterns, or out of memory", MCP_ROWS_MAX);
-	for (; m->n < (size_t)n; lua_settop(L, list)) {
-		lua_geti(L, list, (lua_Integer)m->n + 1);
-		lua_geti(L, -1, 1);
-		lua_geti(L, -2, 2);
-		m->row[m->n++] = (struct mcp_row){m->text.n, l_check_slice(L, -2).n, lua_toboolean(L, -1)};
-		m->limits[MCP_TOOLS] |= !lua_toboolean(L, -1);
-		if (!buf_addv(&m->text, l_check_slice(L, -2)))
-			luaL_error(L, "patterns of more than %d bytes", MCP_TEXT_MAX);
-	}
-}
-
 /* Puts the server's own id in the place of the sealed one that the client sent. False: it is none of these. */
 static bool
 req_open_mcp_id(struct req *r, struct slice name)
@@ -24294,45 +24271,51 @@ req_open_mcp_id(struct req *r, struct slice name)
 	return id.p != NULL && http_find(&r->head, name, (size_t)i + 1) < 0 && req_set_field(r, name, id, false);
 }
 
-/* req:mcp{ connection=, tools={ { pattern, allow }… }, rest={ tools, resources, templates, prompts: bool },
- *   user=, client=, gateway=, method=, name= } -> bool
+/* req:mcp({ user=, client=, gateway=, connection=, tools=, rest= }, method | nil, name | nil) -> bool
  *
- * The answer's lists show what `tools` and `rest` say: the first pattern that fits a tool's name, else `rest`. Ids of
- * sessions and events are the connection's own from here on; false: the request names one that is not. The record
- * gets `connection` and the second line, at most 256 bytes of each. Before req:forward. */
+ * The answer's lists show what `tools` and `rest` say. tools: rows, each '+' or '-', a pattern and NUL; the first that fits
+ * a tool's name decides, else `rest`: '+' or '-' for tools, resources, templates, prompts. Ids of sessions and events are the
+ * connection's own from here on; false: the request names one that is not. The record gets the four names, the
+ * method and the name, at most 256 bytes of each. Before req:forward. */
 static int
 l_req_mcp(lua_State *L)
 {
 	static const struct { const char *key; struct slice member; } members[] = {
 	    {"user", SLICE_INIT(",\"user\":")}, {"client", SLICE_INIT(",\"oauth_client\":")}, {"gateway", SLICE_INIT(",\"gateway\":")},
-	    {"connection", SLICE_INIT(",\"connection\":")}, {"method", SLICE_INIT(",\"mcp_method\":")}, {"name", SLICE_INIT(",\"mcp_name\":")}};
+	    {"connection", SLICE_INIT(",\"connection\":")}, {NULL, SLICE_INIT(",\"mcp_method\":")}, {NULL, SLICE_INIT(",\"mcp_name\":")}};
 	struct req *r = l_check_req(L, 1);
 	struct slice text;
 	struct mcp *m;
 
 	luaL_checktype(L, 2, LUA_TTABLE);
-	lua_settop(L, 2);
+	lua_settop(L, 4);
 	mcp_free(r->mcp);
 	if ((m = r->mcp = calloc(1, sizeof *m)) == NULL)
 		return luaL_error(L, "out of memory");
 	buf_init(&m->id, 1024);
-	buf_init(&m->text, MCP_TEXT_MAX);
 	buf_init(&m->note, 2048);
 	l_opt_name(L, 2, "connection", m->connection, sizeof m->connection);
-	for (size_t i = 0; i < COUNT(members); i++, lua_pop(L, 1)) {
-		if (lua_getfield(L, 2, members[i].key) != LUA_TSTRING)
+	for (size_t i = 0; i < COUNT(members); i++, lua_settop(L, 4)) {
+		if (members[i].key != NULL)
+			lua_getfield(L, 2, members[i].key);
+		else
+			lua_pushvalue(L, (int)i - 1);
+		if (lua_type(L, 5) != LUA_TSTRING)
 			continue;
-		text = l_check_slice(L, -1);
+		text = l_check_slice(L, 5);
 		json_put_member(&m->note, members[i].member, (struct slice){text.p, text.n < 256 ? text.n : 256});
 	}
-	lua_getfield(L, 2, "tools");
-	l_read_patterns(L, m);
 	lua_getfield(L, 2, "rest");
-	for (int list = 0; list < MCP_LISTS; list++, lua_pop(L, 1)) {
-		lua_geti(L, 4, list + 1);
-		m->rest[list] = lua_toboolean(L, -1);
-		m->limits[list] |= !m->rest[list];
-	}
+	text = l_check_slice(L, 5);
+	luaL_argcheck(L, text.n == MCP_LISTS, 2, "rest has a letter for each kind of list");
+	for (int list = 0; list < MCP_LISTS; list++)
+		m->limits[list] = !(m->rest[list] = text.p[list] == '+');
+	lua_getfield(L, 2, "tools");
+	text = l_check_slice(L, 6);
+	buf_init(&m->rows, text.n);             /* no more than it takes: a stream keeps it */
+	luaL_argcheck(L, text.n <= MCP_ROWS_MAX && buf_addv(&m->rows, text), 2, "patterns without end, or out of memory");
+	while (text.n != 0)
+		m->limits[MCP_TOOLS] |= slice_cut(&text, '\0').p[0] != '+';
 	return l_answer(L, req_open_mcp_id(r, mcp_session) && req_open_mcp_id(r, mcp_event) &&
 	    req_set_field(r, SLICE("accept-encoding"), SLICE("identity"), false));
 }

@@ -2,11 +2,13 @@
 -- in the head must say the same (modelcontextprotocol.io, 2026-07-28, Streamable HTTP; error -32020), or one of two readers
 -- would be told something else. f: what web.verify.check gave.
 local verify = require "web.verify"
+local json = require "json"
 local M = {}
 
 local STATELESS = "2026-07-28"  -- from this revision on the head mirrors the body, and there are no sessions; the dates sort as texts
 local VERSION = "io.modelcontextprotocol/protocolVersion"
 local MIRRORED_MAX = 4096       -- values of a body that a Mcp-Param field may mirror
+local CALLED_MAX, NAME_KEPT = 16, 64    -- tools of one token whose names are kept, and bytes of a name: 2 MB for all tokens that are known
 
 -- Methods that need no scope: they tell what the connection is, or end something of its own.
 local open = {
@@ -21,7 +23,6 @@ local function object(v) return type(v) == "table" and getmetatable(v) ~= "json.
 
 -- An answer in JSON-RPC's own form (2.0, 5.1).
 local function fault(id, code, why)
-  local json = require "json"
   if type(id) ~= "string" and type(id) ~= "number" then id = json.null end
   return nil, { status = 400, headers = { { "Content-Type", "application/json" } },
     body = json.encode { jsonrpc = "2.0", id = id, error = { code = code, message = why } } }
@@ -79,7 +80,7 @@ local function mirrored(fields, m, name, must)
   if not mirror and must and named[m.method] then return mismatch(m.id, "Mcp-Name is missing") end
   local set
   for field, value in next, fields do
-    if field:sub(1, 10) == "mcp-param-" then
+    if field:byte() == 109 and field:sub(1, 10) == "mcp-param-" then      -- 'm'
       if not set then
         set = {}
         if m.method == "tools/call" and not values_of(object(m.params) and m.params.arguments, set, 0) then
@@ -104,8 +105,16 @@ local function allowed(f, m, params)
   local known = exact[method] or folded[method:lower():gsub("%W", "")]
   if known and known ~= method then return nil, "Method not found", -32601 end
   if method == "tools/call" then
-    if type(params.name) ~= "string" then return nil, "params.name is no text", -32602 end
-    return verify.tool(f, params.name)
+    local name = params.name
+    if type(name) ~= "string" then return nil, "params.name is no text", -32602 end
+    local called = f.called             -- tools that it may call, the first few: f's scopes and tools never change
+    if called and called[name] then return true end
+    local ok, need = verify.tool(f, name)
+    if ok and #name <= NAME_KEPT then
+      f.called, f.calls = called or {}, (f.calls or 0) + 1
+      if f.calls <= CALLED_MAX then f.called[name] = true end
+    end
+    return ok, need
   end
   if method == "subscriptions/listen" then
     local asked, some, lacks = object(params.notifications) or {}, false, nil
@@ -183,15 +192,15 @@ function M.judge(f, method, fields, body)
     return nil, { status = 405, headers = { { "Allow", "GET, POST, DELETE" } }, body = "" }
   end
   if fields["content-encoding"] then return fault(nil, -32700, "a body with a coding is not read here") end
-  local kind = (fields["content-type"] or ""):match("^%s*([^;%s]*)"):lower()
-  if kind ~= "application/json" then return nil, { status = 415, headers = {}, body = "" } end
-  local all = require("json").decode(body or "")
+  local kind = fields["content-type"] or ""
+  if kind ~= "application/json" and kind:match("^%s*([^;%s]*)"):lower() ~= "application/json" then return nil, { status = 415, headers = {}, body = "" } end
+  local all = json.decode(body or "")
   if type(all) ~= "table" then return fault(nil, -32700, "the body is no JSON, or has a member twice") end
   local version = fields["mcp-protocol-version"]
   if object(all) then
     local ok, what, name, narrowed = message(f, fields, all, version)
     if not ok then return nil, what, name end
-    return { method = what, name = name, body = narrowed and require("json").encode(all) or nil }
+    return { method = what, name = name, body = narrowed and json.encode(all) or nil }
   end
   if not all[1] then return fault(nil, -32600, "an empty batch") end
   for field in next, fields do
@@ -213,29 +222,30 @@ end
 M.unknown = { status = 404, headers = { { "Content-Type", "application/json" } }, body =
   '{"jsonrpc":"2.0","id":null,"error":{"code":-32001,"message":"Session not found"}}' }
 
---- What an answer's lists may show, for req:mcp: the first row that fits decides, else `rest`. what: of M.judge, for the
--- record.
-function M.view(f, what)
-  local shows = f.shows         -- the same for all requests that f was told for
-  if not shows then
-    local rows = {}
-    local function add(patterns, allow)
-      for _, p in ipairs(patterns or {}) do rows[#rows + 1] = { p, allow } end
+--- Whose the request is, and what an answer's lists may show, as req:mcp wants it; the same for all requests that f was told for.
+function M.view(f)
+  if f.view then return f.view end
+  local rows = {}
+  local function add(patterns, allow)
+    for _, p in ipairs(patterns or {}) do
+      assert(not p:find("%z"), "a tool's pattern has a NUL")
+      rows[#rows + 1] = (allow and "+" or "-") .. p .. "\0"
     end
-    for _, s in ipairs(f.record.scopes or {}) do      -- a tool needs every scope that names it
-      if not f.scopes[s.name] then add(s.tools, false) end
-    end
-    for _, s in ipairs(f.record.scopes or {}) do
-      if f.scopes[s.name] then add(s.tools, true) end
-    end
-    local execute = f.scopes["tools:execute"] or false
-    add(f.record.read, execute or f.scopes["tools:read"] or false)
-    shows = { tools = rows, rest = { execute, f.scopes["resources:read"] or false, f.scopes["resources:read"] or false,
-      f.scopes["prompts:read"] or false } }
-    f.shows = shows
   end
-  return { connection = f.connection, user = f.user, client = f.client, gateway = f.gateway, method = what.method, name = what.name,
-    tools = shows.tools, rest = shows.rest }
+  for _, s in ipairs(f.record.scopes or {}) do      -- a tool needs every scope that names it
+    if not f.scopes[s.name] then add(s.tools, false) end
+  end
+  for _, s in ipairs(f.record.scopes or {}) do
+    if f.scopes[s.name] then add(s.tools, true) end
+  end
+  local execute = f.scopes["tools:execute"]
+  add(f.record.read, execute or f.scopes["tools:read"])
+  local rest = {}
+  for i, may in ipairs { execute or false, f.scopes["resources:read"] or false, f.scopes["resources:read"] or false,
+    f.scopes["prompts:read"] or false } do rest[i] = may and "+" or "-" end
+  f.view = { connection = f.connection, user = f.user, client = f.client, gateway = f.gateway, tools = table.concat(rows),
+    rest = table.concat(rest) }
+  return f.view
 end
 
 return M

@@ -309,6 +309,92 @@ def memory(b, rounds, seconds):
         s.stop()
 
 
+CALL = b'{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"get_page","arguments":{"id":"01HZX3","limit":20}}}'
+MCP = """
+daemon off; worker_processes 1; pid {d}/mcp.pid; error_log {d}/mcp.err error; {user}
+worker_rlimit_nofile 20000; events {{ worker_connections 8192; }}
+http {{
+  access_log off; keepalive_requests 100000000; keepalive_timeout 600;
+  client_body_temp_path {d}/m1; proxy_temp_path {d}/m2; fastcgi_temp_path {d}/m3; uwsgi_temp_path {d}/m4; scgi_temp_path {d}/m5;
+  server {{ listen 127.0.0.1:{mcp}; location / {{ default_type application/json;
+    return 200 '{{"jsonrpc":"2.0","id":7,"result":{{"content":[{{"type":"text","text":"did get_page"}}]}}}}'; }} }}
+}}
+"""
+
+
+def calls(way, count):
+    """So many calls of a tool, one after the other on one connection. way: pid, port, the head's first lines"""
+    import socket
+    request = way[2] + b"Content-Type: application/json\r\nAccept: application/json, text/event-stream\r\nContent-Length: %d\r\n\r\n" % len(CALL) + CALL
+    with socket.create_connection(("127.0.0.1", way[1])) as c:
+        c.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for _ in range(count):
+            c.sendall(request)
+            data = b""
+            while not data.endswith(b"}]}}"):
+                more = c.recv(65536)
+                assert more and data[:12] in (b"", b"HTTP/1.1 200"), data
+                data += more
+
+
+def gateway(b, wrap=(), before=None):
+    """A proxy with a door before an MCP server -> it, { "door" | "proxy": the way of `calls` }, what its key is"""
+    port = free_port()
+    s = sallyport.Sallyport(ROOT / "build/sallyport", 1)
+    s.wrap = [*wrap]
+    s.init()
+    s.agent()
+    s.cli("credential", "add", "tools", "--type", "bearer", "--host", "127.0.0.1", "--port", str(b.mcp), "--plain-http", "--address", "127.0.0.0/8", "token=-", stdin=SECRET)
+    s.cli("set", "public-url", f"http://127.0.0.1:{port}")
+    s.cli("tenant", "add", "acme")
+    s.cli("gateway", "add", "tools", f"http://127.0.0.1:{b.mcp}/mcp", "--credential", "tools", "--read", "get_*")
+    s.cli("gateway", "scope", "tools", "entities:write", "--tool", "create_*", "--says", "Create entities")
+    key = s.cli("key", "add", "bench", "--tenant", "acme", "--role", "admin").stdout.strip()
+    if before:
+        before(s)
+    s.serve("--gateway", f"127.0.0.1:{port}", timeout=60 if wrap else 15)
+    b.processes.append(s.process)
+    for p in children(s.process.pid):
+        subprocess.run(["taskset", "-a", "-p", "-c", PROXY_CORE, str(p)], stdout=subprocess.DEVNULL, check=True)
+    nice = {int(pathlib.Path(f"/proc/{p}/stat").read_text().rsplit(")", 1)[1].split()[16]): p for p in s.worker_pids()}   # the door's is nicer
+    return s, {"door": (nice[max(nice)], port, f"POST /mcp/tools HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAuthorization: Bearer {key}\r\n".encode()),
+               "proxy": (nice[min(nice)], s.port, f"POST http://127.0.0.1:{b.mcp}/mcp HTTP/1.1\r\nHost: 127.0.0.1:{b.mcp}\r\n"
+                         f"Proxy-Authorization: Bearer {s.tokens['a']}\r\n".encode())}
+
+
+def door(b, rounds, seconds):
+    """A call of a tool through the door beside the same one through the outbound proxy."""
+    print("\ntools/call through the door")
+    b.mcp = free_port()
+    b.start(OTHER_CORE, ["nginx", "-e", b.d / "mcp.err", "-c", b.conf("mcp.conf", MCP, mcp=b.mcp)], b.mcp)
+    s, ways = gateway(b)
+    cost = {"door": [], "proxy": []}
+    for r in range(rounds + 1):
+        for name, way in ways.items():
+            before = cpu(way[0])
+            calls(way, 500 if r == 0 else 20000)
+            if r > 0:
+                cost[name].append((cpu(way[0]) - before) / 20000 * 1e6)
+    s.stop()
+    med = {k: statistics.median(v) for k, v in cost.items()}
+    print(f"  door {med['door']:.1f} µs of CPU a call, proxy {med['proxy']:.1f}")
+    target("CPU of a call through the door, of the proxy's", med["door"] / med["proxy"], 1.6)
+    if not shutil.which("valgrind"):
+        return print("  instructions skipped: valgrind is not installed")
+    each = {}
+    for name in ways:
+        counts = []
+        for n in (200, 700):
+            out = b.d / "callgrind"
+            s, these = gateway(b, ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}.%p"])
+            calls(these[name], n)
+            s.stop()
+            counts.append(int(re.search(r"^(?:totals|summary): ([0-9]+)", pathlib.Path(f"{out}.{these[name][0]}").read_text(), re.M)[1]))
+        each[name] = (counts[1] - counts[0]) / 500
+    print(f"  door {each['door']:,.0f} instructions a call, proxy {each['proxy']:,.0f}")
+    target("instructions of a call through the door, of the proxy's", each["door"] / each["proxy"], 1.6)
+
+
 EMPTY = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 CHUNKS = "STREAMING-AWS4-HMAC-SHA256-PAYLOAD"
 
@@ -511,7 +597,7 @@ def main():
     os.environ["TEST_TMP"] = tempfile.mkdtemp(prefix="sallyport-bench-")
     b = Bench(a.against and a.against.resolve())
     try:
-        for part in (throughput, instructions, signing, resumption, memory, deciding, arriving, starting, searching):
+        for part in (throughput, instructions, signing, resumption, memory, door, deciding, arriving, starting, searching):
             if not a.words or any(w in part.__name__ for w in a.words):
                 part(b, a.rounds, a.seconds)
     finally:

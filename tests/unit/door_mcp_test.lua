@@ -221,15 +221,44 @@ return {
       local has = {}
       for i, s in ipairs(scopes) do has[#has + 1] = bits >> (i - 1) & 1 == 1 and s or nil end
       local f = may(table.unpack(has))
-      local view = mcp.view(f, {})
+      local view = mcp.view(f)
       for _, name in ipairs(names) do
-        local shown = view.rest[1]
-        for _, row in ipairs(view.tools) do
-          if verify.matches(row[1], name) then shown = row[2] break end
+        local shown = view.rest:sub(1, 1) == "+"
+        for allow, pattern in view.tools:gmatch("([+-])(%Z+)%z") do
+          if verify.matches(pattern, name) then shown = allow == "+" break end
         end
-        assert(shown == (verify.tool(f, name) or false), name .. " with " .. table.concat(has, " "))
+        local may = verify.tool(f, name) or false
+        assert(shown == may, name .. " with " .. table.concat(has, " "))
+        for _ = 1, 3 do       -- the second time it is known
+          assert((post(f, call(name)) ~= nil) == may, name .. " with " .. table.concat(has, " "))
+        end
       end
-      assert(view.rest[2] == (f.scopes["resources:read"] or false) and view.rest[4] == (f.scopes["prompts:read"] or false))
+      local function sign(scope) return f.scopes[scope] and "+" or "-" end
+      assert(view.rest:sub(2) == sign "resources:read" .. sign "resources:read" .. sign "prompts:read", view.rest)
     end
+  end,
+
+  ["what may be called is noted for few tools and short names, and is never taken for another's"] = function()
+    local f = may "tools:execute"
+    for i = 1, 100 do passes(f, call("run" .. i)) end
+    passes(f, call(("x"):rep(100)))
+    local n = 0
+    for name in pairs(f.called) do
+      n = n + 1
+      assert(#name <= 64)
+    end
+    assert(n == 16, n)
+    for _, name in ipairs { "n", "calls", "called", "create_page", "", "1" } do
+      assert((post(f, call(name)) ~= nil) == (name ~= "create_page"), name)
+    end
+    local reads = may "tools:read"
+    passes(reads, call "get_page")
+    for _, name in ipairs { "n", "calls", "called", "run1" } do lacks("tools:execute", reads, call(name)) end
+  end,
+
+  ["a pattern with a NUL, which no command writes, shows nothing"] = function()
+    local f = may "tools:read"
+    f.record = { name = "tools", url = record.url, read = { "get_*\0+*" }, scopes = {} }
+    assert(not pcall(mcp.view, f))
   end,
 }

@@ -3,10 +3,8 @@
 #include PROXY_C
 #include "guard.h"
 
-static struct mcp_row rows[] = {{0, 8, false}, {8, 8, true}, {16, 6, true}, {22, 3, true}};
-static char patterns[] = "secret_*get*pagelist_*\"q\"";
-static const struct mcp some = {.rest = {false, false, true, false}, .limits = {true, true, false, true}, .n = COUNT(rows), .row = rows,
-    .text = {.p = patterns, .n = sizeof patterns - 1}};
+static char rows[] = "-secret_*\0+get*page\0+list_*\0+\"q\"";       /* and the NUL that ends the text */
+static const struct mcp some = {.rest = {false, false, true, false}, .limits = {true, true, false, true}, .rows = {.p = rows, .n = sizeof rows}};
 static const struct mcp all = {.rest = {true, true, true, true}};
 
 /* -- patterns */
