@@ -21370,18 +21370,9 @@ l_sign_digest(lua_State *L)
 	return l_digest(L, l_check_hash(L, 1), 0, 2);
 }
 
-/* sign.hmac(alg, key, x) -> string | secret
+/* secret.hmac(key, alg, x), key:hmac(alg, x) -> string | secret
  *
  * The raw bytes of the HMAC (RFC 2104). alg: as for sign.digest. */
-static int
-l_sign_hmac(lua_State *L)
-{
-	return l_digest(L, l_check_hash(L, 1), 2, 3);
-}
-
-/* key:hmac(alg, x) -> string | secret
- *
- * As sign.hmac. */
 static int
 l_secret_hmac(lua_State *L)
 {
@@ -22274,7 +22265,6 @@ l_open_secret_core(lua_State *L)
 static const luaL_Reg l_sign_functions[] = {
 	{"sha256",      l_sign_sha256},
 	{"digest",      l_sign_digest},
-	{"hmac",        l_sign_hmac},
 	{"pbkdf2",      l_sign_pbkdf2},         /* yields */
 	{"key_info",    l_sign_key_info},
 	{"public_key",  l_sign_public_key},
@@ -22354,10 +22344,8 @@ l_store_answer(lua_State *L, enum store_err err)
 		return l_answer(L, true);
 	l_fail(L, store_codes[err]);
 	lua_newtable(L);
-	if (store_fault.place != NULL)
-		l_set(L, "place", store_fault.place);
-	if (store_fault.why != NULL)
-		l_set(L, "why", store_fault.why);
+	l_set(L, "place", store_fault.place);   /* NULL: nil */
+	l_set(L, "why", store_fault.why);
 	if (store_fault.n >= 0)
 		l_set(L, "n", store_fault.n);
 	return 3;
@@ -24944,36 +24932,29 @@ l_push_fields(lua_State *L, const struct req *r, enum field_mark mark)
 	}
 }
 
-/* Pushes { headers = { lower-case name = value }, query = { name = value } }: the client's fields
- * and pairs that strip took. */
+/* Pushes a part of the view, which is made once and kept as this user value. The runtime strips
+ * before it makes a view, so `stripped` is complete: { headers = { lower-case name = value }, query = { name = value } },
+ * the client's fields and pairs that strip took. */
 static void
-l_view_push_stripped(lua_State *L, struct req *r)
+l_view_push_part(lua_State *L, struct req *r, int slot)
 {
 	struct slice all = buf_slice(&r->stripped_query), pair, raw;
 	char name[256];
 
-	lua_createtable(L, 0, 2);
-	l_push_fields(L, r, FIELD_STRIPPED);
-	lua_setfield(L, -2, "headers");
-	lua_newtable(L);
-	for (size_t at = 0; pair_next(all, &at, PAIR_AMP, &pair, &raw);) {
-		l_push_slice(L, pair_name(raw, name, sizeof name));
-		l_push_decoded(L, pair_value(pair, raw), PCT_QUERY);
-		lua_rawset(L, -3);
-	}
-	lua_setfield(L, -2, "query");
-}
-
-/* Pushes a part of the view, which is made once and kept as this user value. The runtime strips
- * before it makes a view, so `stripped` is complete. */
-static void
-l_view_push_part(lua_State *L, struct req *r, int slot)
-{
 	if (lua_getiuservalue(L, 1, slot) != LUA_TNIL)
 		return;
-	if (slot == L_VIEW_STRIPPED)
-		l_view_push_stripped(L, r);
-	else {
+	if (slot == L_VIEW_STRIPPED) {
+		lua_createtable(L, 0, 2);
+		l_push_fields(L, r, FIELD_STRIPPED);
+		lua_setfield(L, -2, "headers");
+		lua_newtable(L);
+		for (size_t at = 0; pair_next(all, &at, PAIR_AMP, &pair, &raw);) {
+			l_push_slice(L, pair_name(raw, name, sizeof name));
+			l_push_decoded(L, pair_value(pair, raw), PCT_QUERY);
+			lua_rawset(L, -3);
+		}
+		lua_setfield(L, -2, "query");
+	} else {
 		lua_newuserdatauv(L, 0, 1);
 		lua_getiuservalue(L, 1, 1);
 		lua_setiuservalue(L, -2, 1);
@@ -26202,17 +26183,14 @@ l_fetch_push(lua_State *L, bool late)
 	if (late)
 		fetch_finish(f, f->up_flow.moved != 0 ? "timeout" : "unreachable",
 		    f->up_flow.moved != 0 ? "no answer in time" : "no connection in time");
-	if (f->error != NULL) {
+	if (f->error != NULL)
 		return l_three(L, L_NIL, f->error, f->detail);
-	}
 	lua_createtable(L, 0, 3);
 	l_set(L, "status", f->status);
 	if (f->retry_after >= 0)
 		l_set(L, "retry_after", f->retry_after);
-	l_push(L, L_TEXT(f->challenge));
-	lua_setfield(L, -2, "challenge");
-	l_push(L, L_TEXT(f->session));
-	lua_setfield(L, -2, "session");
+	l_set(L, "challenge", L_TEXT(f->challenge));
+	l_set(L, "session", L_TEXT(f->session));
 	if (l_flag(L, 1, "text")) {
 		l_set(L, "text", buf_slice(&f->body));
 		l_set(L, "head", buf_slice(&f->head_bytes));

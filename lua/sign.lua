@@ -30,6 +30,9 @@ function M.jwt(o)
   return signed .. "." .. secrets.base64url(signature)
 end
 
+--- sign.hmac(alg, key, x) -> string | secret: as secret.hmac.
+function M.hmac(alg, key, x) return secrets.hmac(key, alg, x) end
+
 --- sign.nonce() -> 32 random hex digits, for a jti or a nonce. A string, since a nonce is no secret.
 function M.nonce()
   local _, digest = require("host").random_token ""

@@ -132,7 +132,7 @@ local function totp_key(user, nonce) return require("secret").sha256(access.hash
 
 --- The code of a key and a step (RFC 4226 5.3).
 function M.hotp(key, step)
-  local mac = require("sign.core").hmac("sha1", key, (">I8"):pack(step))
+  local mac = require("secret").hmac(key, "sha1", (">I8"):pack(step))
   local at = mac:byte(20) & 15
   return ("%06d"):format(((">I4"):unpack(mac, at + 1) & 0x7fffffff) % 1000000)
 end

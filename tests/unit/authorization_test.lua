@@ -1044,7 +1044,7 @@ return {
       end
       local signed = b64(json.encode(h)) .. "." .. b64(json.encode(c))
       local sig = ({ ES256 = function() return sign.signature("ES256", keys.p256, signed) end, RS256 = function() return sign.signature("RS256", keys.rsa, signed) end,
-        HS256 = function() return sign.hmac("sha256", "secret", signed) end })[h.alg]
+        HS256 = function() return require("sign").hmac("sha256", "secret", signed) end })[h.alg]
       local text = signed .. "." .. b64(sig and sig() or "x")
       n = n + 1
       local q = { now = clock, client = { request = function() return { status = 200, text = json.encode(set) } end } }
