@@ -10237,7 +10237,7 @@ json_token(struct json_reader *r, struct json_token *t, enum json_type type, siz
 static void
 json_skip_space(struct json_reader *r)
 {
-	while (r->at < r->text.n && memchr(" \t\n\r", r->text.p[r->at], 4) != NULL)
+	while (r->at < r->text.n && r->text.p[r->at] <= ' ' && memchr(" \t\n\r", r->text.p[r->at], 4) != NULL)
 		r->at++;
 }
 
@@ -10252,7 +10252,8 @@ json_read_string(struct json_reader *r, struct json_token *t, enum json_type typ
 	while (i < n && p[i] != '"') {
 		if (p[i] == '\\')
 			t->escaped = true;
-		if ((used = json_char(p + i, n - i, c, &len)) == 0)
+		used = (signed char)p[i] >= 0x20 && p[i] != '\\' ? 1 : json_char(p + i, n - i, c, &len);
+		if (used == 0)
 			break;
 		i += used;
 	}
@@ -11003,8 +11004,7 @@ subst_step_into(struct subst_run *t, struct subst_walk *w, const struct json_tok
 	struct slice number = {text, 0};
 	bool lax = t->spots != NULL;    /* "*" is any element; and a name that some reader takes for the step */
 
-	if (in_array)
-		number.n = (size_t)snprintf(text, sizeof text, "%zu", w->index[v->depth]++);
+	w->index[v->depth] += in_array;
 	t->rows = 0;
 	for (size_t k = 0; v->depth != 0 && k < t->s->n; k++) {
 		const struct subst_row *row = &t->s->row[k];
@@ -11013,6 +11013,8 @@ subst_step_into(struct subst_run *t, struct subst_walk *w, const struct json_tok
 		if (row->place != w->place || w->met[k] != v->depth - 1)
 			continue;
 		step = subst_step(row, v->depth - 1);
+		if (in_array && number.n == 0)  /* seldom asked for: a long list is read in a tenth of the time */
+			number.n = (size_t)snprintf(text, sizeof text, "%zu", w->index[v->depth] - 1);
 		if (step.p == NULL || !(in_array ? (lax && step.n == 1 && step.p[0] == '*') || slice_eq(step, number) :
 		    json_spells(&w->key, step, lax)))
 			continue;
@@ -11504,7 +11506,7 @@ scrub_reference(struct slice ref, char out[4])
 		return c == 0 || c >= 0x110000 || i != ref.n - 1 ? 0 : json_put_utf8(out, c);
 	}
 	for (const char *p = scrub_names; *p != '\0'; p += 2 + p[1])
-		if ((size_t)p[1] == ref.n && memcmp(p + 2, ref.p, ref.n) == 0) {
+		if (p[2] == ref.p[0] && (size_t)p[1] == ref.n && memcmp(p + 2, ref.p, ref.n) == 0) {
 			out[0] = *p;
 			return 1;
 		}
