@@ -11639,7 +11639,7 @@ scrub_find_escape(struct scrub_scan *z, unsigned coding, size_t from)
 
 	for (; p < end; p++) {
 		v = 0;
-		for (unsigned i = 0; i < 4 && end - p >= 8 && (v = scrub_eight(p, c)) == 0; i++)
+		for (unsigned i = p == z->in.p ? 4 : 0; i < 4 && end - p >= 8 && (v = scrub_eight(p, c)) == 0; i++)
 			p += 8;         /* memchr costs more where the next one is near */
 		if ((p = v != 0 ? p + __builtin_ctzll(v) / 8 : memchr(p, c, (size_t)(end - p))) == NULL)
 			break;
