@@ -23928,6 +23928,9 @@ l_view_splice(lua_State *L, bool json)
 		return luaL_error(L, "a body that was built with a secret is not edited");
 	if (e->value.n > SECRET_MAX / 8)
 		l_secret_refuse_size(L, "a value of more than 256 KiB");
+	/* a sealed text was opened there: nothing else is attached. A row of JSON has the NUL behind the name, too */
+	if (req_locked(r, json ? PLACE_JSON : PLACE_FORM, (struct slice){e->name.p, e->name.n + json}))
+		return l_answer(L, true);
 	lua_grant(r->body.n);
 	lua_charge(L, (int64_t)r->body.n / LUA_READ);
 	/* JSON writes a control byte as six, and adds quotes, ":" and "," */

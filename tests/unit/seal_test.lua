@@ -218,21 +218,12 @@ return {
   ["a text that is nothing but marks is read in one pass, by both readers"] = function()
     local head, bound = "AQAAAA" .. ("A"):rep(86), { agent = ("0"):rep(32), agent_epoch = 1, credential = ("0"):rep(32), credential_epoch = 1 }
     is(seal.read(("Sp5eaL"):rep(99) .. "." .. "Sp5eaL" .. head .. ("A"):rep(22)).row, 0)
-    -- CPU time, the least of five: what else runs here does not count
-    local function cost(reader, s)
-      local least = math.huge
-      for _ = 1, 5 do
-        local at = os.clock()
-        is(reader(s), nil)
-        least = math.min(least, os.clock() - at)
-      end
-      return least
-    end
+    is(seal.read(("Sp5eaL"):rep(100) .. "." .. "Sp5eaL" .. head .. ("A"):rep(22)), nil)   -- 100 marks are looked at
+    -- one pass takes milliseconds; squares would take minutes, which no test has
     for _, mark in ipairs { "Sp5eaL", "Sp5eaL" .. head:sub(1, 91) .. ".", "Sp5eaLAQIA" .. head:sub(5), "Sp5eaLAQD_" .. head:sub(5) } do
-      local short, long = mark:rep(12000 // #mark), mark:rep(8 * 12000 // #mark)
-      assert(cost(seal.read, long) < 4 * cost(seal.read, short), "it looks at more than 100 marks, or behind them")
-      local function unseal(s) return (request.unseal(s, bound)) end
-      assert(cost(unseal, long) < 24 * cost(unseal, short), "it takes squares")    -- one pass: 8 times
+      local long = mark:rep((1 << 20) // #mark)
+      is(seal.read(long), nil)
+      is((request.unseal(long, bound)), nil)
     end
   end,
   ["a preset's rows come before its type's, and each call once"] = function()

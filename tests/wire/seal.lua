@@ -37,6 +37,19 @@ return {
   apply = function(req, cred) req.headers:set("x-key", cred.key) end,
 }
 ]]
+local member = [[
+return {
+  kind = "type", api = 1, name = "member", title = "x",
+  fields = { { name = "key", secret = true, required = true } },
+  body = function(req) return req.has_body and { max = 65536 } or nil end,
+  seal = { { method = "POST", path = "/session", members = { "token" }, opens = { "form=key", "json=/key" } } },
+  apply = function(req, cred)
+    if not req.has_body then return true end
+    local splice = form.of(req.headers).kind == "json" and req.splice_json or req.splice_form
+    return splice(req, "key", cred.key)
+  end,
+}
+]]
 local CREDENTIAL = "canary-seal-credential-1"
 
 local function answer(body, fields, status)
@@ -229,6 +242,16 @@ append {
   refused("another key beside it is one", get("/", bearer "k" .. "X-Api-Key: mine\r\n", "key.test"), "foreign_credential", { host = "key.test" }),
 }
 
+append { { name = "a type that writes into the body", host = "body.test", send = { at("body.test", post "/session"), { answers = 1 }, { keep = "m", from = '"(' .. SEALED .. ')"' } },
+  upstream = { reply = { answer '{"token":"canary-member-1"}' } }, expect = { status = 200, raw_not = { "canary-" } } } }
+for kind, body in pairs { ["application/x-www-form-urlencoded"] = { "a=b&key=%s", "form" }, ["application/json"] = { '{"a":1,"key":"%s"}', "JSON" } } do
+  for name, key in pairs { ["does not where a sealed text stands"] = { "${KEPT:m}", "canary-member-1" }, ["does where another does"] = { "mine", "canary-seal-credential-7" } } do
+    append { { name = ("%s: %s"):format(body[2], name), host = "body.test",
+      send = { ("POST / HTTP/1.1\r\nHost: body.test\r\nContent-Type: %s\r\nTransfer-Encoding: chunked\r\n\r\n"):format(kind), { chunked = body[1]:format(key[1]) }, { answers = 1 } },
+      upstream = { reply = { answer "{}" } }, expect = { status = 200, upstream = { body = body[1]:format(key[2]) } } } }
+  end
+end
+
 append {
   { name = "a body of known length that is too long to be looked into streams, worthless text and all", set = { ["body-max"] = "64k" },
     send = { "POST / HTTP/1.1\r\nHost: api.test\r\nContent-Type: application/json\r\nContent-Length: 70014\r\n\r\n" .. '{"x":"' .. ("y"):rep(70000) .. '","z":1}', { answers = 1 } },
@@ -265,8 +288,8 @@ append {
 
 return {
   shared = {
-    policies = { { name = "session", source = policy }, { name = "header", source = header } },
-    hosts = { "api.test", "other.test", "open.test", "seal.test", "refuse.test", "allow.test", "key.test" },
+    policies = { { name = "session", source = policy }, { name = "header", source = header }, { name = "member", source = member } },
+    hosts = { "api.test", "other.test", "open.test", "seal.test", "refuse.test", "allow.test", "key.test", "body.test" },
     credentials = {
       { name = "api", type = "session", host = "api.test", secrets = { token = CREDENTIAL } },
       { name = "other", type = "bearer", host = "other.test", secrets = { token = "canary-seal-credential-2" } },
@@ -275,6 +298,7 @@ return {
       { name = "allow", type = "session", host = "allow.test", fields = { mint = "allow" }, secrets = { token = "canary-seal-credential-6" } },
       { name = "key", type = "header", host = "key.test", env = "KEY", fields = { attach = "placeholder" }, ["seal-host"] = "far.test",
         secrets = { key = "canary-seal-credential-5" } },
+      { name = "body", type = "member", host = "body.test", secrets = { key = "canary-seal-credential-7" } },
     },
     domains = { { host = "open.test" } },
     agents = { { name = "a" }, { name = "b" } },
