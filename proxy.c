@@ -14655,8 +14655,8 @@ door_interface(int fd, char name[IF_NAMESIZE])
 
 	setsockopt(fd, SOL_IP, IP_PKTINFO, &one, sizeof one);
 	if (getsockopt(fd, SOL_IP, IP_PKTOPTIONS, &u, &len) == 0 && len >= CMSG_LEN(sizeof(struct in_pktinfo)))
-		memcpy(&index, CMSG_DATA(&u.head), sizeof index);       /* ipi_ifindex */
-	else
+		memcpy(&index, CMSG_DATA(&u.head), sizeof index);       /* ipi_ifindex; 0 where it came by IPv6 */
+	if (index == 0)
 		getsockopt(fd, SOL_IPV6, IPV6_MULTICAST_IF, &index, &n);
 	if (if_indextoname((unsigned)index, name) == NULL)
 		name[0] = '\0';

@@ -3,6 +3,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import socket
 import stat
@@ -919,7 +920,7 @@ def test_transparent_in_a_namespace(t):
     s.domain({"host": "plain.test", "port": 80})
     s.cli("agent", "set", "a", "--from", "10.213.7.0/24")
     s.wrap = ["nsenter", f"--net=/proc/{a.pid}/ns/net"]
-    s.serve("--upstream-ca", sallyport.certs() / "root.pem", "--connect-to", f"api.test:443:127.0.0.1:{up.port}", "--transparent", "0.0.0.0:7081")
+    s.serve("--upstream-ca", sallyport.certs() / "root.pem", "--connect-to", f"api.test:443:127.0.0.1:{up.port}", "--transparent", "0.0.0.0:7081", "--transparent", "[::]:7081")
 
     def curl(url, *args):
         r = inside(b, "curl", "-sS", "--max-time", 20, "--cacert", s.ca, *args, url, "-w", " %{http_code}")
@@ -937,6 +938,47 @@ def test_transparent_in_a_namespace(t):
     assert code == "403" and "host_not_allowed" in said, said
     code, said = curl("http://other.test/n", "--resolve", "other.test:80:203.0.113.5")
     assert code == "403" and len(up.requests) == n, said
+    # the rules that `sallyport nft` prints, in the place of iptables', for IPv6 too; then TPROXY's
+    if not shutil.which("nft"):
+        return
+
+    def nft(rules):
+        return subprocess.run(["nsenter", f"--net=/proc/{a.pid}/ns/net", "nft", "-f", "-"], input=rules, capture_output=True, text=True)
+    inside(a, "iptables", "-t", "nat", "-F")
+    for p, address, name in ((a, "fd13::1/64", "va"), (b, "fd13::2/64", "vb")):
+        inside(p, "ip", "addr", "add", address, "dev", name, "nodad")
+    inside(b, "ip", "-6", "route", "add", "default", "via", "fd13::1")
+    s.cli("agent", "set", "a", "--from", "10.213.7.0/24", "--from", "fd13::/64")
+    r = nft(s.cli("nft", "--port", "7081").stdout)
+    assert r.returncode == 0, r.stderr
+
+    def arrives(what):
+        for address in ("203.0.113.5", "[2001:db8::5]"):
+            n = len(up.requests)
+            code, said = curl("https://api.test/n", "--resolve", f"api.test:443:{address}")
+            assert code == "200" and len(up.requests) == n + 1, (what, address, said)
+    arrives("nft")
+    code, said = curl("https://api.test:8443/n", "--resolve", "api.test:8443:203.0.113.5", "--connect-timeout", "1")
+    assert code == "000", "nothing else leaves"
+    assert nft("delete table inet sallyport").returncode == 0
+    for family, net in (("-4", "0.0.0.0/0"), ("-6", "::/0")):
+        inside(a, "ip", family, "rule", "add", "fwmark", "1", "lookup", "100")
+        inside(a, "ip", family, "route", "add", "local", net, "dev", "lo", "table", "100")
+    r = nft("""table inet tp {
+        chain c {
+            type filter hook prerouting priority mangle; policy accept;
+            iifname "va" tcp dport 443 meta nfproto ipv4 tproxy ip to :7081 meta mark set 1 accept
+            iifname "va" tcp dport 443 meta nfproto ipv6 tproxy ip6 to :7081 meta mark set 1 accept
+        }
+    }
+    """)
+    if r.returncode != 0 and "No such file" in r.stderr:        # this kernel has no TPROXY
+        return
+    assert r.returncode == 0, r.stderr
+    arrives("TPROXY")
+    r = subprocess.run(["nsenter", f"--net=/proc/{a.pid}/ns/net", s.binary, "agent", "set", "a", "--from", "va"], env=s.env, capture_output=True, text=True)
+    assert r.returncode == 0, r.stderr
+    arrives("the interface alone, by IPv4 and IPv6")
 
 
 def test_nft(t):
