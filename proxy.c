@@ -27,6 +27,7 @@
  *        req     one request, head to record            kept    decisions that hold on
  *        conn    a client and its requests              fetch, helper   our own requests, programs
  *        main    commands, master, workers              bind    Lua's modules, in seven sections
+ *                                                       jail    system calls of `sallyport run`
  *                                                       start   main()
  *
  * The way of an HTTPS request. The tunnel: conn_accept, conn_step_head (a head is whole), req_parse
@@ -50,6 +51,8 @@
 #include <ifaddrs.h>
 #include <net/if.h>
 #include <limits.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <malloc.h>
 #include <netdb.h>
 #include <netinet/in.h>
@@ -82,6 +85,7 @@
 #include <sys/stat.h>
 #include <sys/time.h>
 #include <sys/statvfs.h>
+#include <sys/syscall.h>
 #include <sys/types.h>
 #include <sys/uio.h>
 #include <sys/un.h>
@@ -10237,7 +10241,7 @@ json_token(struct json_reader *r, struct json_token *t, enum json_type type, siz
 static void
 json_skip_space(struct json_reader *r)
 {
-	while (r->at < r->text.n && r->text.p[r->at] <= ' ' && memchr(" \t\n\r", r->text.p[r->at], 4) != NULL)
+	while (r->at < r->text.n && memchr(" \t\n\r", r->text.p[r->at], 4) != NULL)
 		r->at++;
 }
 
@@ -10252,8 +10256,7 @@ json_read_string(struct json_reader *r, struct json_token *t, enum json_type typ
 	while (i < n && p[i] != '"') {
 		if (p[i] == '\\')
 			t->escaped = true;
-		used = (signed char)p[i] >= 0x20 && p[i] != '\\' ? 1 : json_char(p + i, n - i, c, &len);
-		if (used == 0)
+		if ((used = json_char(p + i, n - i, c, &len)) == 0)
 			break;
 		i += used;
 	}
@@ -11004,7 +11007,8 @@ subst_step_into(struct subst_run *t, struct subst_walk *w, const struct json_tok
 	struct slice number = {text, 0};
 	bool lax = t->spots != NULL;    /* "*" is any element; and a name that some reader takes for the step */
 
-	w->index[v->depth] += in_array;
+	if (in_array)
+		number.n = (size_t)snprintf(text, sizeof text, "%zu", w->index[v->depth]++);
 	t->rows = 0;
 	for (size_t k = 0; v->depth != 0 && k < t->s->n; k++) {
 		const struct subst_row *row = &t->s->row[k];
@@ -11013,8 +11017,6 @@ subst_step_into(struct subst_run *t, struct subst_walk *w, const struct json_tok
 		if (row->place != w->place || w->met[k] != v->depth - 1)
 			continue;
 		step = subst_step(row, v->depth - 1);
-		if (in_array && number.n == 0)  /* seldom asked for: a long list is read in a tenth of the time */
-			number.n = (size_t)snprintf(text, sizeof text, "%zu", w->index[v->depth] - 1);
 		if (step.p == NULL || !(in_array ? (lax && step.n == 1 && step.p[0] == '*') || slice_eq(step, number) :
 		    json_spells(&w->key, step, lax)))
 			continue;
@@ -11506,7 +11508,7 @@ scrub_reference(struct slice ref, char out[4])
 		return c == 0 || c >= 0x110000 || i != ref.n - 1 ? 0 : json_put_utf8(out, c);
 	}
 	for (const char *p = scrub_names; *p != '\0'; p += 2 + p[1])
-		if (p[2] == ref.p[0] && (size_t)p[1] == ref.n && memcmp(p + 2, ref.p, ref.n) == 0) {
+		if ((size_t)p[1] == ref.n && memcmp(p + 2, ref.p, ref.n) == 0) {
 			out[0] = *p;
 			return 1;
 		}
@@ -11639,7 +11641,7 @@ scrub_find_escape(struct scrub_scan *z, unsigned coding, size_t from)
 
 	for (; p < end; p++) {
 		v = 0;
-		for (unsigned i = p == z->in.p ? 4 : 0; i < 4 && end - p >= 8 && (v = scrub_eight(p, c)) == 0; i++)
+		for (unsigned i = 0; i < 4 && end - p >= 8 && (v = scrub_eight(p, c)) == 0; i++)
 			p += 8;         /* memchr costs more where the next one is near */
 		if ((p = v != 0 ? p + __builtin_ctzll(v) / 8 : memchr(p, c, (size_t)(end - p))) == NULL)
 			break;
@@ -20429,7 +20431,6 @@ fetch_start(struct fetch *f, const char *host, uint16_t port, bool use_tls, stru
  * outside the group of a program whose worker was killed. Skip it unless you use the type
  * `command`. */
 #define HELPER_OUTPUT_MAX (64 * 1024)
-#define HELPER_ARGS_MAX 64
 #define HELPER_RUNS_MAX 8       /* of a worker; a token is kept for its ttl, so few are ever wanted */
 #define HELPER_MS_MAX 10000     /* a refresh has no more */
 #define HELPER_LOOK_MS 2        /* between two looks for the end of a program whose output has ended */
@@ -26018,6 +26019,7 @@ conn_rejudge(void)
  * file, the environment or the terminal is never in a Lua string. Skip it unless you review
  * commands, or the requests for tokens (http_client). */
 #define HOST_SECRET_MAX (64 * 1024)             /* a line: the longest keys and tokens have a few KiB */
+#define L_TEXTS_MAX 65536               /* of a program: arguments and variables, which execve bounds by their bytes */
 #define HOST_SECRET_LINES_MAX (1024 * 1024)     /* a key file or a document: the store takes no more */
 
 /* nil and "absent", or errno's text. */
@@ -26374,32 +26376,29 @@ l_command_push(lua_State *L, bool late)
 	return l_three(L, L_NIL, codes[c->run->code], c->run->status);
 }
 
-/* Program and arguments of the table at 1, which keeps the texts. */
-static void
-l_command_argv(lua_State *L, char *argv[HELPER_ARGS_MAX + 1])
+/* Pushes an array of the list's texts, ended by NULL; the list keeps the texts. */
+static char **
+l_texts(lua_State *L, int idx)
 {
-	lua_Integer n;
+	const lua_Integer n = luaL_len(L, idx);
+	char **list;
 
-	lua_getfield(L, 1, "arguments");
-	n = lua_istable(L, -1) ? luaL_len(L, -1) : 0;
-	luaL_argcheck(L, n < HELPER_ARGS_MAX, 1, "too many arguments");
-	for (lua_Integer i = 0; i <= n; i++) {
+	luaL_argcheck(L, n > 0 && n <= L_TEXTS_MAX, idx, "too many texts, or none");
+	list = lua_newuserdatauv(L, ((size_t)n + 1) * sizeof *list, 0);
+	for (lua_Integer i = 0; i < n; i++) {
 		struct slice s;
 
-		if (i == 0)
-			lua_getfield(L, 1, "program");
-		else
-			lua_geti(L, -1, i);
-		s = l_check_slice(L, -1);       /* no number: its text would not be the table's */
-		luaL_argcheck(L, memchr(s.p, '\0', s.n) == NULL, 1, "a NUL in an argument");
-		argv[i] = (char *)s.p;
+		lua_geti(L, idx, i + 1);
+		s = l_check_slice(L, -1);       /* no number: its text would not be the list's */
+		luaL_argcheck(L, memchr(s.p, '\0', s.n) == NULL, idx, "a NUL in a text");
+		list[i] = (char *)s.p;
 		lua_pop(L, 1);
 	}
-	argv[n + 1] = NULL;
-	lua_pop(L, 1);
+	list[n] = NULL;
+	return list;
 }
 
-/* host.command({ program=, arguments={…}, timeout=ms }, deadline)
+/* host.command({ program, argument…, timeout=ms }, deadline)
  *   -> { { name, secret } … } | nil, code [, exit status]
  *
  * Runs a program of the helpers' folder; its standard output is a JSON object, the headers' names
@@ -26409,7 +26408,7 @@ static int
 l_host_run(lua_State *L)
 {
 	struct l_command *c;
-	char *argv[HELPER_ARGS_MAX + 1];
+	char **argv;
 	lua_Integer ms;
 
 	luaL_checktype(L, 1, LUA_TTABLE);
@@ -26419,14 +26418,14 @@ l_host_run(lua_State *L)
 	c = l_wait_new(L, sizeof *c, l_command_drop);
 	lua_getfield(L, 1, "timeout");
 	ms = luaL_checkinteger(L, -1);
-	l_command_argv(L, argv);
-	lua_settop(L, 3);
+	argv = l_texts(L, 1);
 	if ((c->run = calloc(1, sizeof *c->run)) == NULL)
 		return luaL_error(L, "out of memory");
 	c->run->watch.fd = -1;
 	c->run->wait = &c->wait;
 	buf_init(&c->run->in, HELPER_OUTPUT_MAX);
 	helper_start(c->run, argv, ms < 1 ? 1 : ms > HELPER_MS_MAX ? HELPER_MS_MAX : ms);
+	lua_settop(L, 3);
 	return l_wait(L, l_command_push);
 }
 
@@ -27332,6 +27331,180 @@ l_open_host(lua_State *L, bool worker)
 	l_set(L, "arg0", host_arg0);
 }
 
+/* ---- jail ------------------------------------------------------------------
+ * The way to the kernel for `sallyport run`: which calls it makes, in which order and why is
+ * lua/cli/jail.lua, with the filter of system calls. Invariants: commands alone have this module; a
+ * call is one of jail_calls; what the kernel writes goes into memory of that size which the call
+ * itself has made. Skip it unless you review `run`. */
+#define JAIL_FDS_MAX 32         /* descriptors in one message: the control socket takes no more */
+#define JAIL_ROOM_MAX (64 * 1024)
+
+/* What process_harden changes, as this process was started with it: the command gets it back. */
+static struct {
+	mode_t umask;
+	void (*pipe)(int), (*xfsz)(int);
+	struct rlimit core, files;
+} jail_before;
+
+#define N(name) {#name, SYS_##name}
+static const struct { const char *name; long number; } jail_calls[] = {
+	/* made by the command */
+	N(bind), N(capset), N(chdir), N(clone), N(close), N(connect), N(exit_group), N(getdents64), N(getpeername),
+	N(getpgid), N(getsockopt), N(ioctl), N(kill), N(listen), N(mkdirat), N(openat), N(pipe2), N(ppoll), N(prctl),
+	N(read), N(readlinkat), N(rt_sigaction), N(rt_sigprocmask), N(sendto), N(setgroups), N(setresgid), N(setresuid),
+	N(setsid), N(setsockopt), N(shutdown), N(signalfd4), N(socket), N(statx), N(symlinkat), N(unshare),
+	N(wait4), N(write),
+	/* refused in the jail, some of them made by the command before */
+	N(acct), N(add_key), N(bpf), N(chroot), N(clone3), N(delete_module), N(fanotify_init),
+	N(finit_module), N(fsconfig), N(fsmount), N(fsopen), N(fspick), N(init_module), N(io_uring_enter),
+	N(io_uring_register), N(io_uring_setup), N(kcmp), N(kexec_load), N(keyctl), N(mount),
+	N(mount_setattr), N(move_mount), N(name_to_handle_at), N(open_by_handle_at), N(open_tree),
+	N(perf_event_open), N(pidfd_getfd), N(pivot_root), N(quotactl), N(reboot), N(request_key),
+	N(setns), N(setpriority), N(settimeofday), N(socketpair), N(swapoff), N(swapon), N(syslog),
+	N(umount2), N(userfaultfd), N(vhangup),
+};
+#undef N
+
+/* jail.number(name) -> a system call's number on this machine | nil */
+static int
+l_jail_number(lua_State *L)
+{
+	const char *name = luaL_checkstring(L, 1);
+
+	for (size_t i = 0; i < COUNT(jail_calls); i++)
+		if (strcmp(jail_calls[i].name, name) == 0) {
+			lua_pushinteger(L, jail_calls[i].number);
+			return 1;
+		}
+	return 0;
+}
+
+/* nil, errno's text, errno. */
+static int
+l_jail_fail(lua_State *L)
+{
+	const int code = errno;
+
+	l_fail(L, strerror(code));
+	lua_pushinteger(L, code);
+	return 3;
+}
+
+/* jail.call(name, …) -> result, text… | nil, why, errno
+ *
+ * A system call with integers (nil: 0), texts, which stand in memory with a NUL behind them, and room
+ * for answers: { bytes }, or { text } to be overwritten. Each room is answered as a text of its size. */
+static int
+l_jail_call(lua_State *L)
+{
+	long a[6] = {0}, rc;
+	const int n = lua_gettop(L);
+
+	luaL_argcheck(L, n <= 7 && l_jail_number(L) == 1, 1, "no such call");
+	for (int i = 2; i <= n; i++) {
+		if (lua_type(L, i) == LUA_TTABLE) {
+			size_t size;
+			const char *text = lua_geti(L, i, 1) == LUA_TSTRING ? lua_tolstring(L, -1, &size) : NULL;
+			void *room;
+
+			if (text == NULL)
+				size = (size_t)luaL_checkinteger(L, -1);
+			luaL_argcheck(L, size <= JAIL_ROOM_MAX, i, "too large");
+			room = memset(lua_newuserdatauv(L, size, 0), 0, size);
+			if (text != NULL)
+				memcpy(room, text, size);
+			lua_replace(L, i);
+			a[i - 2] = (long)room;
+		} else if (lua_type(L, i) == LUA_TSTRING)
+			a[i - 2] = (long)lua_tostring(L, i);
+		else
+			a[i - 2] = (long)luaL_optinteger(L, i, 0);
+	}
+	lua_settop(L, n + 1);
+	if ((rc = syscall(lua_tointeger(L, n + 1), a[0], a[1], a[2], a[3], a[4], a[5])) < 0)
+		return l_jail_fail(L);
+	lua_pushinteger(L, rc);
+	for (int i = 2; i <= n; i++)
+		if (lua_type(L, i) == LUA_TUSERDATA)
+			lua_pushlstring(L, lua_touserdata(L, i), lua_rawlen(L, i));
+	return lua_gettop(L) - n - 1;
+}
+
+/* jail.send(socket, text, fds) -> bytes | nil, why
+ *
+ * With the descriptors beside the first byte (SCM_RIGHTS, unix(7)). */
+static int
+l_jail_send(lua_State *L)
+{
+	union { struct cmsghdr head; char room[CMSG_SPACE(JAIL_FDS_MAX * sizeof(int))]; } u = {0};
+	struct slice s = l_check_slice(L, 2);
+	struct iovec part = {(char *)s.p, s.n};
+	struct msghdr m = {.msg_iov = &part, .msg_iovlen = 1};
+	const lua_Integer n = luaL_len(L, 3);
+	ssize_t sent;
+
+	luaL_argcheck(L, n <= JAIL_FDS_MAX, 3, "too many");
+	if (n != 0) {
+		u.head = (struct cmsghdr){.cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS,
+		    .cmsg_len = CMSG_LEN((size_t)n * sizeof(int))};
+		m.msg_control = u.room;
+		m.msg_controllen = CMSG_SPACE((size_t)n * sizeof(int));
+	}
+	for (lua_Integer i = 0; i < n; i++) {
+		lua_geti(L, 3, i + 1);
+		((int *)(void *)CMSG_DATA(&u.head))[i] = (int)luaL_checkinteger(L, -1);
+		lua_pop(L, 1);
+	}
+	if ((sent = sendmsg((int)luaL_checkinteger(L, 1), &m, MSG_NOSIGNAL)) < 0)
+		return l_fail_errno(L);
+	lua_pushinteger(L, sent);
+	return 1;
+}
+
+/* jail.filter(instructions) -> true | nil, why
+ *
+ * From now on they judge each system call of this process and its children (seccomp(2)). */
+static int
+l_jail_filter(lua_State *L)
+{
+	struct slice s = l_check_slice(L, 1);
+	struct sock_fprog program = {(unsigned short)(s.n / sizeof(struct sock_filter)), (struct sock_filter *)(void *)s.p};
+
+	return prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0 ? l_answer(L, true) : l_fail_errno(L);
+}
+
+/* jail.restore()
+ *
+ * The umask, limits and signals with which this process was started. */
+static int
+l_jail_restore(lua_State *L)
+{
+	(void)L;
+	umask(jail_before.umask);
+	signal(SIGPIPE, jail_before.pipe);
+	signal(SIGXFSZ, jail_before.xfsz);
+	setrlimit(RLIMIT_CORE, &jail_before.core);
+	setrlimit(RLIMIT_NOFILE, &jail_before.files);
+	return 0;
+}
+
+/* jail.exec(arguments, environment) -> nil, why, errno
+ *
+ * Becomes the program, which is looked for as execvp does. */
+static int
+l_jail_exec(lua_State *L)
+{
+	char **argv = l_texts(L, 1), **env = l_texts(L, 2);
+
+	execvpe(argv[0], argv, env);
+	return l_jail_fail(L);
+}
+
+static const luaL_Reg l_jail[] = {
+	{"number", l_jail_number}, {"call", l_jail_call}, {"send", l_jail_send}, {"filter", l_jail_filter},
+	{"restore", l_jail_restore}, {"exec", l_jail_exec}, {NULL, NULL},
+};
+
 /* ---- start -----------------------------------------------------------------
  * Lua's modules in one table, and main: a command is one process that runs cli.main as a task;
  * `serve` goes on as the master. Invariant: process_harden runs before anything is read. Skip it
@@ -27346,7 +27519,7 @@ lua_bind_all(lua_State *L, bool worker)
 	};
 	static const struct { const char *name; const luaL_Reg *list; } functions[] = {
 		{"sign.core", l_sign_functions}, {"uri.core", l_uri_functions}, {"http.core", l_http_functions},
-		{"addr", l_addr_functions}, {"time", l_time}, {"http_client", l_http_client},
+		{"addr", l_addr_functions}, {"time", l_time}, {"http_client", l_http_client}, {"jail", l_jail},
 	};
 	static const luaL_Reg serve_funcs[] = {
 		{"serve", l_host_serve}, {"serve_lock", l_host_serve_lock}, {NULL, NULL},
@@ -27356,7 +27529,7 @@ lua_bind_all(lua_State *L, bool worker)
 		luaL_requiref(L, modules[i].name, modules[i].open, 0);
 		lua_pop(L, 1);
 	}
-	for (size_t i = 0; i < COUNT(functions); i++) {
+	for (size_t i = 0; i < COUNT(functions) - worker; i++) {        /* the last is for commands alone */
 		lua_bind(L, functions[i].name, functions[i].list);
 		lua_pop(L, 1);
 	}
@@ -27372,13 +27545,15 @@ lua_bind_all(lua_State *L, bool worker)
 static void
 process_harden(void)
 {
-	const struct rlimit none = {0, 0};
-	struct rlimit files;
+	struct rlimit none, files;
 
-	umask(077);
-	signal(SIGPIPE, SIG_IGN);
+	jail_before.umask = umask(077);
+	jail_before.pipe = signal(SIGPIPE, SIG_IGN);
 	/* a file at its size limit is an error of the write, not the end */
-	signal(SIGXFSZ, SIG_IGN);
+	jail_before.xfsz = signal(SIGXFSZ, SIG_IGN);
+	getrlimit(RLIMIT_CORE, &jail_before.core);
+	getrlimit(RLIMIT_NOFILE, &jail_before.files);
+	none = (struct rlimit){0, jail_before.core.rlim_max};
 	setrlimit(RLIMIT_CORE, &none);
 #ifndef __SANITIZE_ADDRESS__            /* the leak checker attaches by ptrace */
 	prctl(PR_SET_DUMPABLE, 0);

@@ -9,7 +9,7 @@ local M = {}
 local families = {
   { "init", "cli.init" }, { "serve", "cli.serve" }, { "credential", "cli.credential" }, { "agent", "cli.agent" },
   { "connect", "cli.connect" }, { "disconnect", "cli.connect" }, { "mcp", "cli.mcp" }, { "import", "cli.import" },
-  { "env", "cli.env" }, { "explain", "cli.explain" }, { "log", "cli.log" }, { "status", "cli.status" }, { "bundle", "cli.bundle" },
+  { "env", "cli.env" }, { "run", "cli.run" }, { "explain", "cli.explain" }, { "log", "cli.log" }, { "status", "cli.status" }, { "bundle", "cli.bundle" },
   { "domain", "cli.bundle" }, { "rule", "cli.rule" }, { "seal", "cli.seal" }, { "gateway", "cli.door" }, { "tenant", "cli.door" }, { "user", "cli.door" }, { "role", "cli.door" },
   { "client", "cli.door" }, { "key", "cli.door" }, { "connection", "cli.door" }, { "policy", "cli.policy" }, { "set", "cli.set" }, { "ca", "cli.ca" },
   { "doctor", "cli.doctor" }, { "backup", "cli.backup" }, { "restore", "cli.backup" },
@@ -18,7 +18,7 @@ local families = {
 
 -- What people type elsewhere for the same thing.
 local other_words = {
-  start = "serve", run = "serve", proxy = "serve", logs = "log", config = "set", settings = "set",
+  start = "serve", proxy = "serve", logs = "log", config = "set", settings = "set",
   login = "connect", authorize = "connect", logout = "disconnect", credentials = "credential", cred = "credential", secret = "credential", agents = "agent", bundles = "bundle",
   domains = "domain", policies = "policy", tenants = "tenant", users = "user", roles = "role", gateways = "gateway", clients = "client", keys = "key", connections = "connection", why = "explain", check = "doctor", stats = "status", systemd = "service", unit = "service", top = "status", cert = "ca", export = "env",
   ls = "list", create = "add", new = "add", delete = "remove", rm = "remove", del = "remove", get = "show",

@@ -21,6 +21,7 @@ local ASSERTION_LIFE = 120    -- s: RFC 7523 3 asks for short ones; two minutes 
 local TTL_DEFAULT = 300       -- where neither the server nor the type says: short, so that an error heals soon
 local CALL_MAX = 10000        -- ms for one call; its caller's deadline may be nearer
 local SLACK = 500             -- ms that a program's end may take to be told
+local ARGUMENTS_MAX = 64      -- of a helper program, with its name
 local BODY_MAX = 1 << 20      -- a token answer of more than 1 MiB is none
 local TOKEN_EXPECT = {
   access_token = "secret", refresh_token = "secret", token_type = "string", expires_in = "number", error = "code",
@@ -387,10 +388,11 @@ function M.net(with)
   --- What a helper program prints: { { name, secret } … } | nil, code. spec = { program, arguments = {…}, timeout = ms }
   function net.command(spec, deadline)
     assert(type(spec) == "table" and type(spec.program) == "string", "net.command: program is missing")
+    assert(#(spec.arguments or {}) < ARGUMENTS_MAX, "net.command: too many arguments")
     local now = with.time.now()
     local limit = math.min(with.deadline or math.huge, type(deadline) == "number" and deadline or math.huge, now + spec.timeout + SLACK)
     if limit <= now then return nil, "command_timeout" end
-    return with.command(spec, limit)
+    return with.command({ spec.program, timeout = spec.timeout, table.unpack(spec.arguments or {}) }, limit)
   end
 
   -- What is wrong with an argument is the policy's: the message begins with its line.

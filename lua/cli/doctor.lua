@@ -436,6 +436,18 @@ local function handshakes(ctx, say, now)
   end
 end
 
+-- What `sallyport run` can do here: root's commands run as another user, so nobody's rights are tried then.
+local function jails(ctx, say)
+  local uid, jail = ctx.host.uid(), require "cli.jail"
+  local gid = math.tointeger((ctx.host.read_file("/proc/self/status", 65536) or ""):match("\nGid:%s+%d+%s+(%d+)"))
+  local ok, fault = jail.trial(uid == 0 and { uid = 65534, gid = 65534, groups = {} } or { uid = uid, gid = gid }, ctx.host.arg0)
+  if ok then
+    say("jails", OK, "`sallyport run` can make them")
+  else
+    say("jails", WARN, require("cli.run").explained(fault))
+  end
+end
+
 --- A process of our own user that holds one of our tokens could as well read the key file.
 local function same_user(ctx, say)
   local host = ctx.host
@@ -501,6 +513,7 @@ local function run(_, opt, ctx)
     say("server", OK, ctx.host.lock_held(ctx.home) and "runs" or "does not run")
   end
   machine(ctx, say, now)
+  jails(ctx, say)
   same_user(ctx, say)
   if ctx.json then
     ctx.out(report.json(out))

@@ -50,7 +50,8 @@ local used = {
   systemd = "%s env --agent %s --format systemd > FILE; in its unit: EnvironmentFile=FILE",
 }
 
-local function run(_, opt, ctx)
+-- The variables, with a token that is made where none is set; and the format in which they are asked for.
+local function list(opt, ctx)
   local host, now = ctx.host, nil
   db.open(ctx)
   now = require("time").wall()
@@ -105,19 +106,24 @@ local function run(_, opt, ctx)
       report.time(now) or now, "sallyport env"))
   end
   with.token = token
-  local list = env.build(with)
+  return env.build(with), format, name
+end
+
+local function run(_, opt, ctx)
+  local vars, format, name = list(opt, ctx)
   if format == "json" then
     local out = {}
-    for _, v in ipairs(list) do out[v[1]] = v[2] end
+    for _, v in ipairs(vars) do out[v[1]] = v[2] end
     ctx.out(report.json(out))
   else
-    ctx.out(env.text(list, format))
+    ctx.out(env.text(vars, format))
   end
-  if host.isatty(1) and used[format] then ctx.note(used[format]:format(home.command(ctx), name)) end
+  if ctx.host.isatty(1) and used[format] then ctx.note(used[format]:format(home.command(ctx), name)) end
   return 0
 end
 
 return {
+  list = list,
   { words = "env", args = "--agent A", max = 0, summary = "the environment that a client needs",
     options = {
       { name = "agent", arg = "AGENT", help = "whose environment" },

@@ -34,6 +34,8 @@ def read_by_the_command(s, block, where):
         words = line
         if re.search(r"\b[A-Z]{4,}\b", words.split(" --")[0]) and "--help" in words:
             words = "--help"                                   # `sallyport COMMAND --help`
+        if " -- " in words:
+            words = words.replace(" -- ", " --help -- ", 1)     # what stands behind is another program's
         r = subprocess.run(["bash", "-c", f"set -f; sallyport {words} --help" if "--help" not in words and not words.startswith("help") else f"sallyport {words}"],
                            env=s.shell, capture_output=True, text=True, timeout=30 * sallyport.SLOW)
         assert r.returncode == 0, f"{where}: sallyport {words}: exit {r.returncode}: {r.stderr}"

@@ -89,7 +89,7 @@ def spec_of(words, cell):
 # What changes no record of the store. Every other command has a record of kind `change` that names it.
 READS = set("""credential list, credential show, credential presets, credential test, agent list, bundle list, bundle show, rule list, rule show, seal show, explain, log, status,
     gateway list, tenant list, user list, role list, client list, key list, connection list, connection show, policy list, policy show, policy new, policy test,
-    policy history, policy diff, policy try, policy help, ca, backup, serve, service print, nft, completion, man, version, lua""".replace("\n", " ").replace("  ", "").split(","))
+    policy history, policy diff, policy try, policy help, ca, backup, serve, service print, nft, completion, man, version, lua, run""".replace("\n", " ").replace("  ", "").split(","))
 READS = {words.strip() for words in READS}
 
 
@@ -257,9 +257,9 @@ def test_every_command(t):
     assert run("status")["running"] is True
     assert run("credential test", "api", "https://api.test/v1")["status"] == 200
     m.changes(s)
-    m.seen |= signed_in(t, m) | {"lua", "connection show", "connection revoke"}
+    m.seen |= signed_in(t, m) | {"lua", "run", "connection show", "connection revoke"}
     for words in commands_of(s):
-        assert words in COMMANDS or words == "lua", f"`sallyport help json` does not say what `{words}` answers"
+        assert words in COMMANDS or words in ("lua", "run"), f"`sallyport help json` does not say what `{words}` answers"
         assert words in m.seen, f"`{words}` was not tried here"
         assert (words in m.logged) != (words in READS) or words in ("connection revoke", "doctor"), f"`{words}` changes records: {words in m.logged}"
     assert set(COMMANDS) <= m.seen, set(COMMANDS) - m.seen

@@ -1,0 +1,60 @@
+--- The client of the control socket: HTTP/1.1 with JSON over a Unix socket, and descriptors beside it (SCM_RIGHTS).
+local core = require "jail"
+local json = require "json"
+local M = {}
+
+local ANSWER_MAX, WAIT_S = 4 << 20, 10
+
+--- Where a server's control socket is: the first of cli.control's places that exists; nil: none.
+function M.path(ctx)
+  for _, path in ipairs(require("cli.control").paths(ctx)) do
+    if ctx.host.stat(path, true) then return path end
+  end
+end
+
+--- A connection: its descriptor | nil, why
+function M.open(path)
+  if #path > 107 then return nil, "the path is too long for a socket" end
+  local fd = core.call("socket", 1, 1 | 0x80000, 0)                          -- AF_UNIX, SOCK_STREAM, SOCK_CLOEXEC
+  local wait = string.pack("jj", WAIT_S, 0)
+  for _, option in ipairs { 20, 21 } do core.call("setsockopt", fd, 1, option, wait, #wait) end      -- SO_RCVTIMEO, SO_SNDTIMEO
+  local ok, why = core.call("connect", fd, string.pack("=I2z", 1, path), 3 + #path)
+  if ok then return fd end
+  core.call("close", fd)
+  return nil, why
+end
+
+-- The answer: status, body | nil, why
+local function answer(fd)
+  local text, head, body, length = "", nil, nil, nil
+  repeat
+    local n, part, _ = core.call("read", fd, { 16384 }, 16384)
+    if not n then return nil, part == "Resource temporarily unavailable" and "no answer in time" or part end
+    if n == 0 then return nil, "it ended" end
+    text = text .. part:sub(1, n)
+    head, body = text:match("^(.-\r\n)\r\n(.*)$")
+    length = head and (math.tointeger(tonumber(head:lower():match("\r\ncontent%-length:%s*(%d+)\r\n"))) or 0)
+    if #text > ANSWER_MAX then return nil, "too long an answer" end
+  until head and #body >= length
+  return math.tointeger(tonumber(head:match("^HTTP/1%.1 (%d%d%d)"))), body
+end
+
+--- One request: the answer's object | nil, sentence, hint. fds: descriptors that come with it.
+function M.request(fd, method, target, value, fds)
+  local body = value and json.encode(value) or ""
+  local text = ("%s %s HTTP/1.1\r\nHost: localhost\r\n%sContent-Length: %d\r\n\r\n%s"):format(method, target,
+    value and "Content-Type: application/json\r\n" or "", #body, body)
+  while #text > 0 do
+    local n, why = core.send(fd, text, fds or {})
+    if not n then return nil, why end
+    text, fds = text:sub(n + 1), nil
+  end
+  local status, got = answer(fd)
+  if not status then return nil, got end
+  local object = json.decode(got)
+  if status == 200 and type(object) == "table" then return object end
+  local says = type(object) == "table" and type(object.message) == "string" and object.message or ("it answered %d"):format(status)
+  return nil, says, type(object) == "table" and type(object.hint) == "string" and object.hint ~= "" and object.hint or nil
+end
+
+return M
