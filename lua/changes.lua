@@ -16,8 +16,7 @@ M.process = nil
 
 -- ---- what is changed -----------------------------------------------------------------------------
 
--- Names of what lies in each database: f(key, the record as it will be or was) -> text | nil: it is no change. Databases of
--- which none is here hold what the program itself keeps: leases, tokens that it renews, sessions.
+-- Names of what lies in each database: f(key, the record as it will be or was) -> text | nil: it is no change.
 local names = {
   meta = function(key) return key:match("^set/(.*)$") and "setting " .. key:sub(5) or key end,
   policy = function(key) return "policy " .. key:gsub("/", " version ") end,
@@ -42,6 +41,8 @@ local names = {
 -- Tokens that a command brings or takes away; a worker renews them by itself.
 local function state_name(key) return key:find("^k/") and "stand-in " .. key:sub(3):gsub("/", " for ", 1) or "tokens of " .. key end
 
+-- Databases of the program's own. One that is neither here nor above, for it is new, is logged by its name.
+local own_dbs = { lease = true, state = true, counter = true }
 -- What the program counts in a record by itself, at each renewal and link: no change.
 local own = { grant = { rotation = true }, user = { links = true } }
 -- What store.core adds to a record's members.
@@ -82,7 +83,7 @@ end
 
 -- An operation as { record, did, members } | nil: it is no change.
 local function change(core, op)
-  local name = names[op.db] or op.db == "state" and M.sink and state_name
+  local name = names[op.db] or op.db == "state" and M.sink and state_name or not own_dbs[op.db] and function(key) return op.db .. " " .. key end
   if not name or op.op == "check" then return nil end
   local old, code = core.peek(op.db, op.key)
   local shown = name(op.key, op.plain or old or {})
