@@ -334,7 +334,7 @@ def test_listeners_that_block_or_vanish(t):
         d = Control(s)
         assert d.hand(["proxy", "dns-udp", "dns-tcp"], [listener(), datagrams(), listener()])[0] == 200
         d.close()
-    wait(lambda: [len(os.listdir(f"/proc/{p}/fd")) for p in pids] == before)
+    wait(lambda: all(len(os.listdir(f"/proc/{p}/fd")) <= n for p, n in zip(pids, before)))     # fewer: c's may still have been open
     wait(lambda: all(len(os.listdir(f"/proc/{p}/task")) < 12 for p in pids))
 
 
