@@ -7442,8 +7442,11 @@ addr_format(const struct addr *a, char out[ADDR_TEXT_MAX])
 	char *p = out;
 
 	for (unsigned i = 0; i < 4 && a->v4; i++) {
-		for (unsigned unit = a->b[i] > 99 ? 100 : a->b[i] > 9 ? 10 : 1; unit != 0; unit /= 10)
-			*p++ = (char)('0' + a->b[i] / unit % 10);
+		if (a->b[i] > 99)
+			*p++ = (char)('0' + a->b[i] / 100);
+		if (a->b[i] > 9)
+			*p++ = (char)('0' + a->b[i] / 10 % 10);
+		*p++ = (char)('0' + a->b[i] % 10);
 		*p++ = i < 3 ? '.' : '\0';
 	}
 	if (!a->v4 && inet_ntop(AF_INET6, a->b, out, ADDR_TEXT_MAX) == NULL)
