@@ -221,7 +221,7 @@ local function judge_rules(self, result, spec, url, agent, websocket)
   local method = result.tunnel and "CONNECT" or websocket and "WEBSOCKET" or spec.method
   local question = { method = method, host = url.host,
     readings = function() return not result.tunnel and paths.readings(self.path_readings, url.path) or nil end }
-  local ok, req = pcall(request.example, { method = websocket and "GET" or spec.method, url = url.text, headers = spec.headers or {} })
+  local ok, req = pcall(require("example").request, { method = websocket and "GET" or spec.method, url = url.text, headers = spec.headers or {} })
   if not ok then return nil end
   local _, shown = rules.request({ method = req.method, scheme = url.scheme, host = url.host, port = url.port, path = url.path, websocket = websocket }, question, req:view())
   local wall, code, message, hint = self.time.wall(), nil, nil, nil

@@ -287,7 +287,7 @@ local function run_rule_example(pol, ex, check, i)
   if ex.with and not check:keys(ex.with, with_keys, "with", { "examples", i, "with" }) then return check.why end
   local rules, with, counts = require "rules", ex.with or {}, ex.counts or {}
   local r = ex.req or {}
-  local req = require("request").example { method = r.method or "GET", url = r.url or "https://api.example.com/", headers = r.headers or {}, body = r.body }
+  local req = require("example").request { method = r.method or "GET", url = r.url or "https://api.example.com/", headers = r.headers or {}, body = r.body }
   local question = { method = req.method, host = req.host, readings = function() return paths.readings(paths.ways, req.path) end }
   local rule = rules.ready({ { name = "example", type = pol.name, fields = ex.rule or {} } },
     { load = function() return pol end }, policy, require("config").freeze)[1]

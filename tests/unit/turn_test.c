@@ -116,7 +116,7 @@ test_fetch(const char *name, const char *head, const char *unit)
 	peer_from(&f.up->peer, source(head, unit));
 	fetch_advance(&f);
 	told(name, f.defer.queued && !f.wait.done, f.up->peer.received / strlen(unit));
-	fetch_free(&f);
+	fetch_free(&f.wait);
 	test_result(!f.defer.queued, "  and none once it is freed", "it is queued");
 	loop_run_deferred();
 }

@@ -1,0 +1,115 @@
+--- What members of a JSON body or a form may, must or must not be.
+--
+--   sallyport rule add ours --type fields --host api.mail.test --method POST member=to only=*@acme.com
+--   sallyport rule add ours --type fields --host api.mail.test member=personalizations.*.to.*.email only=*@acme.com must=true
+--   sallyport rule add nofree --type fields --host api.acme.test member=coupon never=true
+--
+-- A member is named by its path: `*` stands for each element of a list, or each member of an object. `only` are patterns, of
+-- which one has to fit each value (`*`: any text); case counts in them, not in names, since many servers fold those. A list of
+-- texts is judged element by element; any other value than a text, number or boolean fits nothing. Query parameters of that name
+-- are judged as a form's are. A body that is neither JSON nor a form, that has a coding, or a member twice, is refused: nobody
+-- knows what the server would read.
+local function split(path)
+  local out = {}
+  for part in (path .. "."):gmatch("([^.]*)%.") do out[#out + 1] = part end
+  return out
+end
+
+local function fits(patterns, text)
+  for _, p in ipairs(patterns) do
+    if text:find("^" .. p:gsub("[%W]", function(c) return c == "*" and ".*" or "%" .. c end) .. "$") then return true end
+  end
+  return false
+end
+
+-- Collects the values that stand at the path.
+local function collect(value, path, at, out)
+  local name = path[at]
+  if name == nil then
+    if type(value) == "table" and value[1] ~= nil then
+      for _, v in ipairs(value) do out[#out + 1] = v end
+    else
+      out[#out + 1] = value
+    end
+    return
+  end
+  if type(value) ~= "table" then return end
+  for k, v in pairs(value) do
+    if name == "*" or type(k) == "string" and k:lower() == name:lower() then collect(v, path, at + 1, out) end
+  end
+end
+
+local function judge(rule, found, where)
+  if rule.never and found[1] ~= nil then return deny(("%s may not be given%s"):format(rule.member, where)) end
+  for _, v in ipairs(found) do
+    local text = (type(v) == "string" or type(v) == "number" or type(v) == "boolean") and tostring(v)
+    if rule.only[1] and not (text and fits(rule.only, text)) then
+      return deny(("%s may be %s alone%s"):format(rule.member, table.concat(rule.only, " or "), where))
+    end
+  end
+end
+
+return {
+  kind = "rule", api = 1, name = "fields", title = "What members of a body may be",
+  fields = {
+    { name = "member", required = true, help = "Its path: to, or message.*.to" },
+    { name = "only", type = "list", default = {}, help = "Patterns, of which each value fits one: *@acme.com" },
+    { name = "must", type = "boolean", default = false, help = "It has to be there" },
+    { name = "never", type = "boolean", default = false, help = "It must not be there" },
+  },
+  body = {},
+  validate = function(rule)
+    for _, part in ipairs(split(rule.member)) do
+      if part == "" then return nil, "member", "is a path of names with dots between" end
+    end
+    if rule.must and rule.never then return nil, "never", "and must cannot both be" end
+    if not (rule.must or rule.never or rule.only[1]) then return nil, "only", "is missing, or must=true, or never=true: the rule says nothing" end
+    return true
+  end,
+  on_request = function(req, ctx)
+    local rule, path = ctx.rule, split(ctx.rule.member)
+    local in_query = {}
+    if not rule.member:find("*", 1, true) then
+      local v = req.query:get(rule.member)
+      if v ~= nil then in_query[1] = v end
+    end
+    local refused = judge(rule, in_query, " (in the query)")
+    if refused then return refused end
+    local found = {}
+    if req.has_body then
+      local value, why = req.json()
+      if value == nil then
+        local pairs_of = req.form()
+        if not pairs_of then return deny(("the body cannot be read for %s: %s"):format(rule.member, why)) end
+        for _, pair in ipairs(pairs_of) do
+          -- a[b][] is how a form says a.b
+          local name = pair[1]:gsub("%[%]$", ""):gsub("%[([^%]]*)%]", ".%1")
+          local same = #split(name) == #path
+          for i, part in ipairs(split(name)) do same = same and (path[i] == "*" or path[i]:lower() == part:lower()) end
+          if same then found[#found + 1] = pair[2] end
+        end
+      else
+        collect(value, path, 1, found)
+      end
+    end
+    if rule.must and found[1] == nil and in_query[1] == nil and req.has_body then return deny(("%s is missing"):format(rule.member)) end
+    return judge(rule, found, "")
+  end,
+  examples = {
+    { rule = { member = "to", only = { "*@acme.com" } }, req = { method = "POST", headers = { ["content-type"] = "application/json" }, body = '{"to":"a@acme.com"}' } },
+    { rule = { member = "to", only = { "*@acme.com" } }, req = { method = "POST", headers = { ["content-type"] = "application/json" }, body = '{"to":["a@acme.com","x@evil.test"]}' },
+      want = "to may be *@acme.com alone" },
+    { rule = { member = "to", only = { "*@acme.com" } }, req = { method = "POST", headers = { ["content-type"] = "application/json" }, body = '{"To":"x@evil.test"}' }, want = true },
+    { rule = { member = "to", only = { "*@acme.com" } }, req = { method = "POST", headers = { ["content-type"] = "application/json" }, body = '{"to":"a@acme.com","to":"x@evil.test"}' }, want = true },
+    { rule = { member = "to", only = { "*@acme.com" } }, req = { method = "POST", headers = { ["content-type"] = "application/json" }, body = '{"to":{"email":"x"}}' }, want = true },
+    { rule = { member = "p.*.to", only = { "*@acme.com" } }, req = { method = "POST", headers = { ["content-type"] = "application/json" }, body = '{"p":[{"to":"a@acme.com"},{"to":"b@acmeXcom"}]}' }, want = true },
+    { rule = { member = "to", only = { "*@acme.com" } }, req = { method = "POST", headers = { ["content-type"] = "application/x-www-form-urlencoded" }, body = "to=a%40acme.com&from=x" } },
+    { rule = { member = "to", only = { "*@acme.com" } }, req = { method = "POST", headers = { ["content-type"] = "application/x-www-form-urlencoded" }, body = "to=a%40acme.com&to[]=x%40evil.test" }, want = true },
+    { rule = { member = "to", only = { "*@acme.com" } }, req = { method = "POST", url = "https://api.example.com/?to=x%40evil.test", headers = { ["content-type"] = "application/json" }, body = "{}" },
+      want = "to may be *@acme.com alone (in the query)" },
+    { rule = { member = "to", must = true }, req = { method = "POST", headers = { ["content-type"] = "application/json" }, body = "{}" }, want = "to is missing" },
+    { rule = { member = "to", must = true }, req = { method = "GET" } },
+    { rule = { member = "coupon", never = true }, req = { method = "POST", headers = { ["content-type"] = "application/json" }, body = '{"COUPON":1}' }, want = "coupon may not be given" },
+    { rule = { member = "coupon", never = true }, req = { method = "POST", headers = { ["content-type"] = "text/plain" }, body = "coupon" }, want = true },
+  },
+}
