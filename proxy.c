@@ -25934,8 +25934,12 @@ static bool
 lua_ask(enum req_entry entry, const char *what, lua_Integer id, struct slice in, struct buf *out)
 {
 	struct question q = {entry, what, id, in, out, false};
+	bool ok;
 
-	return lua_protect(l_ask, &q) && q.yes;
+	store_read_reset();     /* as for a step of a task: it sees the store as it is now */
+	ok = lua_protect(l_ask, &q);
+	store_read_reset();
+	return ok && q.yes;
 }
 
 /* Makes references to the functions that C starts. False: logged. */

@@ -220,10 +220,11 @@ def test_dns(t):
         assert resolve(u, name.rstrip("."), 1) == ((3, []) if name != "api.test." else (0, first)), name
     for kind in (28, 65, 15, 16, 6):
         assert resolve(u, "api.test", kind) == (0, []) and resolve(v, "nope.test", kind, tcp=True) == (3, [])
-    s.domain({"host": "new.test"})
-    assert resolve(u, "new.test")[0] == 0, "what is allowed is there at the next question"
-    s.cli("domain", "remove", "default", "new.test")
-    assert resolve(u, "new.test")[0] == 3, "and gone at the next"
+    for _ in range(4):
+        s.domain({"host": "new.test"})
+        assert resolve(u, "new.test")[0] == 0, "what is allowed is there at the next question"
+        s.cli("domain", "remove", "default", "new.test")
+        assert resolve(u, "new.test")[0] == 3, "and gone at the next"
     other, again = Control(s), datagrams()
     assert other.hand(["dns-udp"], [again])[0] == 200
     assert resolve(again.getsockname(), "api.test") == (0, first), "a name's address is the same in the next handover"
