@@ -134,8 +134,8 @@ pack() {
 }
 
 # build/embed.S: every Lua file in the binary, packed, and the table that names them: where a file's pack lies, and where the
-# file lies within. Two packs, smaller than one for each folder: what workers load, with the policies that they begin with;
-# and what only commands run, which no worker unpacks. Policies are for people to read and edit, so they go in with comments.
+# file lies within. One pack, smaller than one for each folder by a twentieth. Policies are for people to read and edit, so
+# they go in with comments.
 embed() {
 	mkdir -p build/slim
 	# The topics' names are a module too: nothing else in the binary lists its files.
@@ -144,12 +144,12 @@ embed() {
 	: >"$rows"
 	{
 		printf '\t.section .rodata.embed,"a",%%progbits\n\t.globl embed_base\nembed_base:\n'
-		for folders in "lua lua/web policies policies/rules" "lua/cli lua/help"; do
+		for folders in "lua lua/web lua/cli policies policies/rules lua/help"; do
 			pack=$(printf %s "${folders%% *}" | tr / _) at=0
 			: >"build/slim/$pack.$$"
 			# shellcheck disable=SC2086  # a list of folders
 			for f in $(find $folders -maxdepth 1 -name '*.lua' -o -name '*.md' | LC_ALL=C sort) \
-				$([ "$pack" != lua_cli ] || echo build/slim/topics.lua); do
+				build/slim/topics.lua; do
 				i=$((i + 1)) from=$at
 				case $f in *.md) topic "$f" ;; lua/*) slim "$f" ;; *) cat "$f" ;; esac >>"build/slim/$pack.$$"
 				case $f in *.md) f=${f%.md}.lua ;; build/slim/*) f=lua/help/topics.lua ;; policies/rules/*) f=policies/${f##*/} ;; esac

@@ -18968,8 +18968,8 @@ reqlog_keep_writer(void)
  */
 
 /* ---- embed -----------------------------------------------------------------
- * The Lua text in the binary: build.sh packs lua/ and policies/ with LZMA, one pack for a folder or
- * two. Invariants: nothing but these packs is ever unpacked, and modules come from them
+ * The Lua text in the binary: build.sh packs lua/ and policies/ with LZMA, in one pack.
+ * Invariants: nothing but it is ever unpacked, and modules come from it
  * alone: no path and no environment variable leads to other code. Skip it: the text that it reads
  * was built into the same binary. */
 
