@@ -451,7 +451,10 @@ local function run(args, opt, ctx)
   if tty then
     core.call("rt_sigprocmask", 0, ("\255"):rep(8), nil, 8)       -- SIGTTOU: this process may be in the background here
     local own, _, group = core.call("getpgid", 0), core.call("ioctl", tty, 0x540f, { 4 })        -- TIOCGPGRP
-    if group and string.unpack("=i4", group) ~= own then core.call("ioctl", tty, 0x5410, string.pack("=i4", own)) end
+    group = group and string.unpack("=i4", group)
+    -- A shell of the jail's has left the terminal to a group that has ended; what runs in the foreground keeps it.
+    local _, _, errno = core.call("kill", group and -group or own, 0)
+    if errno == 3 then core.call("ioctl", tty, 0x5410, string.pack("=i4", own)) end
     core.call("rt_sigprocmask", 2, j.old, nil, 8)
   end
   if status & 0x7f == 0 then return status >> 8 & 0xff end

@@ -465,14 +465,15 @@ def test_it_ends_with_the_command(t):
 
 
 def test_many(t):
-    """200 jails at once, each with a request of its own"""
+    """200 jails at once, each with a request of its own, which is the agent's"""
     if sallyport.SLOW > 1:
         t.skip("on the plain build alone: a sanitizer's memory 200 times is a machine's")
     j = Jails(t)
-    running = [j.popen("sh", "-c", "read line; curl -sS -o /dev/null -w '%{http_code}' https://api.test/many", stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(200)]
+    running = [j.popen("sh", "-c", "read line; curl -sS -o /dev/null -w '%{http_code}' https://other.test/", stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(200)]
     wait(lambda: sum(r.get("path", "").endswith("/listeners") and r.get("status") == 200 for r in j.s.records()) >= 200, 120, "200 handovers")
     codes = [p.communicate("go\n", timeout=120)[0] for p in running]
-    assert codes == ["200"] * 200, [c for c in codes if c != "200"][:5]
+    assert codes == ["403"] * 200, [c for c in codes if c != "403"][:5]        # who is nobody's would not be told so
+    assert sum(r.get("host") == "other.test" and r.get("agent") == "a" for r in j.s.records()) == 200
 
 
 def test_programs(t):
@@ -567,6 +568,11 @@ class Shell:
     def send(self, text):
         os.write(self.fd, text.encode())
 
+    def echoed(self, word):
+        """Until what runs in the foreground, cat, has answered with the word: as the terminal's own echo does first."""
+        self.send(word + "\n")
+        self.till(f"{word}\r\n{word}\r\n")
+
     def do(self, line):
         """The line's output, up to the next prompt."""
         self.send(line + "\n")
@@ -585,32 +591,37 @@ def test_terminal(t):
     j = Jails(t)
     sh = Shell(j)
     try:
-        sh.send("run sh -c 'echo up; sleep 60'\n")
+        # cat alone: a shell that is stopped between fork and exec hangs, in a jail or not (vfork(2))
+        sh.send("run sh -c 'echo up; exec cat'\n")
         sh.till("\nup")
+        sh.echoed("one")
         sh.send("\x03")
         sh.till("P> ")
         assert "rc=130" in sh.do("echo rc=$?")
-        sh.send("run sh -c 'echo up; cat; exit 4'\n")
+        sh.send("run sh -c 'echo up; exec cat'\n")
         sh.till("\nup")
+        sh.echoed("two")
         sh.send("\x1a")
         sh.till("Stopped")
         sh.till("P> ")
         sh.send("fg\n")
         sh.till('"$@"')
-        sh.send("line\n")
-        sh.till("line\r\nline")
+        sh.echoed("three")
         sh.send("\x04")
         sh.till("P> ")
-        assert "rc=4" in sh.do("echo rc=$?")
+        assert "rc=0" in sh.do("echo rc=$?")
         sh.send("run bash --norc --noprofile -i\n")
         sh.till("P> ")
         assert "/dev/console" in sh.do("tty")
-        sh.send("sleep 60\n")
+        sh.send("sh -c 'echo up; exec cat'\n")
+        sh.till("\nup")
+        sh.echoed("four")
         sh.send("\x1a")
         sh.till("Stopped")
         sh.till("P> ")
         sh.send("fg\n")
-        sh.till("sleep 60")
+        sh.till("exec cat'")
+        sh.echoed("five")
         sh.send("\x03")
         sh.till("P> ")
         sh.send("exit 6\n")
@@ -621,11 +632,14 @@ def test_terminal(t):
         out = sh.do("run kill -9 0; echo rc=$?")
         assert "rc=1" in out and "not permitted" in out, out
         sh.do("run sleep 60 & sleep 0.5")
-        sh.send("kill %1; wait %1; echo rc=$?\n")
+        sh.send("kill %1; wait %1; echo rc=$?; read line; echo read=$line\n")
         sh.till("rc=143")
+        sh.send("mine\n")
+        sh.till("read=mine")                      # a job of the background that ends leaves the terminal alone
         sh.till("P> ")
         sh.send("run script -qc tty /dev/null\n")
         sh.till("\n/dev/pts/0")                  # terminals of its own
+        sh.till("P> ")
         sh.send("echo still $((40 + 2))\n")
         sh.till("still 42")
     finally:
