@@ -116,7 +116,7 @@ function M.request(req, question, view)
   }
   local query = shown { get = function(_, name) return view.query:get(name) end }
   local seen = {
-    method = req.method, scheme = req.scheme, host = req.host, port = req.port, path = req.path, websocket = req.websocket == true,
+    method = req.method, scheme = req.scheme, host = req.host, port = req.port, path = req.path, query_text = req.query or "", websocket = req.websocket == true,
     length = req.length, has_body = req.has_body == true, headers = headers, query = query,
     readings = function()
       local list = question.readings()
@@ -144,8 +144,31 @@ local function text_of(reason, what)
   return reason
 end
 
+--- Does a tool's name match a pattern in which '*' is any text? Each piece is taken where it first stands, so that a long
+--- name costs no more than it has bytes (as mcp_fits of proxy.c says it of lists).
+function M.matches(pattern, name)
+  local first, rest = pattern:match("^([^*]*)(.*)$")
+  if rest == "" then return pattern == name end
+  local at = #first + 1
+  if name:sub(1, #first) ~= first then return false end
+  local middle, last = rest:match("^(.*)%*([^*]*)$")
+  for piece in middle:gmatch("[^*]+") do
+    local _, to = name:find(piece, at, true)
+    if not to then return false end
+    at = to + 1
+  end
+  return #name - #last + 1 >= at and name:sub(#name - #last + 1) == last
+end
+
 --- What rules call, beside what every policy has.
 M.functions = {
+  fits = function(patterns, text)
+    if type(text) ~= "string" then return false end
+    for _, p in ipairs(patterns) do
+      if M.matches(p, text) then return true end
+    end
+    return false
+  end,
   deny = function(reason, hint)
     return answer { reason = text_of(reason, "a reason"), hint = hint ~= nil and text_of(hint, "a hint") or nil }
   end,

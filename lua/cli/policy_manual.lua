@@ -860,7 +860,7 @@ refused (413). Without it a rule reads the head alone, and bodies stream.
     body = { max = 1048576 }
 
 ## rule.on_request
-function(req, ctx) -> nothing: it goes on | deny(…) | limit(…). req: method, scheme, host, port, path, length, has_body, websocket;
+function(req, ctx) -> nothing: it goes on | deny(…) | limit(…). req: method, scheme, host, port, path, query_text, length, has_body, websocket;
 headers:get(name, n), headers:names(), query:get(name); readings(): the paths that servers may read in the path, nil where nobody
 knows; body, json() and form(), which answer nil and a reason where it cannot be read. ctx: rule (the fields), agent, bundle, credential,
 wall (Unix seconds), offset (seconds by which this machine's zone is east of UTC), count(key, window, n): adds n (1) to a counter of
@@ -868,6 +868,10 @@ this rule's that all workers share and that begins anew each `window` seconds, a
     on_request = function(req, ctx)
       if req.query:get("admin") then return deny("no administration here") end
     end
+
+## fits(patterns, text) -> boolean
+Does one of the patterns fit the whole text? `*` is any text, everything else itself. A text that is none fits nothing.
+    fits({ "read_*", "search" }, "read_page") --> true
 
 ## deny(reason [, hint])
 What a rule returns to refuse: 403 rule_denied, and the agent reads the reason.

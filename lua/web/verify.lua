@@ -123,21 +123,7 @@ function M.stands(connection, tenant, asked)
   return require("web.mcp").goes_on(complete(f, gateway), asked.mcp_method, asked.mcp_name) or nil
 end
 
---- Does a tool's name match a pattern in which '*' is any text? Each piece is taken where it first stands, so that a long
---- name costs no more than it has bytes (as mcp_fits of proxy.c says it of lists).
-function M.matches(pattern, name)
-  local first, rest = pattern:match("^([^*]*)(.*)$")
-  if rest == "" then return pattern == name end
-  local at = #first + 1
-  if name:sub(1, #first) ~= first then return false end
-  local middle, last = rest:match("^(.*)%*([^*]*)$")
-  for piece in middle:gmatch("[^*]+") do
-    local _, to = name:find(piece, at, true)
-    if not to then return false end
-    at = to + 1
-  end
-  return #name - #last + 1 >= at and name:sub(#name - #last + 1) == last
-end
+M.matches = require("rules").matches
 
 local function any(patterns, name)
   for _, p in ipairs(patterns or {}) do

@@ -15,13 +15,6 @@ local function split(path)
   return out
 end
 
-local function fits(patterns, text)
-  for _, p in ipairs(patterns) do
-    if text:find("^" .. p:gsub("[%W]", function(c) return c == "*" and ".*" or "%" .. c end) .. "$") then return true end
-  end
-  return false
-end
-
 -- Collects the values that stand at the path.
 local function collect(value, path, at, out)
   local name = path[at]
@@ -69,9 +62,20 @@ return {
   on_request = function(req, ctx)
     local rule, path = ctx.rule, split(ctx.rule.member)
     local in_query = {}
-    if not rule.member:find("*", 1, true) then
-      local v = req.query:get(rule.member)
-      if v ~= nil then in_query[1] = v end
+    -- a[b][] is how a query or a form says a.b
+    local function named(given)
+      local name = given:gsub("%[%]$", ""):gsub("%[([^%]]*)%]", ".%1")
+      local parts = split(name)
+      local same = #parts == #path
+      for i, part in ipairs(parts) do same = same and (path[i] == "*" or path[i]:lower() == part:lower()) end
+      return same
+    end
+    if req.query_text ~= "" then
+      local list = uri.parse_query(req.query_text)
+      if not list then return deny("the query cannot be read") end
+      for _, pair in ipairs(list) do
+        if named(pair[1]) then in_query[#in_query + 1] = pair[2] end
+      end
     end
     local refused = judge(rule, in_query, " (in the query)")
     if refused then return refused end
@@ -82,11 +86,7 @@ return {
         local pairs_of = req.form()
         if not pairs_of then return deny(("the body cannot be read for %s: %s"):format(rule.member, why)) end
         for _, pair in ipairs(pairs_of) do
-          -- a[b][] is how a form says a.b
-          local name = pair[1]:gsub("%[%]$", ""):gsub("%[([^%]]*)%]", ".%1")
-          local same = #split(name) == #path
-          for i, part in ipairs(split(name)) do same = same and (path[i] == "*" or path[i]:lower() == part:lower()) end
-          if same then found[#found + 1] = pair[2] end
+          if named(pair[1]) then found[#found + 1] = pair[2] end
         end
       else
         collect(value, path, 1, found)

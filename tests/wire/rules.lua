@@ -78,7 +78,45 @@ local cases = {
   stopped("a rule that does not end is ended", "loop=1"),
 }
 
+-- The rules that are shipped, each at a path of its own: one request that goes on, one that does not, and a way around it.
+local function to(path, body, kind, more)
+  return ("POST %s HTTP/1.1\r\nHost: api.test\r\nContent-Type: %s\r\nContent-Length: %d\r\n%s\r\n%s"):format(path, kind or "application/json", #body, more or "", body)
+end
+local function shipped(rule, text, send, code)
+  local allowed = not code
+  cases[#cases + 1] = { name = ("%s: %s"):format(rule, text), send = send, expect = allowed and { status = 200, upstream = { requests = 1 } }
+    or { status = code == "too_many" and 429 or 403, error = code, body_has = "rule " .. rule .. ":", upstream = "nothing" } }
+end
+shipped("models", "a model that is allowed", to("/llm/v1/messages", '{"model":"claude-haiku-1","max_tokens":10}'))
+shipped("models", "another one", to("/llm/v1/messages", '{"model":"claude-opus-1","max_tokens":10}'), "rule_denied")
+shipped("models", "another reading of the path", to("/llm/v1/%6dessages", '{"model":"claude-opus-1","max_tokens":10}'), "rule_denied")
+shipped("models", "no bound", to("/llm/v1/chat/completions", '{"model":"claude-haiku-1"}'), "rule_denied")
+shipped("gql", "a query", to("/gql", '{"query":"{ viewer { login } }"}'))
+shipped("gql", "a mutation behind a query", to("/gql", '{"query":"query A { a } mutation B { b }","operationName":"A"}'), "rule_denied")
+shipped("gql", "two queries in the line", to("/gql?query=%7Ba%7D&query=mutation%7Bb%7D", '{"query":"{ a }"}'), "rule_denied")
+shipped("tools", "a tool that is allowed", to("/mcp", '{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"read_x"}}'))
+shipped("tools", "another one in a batch", to("/mcp", '[{"jsonrpc":"2.0","id":1,"method":"ping"},{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"drop"}}]'), "rule_denied")
+shipped("mail", "to an address that is allowed", to("/mail", '{"to":["a@acme.com"]}'))
+shipped("mail", "to another one beside it", to("/mail", '{"to":["a@acme.com","b@evil.test"]}'), "rule_denied")
+shipped("mail", "to another one by a form's second pair", to("/mail", "to=a%40acme.com&to=b%40evil.test", "application/x-www-form-urlencoded"), "rule_denied")
+shipped("mail", "to another one in the query", to("/mail?to=a%40acme.com&to[]=b%40evil.test", "{}"), "rule_denied")
+shipped("objects", "an upload", "PUT /s3/b/k HTTP/1.1\r\nHost: api.test\r\nContent-Length: 1\r\n\r\nx")
+shipped("objects", "a copy", "PUT /s3/b/k HTTP/1.1\r\nHost: api.test\r\nX-Amz-Copy-Source: /b/other\r\nContent-Length: 0\r\n\r\n", "rule_denied")
+shipped("objects", "a deletion", "DELETE /s3/b/k HTTP/1.1\r\nHost: api.test\r\n\r\n", "rule_denied")
+shipped("small", "a body that is longer", "POST /small HTTP/1.1\r\nHost: api.test\r\nContent-Length: 11\r\n\r\nhello world", "rule_denied")
+shipped("small", "a body that tells no length", "POST /small HTTP/1.1\r\nHost: api.test\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n", "rule_denied")
+shipped("none", "nothing at all", "GET /none HTTP/1.1\r\nHost: api.test\r\n\r\n", "too_many")
+
 return {
-  shared = shared { { "rule", "add", "probe", "--type", "probe" } },
+  shared = shared {
+    { "rule", "add", "probe", "--type", "probe", "--path", "/v1", "--path", "/x" },
+    { "rule", "add", "models", "--type", "llm", "--path", "/llm", "models=claude-haiku-*", "max_tokens=100" },
+    { "rule", "add", "gql", "--type", "graphql", "--path", "/gql", "operations=query" },
+    { "rule", "add", "tools", "--type", "mcp_tools", "--path", "/mcp", "allow=read_*" },
+    { "rule", "add", "mail", "--type", "fields", "--path", "/mail", "member=to", "only=*@acme.com" },
+    { "rule", "add", "objects", "--type", "s3", "--path", "/s3" },
+    { "rule", "add", "small", "--type", "size", "--path", "/small", "bytes=10" },
+    { "rule", "add", "none", "--type", "rate", "--path", "/none", "requests=0" },
+  },
   cases = cases,
 }

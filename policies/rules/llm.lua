@@ -1,0 +1,108 @@
+--- Which models may be asked, and for how much.
+--
+--   sallyport rule add models --type llm models='claude-haiku-*' models='gpt-5-mini*' max_tokens=4096
+--
+-- Asked about are calls that make a model speak: POST to the APIs of Anthropic, OpenAI and those that copied it, Gemini, Vertex,
+-- Bedrock, Azure, Ollama. The model is a member `model` of the body, or stands in the path; each that is named has to fit one of
+-- the patterns (`*`: any text). The bound holds for each member that names one (max_tokens, max_completion_tokens,
+-- max_output_tokens, generationConfig.maxOutputTokens, inferenceConfig.maxTokens, options.num_predict); a call that names none may
+-- go up to the model's own and is refused unless unset=allow. Batches whose requests lie in a file are refused: nobody here
+-- reads that file. Calls to other paths (lists of models, files, embeddings) go on.
+local speaking = {
+  "/messages$", "/messages/batches$", "/complete$", "/completions$", "/responses$", ":generateContent$", ":streamGenerateContent$",
+  ":rawPredict$", ":streamRawPredict$", ":predict$", "/converse$", "/converse%-stream$", "/invoke$", "/invoke%-with%-response%-stream$",
+  "/api/generate$", "/api/chat$", "/batches$", ":batchGenerateContent$",
+}
+local in_path = { "/models/([^/:]+):", "/model/([^/]+)/", "/deployments/([^/]+)/" }
+local bounds = { "max_tokens", "max_completion_tokens", "max_output_tokens", "max_tokens_to_sample", "maxOutputTokens", "maxTokens", "num_predict",
+  "max_new_tokens", "max_gen_len" }
+local within = { "generationConfig", "generation_config", "inferenceConfig", "options", "textGenerationConfig", "parameters" }
+
+-- One request of a model: what refuses it, whether it names a model and a bound. Names in other letters are somebody's, too.
+local function judge(rule, body)
+  local named, bounded = false, false
+  local function look(t)
+    for k, v in pairs(t) do
+      local low = type(k) == "string" and k:lower() or ""
+      if low == "model" or low == "model_id" then
+        if type(v) ~= "string" then return "the model is no text" end
+        if rule.models[1] and not fits(rule.models, v) then return ("the model %s is not allowed here"):format(v:gsub("[%c\128-\255]", "?"):sub(1, 80)) end
+        named = true
+      end
+      for _, name in ipairs(bounds) do
+        if low == name:lower() and v ~= json.null then
+          if type(v) ~= "number" then return ("%s is no number"):format(name) end
+          if rule.max_tokens > 0 and (v > rule.max_tokens or v < 0) then return ("%s is over %d"):format(name, rule.max_tokens) end
+          bounded = true
+        end
+      end
+    end
+  end
+  local why = look(body)
+  for k, v in pairs(body) do
+    for _, name in ipairs(within) do
+      if not why and type(k) == "string" and k:lower() == name:lower() and type(v) == "table" then why = look(v) end
+    end
+  end
+  return why, named, bounded
+end
+
+return {
+  kind = "rule", api = 1, name = "llm", title = "Which models may be asked, and for how much",
+  fields = {
+    { name = "models", type = "list", default = {}, help = "Patterns of their names: claude-haiku-*; without: any" },
+    { name = "max_tokens", type = "integer", min = 0, default = 0, help = "At most so many for an answer; 0: any" },
+    { name = "unset", type = "enum", values = { "deny", "allow" }, default = "deny", help = "Calls that name no bound" },
+  },
+  body = {},
+  on_request = function(req, ctx)
+    local rule = ctx.rule
+    if req.method == "GET" or req.method == "HEAD" or req.method == "OPTIONS" or req.method == "DELETE" then
+      return req.websocket and deny("a conversation over a WebSocket cannot be read") or nil
+    end
+    local speaks, models = false, {}
+    for _, path in ipairs(req.readings() or { req.path }) do
+      path = path:gsub("/+$", "")
+      for _, p in ipairs(speaking) do speaks = speaks or path:find(p) ~= nil end
+      for _, p in ipairs(in_path) do models[#models + 1] = path:match(p) end
+    end
+    if not speaks then return nil end
+    for _, model in ipairs(models) do
+      if rule.models[1] and not fits(rule.models, model) then return deny(("the model %s is not allowed here"):format(model:gsub("[%c\128-\255]", "?"):sub(1, 80))) end
+    end
+    local body, why = req.json()
+    if type(body) ~= "table" then return deny(("the body cannot be read: %s"):format(why or "it is no object")) end
+    local list = { body }
+    if type(body.requests) == "table" then
+      list = {}
+      for _, r in ipairs(body.requests) do list[#list + 1] = type(r) == "table" and (type(r.params) == "table" and r.params or type(r.request) == "table" and r.request or r) or {} end
+    end
+    if body.input_file_id ~= nil or #list == 0 then return deny("the requests of this batch lie in a file, which nobody here reads") end
+    for _, one in ipairs(list) do
+      local refused, named, bounded = judge(rule, one)
+      if refused then return deny(refused) end
+      if rule.models[1] and not named and not models[1] then return deny("the call names no model") end
+      if rule.max_tokens > 0 and not bounded and rule.unset == "deny" then
+        return deny(("the call says nothing of how long the answer may be (max_tokens, at most %d)"):format(rule.max_tokens))
+      end
+    end
+  end,
+  examples = {
+    { rule = { models = { "claude-haiku-*" } }, req = { method = "POST", url = "https://api.anthropic.com/v1/messages", headers = { ["content-type"] = "application/json" }, body = '{"model":"claude-haiku-4-5","max_tokens":10}' } },
+    { rule = { models = { "claude-haiku-*" } }, req = { method = "POST", url = "https://api.anthropic.com/v1/messages", headers = { ["content-type"] = "application/json" }, body = '{"model":"claude-opus-4-1","max_tokens":10}' },
+      want = "the model claude-opus-4-1 is not allowed here" },
+    { rule = { models = { "claude-haiku-*" } }, req = { method = "POST", url = "https://api.anthropic.com/v1/messages", headers = { ["content-type"] = "application/json" }, body = '{"Model":"x","model":"claude-haiku-1"}' }, want = true },
+    { rule = { models = { "claude-haiku-*" } }, req = { method = "POST", url = "https://api.anthropic.com/v1/messages", headers = { ["content-type"] = "application/json" }, body = '{"model":"claude-haiku-1","model":"x"}' }, want = true },
+    { rule = { models = { "claude-haiku-*" } }, req = { method = "POST", url = "https://api.anthropic.com/v1//messages", headers = { ["content-type"] = "application/json" }, body = '{"model":"x"}' }, want = true },
+    { rule = { models = { "claude-haiku-*" } }, req = { method = "POST", url = "https://api.anthropic.com/v1/messages/batches", headers = { ["content-type"] = "application/json" }, body = '{"requests":[{"custom_id":"a","params":{"model":"claude-haiku-1"}},{"custom_id":"b","params":{"model":"x"}}]}' },
+      want = "the model x is not allowed here" },
+    { rule = { max_tokens = 100 }, req = { method = "POST", url = "https://api.openai.com/v1/chat/completions", headers = { ["content-type"] = "application/json" }, body = '{"model":"m","max_completion_tokens":101}' }, want = "max_completion_tokens is over 100" },
+    { rule = { max_tokens = 100 }, req = { method = "POST", url = "https://api.openai.com/v1/responses", headers = { ["content-type"] = "application/json" }, body = '{"model":"m"}' }, want = true },
+    { rule = { max_tokens = 100, unset = "allow" }, req = { method = "POST", url = "https://api.openai.com/v1/responses", headers = { ["content-type"] = "application/json" }, body = '{"model":"m"}' } },
+    { rule = { models = { "gemini-*" }, max_tokens = 100 }, req = { method = "POST", url = "https://generativelanguage.googleapis.com/v1beta/models/gemini-2:generateContent", headers = { ["content-type"] = "application/json" }, body = '{"generationConfig":{"maxOutputTokens":50}}' } },
+    { rule = { models = { "gemini-*" } }, req = { method = "POST", url = "https://generativelanguage.googleapis.com/v1beta/models/other:generateContent", headers = { ["content-type"] = "application/json" }, body = "{}" }, want = true },
+    { rule = { models = { "gpt-*" } }, req = { method = "POST", url = "https://api.openai.com/v1/batches", headers = { ["content-type"] = "application/json" }, body = '{"input_file_id":"f"}' }, want = true },
+    { rule = { models = { "gpt-*" } }, req = { method = "POST", url = "https://api.openai.com/v1/embeddings", headers = { ["content-type"] = "application/json" }, body = '{"model":"e"}' } },
+    { rule = { models = { "gpt-*" } }, req = { method = "POST", url = "https://api.openai.com/v1/chat/completions", headers = { ["content-type"] = "application/json", ["content-encoding"] = "gzip" }, body = "x" }, want = true },
+  },
+}

@@ -1,0 +1,97 @@
+--- What may be done to buckets and objects beyond reading and writing them: deleting, copying, changing who may read.
+--
+--   sallyport rule add keep --type s3 --host '*.s3.eu-west-1.amazonaws.com'
+--   sallyport rule add keep --type s3 --host s3.example.org deletes=allow
+--
+-- Judged is the head, as S3's API has it (any server that speaks it): deletes are DELETE and POST ?delete; settings are writes to
+-- a subresource of a bucket or an object (policy, acl, lifecycle, versioning, public access, and every other that is no upload),
+-- the making of a bucket, and the headers x-amz-acl and x-amz-grant-*; copies are x-amz-copy-source and x-amz-rename-source,
+-- whose place no path rule of this rule's looks at (`allow` leaves it to the credential's own paths). Uploads in parts and their
+-- end are plain writes; an upload in parts that is given up (DELETE ?uploadId) is one, too.
+local plain = {     -- subresources of what is written: an upload, and what a client names of it
+  uploads = true, uploadid = true, partnumber = true, versionid = true, ["x-id"] = true, select = true, ["select-type"] = true,
+}
+local signing = { ["x-amz-algorithm"] = true, ["x-amz-credential"] = true, ["x-amz-date"] = true, ["x-amz-expires"] = true,
+  ["x-amz-signedheaders"] = true, ["x-amz-signature"] = true, ["x-amz-security-token"] = true, ["x-amz-content-sha256"] = true }
+
+-- The names in the query, in small letters; nil: it cannot be read.
+local function names_of(req)
+  local out = {}
+  local text = req.query_text
+  if text == nil or text == "" then return out end
+  local list = uri.parse_query(text)
+  if not list then return nil end
+  for _, pair in ipairs(list) do out[#out + 1] = pair[1]:lower() end
+  return out
+end
+
+local function refuse(rule, what, name)
+  if rule[what] == "allow" then return nil end
+  return deny(("%s are not allowed here (%s)"):format(what, name))
+end
+
+return {
+  kind = "rule", api = 1, name = "s3", title = "Deleting, copying and settings of S3",
+  fields = {
+    { name = "deletes", type = "enum", values = { "deny", "allow" }, default = "deny", help = "Objects, versions and buckets" },
+    { name = "settings", type = "enum", values = { "deny", "allow" }, default = "deny", help = "Policies, ACLs and the like; new buckets" },
+    { name = "copies", type = "enum", values = { "deny", "allow" }, default = "deny", help = "From another object" },
+  },
+  on_request = function(req, ctx)
+    local rule, method = ctx.rule, req.method
+    for _, name in ipairs(req.headers:names()) do
+      name = name:lower():gsub("_", "-")
+      if name == "x-amz-copy-source" or name == "x-amz-rename-source" then
+        local refused = refuse(rule, "copies", name)
+        if refused then return refused end
+      elseif name == "x-amz-acl" or name:find("^x%-amz%-grant%-") then
+        local refused = refuse(rule, "settings", name)
+        if refused then return refused end
+      end
+    end
+    if method == "GET" or method == "HEAD" or method == "OPTIONS" then return nil end
+    local names = names_of(req)
+    if not names then return deny("the query cannot be read") end
+    local upload = false
+    for _, name in ipairs(names) do upload = upload or name == "uploadid" end
+    for _, name in ipairs(names) do
+      if name == "x-amz-copy-source" or name == "x-amz-rename-source" then return refuse(rule, "copies", name) end
+      if name == "delete" then return refuse(rule, "deletes", "?delete") end
+      if not plain[name] and not signing[name] then
+        local refused = refuse(rule, "settings", "?" .. name)
+        if refused then return refused end
+      end
+    end
+    if method == "DELETE" and not upload then return refuse(rule, "deletes", "DELETE") end
+    -- PUT without a key makes a bucket: of a path /bucket, or of / at a host that is the bucket's
+    if method == "PUT" and #names == 0 then
+      for _, path in ipairs(req.readings() or {}) do
+        if not path:find("^/[^/]+/.") and not (req.host:find("%.s3[.-]") and path:find("^/.")) then
+          return refuse(rule, "settings", "a new bucket, or a path that may be one")
+        end
+      end
+    end
+  end,
+  examples = {
+    { req = { method = "GET", url = "https://s3.eu-west-1.amazonaws.com/b/k" } },
+    { req = { method = "GET", url = "https://s3.eu-west-1.amazonaws.com/b?policy" } },
+    { req = { method = "PUT", url = "https://s3.eu-west-1.amazonaws.com/b/k" } },
+    { req = { method = "PUT", url = "https://b.s3.eu-west-1.amazonaws.com/k" } },
+    { req = { method = "PUT", url = "https://s3.eu-west-1.amazonaws.com/b" }, want = true },
+    { req = { method = "PUT", url = "https://b.s3.eu-west-1.amazonaws.com/" }, want = true },
+    { req = { method = "PUT", url = "https://s3.eu-west-1.amazonaws.com/b/k?partNumber=1&uploadId=x" } },
+    { req = { method = "POST", url = "https://s3.eu-west-1.amazonaws.com/b/k?uploads" } },
+    { req = { method = "POST", url = "https://s3.eu-west-1.amazonaws.com/b/k?uploadId=x" } },
+    { req = { method = "DELETE", url = "https://s3.eu-west-1.amazonaws.com/b/k?uploadId=x" } },
+    { req = { method = "DELETE", url = "https://s3.eu-west-1.amazonaws.com/b/k" }, want = "deletes are not allowed here (DELETE)" },
+    { req = { method = "POST", url = "https://s3.eu-west-1.amazonaws.com/b?delete" }, want = "deletes are not allowed here (?delete)" },
+    { req = { method = "POST", url = "https://s3.eu-west-1.amazonaws.com/b?%64elete" }, want = "deletes are not allowed here (?delete)" },
+    { rule = { deletes = "allow" }, req = { method = "DELETE", url = "https://s3.eu-west-1.amazonaws.com/b/k" } },
+    { req = { method = "PUT", url = "https://s3.eu-west-1.amazonaws.com/b?policy" }, want = "settings are not allowed here (?policy)" },
+    { req = { method = "PUT", url = "https://s3.eu-west-1.amazonaws.com/b/k?acl&uploadId=x" }, want = "settings are not allowed here (?acl)" },
+    { req = { method = "DELETE", url = "https://s3.eu-west-1.amazonaws.com/b?lifecycle" }, want = "settings are not allowed here (?lifecycle)" },
+    { req = { method = "PUT", url = "https://s3.eu-west-1.amazonaws.com/b/k", headers = { ["x-amz-acl"] = "public-read" } }, want = "settings are not allowed here (x-amz-acl)" },
+    { req = { method = "PUT", url = "https://s3.eu-west-1.amazonaws.com/b/k", headers = { ["x-amz-copy-source"] = "/b/other" } }, want = "copies are not allowed here (x-amz-copy-source)" },
+    { rule = { copies = "allow" }, req = { method = "PUT", url = "https://s3.eu-west-1.amazonaws.com/b/k", headers = { ["x-amz-copy-source"] = "/b/other" } } },
+  },
+}
