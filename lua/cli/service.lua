@@ -38,6 +38,9 @@ UMask=0077
 # /var/log/%USER%, for sallyport set log-file
 LogsDirectory=%USER%
 LogsDirectoryMode=0750
+# /run/sallyport/control: whoever connects is known by the kernel's word (sallyport help doors)
+RuntimeDirectory=sallyport
+RuntimeDirectoryMode=0755
 ReadWritePaths=-%HOME% -%PUBLIC%
 NoNewPrivileges=yes
 CapabilityBoundingSet=

@@ -480,6 +480,7 @@ def test_unit(t):
     s, up = t.proxy(serve=False)
     text = s.cli("service", "print", "systemd", "--user", "root", "--data", "/srv/gate").stdout
     assert "ReadWritePaths=-/srv/gate -/srv/gate-public" in text and "%" not in text, text
+    assert "\nRuntimeDirectory=sallyport\nRuntimeDirectoryMode=0755\n" in text, text      # where commands look for its control socket
     for args in (("launchd",), ("systemd", "--data", "here"), ("systemd", "--data", "/a b"), ("systemd", "--user", "a;b")):
         assert s.cli("service", "print", *args, check=False).returncode == 2, args
     if shutil.which("systemd-analyze"):
