@@ -1612,9 +1612,15 @@ local function serve(self, req, agent, route, deadline, only)
   if ready then
     local turn = req:log(ready_plan.log)
     if turn == "waited" then return false, turn end
-    if turn then return send(self, req, agent, ready_plan, ready, ready_routed, false, deadline, true) end
-    errors.fail(req, "too_many")
-    return true
+    if not turn then return errors.fail(req, "too_many") or true end
+    local bundle = ready_plan.log.bundle
+    local unasked = self.config:rules(bundle) == false
+    if not unasked then
+      local code, message, hint, options = ruled(self, req, agent, bundle, ready.name, deadline)
+      if code == "changed" then return false end
+      if code then return errors.fail(req, code, message, hint, options) or true end
+    end
+    return send(self, req, agent, ready_plan, ready, ready_routed, false, deadline, unasked)
   end
   if req.method == "TRACE" then return refuse(req, agent, "trace") or true end
   local names, skips = self.config:at_token_endpoint(agent, req), nil
@@ -1667,8 +1673,8 @@ local function serve(self, req, agent, route, deadline, only)
       ("credential %s: this is its own token endpoint; the proxy alone talks to it"):format(own.name))
   else
     routed = routed or (opened.guards or #opened.endpoints > 0) and "guarded"
-    local again = rules_of == false and make_ready(self, req, agent, route, kept, opened, plan, routed)
-    return send(self, req, agent, plan, opened, routed, req.websocket, deadline, again)
+    local again = make_ready(self, req, agent, route, kept, opened, plan, routed)
+    return send(self, req, agent, plan, opened, routed, req.websocket, deadline, again and rules_of == false)
   end
   return true
 end

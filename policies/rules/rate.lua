@@ -1,7 +1,7 @@
 --- At most so many requests in a window of time.
 --
 --   sallyport rule add slowly --type rate requests=60 window=60
---   sallyport rule add orders --type rate --host api.acme.test --method POST requests=10 window=1h per=credential
+--   sallyport rule add orders --type rate --host api.acme.test --method POST requests=10 window=3600 per=credential
 --
 -- Counted are requests that the bundle allowed and no earlier rule refused; the counters are shared by all workers, and begin
 -- anew at each multiple of the window since 1970 (a window of a day begins at 0:00 UTC). One request more is answered 429

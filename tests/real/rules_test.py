@@ -1,5 +1,7 @@
 """Traffic rules in bundles: what changes is obeyed by the next request, of every worker; what is counted is counted once."""
 import json
+import re
+import shlex
 
 import sallyport
 
@@ -117,3 +119,18 @@ def test_refused_commands(t):
     s.cli("rule", "add", "slowly", "--type", "rate", "requests=1")
     assert "there is a rule" in s.cli("rule", "add", "slowly", "--type", "rate", "requests=1", check=False).stderr
     assert "did you mean" in s.cli("rule", "remove", "slowley", check=False).stderr
+
+
+def test_pages(t):
+    """the commands on the manual page of each rule that is shipped are some, and each has examples"""
+    s, up = t.proxy(workers=1, credentials=[API], serve=False)
+    pages, n = sorted((sallyport.ROOT / "policies/rules").glob("*.lua")), 0
+    for page in pages:
+        found = re.findall(r"^--   sallyport rule add \S+ (.*)$", page.read_text(), re.M)
+        assert found, page
+        for args in found:
+            n += 1
+            s.cli("rule", "add", f"r{n}", *shlex.split(args))
+        tested = s.cli("policy", "test", page.stem).stdout
+        assert re.search(r"^ok +\S+ +[1-9]\d* examples", tested), (page, tested)
+    assert len(pages) >= 8 and len(json.loads(s.cli("rule", "list", "--json").stdout)) == n
