@@ -18,7 +18,7 @@ local function joined(list, empty) return list and #list > 0 and table.concat(li
 local function contents()
   local all = {}
   local function of(name)
-    all[name] = all[name] or { credentials = {}, domains = {}, agents = {}, variables = {} }
+    all[name] = all[name] or { credentials = {}, domains = {}, agents = {}, variables = {}, rules = {} }
     return all[name]
   end
   for _, c in db.each("credential", "") do
@@ -33,6 +33,7 @@ local function contents()
       table.insert(of(bundle).domains, b)
     else
       of(key).variables = b and b.variables or {}
+      for i, rule in ipairs(b and b.rules or {}) do of(key).rules[i] = rule.name end
     end
   end
   return all
@@ -84,6 +85,7 @@ local function show(args, _, ctx)
   end
   local rows = { { "bundle", args[1] }, { "agents", joined(held.agents, "-") }, { "credentials", joined(held.credentials, "-") } }
   for _, d in ipairs(held.domains) do rows[#rows + 1] = { "domain", domain_line(d) } end
+  if held.rules[1] then rows[#rows + 1] = { "rules", joined(held.rules) } end
   for _, v in ipairs(variables.lines(held.variables)) do rows[#rows + 1] = { "variable", v } end
   ctx.out(terminal.columns(ctx, nil, rows))
   return 0
@@ -158,7 +160,7 @@ local function remove(args, _, ctx)
     for key in db.each("bundle", name .. "/") do ops[#ops + 1] = { op = "del", db = "bundle", key = key } end
     return ops
   end)
-  ctx.note(("Removed the bundle '%s' and its domain entries."):format(name))
+  ctx.note(("Removed the bundle '%s', its domain entries and its rules."):format(name))
   report.answer(ctx, { removed = report.array { name } })
   return 0
 end

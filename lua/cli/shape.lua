@@ -71,7 +71,7 @@ function M.bundle(name, held)
   local domains = report.array()
   for i, d in ipairs(held.domains) do domains[i] = M.domain(d) end
   return { name = name, credentials = report.array(held.credentials), agents = report.array(held.agents), domains = domains,
-    variables = held.variables }
+    rules = report.array(held.rules or {}), variables = held.variables }
 end
 
 return M
