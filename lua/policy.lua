@@ -79,7 +79,7 @@ local match_keys = {
   tunnel = "function", pure = "boolean",
 }
 local rule_keys = {
-  kind = "string", api = "integer", name = "string", title = "string", help = "string", fields = "table", body = "table",
+  kind = "string", api = "integer", name = "string", title = "string", fields = "table", help = "string", body = "table",
   on_request = "function", validate = "function", examples = "table",
 }
 local presets_keys = {

@@ -67,6 +67,8 @@ class Sallyport:
     # -- commands
 
     def cli(self, *args, check=True, stdin=None, timeout=30, env=None, cwd=None):
+        if args[0] == "log":
+            time.sleep(0.05 * SLOW)     # the server writes its records a moment after the answer
         r = subprocess.run([self.binary, *map(str, args)], env={**self.env, **(env or {})}, timeout=timeout * SLOW, cwd=cwd,
                            input=stdin, capture_output=True, text=True, errors="replace",
                            **({} if stdin is not None else {"stdin": subprocess.DEVNULL}))

@@ -234,7 +234,7 @@ allows anything. Rules are asked in their order, and the first refusal stands. `
 examples:
   sallyport rule add slowly --type rate requests=60 window=60
   sallyport rule add by-day --type hours --bundle prod from=8:00 to=18:00 zone=+01:00
-]], options = with({ name = "type", arg = "TYPE", help = "what kind of rule: a policy's name" },
+]], options = with({ name = "type", arg = "RULETYPE", help = "what kind of rule: a policy's name" },
       { name = "bundle", arg = "BUNDLE", help = "where it stands; else in `default`" }), run = add },
   { words = "rule list", args = "[--bundle B]", min = 0, max = 0, summary = "the rules of bundles, in their order",
     options = { { name = "bundle", arg = "BUNDLE", help = "of this bundle alone" } }, run = list },

@@ -11,13 +11,13 @@ local function quote(text) return "'" .. text:gsub("'", [['\'']]) .. "'" end
 local stands_for = {
   AGENT = "agent", BUNDLE = "bundle", CREDENTIAL = "credential", API = "preset", TYPE = "type", FILE = "file", DIR = "dir",
   TENANT = "tenant", USER = "user", ROLE = "role", GATEWAY = "gateway", CLIENT = "client", CONNECTION = "connection",
-  METHOD = "GET HEAD POST PUT PATCH DELETE OPTIONS WEBSOCKET", SOURCE = "file",
+  RULETYPE = "ruletype", METHOD = "GET HEAD POST PUT PATCH DELETE OPTIONS WEBSOCKET", SOURCE = "file",
 }
 -- Of these the names are asked of the program (`completion --names`); all else stands in the script.
-local asked = { "agent", "bundle", "client", "connection", "credential", "gateway", "key", "policy", "preset", "role", "setting", "tenant", "type", "user" }
+local asked = { "agent", "bundle", "client", "connection", "credential", "gateway", "key", "policy", "preset", "role", "rule", "ruletype", "setting", "tenant", "type", "user" }
 -- NAME is one of the family's own.
 local own = { credential = "credential", agent = "agent", bundle = "bundle", policy = "policy", set = "setting", connect = "credential",
-  disconnect = "credential", tenant = "tenant", role = "role", gateway = "gateway", key = "key" }
+  disconnect = "credential", tenant = "tenant", role = "role", gateway = "gateway", key = "key", rule = "rule" }
 local begins = { add = true, new = true }    -- their NAME is new, and a user's
 
 local function kind_of(word, first, verb)
@@ -455,6 +455,14 @@ local kinds = {
   bundle = function(db) return db.names("bundle", "") end,
   policy = function() return policies_of() end,
   type = function() return policies_of("type") end,
+  ruletype = function() return policies_of("rule") end,
+  rule = function(db)
+    local list = {}
+    for key, b in db.each("bundle", "") do
+      for _, r in ipairs(b and not key:find("/", 1, true) and b.rules or {}) do list[#list + 1] = r.name end
+    end
+    return list
+  end,
 }
 
 -- `completion --names KIND`, for the scripts: names, a line each, or nothing, whatever may be wrong.
