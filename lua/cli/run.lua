@@ -261,11 +261,11 @@ local function mask(signal) return string.pack("<I8", 1 << (signal - 1)) end
 
 -- Ends or stops this process by a signal, as the command was.
 local function by_signal(signal)
-  if signal ~= SIGKILL and signal ~= 19 then
-    core.call("rt_sigaction", signal, string.pack("=JJJI8", 0, 0, 0, 0), nil, 8)
-    core.call("rt_sigprocmask", 1, mask(signal), nil, 8)        -- SIG_UNBLOCK
-  end
+  local can_wait = signal ~= SIGKILL and signal ~= 19
+  if can_wait then core.call("rt_sigaction", signal, string.pack("=JJJI8", 0, 0, 0, 0), nil, 8) end
+  -- Blocked still, it is one with the terminal's own, which may wait to be read: two would stop this process twice.
   core.call("kill", require("host").pid(), signal)
+  if can_wait then core.call("rt_sigprocmask", 1, mask(signal), nil, 8) end      -- SIG_UNBLOCK
   core.call("rt_sigprocmask", 0, mask(signal), nil, 8)
 end
 
