@@ -11643,9 +11643,14 @@ scrub_eight(const char *p, char c)
 static void
 scrub_find_escape(struct scrub_scan *z, unsigned coding, size_t from)
 {
-	const char c = scrub_escape[coding], *p = z->in.p + from, *end = z->in.p + z->in.n, *far;
+	const char c = scrub_escape[coding], *p, *end, *far;
 	uint64_t v;
 
+	z->escape[coding] = z->in.n;
+	if (from >= z->in.n)            /* of an empty text p may be NULL */
+		return;
+	p = z->in.p + from;
+	end = z->in.p + z->in.n;
 	for (; p < end; p++) {
 		v = 0;
 		for (unsigned i = 0; i < 4 && end - p >= 8 && (v = scrub_eight(p, c)) == 0; i++)
