@@ -53,7 +53,7 @@ local function seal(content, message, call)
 end
 
 --- allowed.env(extra, log) -> environment; extra = { name = { function… } }: the runtime's modules, of which it gets
--- copies too. log: the function of that name. Beside them stand deny and limit (lua/rules.lua), what a rule says.
+-- copies too. log: the function of that name. Beside them stand fits, deny and limit (lua/rules.lua).
 function M.env(extra, log)
   local env = copy(_G, given.lua)
   local function add(name, module)

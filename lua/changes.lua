@@ -48,17 +48,6 @@ local own = { grant = { rotation = true }, user = { links = true } }
 -- What store.core adds to a record's members.
 local added = { version = true, id = true, epoch = true, secrets = true, sealed = true, unverified = true }
 
-local function same(a, b)
-  if type(a) ~= "table" or type(b) ~= "table" then return a == b end
-  for k, v in pairs(a) do
-    if not same(v, b[k]) then return false end
-  end
-  for k in pairs(b) do
-    if a[k] == nil then return false end
-  end
-  return true
-end
-
 -- The names of members that differ, secrets among them.
 local function differing(op, old)
   local out, seen = {}, {}
@@ -66,7 +55,7 @@ local function differing(op, old)
     if not seen[k] and not added[k] and not (own[op.db] and own[op.db][k]) then seen[k], out[#out + 1] = true, (tostring(k):gsub("^%a/", "")) end
   end
   for k, v in pairs(op.plain) do
-    if not same(v, old[k]) then add(k) end
+    if not require("records").same(v, old[k]) then add(k) end
   end
   for k in pairs(old) do
     if op.plain[k] == nil then add(k) end

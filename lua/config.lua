@@ -405,23 +405,12 @@ function M:tick(deadline)
   return self:sync(deadline)
 end
 
-local function same(a, b)
-  if type(a) ~= "table" or type(b) ~= "table" then return a == b end
-  for k, v in pairs(a) do
-    if not same(v, b[k]) then return false end
-  end
-  for k in pairs(b) do
-    if a[k] == nil then return false end
-  end
-  return true
-end
-
 --- The settings, with the flags of this run before the store's.
 -- `always`: somebody has set one, perhaps to the same file with other contents; else only differences are acted on.
 function M:load_settings(always)
   local settings, refused = self.records.settings(self.overrides, self.settings)
   for _, name in ipairs(refused or {}) do self:say_refused("meta", "set/" .. name) end
-  local news = always or not same(settings, self.settings)
+  local news = always or not require("records").same(settings, self.settings)
   self.settings, self.echo, self.body_max = settings, settings.echo ~= false, settings.body_max or require("records").BODY_MAX
   if news and self.on_settings then self.on_settings(settings) end
 end
@@ -765,8 +754,7 @@ end
 -- credential's own hosts, and legacy a word on them.
 function M.tls_for(opened, host)
   for _, rule in ipairs(opened.rec.hosts or {}) do
-    local suffix = rule:match("^%*(%..+)$")
-    if rule == host or suffix and #host > #suffix and host:sub(-#suffix) == suffix then return opened.tls end
+    if variables.covers(rule, host) then return opened.tls end
   end
   return opened.net_tls
 end

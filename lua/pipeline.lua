@@ -247,10 +247,7 @@ local function covers(rec, req, value_of)
   if rec.enabled == false or req.scheme == "http" and not rec.plain_http then return false end
   local host = req.host
   for _, written in ipairs(rec.hosts or {}) do
-    local rule = variables.host(written, value_of) or ""
-    if rule == host then return true end
-    local suffix = rule:match("^%*(%..+)$")
-    if suffix and #host > #suffix and host:sub(-#suffix) == suffix then return true end
+    if variables.covers(variables.host(written, value_of) or "", host) then return true end
   end
   return false
 end
@@ -640,17 +637,19 @@ end
 
 -- ---- rules ---------------------------------------------------------------------------------------
 
--- What the bundle's rules say of a request that was decided. nil: it goes on | code, message, hint, options. It waits where
--- one reads the body. `blind`: a tunnel, in which nobody sees anything.
+-- What the bundle's rules say of a request that was decided. nil: none is asked; false: it goes on, and what would make a server
+-- see another method or path than they did must go | code, message, hint, options. It waits where one reads the body. `blind`:
+-- a tunnel, in which nobody sees anything.
 local function ruled(self, req, agent, bundle, name, deadline, blind)
   local list, generation = self.config:rules(bundle), self.config.applied
   if list == nil then return "rule_failed", "the rules of the bundle cannot be read", "the operator mends it: sallyport doctor" end
+  if not list then return nil end
   local question = {
     method = blind and "CONNECT" or method_of(req.method, req.websocket), host = req.host,
     readings = function() return not blind and paths.readings(self.path_readings, req.path) or nil end,
   }
   local asked, needs, reader = {}, {}, nil
-  for _, rule in ipairs(list or asked) do
+  for _, rule in ipairs(list) do
     if rules.covers(rule, question) then
       asked[#asked + 1] = rule
       local reads = rule.pol and rule.pol.body
@@ -673,7 +672,7 @@ local function ruled(self, req, agent, bundle, name, deadline, blind)
   end
   local view, wall = req:view(), self.time.wall()
   local seen, shown = rules.request(req, question, view)
-  local with = { agent = agent.name, bundle = bundle, credential = name, wall = wall // 1, offset = self.time.offset(wall // 1), count = self.count }
+  local with = { agent = agent.name, bundle = bundle, credential = name, wall = wall, offset = self.time.offset(wall), count = self.count }
   for _, rule in ipairs(asked) do
     seen.body = reader and rule.pol and rule.pol.body and view.body or nil
     local code, message, hint, options = rules.ask(rule, self.sandbox.call, shown, with)
@@ -685,10 +684,10 @@ local function ruled(self, req, agent, bundle, name, deadline, blind)
       return code, message, hint, options
     end
   end
-  if not reader then return nil end
+  if not reader then return false end
   local synced, lost = self.config:sync(deadline + WAIT_MAX)
   if not synced then return lost end
-  return self.config.applied ~= generation and "changed" or nil
+  return self.config.applied ~= generation and "changed"
 end
 
 -- ---- what a request names besides its own line -------------------------------------------------
@@ -1582,7 +1581,7 @@ local function serve_sealed(self, req, agent, sealed, deadline)
     local denied, said, advice, options = ruled(self, req, agent, bundle, sealed.name, deadline)
     if denied == "changed" then return false end
     if denied then return errors.fail(req, denied, said, advice, options) or true end
-    return send(self, req, agent, plan, opened, routed or "guarded", req.websocket, deadline, false, sealed)
+    return send(self, req, agent, plan, opened, denied == false or routed or "guarded", req.websocket, deadline, false, sealed)
   end
   return true
 end
@@ -1614,13 +1613,10 @@ local function serve(self, req, agent, route, deadline, only)
     if turn == "waited" then return false, turn end
     if not turn then return errors.fail(req, "too_many") or true end
     local bundle = ready_plan.log.bundle
-    local unasked = self.config:rules(bundle) == false
-    if not unasked then
-      local code, message, hint, options = ruled(self, req, agent, bundle, ready.name, deadline)
-      if code == "changed" then return false end
-      if code then return errors.fail(req, code, message, hint, options) or true end
-    end
-    return send(self, req, agent, ready_plan, ready, ready_routed, false, deadline, unasked)
+    local code, said, advice, more = ruled(self, req, agent, bundle, ready.name, deadline)
+    if code == "changed" then return false end
+    if code then return errors.fail(req, code, said, advice, more) or true end
+    return send(self, req, agent, ready_plan, ready, code == false or ready_routed, false, deadline, self.config:rules(bundle) == false)
   end
   if req.method == "TRACE" then return refuse(req, agent, "trace") or true end
   local names, skips = self.config:at_token_endpoint(agent, req), nil
@@ -1638,21 +1634,17 @@ local function serve(self, req, agent, route, deadline, only)
   end
   local turn = own and req:log(plan.log)
   if turn == "waited" then return false, turn end
-  local rules_of = false
-  if own then rules_of = self.config:rules(bundle) end
   if not own and skips then
-    refuse(req, agent, "token_endpoint",
-      ("credential %s: this is its token endpoint, and the request presents nothing that stands in for it"):format(names[1]))
-  elseif not own then
-    refuse_decided(self, req, agent, bundle, routed, opened)
-  elseif turn == false then
-    errors.fail(req, "too_many")
-  elseif rules_of == nil or rules_of then
-    local code, message, hint, options = ruled(self, req, agent, bundle, opened and own.name, deadline)
-    if code == "changed" then return false end
-    if code then return errors.fail(req, code, message, hint, options) or true end
+    return refuse(req, agent, "token_endpoint",
+      ("credential %s: this is its token endpoint, and the request presents nothing that stands in for it"):format(names[1])) or true
   end
-  if not own or turn == false then return true end
+  if not own then return refuse_decided(self, req, agent, bundle, routed, opened) or true end
+  if turn == false then return errors.fail(req, "too_many") or true end
+  local code, said, advice, more = ruled(self, req, agent, bundle, opened and own.name, deadline)
+  if code == "changed" then return false end
+  if code then return errors.fail(req, code, said, advice, more) or true end
+  local unasked = routed or opened and (opened.guards or #opened.endpoints > 0) and "guarded"     -- for requests that no rule covers
+  routed = code == false or unasked
   if plan.echo and self.config.echo and not (opened and opened.rec.demo) then
     refuse(req, agent, "host_not_allowed", ECHO_HOST .. " answers for the demo credential alone")
   elseif opened and skips and skips["credential/" .. own.name] then
@@ -1672,9 +1664,8 @@ local function serve(self, req, agent, route, deadline, only)
     refuse(req, agent, "token_endpoint",
       ("credential %s: this is its own token endpoint; the proxy alone talks to it"):format(own.name))
   else
-    routed = routed or (opened.guards or #opened.endpoints > 0) and "guarded"
-    local again = make_ready(self, req, agent, route, kept, opened, plan, routed)
-    return send(self, req, agent, plan, opened, routed, req.websocket, deadline, again and rules_of == false)
+    local again = make_ready(self, req, agent, route, kept, opened, plan, unasked) and self.config:rules(bundle) == false
+    return send(self, req, agent, plan, opened, routed, req.websocket, deadline, again)
   end
   return true
 end

@@ -775,4 +775,16 @@ function M.nearest(word, words)
   if best_d and best_d <= math.min(2, #word // 3) then return best end
 end
 
+--- Do both hold the same, member by member?
+function M.same(a, b)
+  if type(a) ~= "table" or type(b) ~= "table" then return a == b end
+  for k, v in pairs(a) do
+    if not M.same(v, b[k]) then return false end
+  end
+  for k in pairs(b) do
+    if a[k] == nil then return false end
+  end
+  return true
+end
+
 return M

@@ -7,18 +7,16 @@
 -- rules.request(req, question, view) -> what a rule sees of the request: nothing of it can be changed.
 -- rules.ask(rule, call, seen, with) -> nil: go on | code, message, hint, options. with: { agent, bundle, credential, wall,
 --   offset, count = function(key, window, n) -> n | nil }
+local variables = require "variables"
 local M = {}
 
 local REASON_MAX = 500      -- bytes of what a rule says to an agent
 local KEY_MAX = 200         -- bytes of a counter's name
-local WINDOW_MAX = 40 * 86400
+local WINDOW_MAX = 40 * 86400     -- s: a month and some days
 
--- A rule may be for a host and all below it, as an entry may.
 local function covers_host(hosts, host)
   for _, h in ipairs(hosts) do
-    if h == host or h == "*" then return true end
-    local suffix = h:match("^%*(%..+)$")
-    if suffix and #host > #suffix and host:sub(-#suffix) == suffix then return true end
+    if h == "*" or variables.covers(h, host) then return true end
   end
   return false
 end
@@ -144,8 +142,8 @@ local function text_of(reason, what)
   return reason
 end
 
---- Does a tool's name match a pattern in which '*' is any text? Each piece is taken where it first stands, so that a long
---- name costs no more than it has bytes (as mcp_fits of proxy.c says it of lists).
+--- Does a name match a pattern in which '*' is any text? Each piece is taken where it first stands, so that a long name costs
+-- no more than it has bytes (as mcp_fits of proxy.c says it of lists).
 function M.matches(pattern, name)
   local first, rest = pattern:match("^([^*]*)(.*)$")
   if rest == "" then return pattern == name end
@@ -212,7 +210,7 @@ function M.ask(rule, call, seen, with)
   if not fine then return "rule_failed", said(rule, "its script failed"), hint, { trouble = tostring(n) } end
   if n <= what.limit then return nil end
   return "too_many", said(rule, ("%d in %s is the limit"):format(what.limit, require("records").span(what.window))),
-    "wait; " .. hint, { retry_after = what.window - with.wall // 1 % what.window }
+    "wait; " .. hint, { retry_after = what.window - with.wall % what.window }
 end
 
 return M

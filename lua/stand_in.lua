@@ -95,10 +95,6 @@ local function path_pattern(path)
   return "^" .. path:gsub("[%-%.%+%[%]%(%)%$%^%%%?]", "%%%0"):gsub("%*", "[^/]+") .. "$"
 end
 
-local function host_covers(rule, host)
-  return rule == host or rule:sub(1, 2) == "*." and host:sub(-#rule + 1) == rule:sub(2) and #host >= #rule
-end
-
 local function path_covers(rule, path)
   local pattern = path_pattern(rule)
   return rule == path or pattern ~= nil and path:find(pattern) ~= nil
@@ -109,7 +105,7 @@ local function server_at(scheme, host, port, path)
   for i, groups in ipairs(scheme == "https" and port == 443 and servers or {}) do
     for _, group in ipairs(groups) do
       local found = false
-      for _, rule in ipairs(group[1]) do found = found or host_covers(rule, host) end
+      for _, rule in ipairs(group[1]) do found = found or require("variables").covers(rule, host) end
       for _, rule in ipairs(found and group[2] or {}) do
         if path_covers(rule, path) then return i end
       end

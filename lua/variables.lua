@@ -51,6 +51,12 @@ function M.lines(set)
   return out
 end
 
+--- Does a host of a record's, "*.suffix" for all below it, cover this one?
+function M.covers(written, host)
+  local suffix = written:match("^%*(%..+)$")
+  return written == host or suffix ~= nil and #host > #suffix and host:sub(-#suffix) == suffix
+end
+
 -- ---- texts ---------------------------------------------------------------------------------------
 
 --- Adds the names that occur in a value (a text, or a table of texts) to the set `into`.

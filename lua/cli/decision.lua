@@ -229,8 +229,8 @@ local function judge_rules(self, result, spec, url, agent, websocket)
   for _, rule in ipairs(list) do
     if rules.covers(rule, question) then
       local counts, says = false, nil
-      local with = { agent = spec.agent or "", bundle = result.bundle, credential = result.credential, wall = wall // 1,
-        offset = self.time.offset(wall // 1), count = function() counts = true; return 0 end }
+      local with = { agent = spec.agent or "", bundle = result.bundle, credential = result.credential, wall = wall,
+        offset = self.time.offset(wall), count = function() counts = true; return 0 end }
       local refused, why, advice = rules.ask(rule, self.sandbox.call, shown, with)
       local reads = rule.pol and rule.pol.body
       if reads and result.tunnel then

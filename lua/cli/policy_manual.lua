@@ -822,7 +822,8 @@ Judges an answer of AssumeRole.
 # rule  Traffic rules
 A rule stands in a bundle and is asked about each request that the bundle allowed, before anything is attached. It can refuse,
 and it can count; it never widens what is allowed. Its first answer settles the request; where no rule says anything it goes on.
-A rule with a bug refuses (403 rule_failed).
+A rule with a bug refuses (403 rule_failed). Headers and parameters that would make a server see another method or path than the
+rule saw are taken off; a method that a body names (_method) is the rule's own to look for.
 
     sallyport policy put ./office.lua
     sallyport rule add office --type office --bundle default --host api.acme.test from=8 to=18

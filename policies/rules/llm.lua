@@ -60,10 +60,11 @@ return {
     if req.method == "GET" or req.method == "HEAD" or req.method == "OPTIONS" or req.method == "DELETE" then
       return req.websocket and deny("a conversation over a WebSocket cannot be read") or nil
     end
-    local speaks, models = false, {}
-    for _, path in ipairs(req.readings() or { req.path }) do
+    local speaks, models, readings = false, {}, req.readings()
+    if not readings then return deny("servers read this path in different ways") end
+    for _, path in ipairs(readings) do
       path = path:gsub("/+$", "")
-      for _, p in ipairs(speaking) do speaks = speaks or path:find(p) ~= nil end
+      for _, p in ipairs(speaking) do speaks = speaks or path:lower():find(p:lower()) ~= nil end
       for _, p in ipairs(in_path) do models[#models + 1] = path:match(p) end
     end
     if not speaks then return nil end
@@ -102,6 +103,8 @@ return {
     { rule = { models = { "gemini-*" }, max_tokens = 100 }, req = { method = "POST", url = "https://generativelanguage.googleapis.com/v1beta/models/gemini-2:generateContent", headers = { ["content-type"] = "application/json" }, body = '{"generationConfig":{"maxOutputTokens":50}}' } },
     { rule = { models = { "gemini-*" } }, req = { method = "POST", url = "https://generativelanguage.googleapis.com/v1beta/models/other:generateContent", headers = { ["content-type"] = "application/json" }, body = "{}" }, want = true },
     { rule = { models = { "gpt-*" } }, req = { method = "POST", url = "https://api.openai.com/v1/batches", headers = { ["content-type"] = "application/json" }, body = '{"input_file_id":"f"}' }, want = true },
+    { rule = { models = { "gpt-*" } }, req = { method = "POST", url = "https://api.openai.com/v1/chat/completions%zz", headers = { ["content-type"] = "application/json" }, body = '{"model":"x"}' }, want = "servers read this path in different ways" },
+    { rule = { models = { "gpt-*" } }, req = { method = "POST", url = "https://api.openai.com/V1/Chat/Completions", headers = { ["content-type"] = "application/json" }, body = '{"model":"x"}' }, want = true },
     { rule = { models = { "gpt-*" } }, req = { method = "POST", url = "https://api.openai.com/v1/embeddings", headers = { ["content-type"] = "application/json" }, body = '{"model":"e"}' } },
     { rule = { models = { "gpt-*" } }, req = { method = "POST", url = "https://api.openai.com/v1/chat/completions", headers = { ["content-type"] = "application/json", ["content-encoding"] = "gzip" }, body = "x" }, want = true },
   },

@@ -65,7 +65,9 @@ return {
     if method == "DELETE" and not upload then return refuse(rule, "deletes", "DELETE") end
     -- PUT without a key makes a bucket: of a path /bucket, or of / at a host that is the bucket's
     if method == "PUT" and #names == 0 then
-      for _, path in ipairs(req.readings() or {}) do
+      local readings = req.readings()
+      if not readings then return deny("servers read this path in different ways") end
+      for _, path in ipairs(readings) do
         if not path:find("^/[^/]+/.") and not (req.host:find("%.s3[.-]") and path:find("^/.")) then
           return refuse(rule, "settings", "a new bucket, or a path that may be one")
         end
@@ -78,6 +80,7 @@ return {
     { req = { method = "PUT", url = "https://s3.eu-west-1.amazonaws.com/b/k" } },
     { req = { method = "PUT", url = "https://b.s3.eu-west-1.amazonaws.com/k" } },
     { req = { method = "PUT", url = "https://s3.eu-west-1.amazonaws.com/b" }, want = true },
+    { req = { method = "PUT", url = "https://s3.eu-west-1.amazonaws.com/b/%zz" }, want = "servers read this path in different ways" },
     { req = { method = "PUT", url = "https://b.s3.eu-west-1.amazonaws.com/" }, want = true },
     { req = { method = "PUT", url = "https://s3.eu-west-1.amazonaws.com/b/k?partNumber=1&uploadId=x" } },
     { req = { method = "POST", url = "https://s3.eu-west-1.amazonaws.com/b/k?uploads" } },

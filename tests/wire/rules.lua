@@ -105,6 +105,14 @@ shipped("objects", "a copy", "PUT /s3/b/k HTTP/1.1\r\nHost: api.test\r\nX-Amz-Co
 shipped("objects", "a deletion", "DELETE /s3/b/k HTTP/1.1\r\nHost: api.test\r\n\r\n", "rule_denied")
 shipped("small", "a body that is longer", "POST /small HTTP/1.1\r\nHost: api.test\r\nContent-Length: 11\r\n\r\nhello world", "rule_denied")
 shipped("small", "a body that tells no length", "POST /small HTTP/1.1\r\nHost: api.test\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n", "rule_denied")
+cases[#cases + 1] = { name = "what would make a server see another method or path than a rule saw is taken off, each time",
+  send = { "GET /mail?_method=DELETE HTTP/1.1\r\nHost: api.test\r\nX-HTTP-Method-Override: DELETE\r\nX-Original-URL: /llm\r\n\r\n", { answers = 1 },
+    "GET /mail HTTP/1.1\r\nHost: api.test\r\nX-Method-Override: DELETE\r\n\r\n", { answers = 2 } },
+  expect = { statuses = { 200, 200 }, upstream = { requests = 2, head_not = { "DELETE", "X-Original-URL" } } } }
+cases[#cases + 1] = { name = "where no rule is asked it goes as it came", send = "GET /other HTTP/1.1\r\nHost: api.test\r\nX-HTTP-Method-Override: DELETE\r\n\r\n",
+  expect = { status = 200, upstream = { requests = 1, header = { ["x-http-method-override"] = "DELETE" } } } }
+cases[#cases + 1] = { name = "without a credential, too", host = "open.test", send = "GET /mail HTTP/1.1\r\nHost: open.test\r\nX-HTTP-Method-Override: DELETE\r\n\r\n",
+  expect = { status = 200, servers = { other = { requests = 1, head_not = "DELETE" } } } }
 shipped("none", "nothing at all", "GET /none HTTP/1.1\r\nHost: api.test\r\n\r\n", "too_many")
 
 return {
