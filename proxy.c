@@ -4941,7 +4941,7 @@ struct conn {
 	bool secure;            /* and the client speaks TLS inside */
 	bool last;              /* no request after this one */
 	bool closing;           /* conn_close found the request busy: it is tried again */
-	uint8_t socks;          /* SOCKS5: the message that is awaited; 0: HTTP */
+	uint8_t socks;          /* of SOCKS5, or of DNS over TCP: the message that is awaited; 0: HTTP */
 	bool known;             /* what ENTRY_KNOWS found: its token or door names an agent */
 	bool counted_unknown;   /* in conn_unknown: no token has named its agent yet */
 	uint64_t id;
@@ -11613,7 +11613,8 @@ scrub_may_escape(const struct scrub_table *t, unsigned coding, const char *p)
 		return (t->names >> scrub_name(p + 1) & 1) != 0;
 	hex = (p[2] | 0x20) == 'x';
 	p += hex ? 3 : 2;               /* of a number over 255, no zero comes first */
-	return wide || p[0] == '0' || hex_digit(p[1]) < 0 || hex_digit(p[2]) < 0 || (!hex && !ascii_digit(p[3]));
+	return wide || p[0] == '0' || (hex ? hex_digit(p[1]) < 0 || hex_digit(p[2]) < 0 :
+	    !ascii_digit(p[1]) || !ascii_digit(p[2]) || !ascii_digit(p[3]));
 }
 
 /* Does an escape begin at z->in.p[at] whose character is in a gram? */
@@ -14598,15 +14599,16 @@ handover_accept(void *arg)
 {
 	struct handover *h = arg;
 
-	while (h->live != 0 && poll(h->poll, h->n, -1) >= 0 && !h->ended)
-		for (h->from = 0; h->from < h->n; h->from++) {
+	while (h->live != 0 && !h->ended)
+		for (h->from = poll(h->poll, h->n, -1) < 0 ? h->n : 0; h->from < h->n; h->from++) {
 			struct pollfd *p = &h->poll[h->from];
 
 			if (p->revents == 0)
 				continue;
 			if ((h->fd = accept4(p->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0) {
 				job_tell(&h->news, handover_news);
-				sem_wait(&h->room);
+				while (sem_wait(&h->room) != 0)         /* a signal */
+					continue;
 			} else if (errno == EINVAL || (p->revents & ~POLLIN) != 0) {
 				p->fd = -1;     /* it listens no more */
 				h->live--;
@@ -15109,19 +15111,21 @@ req_claim(struct req *r, const char *name, unsigned share)
 /* ---- count -----------------------------------------------------------------
  * Counters that all workers share: how often a rule let something through, in a window of time. They
  * live in memory that the master made before it forked, and end with the server. A counter's key is 64
- * bits of a SHA-256, its value the window's number over the count. Nothing is locked: a cell is taken by
- * one exchange of its key, counted by one of its value. Invariants: two keys never share a cell, but for
- * a collision of 64 bits; a cell whose window is over may be taken for another key; where none is free
- * nearby nothing is counted, and who asked is told so. Skip it if you trust that. */
+ * bits of the SHA-256 of its name and window, its value the window's number over the count. Nothing is
+ * locked: a cell is taken by one exchange of its end, and counted by one of its value. Invariants: two keys
+ * never share a cell, but for a collision of 64 bits; only a cell whose window is over is taken; where none
+ * is free nearby nothing is counted, and who asked is told so, which refuses the request. Cells have no
+ * owner: a rule that counts by what a request says lets an agent fill them, for all rules.
+ * Skip it if you trust that. */
 
 #define COUNT_CELLS (1u << 16)
 #define COUNT_NEAR 32           /* cells that are looked at for one key */
 #define COUNT_BITS 40           /* of a value that count; the others are the window's number */
 
 struct count_cell {
-	_Atomic uint64_t key;   /* 0: nobody's */
+	_Atomic uint64_t key;
 	_Atomic uint64_t value;
-	_Atomic int64_t ends;   /* Unix s at which its window is over */
+	_Atomic int64_t ends;   /* Unix s at which its window is over; 0: nobody has had it */
 };
 
 static struct count_cell *count_cells;  /* shared; NULL in a command */
@@ -15135,17 +15139,20 @@ count_init(void)
 	return count_cells != MAP_FAILED;
 }
 
-/* The cell of that key, taken where nobody has it. NULL: all that are near are in use. */
+/* The cell of that key, whose window then ends at `ends`; one whose window is over is taken. NULL: all
+ * that are near are in use. */
 static struct count_cell *
-count_find(uint64_t key, int64_t now)
+count_find(uint64_t key, int64_t now, int64_t ends)
 {
 	for (int taking = 0; taking < 2; taking++)
 		for (uint64_t i = 0; i < COUNT_NEAR; i++) {
 			struct count_cell *c = &count_cells[(key + i) % COUNT_CELLS];
-			uint64_t was = atomic_load(&c->key);
+			int64_t ended = atomic_load(&c->ends);
 
-			if (was == key || (taking && (was == 0 || atomic_load(&c->ends) < now) &&
-			    (atomic_compare_exchange_strong(&c->key, &was, key) || was == key)))
+			if (ended <= now && (taking || atomic_load(&c->key) == key) &&
+			    atomic_compare_exchange_strong(&c->ends, &ended, ends))
+				atomic_store(&c->key, key);
+			if (atomic_load(&c->key) == key && atomic_load(&c->ends) > now)
 				return c;
 		}
 	return NULL;
@@ -15159,14 +15166,14 @@ count_add(struct slice name, int64_t window, uint64_t n)
 	uint8_t hash[32];
 	int64_t now = clock_wall();
 	uint64_t number = (uint64_t)(now / window) << COUNT_BITS, was, is;
+	const struct slice part[] = {name, {(const char *)&window, sizeof window}};
 	struct count_cell *c;
 
 	if (count_cells == NULL)
 		return -1;
-	tls_sha256(name.p, name.n, hash);
-	if ((c = count_find(load_be64(hash) | 1, now)) == NULL)
+	tls_sha256_join(part, COUNT(part), hash);
+	if ((c = count_find(load_be64(hash), now, (now / window + 1) * window)) == NULL)
 		return -1;
-	atomic_store(&c->ends, (now / window + 1) * window);
 	was = atomic_load(&c->value);
 	do {
 		is = (was >> COUNT_BITS << COUNT_BITS) == number ? was : number;
@@ -17341,11 +17348,13 @@ store_table_make(MDB_txn *txn, struct store_counters *c)
 			memcpy(key, k.mv_data, k.mv_size);
 			at = (struct slice){key, k.mv_size};
 			err = store_judge(&store_written, txn, (enum store_db)db, at, store_slice(v), &r);
+			if (err == STORE_DAMAGED) {
+				err = STORE_OK;
+				continue;
+			}
 			if (err == STORE_OK)            /* behind the secrets stands the tag */
 				err = table_set(&store_written, txn, store_dbs[db].kind, at, r.seals.p + r.seals.n);
-			else if (err == STORE_DAMAGED)
-				err = STORE_OK;
-			if (r.version > c->version)     /* the counter is not authenticated */
+			if (err == STORE_OK && r.version > c->version)  /* the counter is not authenticated */
 				c->version = r.version;
 		}
 	}
@@ -19189,7 +19198,7 @@ lzma_unpack(const unsigned char *p, size_t n, char *out)
  * which need no relocation: 8 KB of the binary. */
 extern const struct embed_file {
 	uint32_t name;          /* "lua/pipeline.lua" */
-	uint32_t pack, end;     /* the pack, which the files of a folder share */
+	uint32_t pack, end;     /* the pack, which all files share */
 	uint32_t from, n;       /* the file's bytes in the unpacked text */
 } embed_files[];
 extern const uint32_t embed_count;
@@ -19235,7 +19244,7 @@ embed_push(lua_State *L, const struct embed_file *f)
 	lua_remove(L, -2);
 }
 
-/* Gives the unpacked packs back (0.8 MB), once a worker has started. For a file that is loaded
+/* Gives the unpacked pack back (1.5 MB), once a worker has started. For a file that is loaded
  * later, its pack is unpacked again. */
 static void
 embed_forget(lua_State *L)
@@ -27231,10 +27240,13 @@ l_host_lock_held(lua_State *L)
 static int
 l_host_become(lua_State *L)
 {
-	uid_t uid = (uid_t)luaL_checkinteger(L, 1);
-	gid_t gid = (gid_t)luaL_checkinteger(L, 2);
+	lua_Integer user = luaL_checkinteger(L, 1), group = luaL_checkinteger(L, 2);
+	uid_t uid = (uid_t)user;
+	gid_t gid = (gid_t)group;
 	const struct passwd *pw = getpwuid(uid);
 
+	/* -1 would change nothing, and answer that it was done */
+	luaL_argcheck(L, user >= 0 && user < UINT32_MAX && group >= 0 && group < UINT32_MAX, 1, "no user");
 	if ((pw != NULL ? initgroups(pw->pw_name, gid) : setgroups(0, NULL)) != 0 || setresgid(gid, gid, gid) != 0 ||
 	    setresuid(uid, uid, uid) != 0)
 		return l_fail_errno(L);
@@ -27486,6 +27498,7 @@ l_jail_filter(lua_State *L)
 	struct slice s = l_check_slice(L, 1);
 	struct sock_fprog program = {(unsigned short)(s.n / sizeof(struct sock_filter)), (struct sock_filter *)(void *)s.p};
 
+	luaL_argcheck(L, s.n % sizeof(struct sock_filter) == 0 && s.n / sizeof(struct sock_filter) <= BPF_MAXINSNS, 1, "no filter");
 	return prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0 ? l_answer(L, true) : l_fail_errno(L);
 }
 

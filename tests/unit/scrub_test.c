@@ -109,6 +109,8 @@ test_heads(void)
 	back("less than eight are not looked for", "canary/", "PH", "", "canary/ Y2FuYXJ5Lw", "canary/ Y2FuYXJ5Lw");
 	back("in hexadecimal", "canary/8", "PH", "", "63616e6172792f38 (63616E6172792F38) 63616e6172792f3", "PH (PH) 63616e6172792f3");
 	back("in JSON", "can\"ry\\8", "PH", "", "can\\\"ry\\\\8 \\u0063an\\u0022ry\\u005c8", "PH PH");
+	back("in HTML, a number that ends without ';' before hexadecimal digits", "Aa1bcdefghijklmnopq", "PH", "",
+	    "see &#65a1bcdefghijklmnopq and a good deal of text behind it, more than forty bytes", "see PH and a good deal of text behind it, more than forty bytes");
 	back("in HTML", "can\"ry&8", "PH", "", "can&quot;ry&amp;8 &#99;an&#x22;ry&#38;8 can&quot;ry&am;8", "PH PH can&quot;ry&am;8");
 	back("ours leaves with its name", "secret-8", NULL, "key", "/?a=1&key=secret-8&b=2", "/?a=1&b=2");
 	back("the only one", "secret-8", NULL, "key", "/?key=secret-8", "/");
