@@ -27311,6 +27311,9 @@ l_host_count(lua_State *L)
 	return 1;
 }
 
+/* host.home() -> the server's data directory */
+static int l_host_home(lua_State *L) { lua_pushstring(L, serve.home); return 1; }
+
 /* host.door() -> bool
  *
  * Does this worker serve the door? */
@@ -27326,7 +27329,7 @@ static const luaL_Reg l_host_worker[] = {
 	{"sha256_hex", l_host_sha256_hex}, {"random_token", l_host_random_token},
 	{"command", l_host_run}, /* yields */ {"helpers", l_host_helpers},
 	{"pid", l_host_pid}, {"uid", l_host_uid},
-	{"stat", l_host_stat}, {"read_secret", l_host_read_secret}, {"door", l_host_door},
+	{"stat", l_host_stat}, {"read_secret", l_host_read_secret}, {"door", l_host_door}, {"home", l_host_home},
 	{"record", l_host_record}, {"tally", l_host_tally}, {"count", l_host_count}, {NULL, NULL},
 };
 
@@ -27388,7 +27391,7 @@ static const struct { const char *name; long number; } jail_calls[] = {
 	N(io_uring_register), N(io_uring_setup), N(kcmp), N(kexec_load), N(keyctl), N(mount),
 	N(mount_setattr), N(move_mount), N(name_to_handle_at), N(open_by_handle_at), N(open_tree),
 	N(perf_event_open), N(pidfd_getfd), N(pivot_root), N(quotactl), N(reboot), N(request_key),
-	N(setns), N(setpriority), N(settimeofday), N(socketpair), N(swapoff), N(swapon), N(syslog),
+	N(setns), N(setpriority), N(ioprio_set), N(settimeofday), N(socketpair), N(swapoff), N(swapon), N(syslog),
 	N(umount2), N(userfaultfd), N(vhangup),
 };
 #undef N

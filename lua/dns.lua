@@ -44,7 +44,6 @@ local function opt_of(message, at, records)
       if found or name ~= "" then return nil end
       found, version = true, ttl >> 16 & 255
     end
-    if i == records then break end
   end
   return found, version
 end

@@ -16,6 +16,7 @@ end
 function M.open(path)
   if #path > 107 then return nil, "the path is too long for a socket" end
   local fd = core.call("socket", 1, 1 | 0x80000, 0)                          -- AF_UNIX, SOCK_STREAM, SOCK_CLOEXEC
+  if not fd then return nil, "no descriptor is left" end
   local wait = string.pack("jj", WAIT_S, 0)
   for _, option in ipairs { 20, 21 } do core.call("setsockopt", fd, 1, option, wait, #wait) end      -- SO_RCVTIMEO, SO_SNDTIMEO
   local ok, why = core.call("connect", fd, string.pack("=I2z", 1, path), 3 + #path)

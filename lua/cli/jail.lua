@@ -33,7 +33,7 @@ end
 -- ---- the filter of system calls --------------------------------------------------------------------
 
 -- What this release does not know does not exist: a call of a later kernel could be a way out. x32's numbers (from
--- 0x40000000) are above it too. 462 is mseal (Linux 6.10); numbers above 402 are the same on every machine.
+-- 0x40000000) are above it too. 462 is mseal (Linux 6.10); numbers above 402 are the same on x86_64 and aarch64.
 local NUMBER_MAX = 462
 
 -- { call, errno }: refused whatever its arguments are.
@@ -152,10 +152,12 @@ function M.filter(how)
       one_of({ 0, 18, 19, 20, 21, 22, 28 }, EPERM)
     end)
   end
-  on("setpriority", function()      -- of a group or a user: of those outside as well
-    add(LOAD, ARG(0))
-    one_of({ 0 }, EPERM)
-  end)
+  for call, process in pairs { setpriority = 0, ioprio_set = 1 } do     -- of a group or a user: of those outside as well
+    on(call, function()
+      add(LOAD, ARG(0))
+      one_of({ process }, EPERM)
+    end)
+  end
   add(RET, ALLOW)
   return table.concat(out)
 end
@@ -259,6 +261,8 @@ local function mounts(with)
     if t[3] then make_way(t[1] .. "/x") elseif not core.call("statx", AT_FDCWD, t[1], 0, 1, { 256 }) then write_file(t[1], "") end
     put(t[2], t[1])
   end
+  -- What came back above may show a proxy's home: it is covered behind that.
+  for _, path in ipairs(with.hidden) do tmpfs(path, "mode=000,size=4k", true) end
   for _, f in ipairs(with.files) do write_file(f[1], f[2]) end
   for _, o in ipairs(with.over) do mount("", o[1], o[2], nil, MS_BIND, nil, o[3]) end
   -- Control groups of the user could stop what is outside; mount_setattr is there since Linux 5.12
@@ -289,8 +293,8 @@ local MEMORY_DEVICES = { [3] = true, [5] = true, [7] = true, [8] = true, [9] = t
 --- nil where the command may keep the descriptor, else what it is: a socket of the network outside, or a folder, would be
 -- a way out of the jail. As one of the first three (`standard`) a Unix socket that is connected goes where it goes.
 function M.unfit(fd, standard)
-  local ok, st = core.call("statx", fd, "", AT_EMPTY_PATH, 0x7ff, { 256 })
-  if not ok then return nil end
+  local ok, st, errno = core.call("statx", fd, "", AT_EMPTY_PATH, 0x7ff, { 256 })
+  if not ok then return errno ~= 9 and "unreadable" or nil end          -- EBADF: there is none
   local kind = unpack("=I2", st, 29) & 0xf000
   if kind == 0x8000 or kind == 0x1000 then return nil end                    -- a file, a pipe
   if kind == 0x2000 then
@@ -335,8 +339,9 @@ local function init(life)
   core.call("read", life, { 1 }, 1)
 end
 
-local function command(with, old, status, go)
+local function command(with, old, status, go, keepers)
   core.call("prctl", PR_SET_DUMPABLE, 0)
+  for _, fd in ipairs(keepers) do core.call("close", fd) end     -- else neither `go` nor `life` would end with the keeper
   if not with.terminal then core.call("setsid") end
   mounts(with.mounts)
   must("the folder " .. with.folder, "chdir", with.folder)
@@ -356,7 +361,7 @@ local function command(with, old, status, go)
   error({ step = "exec", why = bad, errno = errno }, 0)
 end
 
-local function maker(with, old, status, life, go)
+local function maker(with, old, status, life, go, keepers)
   local u = with.user
   if u.groups then
     must("the user", "setgroups", #u.groups, #u.groups > 0 and pack("=" .. ("I4"):rep(#u.groups), table.unpack(u.groups)) or nil)
@@ -375,7 +380,7 @@ local function maker(with, old, status, life, go)
   local one = must("processes", "clone", CLONE_PARENT | SIGCHLD)
   if one == 0 then child(status, function() init(life) end) end
   local two = must("processes", "clone", CLONE_PARENT | SIGCHLD)
-  if two == 0 then child(status, function() command(with, old, status, go) end) end
+  if two == 0 then child(status, function() command(with, old, status, go, keepers) end) end
   local text = ("up %d %d %s\n"):format(one, two, table.concat(list, " "))
   must("the keeper", "write", status, text, #text)
 end
@@ -390,14 +395,16 @@ end
 --   folder = where it works, terminal = has it one, filter = text, argv = list, env = list of NAME=VALUE }
 -- -> { init = pid, command = pid, fds = list } | nil, { step =, why =, errno = }
 function M.make(with)
+  local old, ours = nil, {}
   local made, e = pcall(function()
-    local _, old = must("signals", "rt_sigprocmask", 2, ALL, { 8 }, 8)
+    old = select(2, must("signals", "rt_sigprocmask", 2, ALL, { 8 }, 8))
     local jail = { old = old }
     local from, status = pipe()
     local life, hold = pipe()
     local go, start = pipe()
+    ours = { from, hold, start }
     local pid = must("processes", "clone", CLONE_FILES | SIGCHLD)
-    if pid == 0 then child(status, function() maker(with, old, status, life, go) end) end
+    if pid == 0 then child(status, function() maker(with, old, status, life, go, { hold, start }) end) end
     must("processes", "wait4", pid)
     for _, fd in ipairs { status, life, go } do core.call("close", fd) end
     local n, text = must("processes", "read", from, { 4096 }, 4096)
@@ -411,6 +418,9 @@ function M.make(with)
     return jail
   end)
   if made then return e end
+  -- Process 1, if there is one, ends with `hold`.
+  for _, fd in ipairs(ours) do core.call("close", fd) end
+  if old then core.call("rt_sigprocmask", 2, old, nil, 8) end
   return nil, e
 end
 
@@ -427,7 +437,7 @@ end
 --- Can this user be jailed on this machine? true | nil, { step =, why =, errno = }
 function M.trial(user, exe)
   local jail, fault = M.make { user = user, listeners = { { kind = "proxy", port = M.PORT } }, folder = "/", terminal = false,
-    mounts = { covered = { { "/tmp", "mode=1777" }, { "/run", "mode=755" }, { "/dev", "mode=755" } }, kept = {}, files = {}, over = {} },
+    mounts = { covered = { { "/tmp", "mode=1777" }, { "/run", "mode=755" }, { "/dev", "mode=755" } }, kept = {}, hidden = {}, files = {}, over = {} },
     filter = M.filter { exe = exe, shares = true }, argv = { "true" }, env = { "PATH=/usr/bin:/bin" } }
   if not jail then return nil, fault end
   local ok

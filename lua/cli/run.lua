@@ -162,14 +162,17 @@ end
 
 -- The Unix sockets with a name in files that the jail would show (unix(7)), but for those that are let in. For where there is
 -- one of them, Unix sockets can be made in the jail, and each that is there could be dialled.
-local function sockets(host, covered, paths)
+local function sockets(host, what, paths)
   local out, seen = {}, {}
   for _, path in ipairs(paths) do seen[path] = true end
   for line in (host.read_file("/proc/net/unix", 16 << 20) or ""):gmatch("[^\n]+") do
     local path = line:match("^%x+: %x+ %x+ %x+ %x+ %x+ +%d+ (/.*)$")
     path = path and host.realpath(path)
     local hidden = not path or seen[path]
-    for _, c in ipairs(covered) do hidden = hidden or within(path, c[1]) end
+    local kept = false      -- a folder that comes back over what is covered
+    for _, dir in ipairs(what.kept) do kept = kept or path and within(path, dir) end
+    for _, c in ipairs(what.covered) do hidden = hidden or not kept and within(path, c[1]) end
+    for _, dir in ipairs(what.hidden) do hidden = hidden or within(path, dir) end
     if not hidden then out[#out + 1], seen[path] = path, true end
   end
   return out
@@ -195,20 +198,20 @@ end
 -- See cli.jail's mounts. capture: what the server said; cwd: where the command works; paths: Unix sockets to let in
 local function files(ctx, user, capture, cwd, paths, runtime)
   local host = ctx.host
-  local what = { covered = { { "/tmp", "mode=1777" }, { "/run", "mode=755" }, { "/dev", "mode=755" } }, kept = {}, files = {}, over = {} }
+  local what = { covered = { { "/tmp", "mode=1777" }, { "/run", "mode=755" }, { "/dev", "mode=755" } }, kept = {}, hidden = {}, files = {}, over = {} }
   local function cover(path, options) what.covered[#what.covered + 1] = { path, options, true } end
   local own = host.stat("/var/run")
   if own and own.type == "dir" then cover("/var/run", "mode=755") end
   if runtime and not within(runtime, "/run") and not within(runtime, "/tmp") and host.stat(runtime) then cover(runtime, "mode=700") end
   local hidden = {}
-  for _, home in ipairs { ctx.home, (host.getenv("HOME") or "") .. "/.sallyport", user.home and user.home .. "/.sallyport" or "", "/var/lib/sallyport" } do
+  for _, home in ipairs { capture.home, ctx.home, (host.getenv("HOME") or "") .. "/.sallyport", user.home and user.home .. "/.sallyport" or "", "/var/lib/sallyport" } do
     home = host.realpath(home)
     local st = home and host.stat(home)
     if st and st.type == "dir" then
       for _, path in ipairs(aliases(host, home)) do
         if not hidden[path] then
           hidden[path] = true
-          cover(path, "mode=000,size=4k")
+          what.hidden[#what.hidden + 1] = path
           if within(cwd, path) then report.fail("this folder is hidden in the jail, for the proxy's files are in it", "work in another one") end
         end
       end
@@ -238,7 +241,7 @@ local function files(ctx, user, capture, cwd, paths, runtime)
   end
   if #paths > 0 then
     text("no-socket", "")
-    for _, path in ipairs(sockets(host, what.covered, paths)) do what.over[#what.over + 1] = { path, jail.FOLDER .. "/no-socket", true } end
+    for _, path in ipairs(sockets(host, what, paths)) do what.over[#what.over + 1] = { path, jail.FOLDER .. "/no-socket", true } end
   end
   text("resolv.conf", "nameserver 127.0.0.1\noptions timeout:2 attempts:2\n", "/etc/resolv.conf")
   local name = (host.read_file("/proc/sys/kernel/hostname", 256) or ""):match("^[%w.-]+") or "localhost"
@@ -389,6 +392,7 @@ local function run(args, opt, ctx)
   if not fd then report.fail(("cannot use %s: %s"):format(at, why)) end
   local capture, hint
   capture, why, hint = ask(fd, "GET", ("capture?port=%d&ca=%s/ca.pem&bundle=%s/bundle.pem"):format(jail.PORT, jail.FOLDER, jail.FOLDER))
+  if capture and type(capture.home) ~= "string" then report.fail("the server does not say where its data directory is, which must be hidden") end
   if not capture then report.fail(("the server does not let agent %s run: %s"):format(report.clean(name), report.clean(why)), hint and report.clean(hint)) end
   local listeners = { { kind = "proxy", port = jail.PORT }, { kind = "dns-udp", port = 53 }, { kind = "dns-tcp", port = 53 } }
   for _, port in ipairs(capture.ports) do
@@ -464,7 +468,7 @@ end
 
 return {
   explained = explained,
-  { words = "run", args = "[--agent A] -- CMD …", min = 1, raw = true, summary = "a command whose only way out is the proxy",
+  { words = "run", args = "[--agent A] -- CMD …", min = 1, raw = true, as_root = true, summary = "a command whose only way out is the proxy",
     options = {
       { name = "agent", arg = "AGENT", help = "as whom its requests are judged" },
       { name = "user", arg = "USER", help = "for root, who must: the user who runs the command" },

@@ -108,6 +108,7 @@ def test_who_may(t):
     s, up = world(t, before=before)
     assert path.stat().st_mode & 0o777 == 0o666
     status, said = Control(s, path).ask("GET", "/api/v1/agents/a/capture?port=7000&ca=/etc/j.pem&bundle=/etc/b.pem")
+    assert said["home"] == str(s.home), said        # which a jail must hide
     assert status == 200 and said["ca"] == s.ca.read_text() and said["ports"][:2] == [443, 80], said
     env = said["env"]
     assert env["https_proxy"] == "http://127.0.0.1:7000" and env["SSL_CERT_FILE"] == "/etc/b.pem" and env["NODE_EXTRA_CA_CERTS"] == "/etc/j.pem", env

@@ -317,6 +317,33 @@ def test_home_elsewhere(t):
     assert "secret" not in r.stdout and r.stdout == "rc 1\n", r
     r = subprocess.run(argv, env=env, cwd=home, capture_output=True, text=True)
     assert r.returncode == 1 and "hidden" in r.stderr, r
+    # below the folder in which the command works, which comes back over the fresh /tmp
+    with tempfile.TemporaryDirectory(prefix="spj-", dir="/tmp") as work:
+        home = pathlib.Path(work) / "w/.sallyport"
+        home.mkdir(parents=True)
+        (home / "key").write_text("secret")
+        (home.parent / "own").write_text("mine")
+        for p in (pathlib.Path(work), home.parent, home, home / "key", home.parent / "own"):
+            os.chown(p, PLAIN.pw_uid, PLAIN.pw_gid)
+        r = subprocess.run(j.argv("sh", "-c", "cat own .sallyport/key; echo rc $?"), env={**j.env, "HOME": str(home.parent)}, cwd=home.parent,
+                           capture_output=True, text=True)
+        assert "secret" not in r.stdout and r.stdout.startswith("mine") and "rc 1" in r.stdout, r
+
+
+def test_home_of_another(t):
+    """root may run a command by the server of another user's home, which is hidden wherever its control socket is"""
+    if not ROOT:
+        t.skip("another user's home needs root")
+    j = Jails(t)
+    j.s.stop()
+    j.s.home = pathlib.Path(shutil.copytree(j.s.home, j.dir / "served", ignore=shutil.ignore_patterns("control")))
+    j.s.env["SALLYPORT_HOME"] = str(j.s.home)
+    for p in (j.dir, j.s.home, *j.s.home.rglob("*")):
+        os.chown(p, PLAIN.pw_uid, PLAIN.pw_gid)
+    roots = shutil.copy(j.flags[1], j.dir / "root.pem")
+    j.s.serve(j.flags[0], roots, *j.flags[2:])
+    r = j.run("sh", "-c", f"cat {j.s.home}/key; curl -sS -o /dev/null -w '%{{http_code}}' https://api.test/", root=True)
+    assert r.stdout == "200" and "key" in r.stderr, r
 
 
 def test_addresses(t):
@@ -533,7 +560,7 @@ def test_where_no_jail_can_be_made(t):
         assert r.returncode == 1 and says in r.stderr and "--allow-net" in r.stderr and r.stdout == "", r
         env = {**j.s.env, "GH_TOKEN": "ghp_0123456789abcdef"}
         r = subprocess.run([*argv, j.binary, "run", "--agent", "a", *(["--user", PLAIN.pw_name] if ROOT else []), "--allow-net", "--", "sh", "-c",
-                            "echo $HTTPS_PROXY $GH_TOKEN; exit 5"], env=env, cwd="/", capture_output=True, text=True)
+                            "echo $HTTPS_PROXY $GH_TOKEN; grep -q 'SigBlk:.0000000000000000' /proc/self/status && exit 5"], env=env, cwd="/", capture_output=True, text=True)
         assert r.returncode == 5 and re.match(r"http://a:sp_agt_[\w-]+@127\.0\.0\.1:\d+\s*$", r.stdout) and says in r.stderr and "GH_TOKEN" in r.stderr, r
         if call == "unshare":
             r = subprocess.run([*argv, j.s.binary, "doctor"], env=j.s.env, capture_output=True, text=True)
