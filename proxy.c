@@ -18,11 +18,11 @@
  *        text    the one growing, wiped writer          trust   certificates, ours and theirs
  *        loop    clock, timers, epoll, threads          session, via   resumption, the upstream proxy
  *        organs  what is called of II and III           json    read, edit in place
- *        net     listen, resolve, dial                  subst, known   placeholders
+ *        net     listen, resolve, dial                  subst, scrub, known   placeholders
  *        tls     BearSSL's pump                         sign, ident    keys, SigV4, mTLS
- *        http    heads and framing                      filter  signed chunks, WebSockets
- *        peer    one end, plain or TLS                  agent   shares
- *        flow    bytes from end to end                  store, table, reqlog   what lies on the disk
+ *        http    heads and framing                      filter  signed chunks, WebSockets, scrub, MCP
+ *        peer    one end, plain or TLS                  handover, door, agent, count   doors, shares
+ *        flow    bytes from end to end                  store, table, seal, reqlog   the disk
  *        task    Lua on the loop                   III  embed, lua      modules and the sandbox
  *        req     one request, head to record            kept    decisions that hold on
  *        conn    a client and its requests              fetch, helper   our own requests, programs
