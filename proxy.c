@@ -15267,6 +15267,8 @@ enum store_db {
 	DB_GATEWAY,
 	DB_GRANT,
 	DB_TOKEN,
+	DB_APPROVAL,
+	DB_COUNTER,
 	STORE_DBS,
 };
 enum store_bump { BUMP_NONE, BUMP_CONFIG, BUMP_STATE };
@@ -15288,6 +15290,8 @@ static const struct {
 	[DB_GATEWAY] = {"gateway", BUMP_CONFIG, 'w'},
 	[DB_GRANT] = {"grant", BUMP_CONFIG, 'g'},
 	[DB_TOKEN] = {"token", BUMP_NONE, 0},           /* counts while its grant is listed */
+	[DB_APPROVAL] = {"approval", BUMP_NONE, 0},     /* ends by itself, soon */
+	[DB_COUNTER] = {"counter", BUMP_NONE, 0},       /* of rules */
 };
 
 /* The store's own entries in meta begin with a byte that no record's key begins with. Counters:

@@ -10,7 +10,7 @@ local families = {
   { "init", "cli.init" }, { "serve", "cli.serve" }, { "credential", "cli.credential" }, { "agent", "cli.agent" },
   { "connect", "cli.connect" }, { "disconnect", "cli.connect" }, { "mcp", "cli.mcp" }, { "import", "cli.import" },
   { "env", "cli.env" }, { "run", "cli.run" }, { "explain", "cli.explain" }, { "log", "cli.log" }, { "status", "cli.status" }, { "bundle", "cli.bundle" },
-  { "domain", "cli.bundle" }, { "rule", "cli.rule" }, { "seal", "cli.seal" }, { "gateway", "cli.door" }, { "tenant", "cli.door" }, { "user", "cli.door" }, { "role", "cli.door" },
+  { "domain", "cli.bundle" }, { "rule", "cli.rule" }, { "approval", "cli.approval" }, { "seal", "cli.seal" }, { "gateway", "cli.door" }, { "tenant", "cli.door" }, { "user", "cli.door" }, { "role", "cli.door" },
   { "client", "cli.door" }, { "key", "cli.door" }, { "connection", "cli.door" }, { "policy", "cli.policy" }, { "set", "cli.set" }, { "ca", "cli.ca" },
   { "doctor", "cli.doctor" }, { "backup", "cli.backup" }, { "restore", "cli.backup" },
   { "service", "cli.service" }, { "nft", "cli.nft" }, { "completion", "cli.shell" }, { "man", "cli.shell" }, { "version", "cli.version" }, { "lua", "cli.script" },
@@ -20,7 +20,7 @@ local families = {
 local other_words = {
   start = "serve", proxy = "serve", logs = "log", config = "set", settings = "set",
   login = "connect", authorize = "connect", logout = "disconnect", credentials = "credential", cred = "credential", secret = "credential", agents = "agent", bundles = "bundle",
-  domains = "domain", policies = "policy", tenants = "tenant", users = "user", roles = "role", gateways = "gateway", clients = "client", keys = "key", connections = "connection", why = "explain", check = "doctor", stats = "status", systemd = "service", unit = "service", top = "status", cert = "ca", export = "env",
+  domains = "domain", policies = "policy", approvals = "approval", approve = "approval", tenants = "tenant", users = "user", roles = "role", gateways = "gateway", clients = "client", keys = "key", connections = "connection", why = "explain", check = "doctor", stats = "status", systemd = "service", unit = "service", top = "status", cert = "ca", export = "env",
   ls = "list", create = "add", new = "add", delete = "remove", rm = "remove", del = "remove", get = "show",
   cat = "show", update = "set", edit = "set", revert = "rollback",
 }

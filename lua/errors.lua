@@ -17,6 +17,7 @@ M.codes = {
   path_not_allowed = { 403, "this path is not allowed", LIST },
   rule_denied      = { 403, "a rule of the bundle refuses this request", LIST },
   rule_failed      = { 403, "a rule of the bundle failed", "the operator sees where in the server's log" },
+  approval_timeout = { 403, "nobody answered the question whether this may go on", "send the same request again once it was answered" },
   mint_denied      = { 403, "this request would make a further credential",
                        "the operator can allow it: sallyport credential set NAME mint=allow" },
   foreign_credential = { 403, "this request bears a key of its own, where a credential of the proxy's is attached",

@@ -637,9 +637,38 @@ end
 
 -- ---- rules ---------------------------------------------------------------------------------------
 
+-- A request that is decided anew, for it waited, is counted once: a rule's n-th look at a counter is that of the first time.
+local counted = setmetatable({}, { __mode = "k" })      -- request -> { [name and place] = what it was }
+local function counter(self, req)
+  local seen, times = counted[req], {}
+  return function(key, window, n)
+    local at = key .. "\n" .. window
+    times[at] = (times[at] or 0) + 1
+    at = at .. "\n" .. times[at]
+    if not (seen and seen[at]) then
+      local is = self.count(key, window, n)
+      if not is then return nil end
+      seen = seen or {}
+      counted[req], seen[at] = seen, is
+    end
+    return seen[at]
+  end
+end
+
+-- A rule wants a person's word: approvals.ask, with the body read. code, message, hint, options | nil: it goes on
+local function ask_person(self, req, agent, bundle, name, rule, what)
+  if req.has_body then
+    local needs = {}
+    wants(self, needs, nil, ("a person is asked about it, by the rule %s"):format(rule.name))
+    local ok, why = read_whole(self, req, needs.max)
+    if not ok then return body_refused(self, req, why, needs, "rule " .. rule.name) end
+  end
+  return require("approvals").ask(self, req, agent, bundle, name, rule, what)
+end
+
 -- What the bundle's rules say of a request that was decided. nil: none is asked; false: it goes on, and what would make a server
 -- see another method or path than they did must go | code, message, hint, options. It waits where one reads the body. `blind`:
--- a tunnel, in which nobody sees anything.
+-- a tunnel, in which nobody sees anything. "asked": a person answered meanwhile, and all is decided anew.
 local function ruled(self, req, agent, bundle, name, deadline, blind)
   local list, generation = self.config:rules(bundle), self.config.applied
   if list == nil then return "rule_failed", "the rules of the bundle cannot be read", "the operator mends it: sallyport doctor" end
@@ -672,10 +701,12 @@ local function ruled(self, req, agent, bundle, name, deadline, blind)
   end
   local view, wall = req:view(), self.time.wall()
   local seen, shown = rules.request(req, question, view)
-  local with = { agent = agent.name, bundle = bundle, credential = name, wall = wall, offset = self.time.offset(wall), count = self.count }
+  local with = { agent = agent.name, bundle = bundle, credential = name, wall = wall, offset = self.time.offset(wall), count = counter(self, req) }
   for _, rule in ipairs(asked) do
     seen.body = reader and rule.pol and rule.pol.body and view.body or nil
     local code, message, hint, options = rules.ask(rule, self.sandbox.call, shown, with)
+    if code == "approval_timeout" then code, message, hint, options = ask_person(self, req, agent, bundle, name, rule, options) end
+    if code == "asked" then return code end
     if code then
       if code == "rule_failed" then
         self.log(("ev=rule_failed rule=%s policy=%s err=%s"):format(rule.name, rule.type, errors.quote(errors.place(options and options.trouble or message))))
@@ -1328,7 +1359,8 @@ function M:on_connect(req)
     reason = "tunnel " .. own.name }
   if turn == false then return errors.fail(req, "too_many") end
   if turn == "waited" then return self:on_connect(req) end
-  local code, message, hint, options = ruled(self, req, agent, bundle, nil, 0, true)
+  local code, message, hint, options = ruled(self, req, agent, bundle, nil, self.time.now(), true)
+  if code == "asked" then return self:on_connect(req) end
   if code then return errors.fail(req, code, message, hint, options) end
   return go(self, req, agent, bundle, { own.name }, { addresses = own.domain.addresses, raw = own.domain.tunnel == "raw" }, true)
 end
@@ -1579,7 +1611,7 @@ local function serve_sealed(self, req, agent, sealed, deadline)
     refuse(req, agent, "token_endpoint")
   else
     local denied, said, advice, options = ruled(self, req, agent, bundle, sealed.name, deadline)
-    if denied == "changed" then return false end
+    if denied == "changed" or denied == "asked" then return false, denied == "asked" end
     if denied then return errors.fail(req, denied, said, advice, options) or true end
     return send(self, req, agent, plan, opened, denied == false or routed or "guarded", req.websocket, deadline, false, sealed)
   end
@@ -1593,8 +1625,8 @@ local function sealed_still(self, agent, info)
     and info.unsealed == epochs_of(agent, opened.rec) and covers_sealed(self, agent, opened, nil, info.bundle, info) ~= nil
 end
 
--- Decides and does it. false: what was decided changed while the request waited, and nothing was done; "waited": for the
--- agent's other requests to end.
+-- Decides and does it. false: what was decided changed while the request waited, and nothing was done; then a true second
+-- value: it waited for the agent's other requests to end, or for a person, which is no try.
 local function serve(self, req, agent, route, deadline, only)
   if not learn(self, agent) then return false end
   local sealed, wrong, message, hint, options = sealed_in(self, req, agent, deadline)
@@ -1614,7 +1646,7 @@ local function serve(self, req, agent, route, deadline, only)
     if not turn then return errors.fail(req, "too_many") or true end
     local bundle = ready_plan.log.bundle
     local code, said, advice, more = ruled(self, req, agent, bundle, ready.name, deadline)
-    if code == "changed" then return false end
+    if code == "changed" or code == "asked" then return false, code == "asked" end
     if code then return errors.fail(req, code, said, advice, more) or true end
     return send(self, req, agent, ready_plan, ready, code == false or ready_routed, false, deadline, self.config:rules(bundle) == false)
   end
@@ -1641,7 +1673,7 @@ local function serve(self, req, agent, route, deadline, only)
   if not own then return refuse_decided(self, req, agent, bundle, routed, opened) or true end
   if turn == false then return errors.fail(req, "too_many") or true end
   local code, said, advice, more = ruled(self, req, agent, bundle, opened and own.name, deadline)
-  if code == "changed" then return false end
+  if code == "changed" or code == "asked" then return false, code == "asked" end
   if code then return errors.fail(req, code, said, advice, more) or true end
   local unasked = routed or opened and (opened.guards or #opened.endpoints > 0) and "guarded"     -- for requests that no rule covers
   routed = code == false or unasked
@@ -1682,11 +1714,12 @@ function M:on_request(req, token_hash, route)
   end
   local agent, how, whose = asking(self, token_hash)
   if not agent then return unknown(req, how, whose) end
-  for _ = 1, DECIDE_TRIES do
+  local tries = 0
+  while tries < DECIDE_TRIES do
     local done, waited = serve(self, req, agent, route, deadline)
     if done then return end
     -- Something changed while it waited: everything again, from who asks.
-    if waited then deadline = self.time.now() + WAIT_MAX end
+    if waited then deadline = self.time.now() + WAIT_MAX else tries = tries + 1 end
     synced, lost = self.config:sync(deadline + WAIT_MAX)
     if not synced then return errors.fail(req, lost) end
     agent, how, whose = self.config:agent(token_hash)
@@ -1702,11 +1735,13 @@ function M:on_tenant(req, name, only)
   if again then return end
   if route and only then route = route .. " " .. only end
   local deadline = self.time.now() + WAIT_MAX
-  for _ = 1, DECIDE_TRIES do
+  local tries = 0
+  while tries < DECIDE_TRIES do
     local agent, how = self.config:agent_named(name)
     if not agent or agent.kind ~= "tenant" then return refuse(req, nil, "agent_unknown", "this tenant is gone" .. (how and ": " .. how or "")) end
     local done, waited = serve(self, req, agent, route, deadline, only)
     if done then return end
+    if not waited then tries = tries + 1 end
     deadline = self.time.now() + WAIT_MAX
     local synced, lost = self.config:sync(waited and deadline or deadline + WAIT_MAX)
     if not synced then return errors.fail(req, lost) end

@@ -401,6 +401,13 @@ end
 
 -- ---- settings ------------------------------------------------------------------------------------
 
+--- How long a request is held for a person: clients give up sooner or later.
+function M.approval_wait(s)
+  local n, why = M.duration(s)
+  if n and n > 600 then return nil, "that is at most 10m" end
+  return n, why
+end
+
 --- A short text that a person gives for other people: a label, a note.
 function M.text(s)
   if #s > TEXT_MAX or s:find("[%z\1-\31\127]") or not utf8.len(s) then
@@ -439,6 +446,8 @@ M.setting_list = {
     help = "a body that a credential reads whole has at most so much; others stream" },
   { name = "seal-max", arg = "TIME", check = M.duration, show = M.span, default = 86400,
     help = "no sealed text opens for longer: sallyport help sealed" },
+  { name = "approval-wait", arg = "TIME", check = M.approval_wait, show = M.span, default = 45,
+    help = "a request about which a person is asked is held for so long: sallyport help rules" },
   { name = "dial-timeout", arg = "TIME", check = M.duration, show = M.span, default = 10,
     help = "to reach an upstream, all its addresses together" },
   { name = "answer-timeout", arg = "TIME", check = M.duration, show = M.span, default = 900,

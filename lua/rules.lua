@@ -5,7 +5,8 @@
 --   hosts, methods, paths } each.
 -- rules.covers(rule, question) -> bool. question: { method, host, readings = function() -> { path … } | nil }
 -- rules.request(req, question, view) -> what a rule sees of the request: nothing of it can be changed.
--- rules.ask(rule, call, seen, with) -> nil: go on | code, message, hint, options. with: { agent, bundle, credential, wall,
+-- rules.ask(rule, call, seen, with) -> nil: go on | code, message, hint, options. approval_timeout: a person is to be asked, about
+--   options.reason. with: { agent, bundle, credential, wall,
 --   offset, count = function(key, window, n) -> n | nil }
 local variables = require "variables"
 local M = {}
@@ -50,7 +51,8 @@ end
 function M.ready(list, policies, policy, freeze)
   local out = {}
   for i, given in ipairs(list) do
-    local rule = { name = given.name, type = given.type, hosts = given.hosts, methods = given.methods, paths = given.paths, enabled = given.enabled }
+    local rule = { name = given.name, type = given.type, hosts = given.hosts, methods = given.methods, paths = given.paths,
+      enabled = given.enabled, created = given.created, exceptions = given.exceptions }
     local pol, why = policies.load(given.type)
     if pol and pol.kind ~= "rule" then pol, why = nil, ("%s is no rule"):format(given.type) end
     local view = pol and policy.view(pol, given.fields or {})
@@ -170,6 +172,9 @@ M.functions = {
   deny = function(reason, hint)
     return answer { reason = text_of(reason, "a reason"), hint = hint ~= nil and text_of(hint, "a hint") or nil }
   end,
+  ask = function(reason, key)
+    return answer { ask = text_of(reason, "a reason"), key = key ~= nil and text_of(key, "what an answer covers") or nil }
+  end,
   limit = function(n, window, key)
     if math.type(n) ~= "integer" or n < 0 then error("limit(n, window): n is a whole number from 0", 2) end
     return answer { limit = n, window = window, key = key }
@@ -203,8 +208,9 @@ function M.ask(rule, call, seen, with)
   local what = type(got) == "table" and answers[got]
   if not what then
     return "rule_failed", said(rule, "its script failed"), hint,
-      { trouble = ("policies/%s.lua: on_request returned a %s, not deny(…), limit(…) or nothing"):format(rule.type, type(got)) }
+      { trouble = ("policies/%s.lua: on_request returned a %s, not deny(…), ask(…), limit(…) or nothing"):format(rule.type, type(got)) }
   end
+  if what.ask then return "approval_timeout", said(rule, "a person is asked: " .. what.ask), hint, { reason = what.ask, key = what.key } end
   if what.reason then return "rule_denied", said(rule, what.reason), what.hint or hint end
   local fine, n = pcall(count, what.key or with.agent or "", what.window)
   if not fine then return "rule_failed", said(rule, "its script failed"), hint, { trouble = tostring(n) } end

@@ -237,6 +237,8 @@ local function judge_rules(self, result, spec, url, agent, websocket)
         refused, why, advice = "rule_denied", ("rule %s: it reads bodies, and nobody can see what goes through a tunnel"):format(rule.name), nil
       elseif reads then
         refused, says = nil, "it reads the body"
+      elseif refused == "approval_timeout" then
+        says = "it asks a person: " .. why:gsub("^rule [^:]*: a person is asked: ", "")
       elseif refused then
         says = "it refuses: " .. why:gsub("^rule [^:]*: ", "")
       end

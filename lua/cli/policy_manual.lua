@@ -861,7 +861,7 @@ refused (413). Without it a rule reads the head alone, and bodies stream.
     body = { max = 1048576 }
 
 ## rule.on_request
-function(req, ctx) -> nothing: it goes on | deny(…) | limit(…). req: method, scheme, host, port, path, query_text, length, has_body, websocket;
+function(req, ctx) -> nothing: it goes on | deny(…) | ask(…) | limit(…). req: method, scheme, host, port, path, query_text, length, has_body, websocket;
 headers:get(name, n), headers:names(), query:get(name); readings(): the paths that servers may read in the path, nil where nobody
 knows; body, json() and form(), which answer nil and a reason where it cannot be read. ctx: rule (the fields), agent, bundle, credential,
 wall (Unix seconds), offset (seconds by which this machine's zone is east of UTC), count(key, window, n): adds n (1) to a counter of
@@ -877,6 +877,12 @@ Does one of the patterns fit the whole text? `*` is any text, everything else it
 ## deny(reason [, hint])
 What a rule returns to refuse: 403 rule_denied, and the agent reads the reason.
     deny("orders are taken by day", "try again at 8:00 UTC")
+
+## ask(reason [, key])
+What a rule returns to have a person decide: the request is held (approval-wait, 45 s), then 403 approval_timeout. The operator
+answers with `sallyport approval allow`. An answer "once" is for the same request alone; one for an hour, a day or always covers
+`key`, a text that the person reads; without it: the agent, credential, method, host and path.
+    ask("it deletes " .. req.path, "deleting in " .. req.host)
 
 ## limit(n, window [, key])
 What a rule returns to let n requests through each `window` seconds, counted by key (without it: for each agent). More are

@@ -66,10 +66,19 @@ local function values_of(ctx, pol, texts, kept)
   return into.values
 end
 
+-- What a person allowed for always: "AGENT: what it covers" each.
+local function exceptions_of(rule)
+  if not (rule.exceptions and rule.exceptions[1]) then return nil end
+  local out = {}
+  for i, e in ipairs(rule.exceptions) do out[i] = e.agent .. ": " .. e.covers end
+  return out
+end
+
 local function shape(bundle, rule, place)
   local function array(list) return list and report.array(list) or nil end
   return { name = rule.name, type = rule.type, bundle = bundle, place = place, state = rule.enabled == false and "disabled" or "enabled",
-    hosts = array(rule.hosts), methods = array(rule.methods), paths = array(rule.paths), fields = rule.fields or {}, created = rule.created }
+    hosts = array(rule.hosts), methods = array(rule.methods), paths = array(rule.paths), fields = rule.fields or {},
+    exceptions = array(exceptions_of(rule)), created = rule.created }
 end
 
 -- Changes the rules of a bundle by `edit(list) -> list`, which may run again.
@@ -148,6 +157,7 @@ local function show(args, _, ctx)
     { "state", r.enabled == false and "disabled" or "enabled" }, { "hosts", table.concat(r.hosts or { "every host" }, ", ") } }
   if r.methods then rows[#rows + 1] = { "methods", table.concat(r.methods, ", ") } end
   if r.paths then rows[#rows + 1] = { "paths", table.concat(r.paths, ", ") } end
+  for _, text in ipairs(exceptions_of(r) or {}) do rows[#rows + 1] = { "not asked", text } end
   local pol = require("policy_store").load(r.type)
   for _, f in ipairs(pol and policy.fields(pol) or {}) do
     local v = (r.fields or {})[f.name]
@@ -166,6 +176,7 @@ local function set(args, opt, ctx)
     local rule = rules[place_of(rules, name)]
     local pol = type_named(rule.type)
     rule.fields = values_of(ctx, pol, table.move(args, 2, #args, 1, {}), rule.fields)
+    if opt.ask_again then rule.exceptions = nil end
     if opt.host then rule.hosts = checked(opt.host, function(s) return records.host(s, true) end, "host") end
     if opt.method then rule.methods = checked(opt.method, records.method, "method") end
     if opt.path then rule.paths = checked(opt.path, records.path, "path") end
@@ -240,7 +251,7 @@ examples:
     options = { { name = "bundle", arg = "BUNDLE", help = "of this bundle alone" } }, run = list },
   { words = "rule show", args = "NAME", min = 1, max = 1, summary = "one rule, with its fields", run = show },
   { words = "rule set", args = "NAME [FIELD=VALUE …]", min = 1, max = math.huge, summary = "changes fields, or what it is asked about",
-    options = where, run = set },
+    options = with { name = "ask-again", help = "takes away what a person allowed for always" }, run = set },
   { words = "rule enable", args = "NAME", min = 1, max = 1, summary = "has it asked again", run = switch(true) },
   { words = "rule disable", args = "NAME", min = 1, max = 1, summary = "keeps it, and does not ask it", run = switch(false) },
   { words = "rule move", args = "NAME PLACE", min = 2, max = 2, summary = "puts it at that place in its bundle; 1 is asked first", run = move },

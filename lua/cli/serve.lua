@@ -217,6 +217,18 @@ local function keep_proxy(ctx, opt, flags)
   db.change(function() return { url and proxy.write(key, url, password) or { op = "del", db = "meta", key = key } } end)
 end
 
+-- Questions to a person are of one run: those of the last are withdrawn, and answers "once" with them. -> this run's name
+local function withdraw(ctx)
+  db.change(function()
+    local ops = {}
+    for key, r in db.each("approval", "") do
+      if not r or r.boot or r["until"] <= require("time").wall() then ops[#ops + 1] = { op = "del", db = "approval", key = key } end
+    end
+    return ops
+  end)
+  return ctx.host.sha256_hex((ctx.host.random_token(""))):sub(1, 16)
+end
+
 -- A proxy that clients of this environment would use, and this one does not.
 local function tell_unused(ctx, all, at)
   local proxy = require "cli.upstream_proxy"
@@ -272,6 +284,7 @@ examples:
       local token = opt.demo and ensure_demo(ctx)
       check_door(ctx, all)
       check_tls(ctx, all)
+      flags.boot = withdraw(ctx)
       store.close()
       lock(ctx)
       local said, shown = {}, { home = ctx.home, log = log.path }

@@ -2,7 +2,9 @@
 --
 --   sallyport rule add keep --type s3 --host '*.s3.eu-west-1.amazonaws.com'
 --   sallyport rule add keep --type s3 --host s3.example.org deletes=allow
+--   sallyport rule add keep --type s3 deletes=ask copies=ask
 --
+-- What is `ask` is held until a person answers (sallyport approval list).
 -- Judged is the head, as S3's API has it (any server that speaks it): deletes are DELETE and POST ?delete; settings are writes to
 -- a subresource of a bucket or an object (policy, acl, lifecycle, versioning, public access, and every other that is no upload),
 -- the making of a bucket, and the headers x-amz-acl and x-amz-grant-*; copies are x-amz-copy-source and x-amz-rename-source,
@@ -27,15 +29,16 @@ end
 
 local function refuse(rule, what, name)
   if rule[what] == "allow" then return nil end
+  if rule[what] == "ask" then return ask(("this is one of %s (%s)"):format(what, name)) end
   return deny(("%s are not allowed here (%s)"):format(what, name))
 end
 
 return {
   kind = "rule", api = 1, name = "s3", title = "Deleting, copying and settings of S3",
   fields = {
-    { name = "deletes", type = "enum", values = { "deny", "allow" }, default = "deny", help = "Objects, versions and buckets" },
-    { name = "settings", type = "enum", values = { "deny", "allow" }, default = "deny", help = "Policies, ACLs and the like; new buckets" },
-    { name = "copies", type = "enum", values = { "deny", "allow" }, default = "deny", help = "From another object" },
+    { name = "deletes", type = "enum", values = { "deny", "ask", "allow" }, default = "deny", help = "Objects, versions and buckets" },
+    { name = "settings", type = "enum", values = { "deny", "ask", "allow" }, default = "deny", help = "Policies, ACLs and the like; new buckets" },
+    { name = "copies", type = "enum", values = { "deny", "ask", "allow" }, default = "deny", help = "From another object" },
   },
   on_request = function(req, ctx)
     local rule, method = ctx.rule, req.method
@@ -90,6 +93,8 @@ return {
     { req = { method = "POST", url = "https://s3.eu-west-1.amazonaws.com/b?delete" }, want = "deletes are not allowed here (?delete)" },
     { req = { method = "POST", url = "https://s3.eu-west-1.amazonaws.com/b?%64elete" }, want = "deletes are not allowed here (?delete)" },
     { rule = { deletes = "allow" }, req = { method = "DELETE", url = "https://s3.eu-west-1.amazonaws.com/b/k" } },
+    { rule = { deletes = "ask" }, req = { method = "DELETE", url = "https://s3.eu-west-1.amazonaws.com/b/k" },
+      want = "a person is asked: this is one of deletes (DELETE)" },
     { req = { method = "PUT", url = "https://s3.eu-west-1.amazonaws.com/b?policy" }, want = "settings are not allowed here (?policy)" },
     { req = { method = "PUT", url = "https://s3.eu-west-1.amazonaws.com/b/k?acl&uploadId=x" }, want = "settings are not allowed here (?acl)" },
     { req = { method = "DELETE", url = "https://s3.eu-west-1.amazonaws.com/b?lifecycle" }, want = "settings are not allowed here (?lifecycle)" },

@@ -87,10 +87,26 @@ def spec_of(words, cell):
 
 
 # What changes no record of the store. Every other command has a record of kind `change` that names it.
-READS = set("""credential list, credential show, credential presets, credential test, agent list, bundle list, bundle show, rule list, rule show, seal show, explain, log, status,
+READS = set("""credential list, credential show, credential presets, credential test, agent list, bundle list, bundle show, rule list, rule show, approval list, approval show, seal show, explain, log, status,
     gateway list, tenant list, user list, role list, client list, key list, connection list, connection show, policy list, policy show, policy new, policy test,
     policy history, policy diff, policy try, policy help, ca, backup, serve, service print, nft, completion, man, version, lua, run""".replace("\n", " ").replace("  ", "").split(","))
 READS = {words.strip() for words in READS}
+
+
+def approvals(t, m):
+    """questions, in a home of their own with a server"""
+    s, up = t.proxy(credentials=[{"name": "api", "type": "bearer", "host": "api.test", "secrets": {"token": "canary-json-9"}}])
+    s.cli("rule", "add", "careful", "--type", "s3", "deletes=ask")
+    s.cli("set", "approval-wait", "1s")
+    for target in ("/b/1", "/b/2"):
+        assert s.request(method="DELETE", target=target).get("x-sallyport-error") == "approval_timeout"
+    first, second = [q["id"] for q in m.run(s, "approval list")]
+    assert m.run(s, "approval show", first)["state"] == "open"
+    assert m.run(s, "approval allow", first)["state"] == "once" and m.run(s, "approval deny", second)["state"] == "denied"
+    for line in s.cli("log", "--json", "--kind", "change").stdout.splitlines():
+        r = json.loads(line)
+        m.judge("log", r, "record")
+        m.logged |= {r["command"]} if "question" in r["changes"][0]["record"] and "command" in r else set()
 
 
 class Machine:
@@ -185,6 +201,7 @@ def test_every_command(t):
     run("rule show", "slowly")
     run("rule remove", "slowly")
     assert run("domain remove", "work", "docs.test")["domains"] == []
+    approvals(t, m)
     run("bundle remove", "work")
     run("domain add", "default", "free.test")
     door(s, run)

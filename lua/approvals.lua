@@ -1,0 +1,181 @@
+--- A person's word: what a rule says with ask(reason, key) is held until somebody answers (sallyport approval). Questions and
+-- answers are records of the store, so each worker sees an answer when it looks next; nothing else waits for them.
+--
+-- A question's key is AGENT-ID/DIGEST: { id, state = "open" | "once" | "denied", … }, of one run of the server (`boot`). An answer
+-- for an hour or a day is AGENT-ID/+DIGEST-OF-WHAT-IT-COVERS; one for always stands in the rule (`exceptions`).
+-- "Once" is spent by the commit that removes its record, and by a counter that all workers share: a record that somebody put back
+-- on the disk is spent already.
+local M = {}
+
+M.OPEN = 600                -- s that a question stays open, and an answer "once" good
+M.SPANS = { hour = 3600, day = 86400 }
+local POLL = 200            -- ms between two looks
+local OPEN_MAX = 20         -- questions of an agent
+local HELD_MAX = 8          -- requests of an agent that wait in one worker
+local RENEW = 60            -- s: a question that is asked again is written again no more often
+local TRIES = 4             -- other workers write the same question
+local COMMIT = 10000        -- ms
+local WORDS_MAX = 1000      -- bytes of a URL that a person reads
+local PAGE = 64
+
+-- Fields that are no part of what is asked for, for they differ each time: the date, the hop, tracing, and how a client counts
+-- its own calls and tries.
+local changing = {}
+for name in ([[date x-amz-date x-ms-date x-goog-date connection keep-alive proxy-connection proxy-authorization te trailer
+  transfer-encoding content-length upgrade expect host traceparent tracestate baggage b3 x-b3-traceid x-b3-spanid
+  x-b3-parentspanid x-b3-sampled x-b3-flags x-amzn-trace-id x-cloud-trace-context grpc-trace-bin sentry-trace uber-trace-id
+  x-datadog-trace-id x-datadog-parent-id x-datadog-sampling-priority x-datadog-tags newrelic x-request-id x-correlation-id
+  request-id correlation-context x-client-request-id x-ms-client-request-id client-request-id return-client-request-id
+  amz-sdk-invocation-id amz-sdk-request x-stainless-retry-count x-stainless-timeout x-stainless-read-timeout
+  x-goog-api-client x-goog-gcs-idempotency-token idempotency-key x-idempotency-key sec-websocket-key]]):gmatch("%S+") do changing[name] = true end
+
+local held = {}                                      -- agent's id -> requests of it that wait in this worker
+local memos = setmetatable({}, { __mode = "k" })     -- request -> { [what was asked] = "granted" | when its hold ends }
+
+local function hash(...) return (require("host").sha256_hex(string.pack(("s4"):rep(select("#", ...)), ...)):sub(1, 40)) end
+
+-- The names that come off before the credential is attached: they do not go out.
+local function strips_of(self, name, routed)
+  local opened = name and self.config:open(name)
+  if not opened or opened.rec.attach == "placeholder:own" then return {}, {} end
+  local strips, query = opened.strips[routed or "guarded"], {}
+  for _, n in ipairs(strips.query or {}) do query[n:lower()] = true end
+  return strips.headers or {}, query
+end
+
+local function query_of(text, off)
+  if not text or not next(off) then return text or "" end
+  local left = {}
+  for pair in text:gmatch("[^&]+") do
+    local name = require("uri").parse_query(pair)
+    if not (name and name[1] and off[name[1][1]:lower()]) then left[#left + 1] = pair end
+  end
+  return table.concat(left, "&")
+end
+
+--- What the request is, as it would go out without its credential, as one text of 40 letters. name: the credential's.
+function M.digest(self, req, agent, name, view)
+  local headers, seen, fields = view.headers, {}, {}
+  local off, off_query = strips_of(self, name)
+  local fold = require("carriers").fold
+  for _, field in ipairs(headers:names()) do
+    seen[field] = (seen[field] or 0) + 1
+    if not changing[field] and not off[fold(field)] then
+      fields[#fields + 1] = string.pack("s4s4", field, tostring(headers:get(field, seen[field])))
+    end
+  end
+  table.sort(fields)
+  return hash(agent.id, name or "", req.method, req.websocket and "websocket" or "", req.scheme or "", req.host, tostring(req.port), req.path or "",
+    query_of(req.query, off_query), view.body or "", table.concat(fields))
+end
+
+-- What an answer for longer covers, in the words that the person reads.
+local function covers_of(req, name, key)
+  if key then return key end
+  local at = req.path and req.path:sub(1, WORDS_MAX) or ""
+  return ("%s %s%s%s"):format(req.method, req.host, at, name and " with " .. name or "")
+end
+
+--- The key under which an answer for longer stands.
+function M.standing(agent_id, rule, covers) return agent_id .. "/+" .. hash(rule.name, tostring(rule.created), covers) end
+
+local function excepted(rule, agent, covers)
+  for _, e in ipairs(rule.exceptions or {}) do
+    if e.agent_id == agent.id and e.covers == covers then return true end
+  end
+  return false
+end
+
+local function timed_out(rule, reason, id, hold)
+  return "approval_timeout", ("rule %s: %s; nobody answered within %s"):format(rule.name, reason, require("records").span(hold)),
+    ("the question %s stays open for 10 minutes: once it is allowed (sallyport approval allow %s), send the same request again"):format(id, id)
+end
+
+local function full(rule)
+  return "too_many", ("rule %s: too many requests of this agent wait for a person"):format(rule.name), "wait until they are answered"
+end
+
+-- A new question, or the one that stands. record | nil, code, message, hint
+local function question(self, req, agent, bundle, name, rule, what, key, covers, hold)
+  local store, now, wall = self.store, self.time.now, self.time.wall()
+  local boot = self.config.overrides and self.config.overrides.boot
+  for _ = 1, TRIES do
+    local had = store.peek("approval", key)
+    if had and had.boot == boot and had["until"] > wall and (had.state ~= "open" or had["until"] - wall > hold + M.OPEN - RENEW) then return had end
+    local ops, open = {}, 0
+    for _, row in ipairs(store.each("approval", agent.id .. "/", nil, PAGE)) do
+      local r = row.record
+      if row.key ~= key then
+        if row.damaged or r["until"] <= wall or r.boot and r.boot ~= boot then
+          ops[#ops + 1] = { op = "del", db = "approval", key = row.key, version = r and r.version or nil }
+        elseif r.boot then open = open + 1 end
+      end
+    end
+    if open >= OPEN_MAX then return nil, full(rule) end
+    local body = req:view().body
+    local same = had and had.boot == boot and had["until"] > wall
+    local plain = {
+      id = same and had.id or require("host").sha256_hex((require("host").random_token(""))):sub(1, 8), state = "open", boot = boot,
+      agent = agent.name, agent_id = agent.id, bundle = bundle, credential = name, rule = rule.name, reason = what.reason,
+      covers = covers, keyed = what.key ~= nil or nil, method = req.method, asked = same and had.asked or wall, ["until"] = wall + hold + M.OPEN,
+      url = (("%s://%s%s%s"):format(req.scheme or "tunnel", require("errors").host(req.host), req.path or "", req.query and "?" .. req.query or "")):sub(1, WORDS_MAX),
+      port = req.port, type = req.has_body and req:view().headers:get("content-type") or nil, bytes = body and #body or nil, sha256 = body and require("host").sha256_hex(body) or nil,
+    }
+    ops[#ops + 1] = { op = "put", db = "approval", key = key, version = had and had.version or 0, plain = plain }
+    local ok, code = store.commit(ops, now() + COMMIT)
+    if ok then return store.peek("approval", key) or plain end
+    if code ~= "conflict" then return nil, "store_unavailable" end
+  end
+  return nil, "store_unavailable"
+end
+
+-- Takes an answer "once": true, for the one request that gets it.
+local function spend(self, key, record)
+  local ok = self.store.commit({ { op = "del", db = "approval", key = key, version = record.version } }, self.time.now() + COMMIT)
+  return ok and self.count("approval " .. record.id, M.OPEN * 6, 1) == 1
+end
+
+-- One of the requests of an agent that wait, until it is closed; nil: it has its share of them.
+local function place(agent)
+  local id = agent.id
+  if (held[id] or 0) >= HELD_MAX then return nil end
+  held[id] = (held[id] or 0) + 1
+  return setmetatable({}, { __close = function() held[id] = held[id] > 1 and held[id] - 1 or nil end })
+end
+
+--- Asks a person about a request, whose body was read. what: { reason =, key = }. -> nil: it may go on | "asked": so it may, or the
+-- answer is another one now, and all is decided anew | code, message, hint
+function M.ask(self, req, agent, bundle, name, rule, what)
+  local now, hold = self.time.now, self.config.settings.approval_wait
+  local covers = covers_of(req, name, what.key)
+  if excepted(rule, agent, covers) then return nil end
+  local standing = self.store.peek("approval", M.standing(agent.id, rule, covers))
+  if standing and standing["until"] > self.time.wall() then return nil end
+  local key = agent.id .. "/" .. M.digest(self, req, agent, name, req:view())
+  local memo = memos[req] or {}
+  memos[req] = memo
+  local mark = rule.name .. " " .. key
+  if memo[mark] == "granted" then return nil end
+  local till = memo[mark] or now() + 1000 * hold
+  memo[mark] = till
+  local at <close> = place(agent)
+  if not at then return full(rule) end
+  local asked, code, message, hint = question(self, req, agent, bundle, name, rule, what, key, covers, hold)
+  if not asked then return code, message, hint end
+  while true do
+    local r = self.store.peek("approval", key)
+    if not r then return "asked" end         -- another request took it, or it covers more now
+    if r.state == "denied" then return "rule_denied", ("rule %s: %s; a person refused it"):format(rule.name, what.reason) end
+    if r.state == "once" then
+      if spend(self, key, r) then memo[mark] = "granted" end
+      return "asked"
+    end
+    if now() >= till then return timed_out(rule, what.reason, r.id, hold) end
+    self.time.sleep(POLL)
+  end
+end
+
+--- Is a record of the database a question, of a run of the server?
+function M.is_question(record) return record.boot ~= nil end
+
+return M

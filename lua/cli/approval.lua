@@ -1,0 +1,168 @@
+--- sallyport approval list, show, allow, deny: what rules ask a person about (lua/approvals.lua).
+local approvals = require "approvals"
+local db = require "cli.db"
+local report = require "cli.report"
+local terminal = require "cli.terminal"
+
+local FOLLOW_MS = 500
+local spans = { once = true, hour = true, day = true, always = true }
+
+-- Every record that still counts, the oldest first: { key, record } each.
+local function all()
+  local out, wall = {}, require("time").wall()
+  for key, r in db.each("approval", "") do
+    if r and r["until"] > wall then out[#out + 1] = { key = key, record = r } end
+  end
+  table.sort(out, function(a, b) return (a.record.asked or 0) < (b.record.asked or 0) or a.record.asked == b.record.asked and a.key < b.key end)
+  return out
+end
+
+local function shape(r)
+  return { id = r.id, state = r.state, agent = r.agent, bundle = r.bundle, credential = r.credential, rule = r.rule, reason = r.reason,
+    covers = r.covers, method = r.method, url = r.url, port = r.port, content_type = r.type, bytes = r.bytes, sha256 = r.sha256,
+    asked_at = r.asked, expires_at = r["until"] }
+end
+
+local function named(id)
+  for _, row in ipairs(all()) do
+    if row.record.id == id then return row end
+  end
+  report.fail(("there is no question '%s'"):format(report.clean(id)), "it may have been answered, or its time may be over: sallyport approval list")
+end
+
+local function row_of(r)
+  return { r.id, r.state, r.agent, r.rule, ("%s %s"):format(r.method, r.url), r.reason, report.time(r["until"]) }
+end
+
+local HEAD = { "QUESTION", "STATE", "AGENT", "RULE", "REQUEST", "REASON", "ENDS" }
+
+-- Questions as they come, and what becomes of them, until nobody reads any more.
+local function follow(ctx)
+  local known, time = {}, require "time"
+  while true do
+    for _, row in ipairs(all()) do
+      local r = row.record
+      if known[row.key] ~= r.state .. r.id then
+        known[row.key] = r.state .. r.id
+        ctx.out(ctx.json and report.json_event(shape(r)) or ("%s  %s  agent %s  rule %s: %s\n    %s %s%s\n%s"):format(r.id, r.state, r.agent, r.rule, r.reason,
+          r.method, r.url, r.bytes and (" (%d bytes)"):format(r.bytes) or "",
+          r.state == "open" and ("    sallyport approval allow %s\n"):format(r.id) or ""))
+      end
+    end
+    if not io.stdout:flush() then return 0 end
+    time.sleep(FOLLOW_MS)
+  end
+end
+
+local function list(_, opt, ctx)
+  db.open(ctx)
+  if opt.follow then return follow(ctx) end
+  local rows, out = {}, report.array()
+  for _, row in ipairs(all()) do
+    rows[#rows + 1], out[#out + 1] = row_of(row.record), shape(row.record)
+  end
+  ctx.out(ctx.json and report.json(out) or terminal.columns(ctx, HEAD, rows))
+  return 0
+end
+
+local function show(args, _, ctx)
+  db.open(ctx)
+  local r = named(args[1]).record
+  if ctx.json then
+    ctx.out(report.json(shape(r)))
+    return 0
+  end
+  local rows = { { "question", r.id }, { "state", r.state }, { "agent", r.agent }, { "rule", ("%s, of the bundle %s"):format(r.rule, r.bundle) },
+    { "reason", r.reason }, { "credential", r.credential or "none" }, { "request", ("%s %s"):format(r.method, r.url) } }
+  if r.bytes then rows[#rows + 1] = { "body", ("%d bytes%s, SHA-256 %s"):format(r.bytes, r.type and " of " .. r.type or "", r.sha256) } end
+  rows[#rows + 1] = { "for longer", ("--for hour, day and always cover, for this agent: %s"):format(r.covers) }
+  rows[#rows + 1] = { "ends", report.time(r["until"]) }
+  ctx.out(terminal.columns(ctx, nil, rows))
+  return 0
+end
+
+-- The rule that asked, in its bundle's record.
+local function rule_of(bundle, r)
+  for _, rule in ipairs(bundle and bundle.rules or {}) do
+    if rule.name == r.rule then return rule end
+  end
+  report.fail(("the rule '%s' is gone"):format(report.clean(r.rule)))
+end
+
+local function answered(r, state, till)
+  local plain = db.plain(r)
+  plain.state, plain["until"] = state, till
+  return plain
+end
+
+-- The operations that write the answer: for longer than once, the question goes, and what covers it comes.
+local function answer(id, span)
+  local row, wall = named(id), require("time").wall()
+  local r = row.record
+  if not approvals.is_question(r) then report.fail(("'%s' was answered already"):format(id), "sallyport approval deny takes the answer back") end
+  if span == "once" then
+    return { { op = "put", db = "approval", key = row.key, version = r.version, plain = answered(r, "once", wall + approvals.OPEN) } }
+  end
+  local bundle = db.peek("bundle", r.bundle, ("bundle '%s'"):format(r.bundle))
+  local rule, ops = rule_of(bundle, r), { { op = "del", db = "approval", key = row.key, version = r.version } }
+  if span == "always" then
+    local plain = db.plain(bundle)
+    rule.exceptions = rule.exceptions or {}
+    table.insert(rule.exceptions, { agent = r.agent, agent_id = r.agent_id, covers = r.covers })
+    ops[2] = { op = "put", db = "bundle", key = r.bundle, version = bundle.version, plain = plain }
+    return ops
+  end
+  local key, plain = approvals.standing(r.agent_id, rule, r.covers), answered(r, span, wall + approvals.SPANS[span])
+  plain.boot = nil
+  local had = require("store").peek("approval", key)
+  ops[2] = { op = "put", db = "approval", key = key, version = had and had.version or 0, plain = plain }
+  return ops
+end
+
+local function allow(args, opt, ctx)
+  local span = opt["for"] or "once"
+  if not spans[span] then report.usage("--for is once, hour, day or always") end
+  db.open(ctx)
+  local r = named(args[1]).record
+  db.change(function() return answer(args[1], span) end)
+  ctx.note(span == "once" and "Allowed: the request that waits goes on, or the next one that is the same."
+    or span == "always" and ("Allowed from now on: %s. sallyport rule show %s lists it."):format(r.covers, r.rule)
+    or ("Allowed for the agent %s, for one %s: %s"):format(r.agent, span, r.covers))
+  local s = shape(r)
+  s.state = span
+  report.answer(ctx, s)
+  return 0
+end
+
+local function deny(args, _, ctx)
+  db.open(ctx)
+  local r = named(args[1]).record
+  db.change(function()
+    local row = named(args[1])
+    if not approvals.is_question(row.record) then return { { op = "del", db = "approval", key = row.key, version = row.record.version } } end
+    return { { op = "put", db = "approval", key = row.key, version = row.record.version,
+      plain = answered(row.record, "denied", require("time").wall() + approvals.OPEN) } }
+  end)
+  ctx.note(approvals.is_question(r) and "Refused: the same request is refused for 10 minutes without asking." or "Taken back: it is asked about again.")
+  local s = shape(r)
+  s.state = "denied"
+  report.answer(ctx, s)
+  return 0
+end
+
+return {
+  { words = "approval list", args = "[--follow]", min = 0, max = 0, lines = true, summary = "what rules ask a person about",
+    options = { { name = "follow", help = "stay, and show questions as they come; Ctrl-C stops" } }, run = list },
+  { words = "approval show", args = "QUESTION", min = 1, max = 1, summary = "one question, with what an answer covers", run = show },
+  { words = "approval allow", args = "QUESTION [--for once|hour|day|always]", min = 1, max = 1, summary = "lets the request go on", help = [[
+Once: the request that waits goes on; or, within 10 minutes, the next one that is the same in method, URL, body and fields. For an
+hour or a day: what `approval show` says it covers, for this agent. Always: the same, as an exception of the rule, which
+`rule show` lists and `rule set NAME --ask-again` takes away.
+
+examples:
+  sallyport approval list --follow
+  sallyport approval allow 5f3a09c2
+  sallyport approval allow 5f3a09c2 --for hour
+]], options = { { name = "for", arg = "SPAN", of = { "once", "hour", "day", "always" }, help = "once, hour, day or always; once unless said" } }, run = allow },
+  { words = "approval deny", args = "QUESTION", min = 1, max = 1, summary = "refuses it, and the same for 10 minutes; or takes an answer back", run = deny },
+}

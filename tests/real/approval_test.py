@@ -1,0 +1,210 @@
+"""A person's word: a rule that asks holds the request until somebody answers, and lets through what was asked and nothing else."""
+import json
+import subprocess
+import threading
+import time
+
+import sallyport
+
+API = {"name": "api", "type": "bearer", "host": "api.test", "secrets": {"token": "canary-approval-1"}}
+ASK = """return { kind = "rule", api = 1, name = "asks", title = "t", on_request = function(req, ctx)
+  if req.method == "GET" then return end
+  return ask("it writes to " .. req.path, req.headers:get("x-key"))
+end }"""
+
+
+OK = {"reply": "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"}
+
+
+def world(t, workers=2, wait="45s"):
+    s, up = t.proxy(workers=workers, credentials=[API], upstream=OK)
+    s.policy("asks", ASK)
+    s.cli("rule", "add", "asks", "--type", "asks")
+    s.cli("set", "approval-wait", wait)
+    return s, up
+
+
+def questions(s):
+    return json.loads(s.cli("approval", "list", "--json").stdout)
+
+
+def until(what, seconds=20):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        got = what()
+        if got:
+            return got
+        time.sleep(0.05)
+    raise AssertionError("it did not come")
+
+
+class Asked(threading.Thread):
+    """a request in a thread of its own"""
+
+    def __init__(self, s, **options):
+        super().__init__(daemon=True)
+        self.s, self.options, self.answer = s, {"method": "POST", **options}, None
+        self.start()
+
+    def run(self):
+        self.answer = self.s.request(timeout=60, **self.options)
+
+    def status(self):
+        self.join(60)
+        assert self.answer, "no answer"
+        return self.answer.status
+
+
+def opened(s, n=1):
+    return until(lambda: len(q := [x for x in questions(s) if x["state"] == "open"]) >= n and q)
+
+
+def test_allowed(t):
+    """a held request goes on when it is allowed, by whatever worker; others are not held up, and nothing of it was sent before"""
+    s, up = world(t)
+    a = Asked(s, target="/v1/x?q=1", body=b"hello")
+    q = opened(s)[0]
+    assert q["reason"] == "it writes to /v1/x" and q["agent"] == "a" and q["rule"] == "asks" and q["bytes"] == 5, q
+    assert q["method"] == "POST" and q["url"] == "https://api.test/v1/x?q=1" and q["covers"] == "POST api.test/v1/x with api", q
+    assert s.request().status == 200 and not [r for r in up.requests if r.method == "POST"]
+    s.cli("approval", "allow", q["id"])
+    assert a.status() == 200 and [r.body for r in up.requests if r.method == "POST"] == [b"hello"]
+    assert questions(s) == []
+    text = s.cli("log", "--json", "--kind", "change").stdout
+    assert f"question {q['id']} of agent a, rule asks" in text, text
+    assert not s.leaks()
+
+
+def test_denied(t):
+    """a refused one is refused, and the same again without asking"""
+    s, up = world(t)
+    a = Asked(s)
+    q = opened(s)[0]
+    s.cli("approval", "deny", q["id"])
+    assert a.status() == 403 and b"a person refused it" in a.answer.body and a.answer.get("x-sallyport-error") == "rule_denied"
+    assert s.request(method="POST").status == 403 and not [r for r in up.requests if r.method == "POST"]
+    s.cli("approval", "deny", q["id"])
+
+
+def test_timeout(t):
+    """nobody answers: 403 approval_timeout, and an answer that comes later lets the same request through, once, and no other"""
+    s, up = world(t, wait="1s")
+    first = s.request(method="POST", body=b"one", headers={"X-Request-Id": "1", "Authorization": "Bearer x"})
+    assert first.status == 403 and first.get("x-sallyport-error") == "approval_timeout", first.head
+    q = opened(s)[0]
+    assert q["id"].encode() in first.body and b"it writes to" in first.body and b"again" in first.body, first.body
+    s.cli("approval", "allow", q["id"])
+    for other in ({"body": b"two"}, {"body": b"one", "target": "/v1/x?a"}, {"body": b"one", "method": "PUT"},
+                  {"body": b"one", "headers": {"X-Amz-Target": "Delete"}}, {"body": b"one", "headers": {"Destination": "/x"}}):
+        assert s.request(**{"method": "POST", **other}).get("x-sallyport-error") == "approval_timeout", other
+    same = {"method": "POST", "body": b"one", "headers": {"X-Request-Id": "2", "Traceparent": "00-1", "Date": "now", "Authorization": "Bearer y"}}
+    assert s.request(**same).status == 200
+    assert s.request(**same).get("x-sallyport-error") == "approval_timeout"
+    assert len([r for r in up.requests if r.method in ("POST", "PUT")]) == 1
+
+
+def test_longer(t):
+    """for an hour, a day, always: what the person saw is covered, for this agent, and nothing else"""
+    s, up = world(t, wait="1s")
+    s.agent("b")
+    for span, key in (("hour", "the hour's"), ("day", None), ("always", "for ever")):
+        headers = {"X-Key": key} if key else {}
+        options = {"method": "POST", "target": f"/{span}", "headers": headers}
+        a = Asked(s, **options, body=b"1")
+        q = opened(s)[0]
+        assert q["covers"] == (key or f"POST api.test/{span} with api"), q
+        s.cli("approval", "allow", q["id"], "--for", span)
+        assert a.status() == 200, a.answer.head
+        assert [s.request(**options, body=b"%d" % i).status for i in range(4)] == [200] * 4
+        other = {**options, "headers": {"X-Key": "another"}} if key else {**options, "target": f"/{span}/x"}
+        assert s.request(**other).status == 403, other
+        assert s.request(**options, auth=s.auth(name="b")).status == 403
+        for open_ in opened(s):
+            s.cli("approval", "deny", open_["id"])
+    shown = json.loads(s.cli("rule", "show", "asks", "--json").stdout)
+    assert shown["exceptions"] == ["a: for ever"], shown
+    s.cli("rule", "set", "asks", "--ask-again")
+    assert s.request(method="POST", target="/always", headers={"X-Key": "for ever"}).status == 403
+    hour = [q for q in questions(s) if q["state"] == "hour"][0]
+    s.cli("approval", "deny", hour["id"])
+    assert s.request(method="POST", target="/hour", headers={"X-Key": "the hour's"}).status == 403
+
+
+def test_twice(t):
+    """two requests that are the same, and one "once": one goes on"""
+    s, up = world(t, wait="3s")
+    both = [Asked(s), Asked(s)]
+    q = opened(s)[0]
+    time.sleep(0.5)
+    assert len(opened(s)) == 1
+    s.cli("approval", "allow", q["id"])
+    assert sorted(x.status() for x in both) == [200, 403]
+    assert len([r for r in up.requests if r.method == "POST"]) == 1
+
+
+def test_bounds(t):
+    """an agent's questions and waiting requests are bounded; another agent's are its own, and who went leaves its place"""
+    s, up = world(t, workers=1)
+    s.agent("b")
+    waiting = [Asked(s, target=f"/{i}") for i in range(8)]
+    opened(s, 8)
+    r = s.request(method="POST", target="/more")
+    assert r.status == 429 and b"wait for a person" in r.body, r.body
+    other = Asked(s, auth=s.auth(name="b"))
+    q = [x for x in opened(s, 9) if x["agent"] == "b"][0]
+    s.cli("approval", "allow", q["id"])
+    assert other.status() == 200
+    assert s.request().status == 200
+    for x in opened(s):
+        s.cli("approval", "deny", x["id"])
+    assert [w.status() for w in waiting] == [403] * 8
+    # who went leaves its place: the same eight questions are asked again, by clients that do not wait
+    wires = []
+    for i in range(16):
+        wires.append(s.tunnel())
+        wires[-1].send(f"POST /later/{i % 8} HTTP/1.1\r\nHost: api.test\r\nContent-Length: 0\r\n\r\n".encode())
+        if i == 7:
+            opened(s, 8)
+            assert s.request(method="POST", target="/more").status == 429
+            for w in wires:
+                w.close()
+            time.sleep(0.5)
+    last = Asked(s, target="/later/1")
+    time.sleep(0.5)
+    assert last.answer and last.answer.status == 429, "its place is taken by the eight that came again"
+
+
+def test_large(t):
+    """a body over body-max cannot be asked about"""
+    s, up = world(t)
+    s.cli("set", "body-max", "64k")
+    r = s.request(method="POST", body=b"x" * 70000)
+    assert r.status == 413 and b"a person is asked about it" in r.body, r.body
+
+
+def test_restart(t):
+    """a restart withdraws questions and answers "once", with a record; what was put back on the disk is no answer"""
+    s, up = world(t, wait="1s")
+    assert s.request(method="POST").status == 403
+    q = opened(s)[0]
+    s.cli("approval", "allow", q["id"])
+    assert not s.stop()
+    s.serve("--upstream-ca", sallyport.certs() / "root.pem", "--connect-to", f"api.test:443:127.0.0.1:{up.port}")
+    assert questions(s) == []
+    assert f"question {q['id']}" in s.cli("log", "--json", "--kind", "change").stdout
+    assert s.request(method="POST").get("x-sallyport-error") == "approval_timeout"
+
+
+def test_follow(t):
+    """--follow shows a question as it comes, and what became of it"""
+    s, up = world(t, wait="1s")
+    p = subprocess.Popen([s.binary, "approval", "list", "--follow", "--json"], stdout=subprocess.PIPE, text=True, env=s.env)
+    try:
+        assert s.request(method="POST").status == 403
+        first = json.loads(p.stdout.readline())
+        assert first["state"] == "open", first
+        s.cli("approval", "deny", first["id"])
+        assert json.loads(p.stdout.readline())["state"] == "denied"
+    finally:
+        p.kill()
+        p.wait()
