@@ -1836,34 +1836,6 @@ net_adopt(int fd, const struct listener *as)
 	return NULL;
 }
 
-/* Binds a listener and adds it; NULL or why not. A socket file has its mode from umask, and its group
- * before anybody can connect. */
-static const char *
-net_listen(const struct sockaddr_storage *ss, socklen_t len, gid_t group, const struct listener *as)
-{
-	const char *path = ss->ss_family == AF_UNIX ? ((const struct sockaddr_un *)ss)->sun_path : NULL;
-	const int one = 1;
-	const char *why;
-	int fd;
-
-	errno = 0;
-	if ((fd = socket(ss->ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)) < 0)
-		return strerror(errno);
-	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-	if (ss->ss_family == AF_INET6)
-		setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &one, sizeof one);
-	if (as->captures)       /* for TPROXY; without the right to it REDIRECT is left */
-		setsockopt(fd, ss->ss_family == AF_INET6 ? SOL_IPV6 : SOL_IP, ss->ss_family == AF_INET6 ? IPV6_TRANSPARENT : IP_TRANSPARENT,
-		    &one, sizeof one);
-	if (bind(fd, (const struct sockaddr *)ss, len) != 0 ||
-	    (path != NULL && group != (gid_t)-1 && lchown(path, (uid_t)-1, group) != 0) || listen(fd, NET_BACKLOG) != 0)
-		why = strerror(errno);
-	else if ((why = net_adopt(fd, as)) == NULL)
-		return NULL;
-	close(fd);
-	return why;
-}
-
 /* Our own listeners are refused whatever the guard was told: a request that came back to us would
  * loop, and an agent could reach another agent's endpoints under our address. */
 static bool
@@ -23293,7 +23265,7 @@ static const luaL_Reg l_http_functions[] = {
 	{"field_name_ok", l_http_field_name_ok}, {"field_value_ok", l_http_field_value_ok}, {NULL, NULL},
 };
 
-/* addr.parse(text) -> canonical text | nil
+/* addr.parse(text) -> canonical text, 4 or 16 bytes | nil
  *
  * A dotted quad, or an IPv6 address (RFC 4291 2.2) in the spelling of RFC 5952. */
 static int
@@ -23302,7 +23274,9 @@ l_addr_parse(lua_State *L)
 	struct addr a;
 	char text[ADDR_TEXT_MAX];
 
-	return l_one(L, addr_parse(l_check_text(L, 1), &a) ? ((struct slice){text, addr_format(&a, text)}) : NO_SLICE);
+	if (!addr_parse(l_check_text(L, 1), &a))
+		return l_one(L, L_NIL);
+	return l_two(L, ((struct slice){text, addr_format(&a, text)}), ((struct slice){(char *)a.b, a.v4 ? 4 : 16}));
 }
 
 /* addr.guard(text) -> nil | reason
@@ -26659,39 +26633,15 @@ l_host_configure(lua_State *L)
 
 /* -- files and the machine */
 
-/* host.isatty(fd) -> bool, columns
- * host.uid() -> the effective user's number
+/* host.uid() -> the effective user's number
  * host.pid() -> the number of this process */
 static int l_host_uid(lua_State *L) { return l_one(L, geteuid()); }
 static int l_host_pid(lua_State *L) { return l_one(L, getpid()); }
 
-static int
-l_host_isatty(lua_State *L)
-{
-	const int fd = (int)luaL_checkinteger(L, 1);
-	struct winsize w = {0};
-
-	ioctl(fd, TIOCGWINSZ, &w);      /* a line without a size has 0 columns: nobody knows its width */
-	return l_two(L, (bool)isatty(fd), w.ws_col);
-}
-
-/* host.realpath(path) -> path | nil, "absent" | why
- *
- * Absolute, without symbolic links, `.` and `..`. */
-static int
-l_host_realpath(lua_State *L)
-{
-	char out[PATH_MAX];
-
-	if (realpath(luaL_checkstring(L, 1), out) == NULL)
-		return l_fail_errno(L);
-	return l_one(L, out);
-}
-
 /* host.stat(path [, follow]) -> { mode =, uid =, gid =, size =, inode =, mtime =, type = } | nil, "absent" | why
  *
- * Without `follow` as lstat: a symbolic link is not followed. mtime: ns. type: "file", "dir", "link" or
- * "other". */
+ * Without `follow` as lstat: a symbolic link is not followed. mtime: ns. type: "file", "dir", "link", "socket"
+ * or "other". */
 static int
 l_host_stat(lua_State *L)
 {
@@ -26707,7 +26657,7 @@ l_host_stat(lua_State *L)
 	l_set(L, "size", st.st_size);
 	l_set(L, "inode", (lua_Integer)st.st_ino);
 	lua_pushstring(L, S_ISREG(st.st_mode) ? "file" : S_ISDIR(st.st_mode) ? "dir" :
-	    S_ISLNK(st.st_mode) ? "link" : "other");
+	    S_ISLNK(st.st_mode) ? "link" : S_ISSOCK(st.st_mode) ? "socket" : "other");
 	lua_setfield(L, -2, "type");
 	return 1;
 }
@@ -26720,134 +26670,25 @@ l_file_close(lua_State *L)
 	return luaL_fileresult(L, fclose(f->f) == 0, NULL);
 }
 
-/* Pushes a file as io.open does. A new file has the mode 0600, with O_EXCL `mode`; a group (-1:
- * none) may read it. No symbolic link is followed; a pipe, a file with a second link and another
- * user's file are refused. */
+/* host.file(fd, mode) -> file | nil, why
+ *
+ * The descriptor as io.open has files. Refused, and left open, unless it is a plain file of this user without a
+ * second link. */
 static int
-l_file_open(lua_State *L, int flags, const char *how, mode_t mode, gid_t group)
+l_host_file(lua_State *L)
 {
-	const char *path = luaL_checkstring(L, 1);
+	int fd = (int)luaL_checkinteger(L, 1);
 	luaL_Stream *f = lua_newuserdatauv(L, sizeof *f, 0);
 	struct stat st;
-	int fd;
 
 	*f = (luaL_Stream){NULL, NULL};
 	luaL_setmetatable(L, LUA_FILEHANDLE);
-	if ((fd = open(path, flags | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0600)) < 0)
-		return l_fail_errno(L);
 	errno = EPERM;
-	if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode) || st.st_nlink != 1 ||
-	    st.st_uid != geteuid() || ((flags & O_EXCL) != 0 && fchmod(fd, mode) != 0) ||
-	    (f->f = fdopen(fd, how)) == NULL) {
-		close(fd);
+	if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode) || st.st_nlink != 1 || st.st_uid != geteuid() ||
+	    (f->f = fdopen(fd, luaL_checkstring(L, 2))) == NULL)
 		return l_fail_errno(L);
-	}
 	f->closef = l_file_close;
-	if (group != (gid_t)-1 && (fchown(fd, (uid_t)-1, group) != 0 || fchmod(fd, 0640) != 0))
-		log_line("ev=log_group gid=%u err=\"%s\"", (unsigned)group, strerror(errno));
 	return 1;
-}
-
-/* host.open_append(path, gid) -> file | nil, why
- *
- * Opens a file for reading and appending, and makes it where it is absent: for its owner, and for
- * the group gid to read (-1: none). */
-static int
-l_host_open_append(lua_State *L)
-{
-	return l_file_open(L, O_RDWR | O_APPEND, "a+", 0600, (gid_t)luaL_checkinteger(L, 2));
-}
-
-/* host.create(path [, mode]) -> file | nil, why
- *
- * Makes a new file, 0600 if mode is absent. An existing file is an error. */
-static int
-l_host_create(lua_State *L)
-{
-	mode_t mode = (mode_t)luaL_optinteger(L, 2, 0600);
-
-	return l_file_open(L, O_WRONLY | O_EXCL, "w", mode, (gid_t)-1);
-}
-
-/* host.mkdir(path, mode) -> true | nil, "exists" | "absent" | why
- *
- * Makes a folder of exactly that mode, whatever the umask is. */
-static int
-l_host_mkdir(lua_State *L)
-{
-	const char *path = luaL_checkstring(L, 1);
-	mode_t mode = (mode_t)luaL_checkinteger(L, 2);
-
-	if (mkdir(path, 0700) == 0 && chmod(path, mode) == 0)
-		return l_answer(L, true);
-	return errno == EEXIST ? l_fail(L, "exists") : l_fail_errno(L);
-}
-
-/* host.lock(file, ms) -> bool
- *
- * The lock of an open file or folder (flock), waited for so long. Closing it gives the lock back. */
-static int
-l_host_lock(lua_State *L)
-{
-	luaL_Stream *f = luaL_checkudata(L, 1, LUA_FILEHANDLE);
-
-	luaL_argcheck(L, f->closef != NULL, 1, "closed");
-	return l_answer(L, store_lock_wait(fileno(f->f),
-	    clock_read(CLOCK_MONOTONIC) + luaL_checkinteger(L, 2), NULL));
-}
-
-/* host.sync(path or file) -> true | nil, why
- *
- * A file's bytes, or a folder's names, are on the disk when this returns true. */
-static int
-l_host_sync(lua_State *L)
-{
-	luaL_Stream *f = luaL_testudata(L, 1, LUA_FILEHANDLE);
-	int fd = f != NULL ? dup(fileno(f->f)) : open(luaL_checkstring(L, 1), O_RDONLY | O_CLOEXEC);
-	int n = fd >= 0 && fsync(fd) == 0 ? l_answer(L, true) : l_fail_errno(L);
-
-	if (fd >= 0)
-		close(fd);
-	return n;
-}
-
-/* host.disk(path) -> bytes | nil, why
- *
- * The bytes that are free to this user in the path's file system. */
-static int
-l_host_disk(lua_State *L)
-{
-	struct statvfs v;
-
-	if (statvfs(luaL_checkstring(L, 1), &v) != 0)
-		return l_fail_errno(L);
-	return l_one(L, (lua_Integer)(v.f_bavail * v.f_frsize));
-}
-
-/* host.aside(fn) -> pid | nil, why
- *
- * Runs fn() in a child process, which ends with it. Only for a process without a loop and threads. */
-static int
-l_host_aside(lua_State *L)
-{
-	pid_t pid = (luaL_checktype(L, 1, LUA_TFUNCTION), lua_settop(L, 1), fork());
-
-	if (pid == 0)
-		_exit(lua_pcall(L, 0, 0, 0) == LUA_OK ? 0 : 1);
-	if (pid < 0)
-		return l_fail_errno(L);
-	return l_one(L, pid);
-}
-
-/* host.ended(pid, block) -> bool
- *
- * Has that child ended? block: waits until it has. */
-static int
-l_host_ended(lua_State *L)
-{
-	pid_t pid = (pid_t)luaL_checkinteger(L, 1);
-
-	return l_answer(L, waitpid(pid, NULL, lua_toboolean(L, 2) ? 0 : WNOHANG) != 0);
 }
 
 /* -- hashes, keys and tokens */
@@ -26913,45 +26754,15 @@ l_host_listen_close(lua_State *L)
 	return 0;
 }
 
-/* Fills in the address of a Unix socket, and removes a socket file there that nobody listens on. */
-static void
-unix_address(struct slice path, struct sockaddr_un *un)
-{
-	struct stat st;
-	int fd;
-
-	*un = (struct sockaddr_un){.sun_family = AF_UNIX};
-	memcpy(un->sun_path, path.p, path.n);
-	if (lstat(un->sun_path, &st) != 0 || !S_ISSOCK(st.st_mode) || (fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)) < 0)
-		return;
-	if (connect(fd, (const struct sockaddr *)un, sizeof *un) != 0 && errno == ECONNREFUSED)
-		unlink(un->sun_path);
-	close(fd);
-}
-
-/* host.listen{ address=, port= | path=, mode=, gid= | fd=; kind=, tls=, host=, captures=, control=, agent=, handler= }
- *   -> "as bound", port | nil, "in_use" | why
+/* host.adopt{ fd=, kind=, tls=, host=, made=, captures=, control=, agent=, handler= }
+ *   -> "as bound", port | nil, why
  *
- * Port 0: the kernel picks one. `path`: a Unix socket, whose file gets the mode and the group (-1:
- * none). `fd`: a listener that the process was started with. kind: "proxy" (if absent) or "gateway". tls:
- * from the first byte, with what tls.serve says, or a certificate of our CA for `host` (else the address that
- * was dialled). `agent`: whose all its connections are. captures: they were redirected. control: commands come.
- * Without a handler the listener is for host.serve. With a handler it is the only listener and accepts
- * connections as a worker does: each request, even a CONNECT, is a task that runs handler(req). The
- * address is then a loopback one, since the requests hold authorization codes. */
+ * The listening socket of that number is one of this process from now on: see host.listen in lua/cli/machine.lua. */
 static int
-l_host_listen(lua_State *L)
+l_host_adopt(lua_State *L)
 {
-	struct sockaddr_storage ss;
 	struct listener as = {.agent = ""}, *l;
-	struct endpoint at = {.port = 0};
-	struct slice where;
-	socklen_t len = sizeof(struct sockaddr_un);
 	const char *why;
-	mode_t mask;
-	gid_t gid;
-	bool handled;
-	int fd;
 	char text[NET_NAME_MAX];
 
 	luaL_checktype(L, 1, LUA_TTABLE);
@@ -26961,41 +26772,18 @@ l_host_listen(lua_State *L)
 	lua_getfield(L, 1, "kind");
 	as.kind = (enum listener_kind)luaL_checkoption(L, -1, "proxy", listener_kinds);
 	as.tls = l_flag(L, 1, "tls");
+	as.made = l_flag(L, 1, "made");
 	as.captures = l_flag(L, 1, "captures");
 	as.control = l_flag(L, 1, "control");
-	lua_settop(L, 1);
-	fd = (int)l_integer(L, 1, "fd", -1);
-	gid = (gid_t)l_integer(L, 1, "gid", -1);
-	at.port = (uint16_t)l_integer(L, 1, "port", 0);
-	mask = 0777 & ~(mode_t)l_integer(L, 1, "mode", 0600);
-	handled = lua_getfield(L, 1, "handler") == LUA_TFUNCTION;
-	as.made = lua_getfield(L, 1, "path") == LUA_TSTRING;
-	if (!as.made)
-		lua_getfield(L, 1, "address");
-	where = fd < 0 ? l_check_text(L, -1) : SLICE("");
-	luaL_argcheck(L, as.made ? where.n < sizeof((struct sockaddr_un *)0)->sun_path : fd >= 0 || addr_parse(where, &at.addr), 1, "not an address");
-	luaL_argcheck(L, !handled || (at.addr.v4 ? at.addr.b[0] == 127 : slice_eq(where, SLICE("::1"))), 1, "not a loopback address");
-	if (handled)
-		l_host_listen_close(L);
-	if (fd >= 0) {
-		why = net_adopt(fd, &as);
-	} else if (as.made) {
-		mask = umask(mask);
-		unix_address(where, (struct sockaddr_un *)&ss);
-		why = net_listen(&ss, len, gid, &as);
-		umask(mask);
-	} else {
-		len = net_sockaddr(&at, &ss);
-		why = net_listen(&ss, len, gid, &as);
-	}
-	if (why != NULL)
-		return l_fail(L, errno == EADDRINUSE ? "in_use" : why);
+	if ((why = net_adopt((int)l_integer(L, 1, "fd", -1), &as)) != NULL)
+		return l_fail(L, why);
 	l = &net.listeners[net.nlisteners - 1];
-	if (handled) {
+	if (lua_getfield(L, 1, "handler") == LUA_TFUNCTION) {
 		l->watch.ready = conn_accept;
-		if (!watch_add(&l->watch, EPOLLIN))
+		if (!watch_add(&l->watch, EPOLLIN)) {
+			net.nlisteners--;
 			return l_fail_errno(L);
-		lua_pushvalue(L, 2);
+		}
 		req_entry_ref[ENTRY_REQUEST] = req_entry_ref[ENTRY_CONNECT] = luaL_ref(L, LUA_REGISTRYINDEX);
 	}
 	return l_two(L, ((struct slice){text, net_name(l->watch.fd, text)}), l->at.port);
@@ -27079,18 +26867,10 @@ l_secret_from(lua_State *L, struct buf *b, bool multiline)
 	return 1 + l_answer(L, n == 0);
 }
 
-static bool
-l_opt_multiline(lua_State *L, int idx, struct buf *b)
-{
-	bool multiline = l_flag(L, idx, "multiline");
-
-	buf_init(b, multiline ? HOST_SECRET_LINES_MAX : HOST_SECRET_MAX);
-	return multiline;
-}
-
 /* host.read_secret("file", path, opts) -> secret, empty | nil, code
  * host.read_secret("env", name, opts) -> secret, empty | nil, code
  * host.read_secret("stdin", nil, opts) -> secret, empty | nil, code
+ * host.read_secret("line", fd, opts) -> secret, empty | nil, "cancelled" | code
  *
  * empty: has the secret no bytes? opts = { multiline = bool }: tab, CR and LF may stand in it, and
  * 1 MiB in place of 64 KiB is the most. Codes: "unset", "too_large", "control", "absent", or
@@ -27098,84 +26878,33 @@ l_opt_multiline(lua_State *L, int idx, struct buf *b)
 static int
 l_host_read_secret(lua_State *L)
 {
-	enum { FILE_, ENV, STDIN };
-	static const char *const kinds[] = {"file", "env", "stdin", NULL};
+	enum { FILE_, ENV, STDIN, LINE };
+	static const char *const kinds[] = {"file", "env", "stdin", "line", NULL};
 	int kind = luaL_checkoption(L, 1, NULL, kinds);
 	const char *name = luaL_optstring(L, 2, ""), *why;
+	bool multiline = l_flag(L, 3, "multiline");
+	int fd = kind == FILE_ ? open(name, O_RDONLY | O_CLOEXEC) : kind == LINE ? (int)luaL_checkinteger(L, 2) : STDIN_FILENO;
+	char line[4096];        /* no terminal has a longer one */
+	ssize_t n = 0;
 	struct buf b;
-	bool multiline = l_opt_multiline(L, 3, &b);
-	int fd = kind == FILE_ ? open(name, O_RDONLY | O_CLOEXEC) : STDIN_FILENO;
 
+	buf_init(&b, multiline ? HOST_SECRET_LINES_MAX : HOST_SECRET_MAX);
 	if (fd < 0)
 		return l_fail_errno(L);
 	if (kind == ENV)
 		why = getenv(name) == NULL ? "unset" :
 		    buf_adds(&b, getenv(name)) ? NULL : "too_large";
+	else if (kind == LINE)
+		why = (n = read(fd, line, sizeof line)) > 0 && buf_add(&b, line, (size_t)n) ? NULL : "cancelled";
 	else
 		why = buf_read(&b, fd);
+	wipe(line, n > 0 ? (size_t)n : 0);
 	if (kind == FILE_)
 		close(fd);
 	if (why == NULL)
 		return l_secret_from(L, &b, multiline);
 	buf_free(&b);
 	return l_fail(L, why);
-}
-
-static struct termios tty_saved;
-static int tty_fd = -1;
-
-/* Sets the echo again; of a signal it is the handler, and lets the signal end the process. */
-static void
-tty_restore(int sig)
-{
-	if (tty_fd >= 0)
-		tcsetattr(tty_fd, TCSAFLUSH, &tty_saved);
-	if (sig != 0) {
-		signal(sig, SIG_DFL);
-		raise(sig);
-	}
-}
-
-/* host.tty_secret(prompt, opts) -> secret, empty | nil, "no_tty" | "cancelled" | code
- *
- * Reads a line from the terminal without echo. opts and codes: as for host.read_secret. */
-static int
-l_host_tty_secret(lua_State *L)
-{
-	const char *prompt = luaL_checkstring(L, 1);
-	static const int signals[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT};
-	struct termios quiet;
-	struct buf b;
-	bool multiline = l_opt_multiline(L, 2, &b);
-	char line[4096];
-	ssize_t n;
-
-	if ((tty_fd = open("/dev/tty", O_RDWR | O_CLOEXEC)) < 0 || tcgetattr(tty_fd, &tty_saved) != 0) {
-		if (tty_fd >= 0)
-			close(tty_fd);
-		tty_fd = -1;
-		return l_fail(L, "no_tty");
-	}
-	for (size_t i = 0; i < COUNT(signals); i++)
-		signal(signals[i], tty_restore);
-	quiet = tty_saved;
-	quiet.c_lflag &= ~(tcflag_t)(ECHO | ECHOE | ECHOK | ECHONL);
-	/* stopped and continued, the shell would have set echo again */
-	quiet.c_cc[VSUSP] = _POSIX_VDISABLE;
-	tcsetattr(tty_fd, TCSAFLUSH, &quiet);
-	n = write(tty_fd, prompt, strlen(prompt)) < 0 ? -1 : read(tty_fd, line, sizeof line);
-	tty_restore(0);
-	if (write(tty_fd, "\n", 1) < 0 && n == 0)
-		n = -1;
-	for (size_t i = 0; i < COUNT(signals); i++)
-		signal(signals[i], SIG_DFL);
-	close(tty_fd);
-	tty_fd = -1;
-	if (n <= 0)
-		return l_fail(L, "cancelled");
-	buf_add(&b, line, (size_t)n);
-	wipe(line, sizeof line);
-	return l_secret_from(L, &b, multiline);
 }
 
 /* -- certificates */
@@ -27221,22 +26950,6 @@ l_host_ca_make(lua_State *L)
  *
  * Is the arena of secrets locked in memory? */
 static int l_host_locked(lua_State *L) { return l_answer(L, secret_locked()); }
-
-/* host.lock_held(home) -> bool
- *
- * Does a server run on this home? */
-static int
-l_host_lock_held(lua_State *L)
-{
-	char path[PATH_MAX];
-	const char *home = luaL_checkstring(L, 1);
-	int fd = store_path(path, home, "serve.lock") ? open(path, O_RDONLY | O_CLOEXEC) : -1;
-	bool held = fd >= 0 && flock(fd, LOCK_SH | LOCK_NB) != 0;
-
-	if (fd >= 0)
-		close(fd);
-	return l_answer(L, held);
-}
 
 /* host.become(uid, gid) -> true | nil, why
  *
@@ -27339,56 +27052,53 @@ static const luaL_Reg l_host_worker[] = {
 
 /* For commands alone. */
 static const luaL_Reg l_host_command[] = {
-	{"isatty", l_host_isatty}, {"become", l_host_become},
-	{"realpath", l_host_realpath},
-	{"open_append", l_host_open_append}, {"mkdir", l_host_mkdir},
-	{"create", l_host_create}, {"sync", l_host_sync},
-	{"aside", l_host_aside}, {"ended", l_host_ended},
-	{"disk", l_host_disk},
-	{"tty_secret", l_host_tty_secret},
+	{"become", l_host_become}, {"file", l_host_file}, {"adopt", l_host_adopt},
 	{"pem_check", l_host_pem_check}, {"ca_make", l_host_ca_make}, {"locked", l_host_locked},
-	{"lock", l_host_lock}, {"lock_held", l_host_lock_held}, {"listen", l_host_listen}, {"listen_close", l_host_listen_close},
+	{"listen_close", l_host_listen_close}, {"serve", l_host_serve}, {"serve_lock", l_host_serve_lock},
 	{"stand_in_key", l_host_stand_in_key}, {NULL, NULL},
 };
 
 static char host_arg0[PATH_MAX];
+
+/* What process_harden changes, as this process was started with it: lua/cli/jail.lua gives it back to a command. */
+static struct {
+	uint64_t umask;
+	void (*pipe)(int), (*xfsz)(int);
+	struct rlimit core, files;
+} host_before;
 
 static void
 l_open_host(lua_State *L, bool worker)
 {
 	lua_pushnil(L);
 	l_metatable(L, L_WAIT, l_wait_gc, NULL);
-	lua_bind(L, "host", l_host_worker);
-	if (!worker)
+	lua_bind(L, "host.core", l_host_worker);
+	if (!worker) {
 		luaL_setfuncs(L, l_host_command, 0);
+		l_set(L, "before", ((struct slice){(const char *)&host_before, sizeof host_before}));
+	}
 	l_set(L, "version", VERSION);
 	l_set(L, "build_time", BUILD_TIME);
 	l_set(L, "arg0", host_arg0);
 }
 
 /* ---- jail ------------------------------------------------------------------
- * The way to the kernel for `sallyport run`: which calls it makes, in which order and why is
- * lua/cli/jail.lua, with the filter of system calls. Invariants: commands alone have this module; a
- * call is one of jail_calls; what the kernel writes goes into memory of that size which the call
- * itself has made. Skip it unless you review `run`. */
-#define JAIL_FDS_MAX 32         /* descriptors in one message: the control socket takes no more */
-#define JAIL_ROOM_MAX (64 * 1024)
-
-/* What process_harden changes, as this process was started with it: the command gets it back. */
-static struct {
-	mode_t umask;
-	void (*pipe)(int), (*xfsz)(int);
-	struct rlimit core, files;
-} jail_before;
+ * The way to the kernel for commands: which calls `run` makes, in which order and why is
+ * lua/cli/jail.lua, with the filter of system calls; files, folders, terminals and listeners are
+ * lua/cli/machine.lua. Invariants: commands alone have this module; a call is one of jail_calls; what
+ * the kernel writes goes into memory of that size which the call itself has made. Skip it unless you
+ * review `run`. */
+#define JAIL_ROOM_MAX (1024 * 1024)     /* the pointers to L_TEXTS_MAX texts are half of it */
 
 #define N(name) {#name, SYS_##name}
 static const struct { const char *name; long number; } jail_calls[] = {
 	/* made by the command */
-	N(bind), N(capset), N(chdir), N(clone), N(close), N(connect), N(exit_group), N(getdents64), N(getpeername),
-	N(getpgid), N(getsockopt), N(ioctl), N(kill), N(listen), N(mkdirat), N(openat), N(pipe2), N(ppoll), N(prctl),
-	N(read), N(readlinkat), N(rt_sigaction), N(rt_sigprocmask), N(sendto), N(setgroups), N(setresgid), N(setresuid),
-	N(setsid), N(setsockopt), N(shutdown), N(signalfd4), N(socket), N(statx), N(symlinkat), N(unshare),
-	N(wait4), N(write),
+	N(bind), N(capset), N(chdir), N(clone), N(close), N(connect), N(execve), N(exit_group), N(fchmod), N(fchmodat),
+	N(fchown), N(fchownat), N(flock), N(fsync), N(getcwd), N(getdents64), N(getpeername), N(getpgid), N(getsockopt),
+	N(ioctl), N(kill), N(listen), N(mkdirat), N(openat), N(pipe2), N(ppoll), N(prctl), N(prlimit64), N(read),
+	N(readlinkat), N(rt_sigaction), N(rt_sigprocmask), N(sendmsg), N(sendto), N(setgroups), N(setresgid), N(setresuid),
+	N(setsid), N(setsockopt), N(shutdown), N(signalfd4), N(socket), N(statfs), N(statx), N(symlinkat), N(umask),
+	N(unlinkat), N(unshare), N(wait4), N(write),
 	/* refused in the jail, some of them made by the command before */
 	N(acct), N(add_key), N(bpf), N(chroot), N(clone3), N(delete_module), N(fanotify_init),
 	N(finit_module), N(fsconfig), N(fsmount), N(fsopen), N(fspick), N(init_module), N(io_uring_enter),
@@ -27397,10 +27107,12 @@ static const struct { const char *name; long number; } jail_calls[] = {
 	N(perf_event_open), N(pidfd_getfd), N(pivot_root), N(quotactl), N(reboot), N(request_key),
 	N(setns), N(setpriority), N(ioprio_set), N(settimeofday), N(socketpair), N(swapoff), N(swapon), N(syslog),
 	N(umount2), N(userfaultfd), N(vhangup),
+	/* flags of openat, which are others on other processors */
+	{"O_DIRECTORY", O_DIRECTORY}, {"O_NOFOLLOW", O_NOFOLLOW},
 };
 #undef N
 
-/* jail.number(name) -> a system call's number on this machine | nil */
+/* jail.number(name) -> the number on this machine of a system call or a flag | nil */
 static int
 l_jail_number(lua_State *L)
 {
@@ -27414,21 +27126,51 @@ l_jail_number(lua_State *L)
 	return 0;
 }
 
-/* nil, errno's text, errno. */
-static int
-l_jail_fail(lua_State *L)
+/* The argument of a system call that a value is: an integer (nil: 0), or the address of memory. A table, which the
+ * memory takes the place of, has its bytes or its size at 1, and at `at` what the pointers in it point to, by where
+ * they lie: { [offset] = text or table }. */
+static long
+l_jail_memory(lua_State *L, int idx)
 {
-	const int code = errno;
+	const char *text;
+	size_t size;
+	char *room;
+	long to;
 
-	l_fail(L, strerror(code));
-	lua_pushinteger(L, code);
-	return 3;
+	luaL_checkstack(L, 6, NULL);
+	if (lua_type(L, idx) == LUA_TSTRING)
+		return (long)lua_tostring(L, idx);
+	if (!lua_istable(L, idx))
+		return (long)luaL_optinteger(L, idx, 0);
+	text = lua_geti(L, idx, 1) == LUA_TSTRING ? lua_tolstring(L, -1, &size) : NULL;
+	if (text == NULL)
+		size = (size_t)luaL_checkinteger(L, -1);
+	luaL_argcheck(L, size <= JAIL_ROOM_MAX, 1, "too large");
+	room = memset(lua_newuserdatauv(L, size, 1), 0, size);
+	if (text != NULL)
+		memcpy(room, text, size);
+	if (lua_getfield(L, idx, "at") == LUA_TTABLE)
+		for (lua_pushnil(L); lua_next(L, -2); lua_pop(L, 1)) {
+			size_t at = (size_t)luaL_checkinteger(L, -2);
+
+			luaL_argcheck(L, at < size && size - at >= sizeof to, 1, "a pointer lies outside");
+			to = l_jail_memory(L, lua_gettop(L));
+			memcpy(room + at, &to, sizeof to);
+			lua_pushvalue(L, -2);
+			lua_pushvalue(L, -2);
+			lua_settable(L, -5);    /* the table keeps the memory */
+		}
+	lua_setiuservalue(L, -2, 1);
+	lua_replace(L, idx);
+	lua_pop(L, 1);
+	return (long)room;
 }
 
 /* jail.call(name, …) -> result, text… | nil, why, errno
  *
  * A system call with integers (nil: 0), texts, which stand in memory with a NUL behind them, and room
- * for answers: { bytes }, or { text } to be overwritten. Each room is answered as a text of its size. */
+ * for answers: { bytes }, or { text } to be overwritten. Each room is answered as a text of its size. { …, at =
+ * { [offset] = text or room } }: pointers stand in it. */
 static int
 l_jail_call(lua_State *L)
 {
@@ -27436,110 +27178,22 @@ l_jail_call(lua_State *L)
 	const int n = lua_gettop(L);
 
 	luaL_argcheck(L, n <= 7 && l_jail_number(L) == 1, 1, "no such call");
-	for (int i = 2; i <= n; i++) {
-		if (lua_type(L, i) == LUA_TTABLE) {
-			size_t size;
-			const char *text = lua_geti(L, i, 1) == LUA_TSTRING ? lua_tolstring(L, -1, &size) : NULL;
-			void *room;
+	lua_insert(L, 1);
+	for (int i = 3; i <= n + 1; i++)
+		a[i - 3] = l_jail_memory(L, i);
+	if ((rc = syscall(lua_tointeger(L, 1), a[0], a[1], a[2], a[3], a[4], a[5])) < 0) {
+		const int code = errno;
 
-			if (text == NULL)
-				size = (size_t)luaL_checkinteger(L, -1);
-			luaL_argcheck(L, size <= JAIL_ROOM_MAX, i, "too large");
-			room = memset(lua_newuserdatauv(L, size, 0), 0, size);
-			if (text != NULL)
-				memcpy(room, text, size);
-			lua_replace(L, i);
-			a[i - 2] = (long)room;
-		} else if (lua_type(L, i) == LUA_TSTRING)
-			a[i - 2] = (long)lua_tostring(L, i);
-		else
-			a[i - 2] = (long)luaL_optinteger(L, i, 0);
+		return l_three(L, L_NIL, strerror(code), code);
 	}
-	lua_settop(L, n + 1);
-	if ((rc = syscall(lua_tointeger(L, n + 1), a[0], a[1], a[2], a[3], a[4], a[5])) < 0)
-		return l_jail_fail(L);
 	lua_pushinteger(L, rc);
-	for (int i = 2; i <= n; i++)
+	for (int i = 3; i <= n + 1; i++)
 		if (lua_type(L, i) == LUA_TUSERDATA)
 			lua_pushlstring(L, lua_touserdata(L, i), lua_rawlen(L, i));
 	return lua_gettop(L) - n - 1;
 }
 
-/* jail.send(socket, text, fds) -> bytes | nil, why
- *
- * With the descriptors beside the first byte (SCM_RIGHTS, unix(7)). */
-static int
-l_jail_send(lua_State *L)
-{
-	union { struct cmsghdr head; char room[CMSG_SPACE(JAIL_FDS_MAX * sizeof(int))]; } u = {0};
-	struct slice s = l_check_slice(L, 2);
-	struct iovec part = {(char *)s.p, s.n};
-	struct msghdr m = {.msg_iov = &part, .msg_iovlen = 1};
-	const lua_Integer n = luaL_len(L, 3);
-	ssize_t sent;
-
-	luaL_argcheck(L, n <= JAIL_FDS_MAX, 3, "too many");
-	if (n != 0) {
-		u.head = (struct cmsghdr){.cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS,
-		    .cmsg_len = CMSG_LEN((size_t)n * sizeof(int))};
-		m.msg_control = u.room;
-		m.msg_controllen = CMSG_SPACE((size_t)n * sizeof(int));
-	}
-	for (lua_Integer i = 0; i < n; i++) {
-		lua_geti(L, 3, i + 1);
-		((int *)(void *)CMSG_DATA(&u.head))[i] = (int)luaL_checkinteger(L, -1);
-		lua_pop(L, 1);
-	}
-	if ((sent = sendmsg((int)luaL_checkinteger(L, 1), &m, MSG_NOSIGNAL)) < 0)
-		return l_fail_errno(L);
-	lua_pushinteger(L, sent);
-	return 1;
-}
-
-/* jail.filter(instructions) -> true | nil, why
- *
- * From now on they judge each system call of this process and its children (seccomp(2)). */
-static int
-l_jail_filter(lua_State *L)
-{
-	struct slice s = l_check_slice(L, 1);
-	struct sock_fprog program = {(unsigned short)(s.n / sizeof(struct sock_filter)), (struct sock_filter *)(void *)s.p};
-
-	luaL_argcheck(L, s.n % sizeof(struct sock_filter) == 0 && s.n / sizeof(struct sock_filter) <= BPF_MAXINSNS, 1, "no filter");
-	return prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0 ? l_answer(L, true) : l_fail_errno(L);
-}
-
-/* jail.restore()
- *
- * The umask, limits and signals with which this process was started. */
-static int
-l_jail_restore(lua_State *L)
-{
-	(void)L;
-	umask(jail_before.umask);
-	signal(SIGPIPE, jail_before.pipe);
-	signal(SIGXFSZ, jail_before.xfsz);
-	setrlimit(RLIMIT_CORE, &jail_before.core);
-	setrlimit(RLIMIT_NOFILE, &jail_before.files);
-	return 0;
-}
-
-/* jail.exec(arguments, environment) -> nil, why, errno
- *
- * Becomes the program, which is looked for as execvp does. */
-static int
-l_jail_exec(lua_State *L)
-{
-	char **argv = l_texts(L, 1), **env = l_texts(L, 2);
-
-	execvpe(argv[0], argv, env);
-	return l_jail_fail(L);
-}
-
-static const luaL_Reg l_jail[] = {
-	{"number", l_jail_number}, {"call", l_jail_call}, {"send", l_jail_send}, {"filter", l_jail_filter},
-	{"restore", l_jail_restore}, {"exec", l_jail_exec}, {NULL, NULL},
-};
+static const luaL_Reg l_jail[] = {{"number", l_jail_number}, {"call", l_jail_call}, {NULL, NULL}};
 
 /* ---- start -----------------------------------------------------------------
  * Lua's modules in one table, and main: a command is one process that runs cli.main as a task;
@@ -27557,9 +27211,6 @@ lua_bind_all(lua_State *L, bool worker)
 		{"sign.core", l_sign_functions}, {"uri.core", l_uri_functions}, {"http.core", l_http_functions},
 		{"addr", l_addr_functions}, {"time", l_time}, {"http_client", l_http_client}, {"jail", l_jail},
 	};
-	static const luaL_Reg serve_funcs[] = {
-		{"serve", l_host_serve}, {"serve_lock", l_host_serve_lock}, {NULL, NULL},
-	};
 
 	for (size_t i = 0; i < COUNT(modules); i++) {
 		luaL_requiref(L, modules[i].name, modules[i].open, 0);
@@ -27570,8 +27221,6 @@ lua_bind_all(lua_State *L, bool worker)
 		lua_pop(L, 1);
 	}
 	l_open_host(L, worker);
-	if (!worker)
-		luaL_setfuncs(L, serve_funcs, 0);
 	lua_pop(L, 1);
 }
 
@@ -27583,13 +27232,13 @@ process_harden(void)
 {
 	struct rlimit none, files;
 
-	jail_before.umask = umask(077);
-	jail_before.pipe = signal(SIGPIPE, SIG_IGN);
+	host_before.umask = umask(077);
+	host_before.pipe = signal(SIGPIPE, SIG_IGN);
 	/* a file at its size limit is an error of the write, not the end */
-	jail_before.xfsz = signal(SIGXFSZ, SIG_IGN);
-	getrlimit(RLIMIT_CORE, &jail_before.core);
-	getrlimit(RLIMIT_NOFILE, &jail_before.files);
-	none = (struct rlimit){0, jail_before.core.rlim_max};
+	host_before.xfsz = signal(SIGXFSZ, SIG_IGN);
+	getrlimit(RLIMIT_CORE, &host_before.core);
+	getrlimit(RLIMIT_NOFILE, &host_before.files);
+	none = (struct rlimit){0, host_before.core.rlim_max};
 	setrlimit(RLIMIT_CORE, &none);
 #ifndef __SANITIZE_ADDRESS__            /* the leak checker attaches by ptrace */
 	prctl(PR_SET_DUMPABLE, 0);

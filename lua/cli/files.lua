@@ -34,7 +34,7 @@ function M.write(host, path, text, mode)
   local ok
   ok, why = file:write(text)
   if ok then ok, why = file:flush() end
-  if ok then ok, why = host.sync(file) end
+  if ok then ok, why = host.sync(tmp) end
   file:close()
   if ok then ok, why = os.rename(tmp, path) end
   if ok then return true end

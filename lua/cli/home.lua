@@ -237,11 +237,9 @@ end
 -- `public`: the clients' folder, else the usual one; `keep`: as the setting too.
 function M.make(ctx, public, keep)
   local made_home = refuse_foreign(ctx)
-  local dir <close>, why = io.open(ctx.home)
-  if not dir then report.fail(("cannot use %s: %s"):format(ctx.home, tostring(why))) end
-  if not ctx.host.lock(dir, MAKE_MS) then
-    report.fail("another command is making " .. ctx.home, "wait for it, or end it")
-  end
+  local lock <close>, why = ctx.host.lock(ctx.home, MAKE_MS)
+  if why == "locked" then report.fail("another command is making " .. ctx.home, "wait for it, or end it") end
+  if not lock then report.fail(("cannot use %s: %s"):format(ctx.home, why)) end
   if not ctx.host.stat(ctx.home) then report.fail(ctx.home .. " was being made by a command that failed", "try again") end
   return make(ctx, made_home, public, keep)
 end

@@ -14,14 +14,50 @@ local CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWUSER, C
   0x20000, 0x2000000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000, 0x80
 local AF_UNIX, AF_INET, AF_INET6, AF_NETLINK = 1, 2, 10, 16
 local SOCK_STREAM, SOCK_DGRAM, SOCK_SEQPACKET = 1, 2, 5
-local PR_SET_DUMPABLE, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 4, 24, 38
-local EPERM, EACCES, ENOSYS, EAFNOSUPPORT = 1, 13, 38, 97
+local PR_SET_DUMPABLE, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP = 4, 24, 38, 22
+local EPERM, ENOENT, ENOEXEC, EACCES, ENOSYS, EAFNOSUPPORT = 1, 2, 8, 13, 38, 97
+local SEEKS_ON = { [ENOENT] = true, [EACCES] = true, [19] = true, [20] = true, [110] = true, [116] = true }     -- ENODEV, ENOTDIR, ETIMEDOUT, ESTALE
 
 --- The folder of the jail's own files: the CA and its bundle.
 M.FOLDER = "/run/sallyport"
 --- Where the proxy listens in the jail: its network is new, so the port is free.
 M.PORT = 7080
 M.AF_UNIX, M.SOCK_STREAM, M.SOCK_CLOEXEC = AF_UNIX, SOCK_STREAM, O_CLOEXEC
+
+--- The umask, limits and signals with which this process was started.
+function M.restore()
+  local umask, pipe, xfsz, core_now, core_max, files_now, files_max = unpack("=JJJJJJJ", require("host").before)
+  core.call("umask", umask)
+  for signal, was in pairs { [13] = pipe, [25] = xfsz } do core.call("rt_sigaction", signal, pack("=JJJI8", was, 0, 0, 0), nil, 8) end   -- SIGPIPE, SIGXFSZ
+  core.call("prlimit64", 0, 4, pack("=JJ", core_now, core_max))         -- RLIMIT_CORE
+  core.call("prlimit64", 0, 7, pack("=JJ", files_now, files_max))       -- RLIMIT_NOFILE
+end
+
+-- An array of pointers to texts, with a NULL at its end.
+local function pointers(list)
+  local at = {}
+  for i, text in ipairs(list) do
+    if text:find("\0", 1, true) then error("a NUL in an argument or a variable") end
+    at[8 * (i - 1)] = text
+  end
+  return { 8 * (#list + 1), at = at }
+end
+
+--- Becomes the program, which is looked for in PATH as execvp does: nil, why, errno
+function M.exec(argv, env)
+  local name, why, errno, denied = argv[1], "No such file or directory", ENOENT, nil
+  for dir in (name:find("/", 1, true) and "" or os.getenv("PATH") or "/bin:/usr/bin"):gmatch("[^:]*") do
+    local path = dir ~= "" and dir .. "/" .. name or name
+    _, why, errno = core.call("execve", path, pointers(argv), pointers(env))
+    if errno == ENOEXEC then      -- no program but a text: a shell's
+      _, why, errno = core.call("execve", "/bin/sh", pointers { "/bin/sh", path, table.unpack(argv, 2) }, pointers(env))
+    end
+    if errno == EACCES then denied = why end
+    if not SEEKS_ON[errno] then return nil, why, errno end
+  end
+  if denied then return nil, denied, EACCES end
+  return nil, why, errno
+end
 
 -- As core.call; what fails is raised as { step =, why =, errno = }.
 local function must(step, name, ...)
@@ -353,11 +389,11 @@ local function command(with, old, status, go, keepers)
   for cap = 0, 63 do core.call("prctl", PR_CAPBSET_DROP, cap) end
   must("no_new_privs", "prctl", PR_SET_NO_NEW_PRIVS, 1)
   must("no capabilities", "capset", pack("=I4i4", 0x20080522, 0), ("\0"):rep(24))
-  core.restore()
-  local ok, why = core.filter(with.filter)
-  if not ok then error({ step = "the filter of system calls", why = why, errno = 0 }, 0) end
+  M.restore()
+  -- From now on the filter judges each system call of this process and its children (seccomp(2)).
+  must("the filter of system calls", "prctl", PR_SET_SECCOMP, 2, { pack("=I2c6j", #with.filter // 8, "", 0), at = { [8] = with.filter } })
   core.call("rt_sigprocmask", 2, old, nil, 8)
-  local _, bad, errno = core.exec(with.argv, with.env)
+  local _, bad, errno = M.exec(with.argv, with.env)
   error({ step = "exec", why = bad, errno = errno }, 0)
 end
 

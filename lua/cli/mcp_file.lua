@@ -122,7 +122,7 @@ function M.read(ctx, path)
   local shown = report.clean(path)
   -- A pipe that somebody laid there would be waited for; one of the shell's own, <(command), is meant.
   local there = not path:find("^/dev/fd/") and path ~= "/dev/stdin" and ctx.host.stat(ctx.host.realpath(path) or path)
-  if there and there.type == "other" then report.fail(("%s is no plain file"):format(shown)) end
+  if there and (there.type == "other" or there.type == "socket") then report.fail(("%s is no plain file"):format(shown)) end
   local text, why = ctx.host.read_file(path, FILE_MAX)
   if not text then report.fail(("%s cannot be read: %s"):format(shown, why == "absent" and "there is no such file" or why)) end
   local root, hint

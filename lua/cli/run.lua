@@ -364,8 +364,8 @@ local function unjailed(args, opt, ctx, user)
     if not (core.call("setgroups", #user.groups, list) and core.call("setresgid", user.gid, user.gid, user.gid)
       and core.call("setresuid", user.uid, user.uid, user.uid)) then report.fail("cannot become " .. user.name) end
   end
-  core.restore()
-  local _, why, errno = core.exec(args, env)
+  jail.restore()
+  local _, why, errno = jail.exec(args, env)
   return not_run(ctx, args, { why = why, errno = errno })
 end
 

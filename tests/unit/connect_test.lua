@@ -183,7 +183,7 @@ local cases = {
   ["the listener is for loopback addresses alone"] = function()
     local host = require "host"
     for _, address in ipairs { "0.0.0.0", "10.0.0.1", "::", "localhost", "x" } do
-      is(pcall(host.listen, address, 0, print), false)
+      is(pcall(host.listen, { address = address, port = 0, handler = print }), false)
     end
     local _, port = host.listen { address = "127.0.0.1", port = 0, handler = print }
     assert(port > 0)
