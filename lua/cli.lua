@@ -12,7 +12,7 @@ local families = {
   { "env", "cli.env" }, { "run", "cli.run" }, { "explain", "cli.explain" }, { "log", "cli.log" }, { "status", "cli.status" }, { "bundle", "cli.bundle" },
   { "domain", "cli.bundle" }, { "rule", "cli.rule" }, { "approval", "cli.approval" }, { "seal", "cli.seal" }, { "gateway", "cli.door" }, { "tenant", "cli.door" }, { "user", "cli.door" }, { "role", "cli.door" },
   { "client", "cli.door" }, { "key", "cli.door" }, { "connection", "cli.door" }, { "policy", "cli.policy" }, { "set", "cli.set" }, { "ca", "cli.ca" },
-  { "doctor", "cli.doctor" }, { "backup", "cli.backup" }, { "restore", "cli.backup" },
+  { "admin", "cli.admin" }, { "doctor", "cli.doctor" }, { "backup", "cli.backup" }, { "restore", "cli.backup" },
   { "service", "cli.service" }, { "nft", "cli.nft" }, { "completion", "cli.shell" }, { "man", "cli.shell" }, { "version", "cli.version" }, { "lua", "cli.script" },
 }
 
@@ -411,6 +411,7 @@ local function run(args, ctx)
     report.usage("HOME is not set, so the data directory must be named", "--home DIR or SALLYPORT_HOME")
   end
   note_changes(command, ctx)
+  if ctx.page then require("changes").process.door = "page" end
   if ctx.home and not command.homeless then act_as_owner(ctx, command) end
   if ctx.json and not command.raw and not command.lines then return answered(command, rest, opt, ctx) end
   return command.run(rest, opt, ctx) or 0
@@ -425,7 +426,7 @@ end
 --- main(args) -> exit code: 0 done, 1 failed, 2 usage. Tests pass a context with their own `out` and `note`.
 function M.main(args, given)
   local ctx = given or {}
-  ctx.host = require "host"
+  ctx.host = ctx.host or require "host"
   ctx.host.read_file, ctx.host.getenv = require("cli.files").read, os.getenv      -- what Lua does as well
   local terminal = require "cli.terminal"
   -- What commands print quotes files, servers and agents: none of them may steer the terminal.
@@ -435,7 +436,7 @@ function M.main(args, given)
     s = s:gsub("^note:", function(word) return terminal.paint(ctx, "warn", word, 2) end)
     io.stderr:write((terminal.safe(s:sub(-1) == "\n" and s or s .. "\n")))
   end
-  page.WIDTH = terminal.help_width(ctx)
+  page.WIDTH = given and page.WIDTH or terminal.help_width(ctx)
   local asked = {}      -- a command line that cannot be read may still have asked for JSON
   for _, a in ipairs(args) do asked[a] = true end
   local out = ctx.out

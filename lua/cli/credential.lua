@@ -508,7 +508,7 @@ end
 local function pasted_tokens(ctx, pol, texts)
   local rest, pasted = {}, nil
   for _, text in ipairs(texts) do
-    local a = pol.connect and records.assignment(text)
+    local a = pol.connect and fields.assignment(ctx, text)
     if a and (a.name == "access_token" or a.name == "refresh_token") and not a.key then
       pasted = pasted or {}
       pasted[a.name] = fields.secret(ctx, a, a.name)

@@ -19,7 +19,26 @@ local troubles = {
   cancelled = "%s: cancelled",
 }
 
+-- What the page's form holds for a secret field: it ends and is refused as if it came from a file.
+local function typed(ctx, label, opts)
+  local text = ctx.typed[label]:gsub("\r\n", "\n"):gsub("\n$", "")
+  local bad = text:gsub("\t", ""):find("[%z\1-\31\127]")
+  if bad and not (opts.multiline and not text:find("[%z\1-\8\11-\31\127]")) then return nil, "control" end
+  return require("secret.core").of(text), text == "" or nil
+end
+
+--- A FIELD=VALUE that was typed. Where a page holds the secrets (ctx.typed: by label), no file and no variable is read for it.
+function M.assignment(ctx, text)
+  local a, why = records.assignment(text)
+  if a and ctx.typed then
+    local held = a.text == "-" and ctx.typed[a.key and a.name .. "." .. a.key or a.name]
+    a.from, a.value = held and "stdin" or "literal", a.text
+  end
+  return a, why
+end
+
 local function read(ctx, a, label, opts)
+  if ctx.typed and ctx.typed[label] then return typed(ctx, label, opts) end
   if a.from == "file" or a.from == "env" then return ctx.host.read_secret(a.from, a.value, opts) end
   if a.from == "ask" then return ctx.host.tty_secret(report.clean(label) .. " (not shown): ", opts) end
   if ctx.stdin_taken then report.usage("standard input can give one field only") end
@@ -172,7 +191,7 @@ local common_names = {
 function M.read(ctx, specs, texts)
   local into = { values = {}, headers = {}, sealed = {} }
   for _, text in ipairs(texts) do
-    local a, why = records.assignment(text)
+    local a, why = M.assignment(ctx, text)
     if not a then report.usage(why, "an option begins with two dashes; a field is FIELD=VALUE") end
     if common_names[a.name] then
       common(ctx, a, into)

@@ -25,6 +25,14 @@ function M.html(template, values)
 end
 local html = M.html
 
+local none = { __index = function() return false end }
+
+--- The same, where a name without a value stands for nothing.
+function M.sparse(template, values) return html(template, setmetatable(values or {}, none)) end
+
+--- A text of ours as it is: style, a drawing.
+function M.raw(text) return setmetatable({ text }, Html) end
+
 -- Characters that show a text otherwise than it is: controls, directions (UAX 9), what has no width.
 local function unseen(c)
   return c < 32 or c >= 127 and c < 160 or c == 0xAD or c == 0x61C or c >= 0x180B and c <= 0x180F or c >= 0x200B and c <= 0x200F
@@ -70,7 +78,7 @@ end
 function M.page(status, title, body, headers, target)
   local text = html('<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
     .. '<title>{title}</title><style>{style}</style><main><h1>{title}</h1>{body}</main></html>',
-    { title = title, body = body, style = setmetatable({ STYLE }, Html) })[1]
+    { title = title, body = body, style = M.raw(STYLE) })[1]
   local list = {
     { "Content-Type", "text/html; charset=utf-8" }, { "Content-Security-Policy", policy(target) }, { "X-Frame-Options", "DENY" },
     { "X-Content-Type-Options", "nosniff" }, { "Referrer-Policy", "no-referrer" }, { "Cache-Control", "no-store" },

@@ -1,6 +1,7 @@
 // A person in Chromium at the door: node door_person.mjs NODE_MODULES CHROMIUM DIR PORT MAP COMMANDS
-// COMMANDS is JSON: a list of { go, keyboard, submit, fill, check, shot, width, forced, dark, script, expect, connect }; prints a JSON line each.
+// COMMANDS is JSON: a list of { look, go, fill, type, keys, click, wait, shot, axe }; prints a JSON line each. axe: what axe-core finds on the page.
 import { createRequire } from 'node:module';
+import { readFileSync } from 'node:fs';
 const [modules, chromium_, dir, map, text] = process.argv.slice(2);
 const { chromium } = createRequire(modules + '/x.js')('playwright-core');
 const browser = await chromium.launch({ executablePath: chromium_, args: ['--no-sandbox', '--disable-gpu', `--host-resolver-rules=${map}`, '--ignore-certificate-errors'] });
@@ -28,7 +29,15 @@ for (const c of JSON.parse(text)) {
   if (c.wait) { await page.waitForTimeout(c.wait); }
   const size = await cdp.send('Page.getLayoutMetrics').catch(() => null);
   if (c.shot) await page.screenshot({ path: `${dir}/${c.shot}.png`, fullPage: true });
-  say({ url: page.url(), title: await page.title().catch(() => ''), focus: await focused().catch(() => null), said: said.splice(0),
+  let axe;
+  if (c.axe) {      // in a page of its own that runs scripts, with what the page is made of
+    const other = await (await browser.newContext({ bypassCSP: true, viewport: page.viewportSize(), colorScheme: c.look?.dark ? 'dark' : 'light' })).newPage();
+    await other.setContent(await page.content());
+    await other.addScriptTag({ content: readFileSync(modules + '/axe-core/axe.min.js', 'utf8') });
+    axe = (await other.evaluate(() => globalThis.axe.run())).violations.map((v) => `${v.id}: ${v.nodes.map((n) => n.html).join(' ').slice(0, 300)}`);
+    await other.context().close();
+  }
+  say({ axe, cookies: c.cookies ? await context.cookies() : undefined, url: page.url(), title: await page.title().catch(() => ''), focus: await focused().catch(() => null), said: said.splice(0),
     wide: size ? size.cssContentSize.width > size.cssLayoutViewport.clientWidth : null });
 }
 await browser.close();

@@ -89,7 +89,7 @@ def spec_of(words, cell):
 # What changes no record of the store. Every other command has a record of kind `change` that names it.
 READS = set("""credential list, credential show, credential presets, credential test, agent list, bundle list, bundle show, rule list, rule show, approval list, approval show, seal show, explain, log, status,
     gateway list, tenant list, user list, role list, client list, key list, connection list, connection show, policy list, policy show, policy new, policy test,
-    policy history, policy diff, policy try, policy help, ca, backup, serve, service print, nft, completion, man, version, lua, run""".replace("\n", " ").replace("  ", "").split(","))
+    policy history, policy diff, policy try, policy help, ca, backup, serve, service print, nft, completion, man, version, lua, run, admin""".replace("\n", " ").replace("  ", "").split(","))
 READS = {words.strip() for words in READS}
 
 
@@ -273,6 +273,10 @@ def test_every_command(t):
     run("log", "--summary", cell="summary")
     assert run("status")["running"] is True
     assert run("credential test", "api", "https://api.test/v1")["status"] == 200
+    page = subprocess.Popen([t.binary, "--home", s.home, "admin", "--print", "--json"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    t.processes.append(page)
+    m.judge("admin", json.loads(page.stdout.readline()))
+    page.kill()
     m.changes(s)
     m.seen |= signed_in(t, m) | {"lua", "run", "connection show", "connection revoke"}
     for words in commands_of(s):

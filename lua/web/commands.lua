@@ -1,0 +1,76 @@
+--- Commands of the command line as the page runs them: in this process, one at a time, with the secrets of a form.
+local M = {}
+
+local POLL, PATIENCE = 20, 30000        -- ms between two looks, and that one waits for the one before
+
+-- What a page may run: a family, and verbs of it or all. What reads or writes files, opens listeners, or says where
+-- secrets go without asking for one again (connect-to, upstream-ca) stays on the command line.
+local allowed = {
+  credential = { add = true, list = true, show = true, presets = true, set = true, enable = true, disable = true, test = true, remove = true },
+  agent = true, bundle = true, domain = true, rule = true, gateway = true, tenant = true, user = true, role = true, client = true,
+  key = true, connection = true, approval = true, explain = true, log = true, status = true, doctor = true, disconnect = true,
+  seal = { revoke = true }, set = true,
+  policy = { list = true, show = true, put = true, test = true, history = true, rollback = true, use = true, diff = true, remove = true },
+}
+
+--- Settings that are not changed on a page: they name files, helpers, or where connections go.
+M.KEPT = { ["connect-to"] = true, ["upstream-ca"] = true, helpers = true, ["log-file"] = true, ["log-group"] = true, public = true,
+  control = true, ["upstream-proxy"] = true, ["allow-address"] = true, ["trusted-proxy"] = true, ["gateway-cert"] = true, ["gateway-key"] = true,
+  ["listen-cert"] = true, ["listen-key"] = true, ["login-oidc"] = true }
+
+--- The command of these words that a page may run: its row of the table | nil
+function M.find(words)
+  local first, verb = words:match("^(%S+) ?(.*)$")
+  local a = first and allowed[first]
+  if not a or type(a) == "table" and not a[verb] then return nil end
+  for _, c in ipairs(require("cli").commands_of(first)) do
+    if c.words == words then return c end
+  end
+end
+
+local busy = false
+
+--- run({ "credential", "add", … }, { home =, typed = { label = text } | nil, lines = bool }) ->
+-- { code =, value = (its JSON; with `lines` a list of lines), notes = { text … }, error = { message =, hint = } | nil }
+-- typed: what stands for FIELD=- of a secret. Yields.
+function M.run(args, given)
+  local time = require "time"
+  local until_ = time.now() + PATIENCE
+  while busy do
+    if time.now() > until_ then return { code = 1, notes = {}, error = { message = "another change is still being made", hint = "try again" } } end
+    time.sleep(POLL)
+  end
+  busy = true
+  local out, notes = {}, {}
+  local ctx = { home = given.home, opened = true, json = true, page = true, typed = given.typed or {},
+    host = setmetatable({ isatty = function() return false end }, { __index = require "host" }),
+    out = function(s) out[#out + 1] = s end, note = function(s) notes[#notes + 1] = s end }
+  local ok, code = pcall(require("cli").main, args, ctx)
+  busy = false
+  local text = table.concat(out)
+  local got = { code = ok and code or 1, notes = notes }
+  if given.lines then
+    got.value = {}
+    for line in text:gmatch("[^\n]+") do got.value[#got.value + 1] = line end
+  else
+    got.value = require("json").decode(text)
+  end
+  local value = got.value
+  if not ok then
+    got.error = { message = "this is a fault in sallyport", hint = "sallyport log --kind change" }
+  elseif code ~= 0 then
+    local said = value or require("json").decode(text)
+    got.error = type(said) == "table" and type(said.error) == "table" and said.error or nil
+    if got.error then notes[#notes], notes[#notes - 1] = nil, nil end
+  end
+  return got
+end
+
+--- The same as one would type it; secrets as FIELD=-.
+function M.line(args)
+  local words = {}
+  for i, a in ipairs(args) do words[i] = require("env").quote(a) end
+  return "sallyport " .. table.concat(words, " ")
+end
+
+return M

@@ -1,0 +1,366 @@
+--- Forms of the operator's page: made from the table of commands and from the fields of types, and carried out by the command.
+local commands = require "web.commands"
+local page = require "web.page"
+local records = require "records"
+local html = page.sparse
+local M = {}
+
+local SUFFIX = 12       -- hex digits of the name under which an answer waits to be shown once
+local KEPT_MAX = 32
+
+-- Options that have no part in a page's form: of all commands, and of one.
+local hidden = { home = true, json = true, help = true }
+-- Where a credential's secret goes: a change of these asks for the secret again.
+local leads = { host = true, port = true, ["plain-http"] = true, ["seal-host"] = true, address = true, preset = true }
+local leads_fields = { ca = true, tls = true, client_cert = true }
+
+-- ---- the inputs ----------------------------------------------------------------------------------
+
+local function input(spec, form, fault)
+  local id, value = "i-" .. spec.name, form[spec.name] or spec.default or ""
+  local about = id .. "-help"
+  local wrong = fault and fault.at == spec.name
+  local attrs = html('id="{id}" name="{name}" aria-describedby="{about}"{wrong}{required}', { id = id, name = spec.name, about = about,
+    wrong = wrong and html ' aria-invalid="true"', required = spec.required and html " required" })
+  local box
+  if spec.kind == "switch" then
+    return html('<label class="on"><input type="checkbox" value="on"{on} {attrs}> {label}</label><small id="{about}">{help}</small>',
+      { attrs = attrs, on = form[spec.name] and html " checked", label = spec.label:gsub("^%l", string.upper), about = about, help = spec.help or "" })
+  elseif spec.kind == "choice" then
+    local list = {}
+    for i, v in ipairs(spec.values) do
+      list[i] = html('<option value="{v}"{on}>{v}</option>', { v = v, on = v == value and html " selected" })
+    end
+    box = html("<select {attrs}><option></option>{list}</select>", { attrs = attrs, list = list })
+  elseif spec.kind == "secret" then
+    box = html('<input type="password" autocomplete="off" spellcheck="false" placeholder="{hint}" {attrs}>', { attrs = attrs, hint = spec.hint or "" })
+  elseif spec.kind == "lines" then
+    box = html('<textarea rows="{rows}" spellcheck="false" autocomplete="off" {attrs}>\n{value}</textarea>', { attrs = attrs, value = spec.secret and "" or value, rows = spec.rows or 3 })
+  else
+    box = html('<input value="{value}" spellcheck="false" autocapitalize="none" autocomplete="off"{list} {attrs}>', { attrs = attrs, value = value,
+      list = spec.list and html(' list="{l}"', { l = id .. "-list" }) })
+    if spec.list then
+      local items = {}
+      for i, v in ipairs(spec.list) do items[i] = html('<option value="{v}">', { v = v }) end
+      box = html('{box}<datalist id="{id}-list">{items}</datalist>', { box = box, id = id, items = items })
+    end
+  end
+  return html('<label for="{id}">{label}</label>{box}<small id="{about}">{help}{wrong}</small>', { id = id, label = spec.label:gsub("^%l", string.upper):gsub("_", " "), box = box, about = about,
+    help = spec.help or "", wrong = wrong and html(' <span class="bad">{m}</span>', { m = fault.message }) })
+end
+
+local function names(desk, kind)
+  local out = {}
+  local words = { AGENT = "agent", BUNDLE = "bundle", CREDENTIAL = "credential", TENANT = "tenant", GATEWAY = "gateway", ROLE = "role" }
+  if not words[kind] then return nil end
+  local got = commands.run({ words[kind], "list", "--json" }, { home = desk.home })
+  for i, item in ipairs(type(got.value) == "table" and got.value or {}) do out[i] = item.name end
+  return out[1] and out or nil
+end
+
+-- The names of a command's arguments: "BUNDLE HOST [options]" -> { "BUNDLE", "HOST" }; the last may come again.
+local function arguments(c)
+  local out, several = {}, false
+  for word in (c.args or ""):gsub("%b[]", ""):gmatch("%S+") do
+    if word:sub(1, 2) == "--" then break end
+    if word == "…" then several = true elseif not word:find("=", 1, true) then out[#out + 1] = word end
+  end
+  return out, several
+end
+
+-- The inputs for a type's fields.
+local function of_fields(pol, out, record)
+  local set = {}
+  for _, name in ipairs(record and require("cli.shape").secrets(record) or {}) do set[name:match("^[^.]+")] = true end
+  for _, f in ipairs(require("policy").fields(pol)) do
+    local secret = records.is_secret(f)
+    local spec = { name = "f." .. f.name, label = f.label or f.name, help = f.help, required = f.required and not record and f.default == nil }
+    if f.type == "map" then
+      spec.kind, spec.rows, spec.help = "lines", 2, (f.help or "") .. " One KEY=VALUE a line."
+      spec.required = false
+    elseif f.type == "pem" or f.type == "document" then
+      spec.kind, spec.rows, spec.secret = "lines", 5, secret
+    elseif secret then
+      spec.kind, spec.hint = "secret", set[f.name] and "•••••••• (kept; type to replace it)" or ""
+    elseif f.values then
+      spec.kind, spec.values = "choice", f.values
+    elseif f.type == "boolean" then
+      spec.kind, spec.values = "choice", { "true", "false" }
+    end
+    local kept = record and record.fields and record.fields[f.name]
+    if kept ~= nil and not secret then
+      spec.default = type(kept) ~= "table" and tostring(kept) or #kept > 0 and table.concat(kept, " ") or nil
+    elseif f.default ~= nil and type(f.default) ~= "table" and f.default ~= "" then
+      spec.help = ("%s Default: %s"):format(spec.help or "", tostring(f.default))
+    end
+    out[#out + 1] = spec
+  end
+end
+
+local function load_type(name)
+  local pol = records.name(name or "") and require("policy_store").load(name)
+  return pol or nil
+end
+
+-- What a command's form asks: a list of inputs, the type whose fields are among them.
+local function specs_of(desk, c, form)
+  local out, args, several = {}, arguments(c)
+  for i, word in ipairs(args) do
+    local more = several and i == #args
+    local about = c.words:match("^(%S+)")
+    local new = c.words:find(" add$") and (word == "NAME" or word == about:upper())
+    out[#out + 1] = { name = "a" .. i, label = word:lower():gsub("_", " "), required = true, kind = more and "lines" or nil,
+      help = more and "one a line" or nil, list = not new and names(desk, word == "NAME" and about:upper() or word) or nil }
+  end
+  local pol, record
+  if c.words == "credential add" then
+    local preset = form["o.preset"] and require("presets").get(form["o.preset"])
+    pol = load_type(preset and preset.type or form["o.type"])
+  elseif c.words == "credential set" then
+    record = form.a1 and require("store").peek("credential", form.a1)
+    pol = record and load_type(record.type)
+  elseif c.words == "rule add" then
+    pol = load_type(form["o.type"])
+  elseif c.words == "rule set" then
+    local got = commands.run({ "rule", "show", form.a1 or "" }, { home = desk.home })
+    record = type(got.value) == "table" and got.value or nil
+    pol = record and load_type(record.type)
+  end
+  if pol then of_fields(pol, out, record) end
+  for _, o in ipairs(c.options or {}) do
+    if not hidden[o.name] then
+      local spec = { name = "o." .. o.name, label = o.name:gsub("-", " "), help = o.help }
+      if not o.arg or o.bare then
+        spec.kind = "switch"
+      elseif o.many then
+        spec.kind, spec.rows, spec.help = "lines", 2, ("%s. One a line."):format(o.help)
+      else
+        spec.list = names(desk, o.arg)
+      end
+      out[#out + 1] = spec
+    end
+  end
+  if pol or (c.args or ""):find("=", 1, true) then
+    out[#out + 1] = { name = "more", label = pol and "more fields" or "variables", kind = "lines", rows = 2,
+      help = pol and "One FIELD=VALUE a line: env, mint, scrub, attach, headers.NAME, … No secret stands here." or "One NAME=VALUE a line." }
+  end
+  return out, pol, record
+end
+
+-- ---- what was typed ------------------------------------------------------------------------------
+
+local function each_line(text)
+  return (text or ""):gmatch("[^\r\n]+")
+end
+
+-- The arguments of the command, and the secrets of the form by label | nil, message, which input
+local function arguments_of(c, form, specs, pol)
+  local args, typed, led = {}, {}, false
+  for word in c.words:gmatch("%S+") do args[#args + 1] = word end
+  local function put(text)
+    args[#args + 1] = text
+  end
+  -- An argument that begins with a dash would be an option.
+  for _, s in ipairs(specs) do
+    local value = form[s.name] or ""
+    if s.name:find("^a%d+$") then
+      for line in each_line(value) do
+        if line:sub(1, 1) == "-" then return nil, "it cannot begin with a dash", s.name end
+        put(line)
+      end
+    elseif s.name:find("^o%.") and value ~= "" then
+      local name = s.name:sub(3)
+      led = led or leads[name]
+      if s.kind == "switch" then
+        put("--" .. name)
+      elseif s.kind == "lines" then
+        for line in each_line(value) do put(("--%s=%s"):format(name, line)) end
+      else
+        put(("--%s=%s"):format(name, value))
+      end
+    elseif s.name:find("^f%.") and value ~= "" then
+      local name = s.name:sub(3)
+      local f = pol.by_name[name]
+      local secret = records.is_secret(f)
+      led = led or f.type == "url" and value ~= s.default
+      if f.type == "map" then
+        for line in each_line(value) do
+          local key, v = line:match("^([^=]+)=(.*)$")
+          if not key then return nil, "a line is KEY=VALUE", s.name end
+          local label = name .. "." .. key
+          if secret then typed[label] = v end
+          put(secret and label .. "=-" or line:gsub("^", name .. "."))
+        end
+      elseif secret then
+        typed[name] = value
+        put(name .. "=-")
+      elseif value ~= s.default then
+        put(("%s=%s"):format(name, value))
+      end
+    elseif s.name == "more" then
+      for line in each_line(value) do
+        if line:sub(1, 1) == "-" or not line:find("=", 1, true) then return nil, "a line is NAME=VALUE", "more" end
+        led = led or leads_fields[line:match("^[^=]*")] or pol and pol.by_name[line:match("^[^=]*")] and pol.by_name[line:match("^[^=]*")].type == "url"
+        put(line)
+      end
+    end
+  end
+  return args, typed, led
+end
+
+-- Whoever holds the page must not have a key sent to a place of theirs: then its secret is typed again.
+local function unled(record, pol, typed)
+  for _, name in ipairs(require("cli.shape").secrets(record)) do
+    local field = name:match("^[^.]+")
+    local there = typed[name] or typed[field]
+    for label in pairs(typed) do there = there or label:match("^[^.]+") == field and field ~= "headers" end
+    if not there then return ("its secret %s is asked for again where hosts, ports or addresses change; the command line changes it without"):format(name) end
+  end
+  if pol and pol.connect and require("store").peek("state", record.name) then
+    return "it holds the tokens of an account: where hosts, ports or addresses change, disconnect it first, or use the command line"
+  end
+end
+
+-- A refusal of the command at the input that it names.
+local function fault_of(err, specs)
+  local message = err.message or "it was refused"
+  if err.hint and err.hint:find("=@FILE", 1, true) then err.hint = nil end        -- ways of the command line
+  for _, s in ipairs(specs) do
+    local option, field = s.name:match("^o%.(.+)$"), s.name:match("^f%.(.+)$")
+    if option and message:find("--" .. option, 1, true) or field and message:find("^" .. field:gsub("%W", "%%%0") .. "[ :]") then
+      return { at = s.name, message = message, hint = err.hint }
+    end
+  end
+  return { message = message, hint = err.hint }
+end
+
+-- ---- pages ---------------------------------------------------------------------------------------
+
+local lists = { credential = "credentials", agent = "agents", bundle = "bundles", domain = "bundles", rule = "rules", policy = "policies",
+  user = "door", tenant = "door", role = "door", gateway = "door", client = "door", key = "door", connection = "door", set = "settings" }
+
+local things = { credential = "credential", agent = "agent", bundle = "bundle", domain = "host", rule = "rule", policy = "policy", user = "person", tenant = "tenant",
+  role = "role", gateway = "gateway", client = "client", key = "key", connection = "connection", approval = "request", seal = "sealed texts" }
+M.verbs = { add = "Add", set = "Change", remove = "Remove", revoke = "Revoke", rotate = "New token for", enable = "Enable", disable = "Disable", test = "Test",
+  attach = "Put credentials into", detach = "Take credentials out of", move = "Move", scope = "A scope for", allow = "Allow", deny = "Deny", use = "Use a version of",
+  rollback = "Roll back" }
+
+local function title_of(c, form)
+  local first, verb = c.words:match("^(%S+) ?(.*)$")
+  local preset = c.words == "credential add" and form["o.preset"] and require("presets").get(form["o.preset"])
+  if preset then return "Connect " .. preset.title, preset end
+  return ("%s %s"):format(M.verbs[verb] or verb:gsub("^%l", string.upper), things[first] or first)
+end
+
+-- Whether somebody has to say where the credential may go.
+local function needs_host(c, form, pol)
+  if c.words ~= "credential add" then return false end
+  local preset = form["o.preset"] and require("presets").get(form["o.preset"])
+  return not (pol and pol.hosts) and (not preset or require("presets").gap(preset) ~= nil)
+end
+
+--- The form of a command. fault: { at = input | nil, message, hint } of the last try.
+function M.show(desk, c, form, fault)
+  local specs, pol = specs_of(desk, c, form)
+  local first, rest = {}, {}
+  local set = c.words:find(" set$")
+  for _, s in ipairs(specs) do
+    local main = s.name:find("^[af]") or s.required or form[s.name] or s.name == "o.host" and needs_host(c, form, pol) or #specs < 8 or fault and fault.at == s.name
+    if s.name == "o.preset" and form["o.preset"] or s.name == "o.type" and form["o.type"] then
+      first[#first + 1] = html('<input type="hidden" name="{n}" value="{v}">', { n = s.name, v = form[s.name] })
+    elseif main and not (set and s.name:find("^o")) or set and s.name:find("^[af]") then
+      first[#first + 1] = input(s, form, fault)
+    else
+      rest[#rest + 1] = input(s, form, fault)
+    end
+  end
+  local type_missing = (c.words == "credential add" or c.words == "rule add") and not pol
+  local at = "do/" .. c.words:gsub(" ", "/")
+  local help = type(c.help) == "string" and c.help:match("^(.-)\n\n") or nil
+  local title, preset = title_of(c, form)
+  local made = preset and html('<p>A key for it is made here: {at}</p>', { at = preset.make:find("^https://[^%s]+$")
+    and html('<a href="{u}" rel="noopener noreferrer" target="_blank">{u}</a>', { u = preset.make }) or preset.make })
+  return { status = fault and 400 or 200, title = title, body = html([[
+{warn}{about}<form method="{method}" action="{base}{at}">{csrf}{first}{rest}<p class="row"><button class="go">{word}</button> <a class="button" href="{base}{back}">Back</a></p></form>
+<p class="dim">The same on the command line: <code>{line}</code></p>]], {
+    warn = fault and html('<div class="warn" role="alert"><strong>{m}</strong>{h}</div>', { m = fault.message, h = fault.hint and "\n" .. fault.hint or "" }),
+    about = made or help and html("<p>{t}</p>", { t = help:gsub("\n", " ") }) or html("<p>{t}.</p>", { t = c.summary:gsub("^%l", string.upper) }), method = type_missing and "get" or "post",
+    base = desk.base, at = at, csrf = not type_missing and desk.csrf(at), first = first,
+    rest = rest[1] and html("<details{open}><summary>More</summary>{rest}</details>", { rest = rest, open = set and html " open" }),
+    word = type_missing and "Go on" or (c.words:find "remove$" or c.words:find "revoke$") and "Yes, " .. c.words:match("%S+$") .. " it" or preset and "Connect" or M.verbs[c.words:match("%S+$")] or "Do it",
+    back = lists[c.words:match("^%S+")] or "", line = "sallyport " .. c.words .. " " .. (c.args or "") }) }
+end
+
+-- What an answer holds, as a list of names and values; moments as they are.
+function M.members(value)
+  local rows, keys = {}, {}
+  for k in pairs(value) do keys[#keys + 1] = k end
+  local rank = { name = 1, id = 2, type = 3, state = 4, decision = 4, hosts = 5, bundles = 6 }
+  table.sort(keys, function(a, b)
+    local x, y = rank[a] or 9, rank[b] or 9
+    if x ~= y then return x < y end
+    return tostring(a) < tostring(b)
+  end)
+  for _, k in ipairs(keys) do
+    local v, shown = value[k], nil
+    if type(v) ~= "table" then
+      shown = tostring(v)
+    elseif next(v) == nil then
+      shown = nil
+    else
+      local parts = {}
+      for i, item in ipairs(v) do parts[i] = type(item) == "table" and require("json").encode(item) or tostring(item) end
+      if #v == 0 then parts[1] = require("json").encode(v) end
+      shown = table.concat(parts, ", ")
+    end
+    if shown and shown ~= "" then rows[#rows + 1] = html("<dt>{k}</dt><dd>{v}</dd>", { k = tostring(k):gsub("_", " "), v = shown }) end
+  end
+  return html("<dl>{rows}</dl>", { rows = rows })
+end
+
+--- What a command answered, kept to be shown once: the address.
+function M.keep(desk, c, args, got)
+  local ids = {}
+  for id in pairs(desk.kept) do ids[#ids + 1] = id end
+  if #ids >= KEPT_MAX then desk.kept = {} end
+  local id = require("web.access").id():sub(1, SUFFIX)
+  desk.kept[id] = { words = c.words, line = commands.line(args), got = got }
+  return "done/" .. id
+end
+
+function M.done(desk, id)
+  local kept = desk.kept[id]
+  desk.kept[id] = nil
+  if not kept then return { status = 410, title = "Shown already", body = html("<p>What was done is shown once. The lists say how things stand now.</p>") } end
+  local notes = table.concat(kept.got.notes, "\n"):gsub("^note: ", "")
+  local value = type(kept.got.value) == "table" and #kept.got.value == 0 and kept.got.value or nil
+  local once = value and (value.token or value.secret or value.link)
+  if type(once) ~= "string" then once = nil end
+  if once then value.token, value.secret, value.link = nil, nil, nil end
+  return { title = "Done", body = html([[
+{once}{notes}{value}<p class="row"><a class="button go" href="{base}{back}">Go on</a></p><p class="dim">On the command line: <code>{line}</code></p>]], {
+    once = once and html('<div class="note" role="status"><strong>Shown this once:</strong> <code>{t}</code></div>', { t = once }),
+    notes = notes ~= "" and html('<p class="note" role="status">{n}</p>', { n = notes }), value = value and M.members(value),
+    base = desk.base, back = lists[kept.words:match("^%S+")] or "", line = kept.line }) }
+end
+
+--- GET and POST do/FAMILY/VERB
+function M.answer(desk, words, query, form)
+  local c = commands.find(words)
+  if not c or words:find " list$" or words:find " show$" or words == "set" or words == "log" or words == "policy put" then return nil end
+  if not form then return M.show(desk, c, query) end
+  local specs, pol, record = specs_of(desk, c, form)
+  local args, typed, led = arguments_of(c, form, specs, pol)
+  if not args then return M.show(desk, c, form, { at = led, message = typed }) end
+  if led and words == "credential set" and record then
+    local why = unled(record, pol, typed)
+    if why then return M.show(desk, c, form, { message = why }) end
+  end
+  local got = commands.run(args, { home = desk.home, typed = typed })
+  if got.error or got.code ~= 0 and got.value == nil then
+    return M.show(desk, c, form, fault_of(got.error or { message = table.concat(got.notes, " ") }, specs))
+  end
+  return { see = M.keep(desk, c, args, got) }
+end
+
+return M

