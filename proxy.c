@@ -26310,11 +26310,41 @@ l_http_request(lua_State *L)
 
 static const luaL_Reg l_http_client[] = {{"request", l_http_request}, /* yields */ {NULL, NULL}};
 
-/* -- helper programs (the type command), and tasks */
+/* -- helper programs (the type command; a field's exec:NAME), and tasks */
+
+/* Pushes secret, empty or nil, "control". Takes off one newline at the end, refuses other control
+ * bytes, and frees `b`. */
+static int
+l_secret_from(lua_State *L, struct buf *b, bool multiline)
+{
+	size_t n = b->n;
+	bool bad = false;
+
+	if (n != 0 && b->p[n - 1] == '\n') {
+		n--;
+		if (n != 0 && b->p[n - 1] == '\r')
+			n--;
+	}
+	for (size_t i = 0; i < n; i++) {
+		unsigned char ch = (unsigned char)b->p[i];
+
+		if ((ch < 0x20 || ch == 0x7f) && !(multiline && (ch == '\t' || ch == '\n' || ch == '\r')))
+			bad = true;
+	}
+	if (bad) {
+		buf_free(b);
+		return l_fail(L, "control");
+	}
+	buf_cut(b, n);
+	buf_make_secret(b);
+	l_push_buf(L, b);
+	return 1 + l_answer(L, n == 0);
+}
 
 struct l_command {
 	struct wait wait;
 	struct helper_run *run; /* owned; NULL: none yet */
+	bool whole, multiline;  /* its output is one secret, which may have lines */
 };
 
 /* A program that still runs is killed, and the run is freed once its group has ended. */
@@ -26374,6 +26404,8 @@ l_command_push(lua_State *L, bool late)
 
 	if (!c->wait.done)
 		return late ? l_fail(L, "command_timeout") : -1;
+	if (c->run->code == HELPER_DONE && c->whole)
+		return l_secret_from(L, &c->run->in, c->multiline);
 	if (c->run->code == HELPER_DONE)
 		return l_command_headers(L, buf_slice(&c->run->in));
 	return l_three(L, L_NIL, codes[c->run->code], c->run->status);
@@ -26401,11 +26433,12 @@ l_texts(lua_State *L, int idx)
 	return list;
 }
 
-/* host.command({ program, argument…, timeout=ms }, deadline)
+/* host.command({ program, argument…, timeout=ms [, whole=bool, multiline=bool] }, deadline)
  *   -> { { name, secret } … } | nil, code [, exit status]
+ *   -> secret, empty, where `whole`; nil, "control" too
  *
  * Runs a program of the helpers' folder; its standard output is a JSON object, the headers' names
- * and values. Codes: "no_helpers", "command_failed", "command_timeout", "command_too_large",
+ * and values, or with `whole` one value, as read_secret takes it. Codes: "no_helpers", "command_failed", "command_timeout", "command_too_large",
  * "command_missing", "command_unsafe", "command_busy", "command_malformed". Yields. */
 static int
 l_host_run(lua_State *L)
@@ -26421,6 +26454,8 @@ l_host_run(lua_State *L)
 	c = l_wait_new(L, sizeof *c, l_command_drop);
 	lua_getfield(L, 1, "timeout");
 	ms = luaL_checkinteger(L, -1);
+	c->whole = l_flag(L, 1, "whole");
+	c->multiline = l_flag(L, 1, "multiline");
 	argv = l_texts(L, 1);
 	if ((c->run = calloc(1, sizeof *c->run)) == NULL)
 		return luaL_error(L, "out of memory");
@@ -26638,6 +26673,20 @@ l_host_configure(lua_State *L)
 static int l_host_uid(lua_State *L) { return l_one(L, geteuid()); }
 static int l_host_pid(lua_State *L) { return l_one(L, getpid()); }
 
+/* host.realpath(path) -> path | nil, "absent" | why
+ *
+ * Absolute, without symbolic links, `.` and `..`. */
+static int
+l_host_realpath(lua_State *L)
+{
+	char out[PATH_MAX];
+
+	if (realpath(luaL_checkstring(L, 1), out) == NULL)
+		return l_fail_errno(L);
+	lua_pushstring(L, out);
+	return 1;
+}
+
 /* host.stat(path [, follow]) -> { mode =, uid =, gid =, size =, inode =, mtime =, type = } | nil, "absent" | why
  *
  * Without `follow` as lstat: a symbolic link is not followed. mtime: ns. type: "file", "dir", "link", "socket"
@@ -26838,35 +26887,6 @@ l_host_serve(lua_State *L)
 
 /* -- secrets from outside, never through a Lua string */
 
-/* Pushes secret, empty or nil, "control". Takes off one newline at the end, refuses other control
- * bytes, and frees `b`. */
-static int
-l_secret_from(lua_State *L, struct buf *b, bool multiline)
-{
-	size_t n = b->n;
-	bool bad = false;
-
-	if (n != 0 && b->p[n - 1] == '\n') {
-		n--;
-		if (n != 0 && b->p[n - 1] == '\r')
-			n--;
-	}
-	for (size_t i = 0; i < n; i++) {
-		unsigned char ch = (unsigned char)b->p[i];
-
-		if ((ch < 0x20 || ch == 0x7f) && !(multiline && (ch == '\t' || ch == '\n' || ch == '\r')))
-			bad = true;
-	}
-	if (bad) {
-		buf_free(b);
-		return l_fail(L, "control");
-	}
-	buf_cut(b, n);
-	buf_make_secret(b);
-	l_push_buf(L, b);
-	return 1 + l_answer(L, n == 0);
-}
-
 /* host.read_secret("file", path, opts) -> secret, empty | nil, code
  * host.read_secret("env", name, opts) -> secret, empty | nil, code
  * host.read_secret("stdin", nil, opts) -> secret, empty | nil, code
@@ -27047,6 +27067,7 @@ static const luaL_Reg l_host_worker[] = {
 	{"command", l_host_run}, /* yields */ {"helpers", l_host_helpers},
 	{"pid", l_host_pid}, {"uid", l_host_uid},
 	{"stat", l_host_stat}, {"read_secret", l_host_read_secret}, {"door", l_host_door}, {"home", l_host_home},
+	{"realpath", l_host_realpath},
 	{"record", l_host_record}, {"tally", l_host_tally}, {"count", l_host_count}, {NULL, NULL},
 };
 

@@ -133,6 +133,7 @@ function M.new(with)
   self.spawn = with.spawn
   self.places = with.places
   self.identity = with.identity              -- tls.identity: a credential's own certificate and roots
+  self.elsewhere = with.elsewhere and with.elsewhere(function(name, rec) return self:opened_of(name, rec) end)
   self.overrides = with.overrides
   self.on_settings = with.on_settings
   self.opened = cache_new(OPENED_MAX)
@@ -736,6 +737,7 @@ end
 -- Its own TLS: opened.tls for its hosts, opened.net_tls for the other hosts of `net`. true | nil, why
 local function identities(self, opened, rec)
   local key = rec.secrets and rec.secrets["c/client_key"]
+  if not key and rec.from and rec.from["c/client_key"] then return true end    -- `fetched` has it
   if not (rec.client_cert or key or rec.ca or rec.tls) then return true end
   local why, code
   opened.tls, why, code = self.identity(rec.client_cert, key, rec.ca, rec.tls == "legacy")
@@ -815,6 +817,25 @@ function M:opened_of(name, rec)
     if trust and not opened.own_tls then return nil, "injection_failed", ("its %s cannot be used: %s"):format(why, code) end
   end
   return opened
+end
+
+--- What `open` answered, with its secrets from elsewhere (elsewhere.lua), and the variables of this agent (nil: nobody)
+-- through this bundle; opened, were they fetched just now. Yields. nil, code, { message, retry_after, code }; nil, "changed".
+function M:fetched(opened, deadline, agent, bundle)
+  local base, generation = opened.base or opened, self.applied
+  if not base.rec.from then return opened end
+  local full, anew, info = self.elsewhere:fresh(base, deadline)
+  if not full then return nil, anew, info end
+  if self.spawn then
+    if not self:sync(deadline) then return nil, "store_unavailable", {} end
+    if self.applied ~= generation then return nil, "changed" end
+  end
+  if full.wants and bundle then
+    local code, why
+    full, code, why = self:filled(full, agent, bundle)
+    if not full then return nil, code, { message = ("credential %s: %s"):format(base.name, tostring(why)) } end
+  end
+  return full, anew
 end
 
 --- A credential ready to be applied, kept until its record or its type changes. nil, code, why. Who decided by

@@ -1116,7 +1116,11 @@ end
 local function plain_members(self, opened, deadline)
   local list = self.policy.plain(opened.pol, opened.view)
   if not list or not list[1] then return nil end
-  local cred, code, info = self.tokens:fresh(opened.base or opened, deadline)
+  local code, info
+  opened, code, info = self.config:fetched(opened, deadline)
+  if not opened then return false, code, info or {} end
+  local cred
+  cred, code, info = self.tokens:fresh(opened.base or opened, deadline)
   if not cred then return false, code, info or {} end
   return self.policy.plain_of(list, cred.state)
 end
@@ -1410,7 +1414,17 @@ end
 -- Attaches the credential and hands the request to C. false: what was decided changed meanwhile, and nothing was done.
 -- `again`: nothing of it but its route had a say so far, and requests like it may go the same way.
 local function send(self, req, agent, plan, opened, routed, websocket, deadline, again, sealed)
-  local ok, code, message, hint, options = attach(self, req, agent, opened, routed, deadline, sealed)
+  local ok, code, message, hint, options
+  if opened.rec.from then
+    opened, code, message = self.config:fetched(opened, deadline, agent, plan.log.bundle)
+    if code == "changed" then return false end
+    if not opened then
+      return errors.fail(req, code, message.message, errors.hint(code, plan.log.credential), { retry_after = message.retry_after }) or true
+    end
+    if code and opened.pol.refresh then self.tokens:again(opened.base or opened) end     -- what the server said of the old ones is over
+    if at_endpoint(self, opened, req.scheme, req.host, req.port, req.path) then return refuse(req, agent, "token_endpoint") or true end
+  end
+  ok, code, message, hint, options = attach(self, req, agent, opened, routed, deadline, sealed)
   if code == "changed" then return false end
   if refused_codes[code] then
     refuse(req, agent, code, message, hint)
@@ -1426,7 +1440,7 @@ local function send(self, req, agent, plan, opened, routed, websocket, deadline,
     if sealed and sealed.far then forward.addresses, forward.tls = sealed.addresses, opened.far_tls end
     forward.answer_timeout, forward.idle_timeout = opened.rec.answer_timeout, opened.rec.idle_timeout
     -- of an answer to a sealed text nothing is learnt about the credential
-    forward.watch, forward.websocket = not sealed and (opened.pol.refresh ~= nil or opened.pol.clock == true), websocket
+    forward.watch, forward.websocket = not sealed and (opened.pol.refresh ~= nil or opened.pol.clock == true or opened.rec.from ~= nil), websocket
     go(self, req, agent, plan.log.bundle, sealed and sealed.hosts or opened.rec.hosts, forward)
     local config, state, fresh = self.config, message, hint
     if again and opened.still and state and fresh > 0 and not names_in_line(req, routed)
@@ -1796,6 +1810,7 @@ function M:on_answer(name, status, www_authenticate, error_type, date, host)
   local opened = self.config:open(name)
   if not opened then return end
   if status == 401 then require("refused").note(self, name, opened.version, host) end
+  if status == 401 and opened.rec.from then self.config.elsewhere:rejected(opened) end
   date = opened.pol.clock and require("dates").parse(date)
   if date and (status == 400 or status == 401 or status == 403) then
     require("skew").note(self, name, host, self.time.wall() - date)

@@ -40,6 +40,9 @@ function M.build(with)
     log = log, parse_url = http.parse_url, path_readings = require("paths").ways, spawn = spawn, overrides = with.overrides,
     places = require("request").places,
     identity = require("identity").new,
+    elsewhere = function(opened_of)
+      return require("elsewhere").new { host = host, time = time, policy = policy, cache = Config.cache, spawn = spawn, log = log, opened_of = opened_of }
+    end,
     on_settings = not with.command and configure or nil,
   }
   local function new_id() return (host.random_token("")) end

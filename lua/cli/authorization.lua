@@ -22,6 +22,7 @@ local REVOKE_MAX = 7000                -- ms for one revocation: two of them end
 local HOLD_MAX = 25000                 -- ms to wait for a refresh that is in flight: longer than a lease
 local POLL_DEFAULT, POLL_MAX = 5, 60   -- s between two device polls (RFC 8628 3.2); what a server may ask at most
 local DEVICE_LIFE_MAX = 1800           -- s: no person takes longer
+local FETCH_MAX = 10000                -- ms for its secrets from elsewhere
 local ADOPT_MAX = 30000                -- ms for a pasted refresh token: one refresh, or another's lease and then ours
 
 --- Failures before anything of a refresh token went out.
@@ -62,6 +63,8 @@ function M.open(env, name)
   local opened, code, why = env.config:open(name)
   if not opened then return nil, code, why end
   if not opened.pol.connect then return nil, "no_connect", opened.pol.name end
+  opened, code, why = env.config:fetched(opened, env.time.now() + FETCH_MAX)
+  if not opened then return nil, code, why.message end
   return opened
 end
 

@@ -251,7 +251,7 @@ end
 --- The rows against the type and the secrets that are set.
 local function check_rows(pol, plain, secrets)
   local held = #records.held("anybody", plain) > 0
-  local ok, why = rows.check(plain.rows, pol, function(sealed) return secrets[sealed] ~= nil end, held)
+  local ok, why = rows.check(plain.rows, pol, function(sealed) return secrets[sealed] ~= nil or plain.from ~= nil and plain.from[sealed] ~= nil end, held)
   if not ok then
     report.usage("--substitute: " .. why, "sallyport policy show substitute tells of rows")
   end
@@ -444,7 +444,11 @@ local function show(args, _, ctx)
   for _, f in ipairs(pol and require("policy").fields(pol) or {}) do      -- where its secrets go, whoever chose it
     if f.type == "url" and f.default and (record.fields or {})[f.name] == nil then rest[#rest + 1] = { f.name, shown(f.default) .. " (default)" } end
   end
-  for _, name in ipairs(shape.secrets(record)) do rest[#rest + 1] = { name, "(secret, set)" } end
+  local away = {}
+  for sealed, text in pairs(record.from or {}) do
+    away[require("elsewhere").label(sealed)] = ("(secret, from %s; kept for %s)"):format(report.clean(text), records.span(record.ttl or require("elsewhere").TTL))
+  end
+  for _, name in ipairs(shape.secrets(record)) do rest[#rest + 1] = { name, away[name] or "(secret, set)" } end
   table.sort(rest, function(a, b) return a[1] < b[1] end)
   for _, r in ipairs(rest) do line(r[1], r[2]) end
   if pol and pol.connect then line("account", token_state.connection(token)) end
@@ -473,7 +477,21 @@ local function settle(pol, plain, into)
     end
     sample[name] = varied and variables.sample(value) or value
   end
-  local ok, field, message = policy.check_credential(pol, sample, plain.hosts)
+  local away = {}     -- fields whose value cannot be had now: what is to be checked of it is checked when it is fetched
+  for sealed, e in pairs(into.from) do
+    local name = sealed:match("^f/([^/]+)$")
+    away[1] = away[1] or e.code ~= nil
+    if name and e.code and rawequal(into.values[name], e.value) then away[name] = true end
+  end
+  local judge = pol
+  if away[1] then
+    judge = setmetatable({ fields = {}, validate = false }, { __index = pol })
+    for i, f in ipairs(pol.fields) do
+      judge.fields[i] = away[f.name] and setmetatable({ required = false }, { __index = f }) or f
+      if away[f.name] then sample[f.name] = nil end
+    end
+  end
+  local ok, field, message = policy.check_credential(judge, sample, plain.hosts)
   if not ok then
     report.usage(field and ("%s %s"):format(field, tostring(message)) or tostring(message),
       sample[field] ~= nil and (field_help(pol, field):gsub("^ +", ""))
@@ -486,7 +504,8 @@ local function settle(pol, plain, into)
     secrets[sealed] = handle
     names[#names + 1] = sealed:match("^h/(.+)$")
   end
-  tls.check(plain, secrets)
+  local key = into.from["c/client_key"]
+  if not (key and key.code and rawequal(secrets["c/client_key"], key.value)) then tls.check(plain, secrets) end
   local count = 0
   for _ in pairs(secrets) do count = count + 1 end
   if count > SECRETS_MAX then
@@ -494,8 +513,26 @@ local function settle(pol, plain, into)
   end
   table.sort(names)
   plain.secret_headers = #names > 0 and names or nil
+  for sealed, e in pairs(into.from) do
+    if e.code and rawequal(secrets[sealed], e.value) then secrets[sealed] = nil end
+  end
   plain.short = scrub.short(pol, secrets)
+  plain.split = plain.split or {}
+  plain.from = fields.sources(into, plain.split, secrets)
+  plain.ttl = plain.from and into.ttl or nil
+  if not next(plain.split) then plain.split = nil end
+  if into.new_ttl and not plain.from then report.usage("ttl is for secrets from elsewhere (exec:NAME, file:PATH)", "sallyport help elsewhere") end
   return secrets
+end
+
+-- Secrets that could not be had when they were typed.
+local function advise_elsewhere(typed, ctx)
+  for _, e in pairs(typed.from) do
+    if e.code then
+      ctx.note(("note: %s cannot be had now: %s%s; until it can, requests are refused (sallyport doctor)"):format(e.label,
+        require("elsewhere").sentence(e.code), e.detail and " (" .. report.clean(e.detail) .. ")" or ""))
+    end
+  end
 end
 
 local function taken(name)
@@ -572,7 +609,7 @@ local function add(args, opt, ctx)
   read_scope(plain, opt, ctx)   -- everything that can be wrong is said before a secret is asked for
   check_shared(pol, plain)
   local given, pasted = pasted_tokens(ctx, pol, table.move(args, 2, #args, 1, {}))
-  local into = fields.read(ctx, specs, given)
+  local into = fields.read(ctx, specs, given, true)
   local chosen = opt.placeholder or into.placeholder
   if preset then presets.lay(preset, plain, into, opt, ctx) end
   if pol.env and pol.env.name and not (into.env or opt.env) then
@@ -600,6 +637,7 @@ local function add(args, opt, ctx)
   end
   local files = preset and presets.open_files(preset, plain) or {}
   advise(plain, ctx)
+  advise_elsewhere(into, ctx)
   for _, s in ipairs(plain.short or {}) do
     ctx.note(("note: %s is %s: %s"):format(s.name, s.heads and "under 16 bytes" or "under 8 bytes", s.heads
       and "an answer's head is searched for it, a body is not" or "no answer is searched for it, for it may be any word"))
@@ -607,8 +645,9 @@ local function add(args, opt, ctx)
   local me, trial = require("cli.home").command(ctx), require "cli.credential_test"
   local url = trial.root_url(plain)
   local example = url:gsub("//….", "//any."):gsub("…", "tenant")   -- explain takes no gap
-  ctx.note(("Kept '%s' for %s, in %s. Its secret is sealed and no command shows it again.\n"
+  ctx.note(("Kept '%s' for %s, in %s. %s\n"
     .. "  %s credential test %s\n  %s explain GET %s"):format(name, report.several(plain.hosts), joined(plain.bundles),
+    not plain.from and "Its secret is sealed and no command shows it again." or "Its secret is fetched when it is needed, and never kept here.",
     me, name .. (trial.needs_url(plain) and " " .. url or ""), me, example))
   if files[1] then
     ctx.note(("Its answers lead elsewhere, or its libraries look there first: agents may read there, without the credential:\n"
@@ -631,7 +670,9 @@ local function clear(plain, kept, names, specs)
     local name, member = n:match("^([^.]+)%.?(.*)$")
     local known = false
     for _, s in ipairs(specs) do known = known or s.name == name end
-    if clearable[n] then
+    if n == "ttl" and not known then
+      kept.ttl = nil
+    elseif clearable[n] then
       plain[clearable[n]] = n == "bundle" and {} or nil
       if n == "env" then plain.placeholder, plain.env_also, plain.env_more = nil, nil, nil end
       if n == "client_cert" then kept.sealed["c/client_key"] = nil end
@@ -664,11 +705,11 @@ local function set(args, opt, ctx)
     local pol = load_type(now.type)
     local specs = require("policy").fields(pol)
     plain = db.plain(now)
-    local kept = fields.kept(now)
+    local kept = fields.kept(now, true)
     clear(plain, kept, opt.clear, specs)
     if opt.preset then presets.attach(plain, opt.preset) end
     read_scope(plain, opt, ctx)
-    typed = typed or fields.read(ctx, specs, given)
+    typed = typed or fields.read(ctx, specs, given, true)
     read_env(plain, typed, opt)
     read_rows(plain, opt)
     read_tls(plain, typed)
@@ -683,7 +724,8 @@ local function set(args, opt, ctx)
     local secrets = settle(pol, plain, kept)
     check_rows(pol, plain, secrets)
     if opt.host or opt.seal_host or opt.substitute or next(typed.sealed) then check_shared(pol, plain, ctx) end
-    return { op = "put", db = "credential", key = plain.name, version = now.version, plain = plain, secrets = secrets }
+    return { op = "put", db = "credential", key = plain.name, version = now.version, plain = plain, secrets = secrets,
+      moves = not records.same(now.from, plain.from) }
   end
   if pasted then
     set_pasted(ctx, args[1], build, pasted)
@@ -691,6 +733,7 @@ local function set(args, opt, ctx)
     db.change(function() return { build() } end)
   end
   advise(plain, ctx)
+  advise_elsewhere(typed, ctx)
   if reshaped then
     ctx.note(("note: its placeholder looks like %s now, and the one before stands for nothing: agents need a new `%s env`"):format(
       plain.placeholder, require("cli.home").command(ctx)))
@@ -775,7 +818,9 @@ A secret is never written on the command line, where the shell's history and `ps
 of it is dropped:
 ]] .. page.pairs({
   { "token=@FILE", "from a file" }, { "token=-", "from standard input" }, { "token=env:NAME", "from a variable" },
-  { "(left out)", "asked on the terminal, not shown" } }, 30) .. [[
+  { "(left out)", "asked on the terminal, not shown" },
+  { "token=exec:NAME, token=file:PATH", "not kept here: a program prints it, or a file has it, each time it is needed (ttl=5m: kept in "
+    .. "memory for so long); sallyport help elsewhere" } }, 30) .. [[
 
 
 All types have these too:

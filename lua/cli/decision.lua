@@ -384,6 +384,8 @@ function M.trial(pipeline, spec)
   if not item then return nil, second, third end
   opened, code, why = self.config:filled(opened, agent, second)
   if not opened then return nil, code, ("credential %s: %s"):format(spec.credential, tostring(why)) end
+  opened, code, why = self.config:fetched(opened, spec.deadline, agent, second)
+  if not opened then return nil, code, why.message end
   if at_endpoint(self, opened, url.scheme, url.host, url.port, url.path) then
     return nil, "token_endpoint", "this is its own token endpoint"
   end

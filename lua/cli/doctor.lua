@@ -394,6 +394,28 @@ local function credentials(_, say)
   if fine then say("credentials", OK, "no wildcard that strangers answer, no preset that is gone, no row without a place, no foreign key that passes") end
 end
 
+local FETCH_ALL = 30000           -- ms for all secrets from elsewhere: each may take 10 s
+
+-- Secrets from elsewhere: can they be had?
+local function from_elsewhere(ctx, say)
+  local elsewhere, time, count = require "elsewhere", require "time", 0
+  local till, fine = time.now() + FETCH_ALL, true
+  for name, record in db.each("credential", "") do
+    local pol = record and record.from and require("policy_store").load(record.type)
+    if pol then
+      require("cli.fields").helpers(ctx)
+      local values, code, detail, sealed = elsewhere.values(ctx.host, pol, record, math.min(till, time.now() + 10000))
+      for _ in pairs(record.from) do count = count + 1 end
+      if not values then
+        fine = false
+        say("elsewhere", BAD, ("%s: its %s (%s) cannot be had: %s%s"):format(name, elsewhere.label(sealed), record.from[sealed],
+          elsewhere.sentence(code), detail and " (" .. detail .. ")" or ""), "sallyport help elsewhere")
+      end
+    end
+  end
+  if fine and count > 0 then say("elsewhere", OK, ("%d secret%s elsewhere, and can be had"):format(count, count == 1 and " lies" or "s lie")) end
+end
+
 -- What the cause of a client's failed handshake means, and what the operator does about it.
 local distrust = { "it does not trust the CA", "sallyport env %agent says what each client reads; so does sallyport help clients" }
 local causes = {
@@ -486,7 +508,7 @@ end
 
 local of_the_store = {
   { "CA", certificates }, { "credential TLS", credential_certificates }, { "client files", client_files }, { "listener", listeners },
-  { "upstream proxy", upstream_proxy }, { "request log", request_log }, { "policies", policies }, { "credentials", credentials },
+  { "upstream proxy", upstream_proxy }, { "request log", request_log }, { "policies", policies }, { "credentials", credentials }, { "elsewhere", from_elsewhere },
   { "clients", handshakes },
 }
 

@@ -6,6 +6,8 @@ local M = {}
 
 local PLAIN_FILE_MAX = 1 << 20   -- a certificate or a document without secrets
 
+local FETCH_MAX = 10000          -- ms for one secret from elsewhere
+
 local function how(label)
   return ("%s=@FILE, %s=- (standard input), %s=env:NAME, or leave it out to be asked"):format(label, label, label)
 end
@@ -64,6 +66,28 @@ function M.secret(ctx, a, label, opts, may_be_empty)
   return value
 end
 
+--- Lets programs be run, of the folder that the running proxy has, or the settings name.
+function M.helpers(ctx)
+  if ctx.helpers_named then return end
+  local running = require("cli.home").running(ctx)
+  local dir = records.settings(running and running.flags).helpers
+  ctx.helpers_named = true
+  if dir then ctx.host.helpers(dir) end
+end
+
+--- Reads what an assignment says of a secret from elsewhere (elsewhere.lua) into `into.from[sealed]`, { text, value, code, detail }:
+-- where it cannot be had now, `code` says why, and the value is a handle that stands for it. nil: it says nothing of the kind.
+local function from_elsewhere(ctx, a, label, sealed, multiline, into)
+  local elsewhere = require "elsewhere"
+  if not into.elsewhere or a.from ~= "literal" or not elsewhere.is(a.value) then return nil end
+  local ok, why = elsewhere.parse(a.value)
+  if not ok then report.usage(("%s %s"):format(label, why)) end
+  M.helpers(ctx)
+  local value, code, detail = elsewhere.get(ctx.host, a.value, multiline, require("time").now() + FETCH_MAX)
+  into.from[sealed] = { text = a.value, code = code, detail = detail, label = label, value = value or require("secret.core").of("elsewhere") }
+  return into.from[sealed].value
+end
+
 local function plain(ctx, spec, a, label)
   if (spec.type == "pem" or spec.type == "document") and a.from == "file" then
     local text, why = ctx.host.read_file(a.value, PLAIN_FILE_MAX)
@@ -108,7 +132,7 @@ local function common(ctx, a, into)
     return
   end
   if a.name == "client_key" then
-    into.sealed["c/client_key"] = M.secret(ctx, a, a.name, { multiline = true })
+    into.sealed["c/client_key"] = from_elsewhere(ctx, a, a.name, "c/client_key", true, into) or M.secret(ctx, a, a.name, { multiline = true })
     return
   end
   if a.name == "env" then   -- several: env=A env=B, or with commas
@@ -131,8 +155,9 @@ local function common(ctx, a, into)
   if not name then report.usage(why) end
   local label = "headers." .. name
   into.headers[name], into.sealed["h/" .. name] = nil, nil
-  if a.from ~= "literal" then
-    into.sealed["h/" .. name] = M.secret(ctx, a, label)
+  local away = from_elsewhere(ctx, a, label, "h/" .. name, false, into)
+  if away or a.from ~= "literal" then
+    into.sealed["h/" .. name] = away or M.secret(ctx, a, label)
   elseif not require("http").field_value_ok(a.value) or not utf8.len(a.value) then
     report.usage(label .. " has a byte that no header may hold (other letters are UTF-8)")
   else
@@ -164,8 +189,12 @@ local function field(ctx, spec, a, into)
   local value
   if records.is_secret(spec) then
     local multiline = spec.type == "pem" or spec.type == "document"
-    value = M.secret(ctx, a, label, { multiline = multiline }, spec.empty or not spec.required)
-    if spec.split then value = taken_apart(value, spec) end
+    local sealed = "f/" .. a.name .. (a.key and "/" .. a.key or "")
+    value = from_elsewhere(ctx, a, label, sealed, multiline, into)
+    local from = value and into.from[sealed]
+    value = value or M.secret(ctx, a, label, { multiline = multiline }, spec.empty or not spec.required)
+    if spec.split and not (from and from.code) then value = taken_apart(value, spec) end
+    if from then from.value = value end
   else
     value = plain(ctx, spec, a, label)
   end
@@ -187,13 +216,20 @@ local common_names = {
 
 --- Reads assignments into
 -- { values = by field, headers = plain ones, sealed = secret ones as "h/NAME" and "c/client_key", env, placeholder,
---   mint, scrub, keep, attach, client_cert, ca, tls }.
-function M.read(ctx, specs, texts)
-  local into = { values = {}, headers = {}, sealed = {} }
+--   mint, scrub, keep, attach, client_cert, ca, tls, from = secrets from elsewhere by sealed name, ttl }.
+-- elsewhere: secrets may be exec:NAME and file:PATH.
+function M.read(ctx, specs, texts, elsewhere)
+  local into = { values = {}, headers = {}, sealed = {}, from = {}, elsewhere = elsewhere }
+  local own_ttl = false
+  for _, spec in ipairs(specs) do own_ttl = own_ttl or spec.name == "ttl" end
   for _, text in ipairs(texts) do
     local a, why = M.assignment(ctx, text)
     if not a then report.usage(why, "an option begins with two dashes; a field is FIELD=VALUE") end
-    if common_names[a.name] then
+    if a.name == "ttl" and elsewhere and not own_ttl then
+      into.ttl, why = records.duration(a.text)
+      into.new_ttl = true
+      if not into.ttl then report.usage("ttl: " .. why) end
+    elseif common_names[a.name] then
       common(ctx, a, into)
     else
       field(ctx, find(specs, a.name), a, into)
@@ -226,9 +262,31 @@ function M.parts(specs, values)
   return fields, next(split) and split or nil, sealed
 end
 
---- What is kept, in the shape of `read`: from a record with its secrets.
-function M.kept(record)
-  local into = { values = {}, headers = {}, sealed = {} }
+--- What the record keeps of secrets from elsewhere: their texts by sealed name | nil; and what must not be kept of them goes
+-- out of `secrets` and `split`. Those whose field has another value by now, or none, are no longer there.
+function M.sources(into, split, secrets)
+  local out = {}
+  for sealed, e in pairs(into.from) do
+    local name, key = sealed:match("^f/([^/]+)/?(.*)$")
+    local now
+    if name then now = into.values[name] else now = into.sealed[sealed] end
+    if name and key ~= "" then now = type(now) == "table" and now[key] or nil end
+    if rawequal(now, e.value) then
+      out[sealed], secrets[sealed] = e.text, nil
+      if name and key == "" and type(now) == "table" then
+        split[name] = nil
+        for other in pairs(secrets) do
+          if other:sub(1, #sealed + 1) == sealed .. "/" then secrets[other] = nil end
+        end
+      end
+    end
+  end
+  return next(out) and out or nil
+end
+
+--- What is kept, in the shape of `read`: from a record with its secrets. elsewhere: handles stand for secrets from elsewhere.
+function M.kept(record, elsewhere)
+  local into = { values = {}, headers = {}, sealed = {}, from = {}, ttl = elsewhere and record.ttl or nil }
   for name, value in pairs(record.fields or {}) do into.values[name] = value end
   for name, value in pairs(record.headers or {}) do into.headers[name] = value end
   local function member(name, key, value)
@@ -238,7 +296,13 @@ function M.kept(record)
   for name, members in pairs(record.split or {}) do
     for key, value in pairs(members) do member(name, key, value) end
   end
-  for sealed, handle in pairs(record.secrets or {}) do
+  local all = {}
+  for sealed, handle in pairs(record.secrets or {}) do all[sealed] = handle end
+  for sealed, text in pairs(elsewhere and record.from or {}) do
+    all[sealed] = require("secret.core").of("elsewhere")
+    into.from[sealed] = { text = text, value = all[sealed], code = "kept" }
+  end
+  for sealed, handle in pairs(all) do
     local field = sealed:match("^f/(.+)$")
     local name, key = (field or ""):match("^([^/]+)/(.+)$")
     if name then
@@ -276,6 +340,8 @@ function M.over(kept, typed, specs)
       kept.values[spec.name] = new
     end
   end
+  for sealed, e in pairs(typed.from) do kept.from[sealed] = e end
+  kept.ttl, kept.new_ttl = typed.ttl or kept.ttl, typed.new_ttl
   for name, value in pairs(typed.headers) do kept.headers[name], kept.sealed["h/" .. name] = value, nil end
   for sealed, value in pairs(typed.sealed) do
     local header = sealed:match("^h/(.+)$")

@@ -7,7 +7,7 @@ local call, pack, unpack = jail.call, string.pack, string.unpack
 local AT_FDCWD, AT_SYMLINK_NOFOLLOW = -100, 0x100
 local O_WRONLY, O_RDWR, O_CREAT, O_EXCL, O_APPEND, O_NONBLOCK, O_CLOEXEC = 1, 2, 0x40, 0x80, 0x400, 0x800, 0x80000
 local O_NOFOLLOW = jail.number "O_NOFOLLOW"
-local ENOENT, EEXIST, ENOTDIR, EINVAL, EADDRINUSE, ECONNREFUSED = 2, 17, 20, 22, 98, 111
+local ENOENT, EEXIST, ENOTDIR, EADDRINUSE, ECONNREFUSED = 2, 17, 20, 98, 111
 local LOCK_SH, LOCK_EX, LOCK_NB = 1, 2, 4
 local SIGCHLD = 17
 
@@ -24,41 +24,6 @@ local function open(path, flags, mode) return try("openat", AT_FDCWD, path, flag
 local held = { __close = function(self) call("close", self.fd) end }
 
 -- ---- files and folders -----------------------------------------------------------------------------
-
-local LINKS_MAX = 40       -- as the kernel has it
-
---- realpath(path) -> path | nil, "absent" | why. Absolute, without symbolic links, `.` and `..`.
-function M.realpath(path)
-  local at, links, n, errno = "", 0, nil, nil
-  if path:sub(1, 1) ~= "/" then
-    n, at = call("getcwd", { 4096 }, 4096)
-    if not n then return nil, at end
-    at = at:sub(1, n - 1):gsub("^/$", "")
-    if path == "" or at:find("^[^/]") then return nil, "absent" end
-  end
-  local left = path .. (path:sub(-1) == "/" and "." or "")
-  while left ~= "" do
-    local part, rest = left:match("^/*([^/]*)(.*)$")
-    local to
-    left = rest
-    if part ~= "" then
-      n, to, errno = call("readlinkat", AT_FDCWD, at .. "/" .. part, { 4096 }, 4096)
-      if n then
-        links = links + 1
-        if links > LINKS_MAX then return nil, "Too many levels of symbolic links" end
-        left = to:sub(1, n) .. left
-        if left:sub(1, 1) == "/" then at = "" end
-      elseif errno ~= EINVAL then
-        return nil, (errno == ENOENT or errno == ENOTDIR) and "absent" or to
-      elseif part == ".." then
-        at = at:match("^(.*)/[^/]*$") or ""
-      elseif part ~= "." then
-        at = at .. "/" .. part
-      end
-    end
-  end
-  return at ~= "" and at or "/"
-end
 
 -- A plain file of this user without a second link, as io.open has files; no symbolic link is followed.
 local function open_file(path, flags, how, prepare)

@@ -14,6 +14,7 @@ function M.secrets(record)
   for _, sealed in ipairs(record.sealed or {}) do
     names[#names + 1] = sealed:gsub("^[fc]/", ""):gsub("^h/", "headers."):gsub("/", ".")
   end
+  for sealed in pairs(record.from or {}) do names[#names + 1] = require("elsewhere").label(sealed) end
   table.sort(names)
   return report.array(names)
 end
@@ -27,6 +28,11 @@ function M.credential(record, now)
   out.state = record.enabled == false and "disabled" or "enabled"
   out.env = record.env and report.array { record.env, table.unpack(record.env_also or {}) }
   out.secrets = M.secrets(record)
+  for sealed, text in pairs(record.from or {}) do
+    out.from = out.from or {}
+    out.from[require("elsewhere").label(sealed)] = text
+  end
+  out.ttl = record.from and (record.ttl or require("elsewhere").TTL) or nil
   require("cli.tls").public(out)
   if now then
     out.token = require("cli.token_state").read(record, now)
