@@ -9694,13 +9694,6 @@ verify_offer_session(const struct tls_verify *v, br_ssl_engine_context *eng, int
 	return found;
 }
 
-/* Why the chain was refused; static. NULL: the table of reasons has it. */
-static const char *
-verify_why(const struct tls_verify *v)
-{
-	return v != NULL ? v->why : NULL;
-}
-
 /* -- why an upstream's handshake failed (`tls` tells an agent's by its alert). The last row is for
  * all other errors. */
 static const struct { int err; const char *why; } tls_reasons[] = {
@@ -9747,8 +9740,8 @@ tls_reason(const struct tls *t, int err)
 
 	if (!t->is_client)
 		return NULL;
-	if (verify_why(t->verify) != NULL)
-		return verify_why(t->verify);
+	if (t->verify != NULL && t->verify->why != NULL)        /* why the chain was refused */
+		return t->verify->why;
 	/* An old server takes our 1.2 down to its own and then finds no cipher of that time. */
 	if ((version == BR_TLS10 || version == BR_TLS11) &&
 	    (err == BR_ERR_UNSUPPORTED_VERSION || alert == BR_ALERT_HANDSHAKE_FAILURE))
@@ -12898,11 +12891,21 @@ struct key_info {
 };
 
 /* `oid`: the curve's OBJECT IDENTIFIER, as a DER element. */
-static const struct { int id; const char *name; unsigned bits; unsigned char oid[10]; } key_curves[] = {
+static const struct key_curve { int id; const char *name; unsigned bits; unsigned char oid[10]; } key_curves[] = {
 	{BR_EC_secp256r1, "P-256", 256, {0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07}},
 	{BR_EC_secp384r1, "P-384", 384, {0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x22}},
 	{BR_EC_secp521r1, "P-521", 521, {0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x23}},
 };
+
+/* NULL: a curve that we do not use. */
+static const struct key_curve *
+key_curve_of(const br_ec_private_key *sk)
+{
+	for (size_t i = 0; i < COUNT(key_curves); i++)
+		if (key_curves[i].id == sk->curve)
+			return &key_curves[i];
+	return NULL;
+}
 
 /* PKCS#8 keys that BearSSL does not read, told by the AlgorithmIdentifier (RFC 8410 3). */
 static const struct { char id[8]; const char *name; unsigned bits; } key_others[] = {
@@ -12943,8 +12946,8 @@ static const char *
 key_judge(struct slice der, br_skey_decoder_context *key, struct key_info *info)
 {
 	const char *why = key_judge_head(der, info);
-	const br_ec_private_key *ec;
-	int curve;
+	const struct key_curve *curve;
+	int err;
 
 	if (why != NULL || info->encrypted || info->type != NULL)
 		return why;
@@ -12956,17 +12959,14 @@ key_judge(struct slice der, br_skey_decoder_context *key, struct key_info *info)
 		return NULL;
 	case BR_KEYTYPE_EC:
 		info->type = "ec";
-		ec = br_skey_decoder_get_ec(key);
-		curve = ec->curve;
-		for (size_t i = 0; i < COUNT(key_curves); i++)
-			if (key_curves[i].id == curve) {
-				info->curve = key_curves[i].name;
-				info->bits = key_curves[i].bits;
-			}
-		return info->curve == NULL ? "unsupported" : NULL;
+		if ((curve = key_curve_of(br_skey_decoder_get_ec(key))) == NULL)
+			return "unsupported";
+		info->curve = curve->name;
+		info->bits = curve->bits;
+		return NULL;
 	default:
-		curve = br_skey_decoder_last_error(key);
-		return curve == BR_ERR_X509_UNSUPPORTED || curve == BR_ERR_X509_LIMIT_EXCEEDED ?
+		err = br_skey_decoder_last_error(key);
+		return err == BR_ERR_X509_UNSUPPORTED || err == BR_ERR_X509_LIMIT_EXCEEDED ?
 		    "unsupported" : "malformed";
 	}
 }
@@ -13167,21 +13167,17 @@ static bool
 key_public_ec(const br_ec_private_key *sk, struct der *d)
 {
 	uint8_t buf[BR_EC_KBUF_PUB_MAX_SIZE];
+	const struct key_curve *curve = key_curve_of(sk);
 	const uint8_t *end = d->at, *mark;
 	br_ec_public_key pk;
-	int curve = sk->curve;
-	size_t i = 0;
 
-	while (i < COUNT(key_curves) && key_curves[i].id != curve)
-		i++;
-	if (i == COUNT(key_curves) ||
-	    br_ec_compute_pub(br_ec_get_default(), &pk, buf, sk) == 0)
+	if (curve == NULL || br_ec_compute_pub(br_ec_get_default(), &pk, buf, sk) == 0)
 		return false;
 	der_put(d, pk.q, pk.qlen);
 	der_byte(d, 0);
 	der_wrap(d, 0x03, end);
 	mark = d->at;
-	der_put(d, key_curves[i].oid, 2u + key_curves[i].oid[1]);
+	der_put(d, curve->oid, 2u + curve->oid[1]);
 	der_put(d, "\x06\x07\x2a\x86\x48\xce\x3d\x02\x01", 9);
 	der_wrap(d, 0x30, mark);
 	return true;
@@ -13225,24 +13221,29 @@ key_public_rsa(const br_rsa_private_key *sk, struct der *d)
 	return true;
 }
 
-/* Writes the SubjectPublicKeyInfo (RFC 5280 4.1.2.7) of a private key: from d->at to the end of the
- * room. NULL, or a code of key_read. */
+/* Writes the SubjectPublicKeyInfo (RFC 5280 4.1.2.7) of a key that key_read took: from d->at to the end
+ * of the room. False: there is none, or parts of an RSA key do not belong together. */
+static bool
+key_put_public(const br_skey_decoder_context *key, struct der *d)
+{
+	const uint8_t *end = d->at;
+	bool ok = br_skey_decoder_key_type(key) == BR_KEYTYPE_RSA ?
+	    key_public_rsa(br_skey_decoder_get_rsa(key), d) : key_public_ec(br_skey_decoder_get_ec(key), d);
+
+	der_wrap(d, 0x30, end);
+	return ok && d->at != NULL;
+}
+
+/* The same of a key's text. NULL, or a code of key_read. */
 static const char *
 key_public(struct slice in, struct der *d)
 {
 	br_skey_decoder_context key;
 	struct key_info info;
-	const uint8_t *end = d->at;
 	const char *why = key_read(in, &key, &info);
-	bool ok = false;
 
-	if (why == NULL) {
-		ok = strcmp(info.type, "rsa") == 0 ? key_public_rsa(br_skey_decoder_get_rsa(&key), d) :
-		    key_public_ec(br_skey_decoder_get_ec(&key), d);
-		der_wrap(d, 0x30, end);
-		if (!ok || d->at == NULL)
-			why = "unsupported";
-	}
+	if (why == NULL && !key_put_public(&key, d))
+		why = "unsupported";
 	wipe(&key, sizeof key);
 	return why;
 }
@@ -13326,57 +13327,32 @@ ident_read_chain(struct tls_ident *id, struct slice pem)
 	return id->chain_n == 0 ? "no_certificate" : NULL;
 }
 
-/* Is `sk` the private half of `pk`? NULL, or a code. A key whose parts do not belong together signs
- * wrongly, and one wrong signature gives its primes away (Boneh, DeMillo, Lipton 1997): one is made
- * and verified here. */
-static const char *
-ident_match_rsa(const br_rsa_private_key *sk, const br_rsa_public_key *pk)
-{
-	unsigned char own[BR_X509_BUFSIZE_KEY], sig[sizeof own], hash[32] = {0}, back[sizeof hash];
-	size_t n = br_rsa_compute_modulus_get_default()(NULL, sk), zeros = 0;
-
-	while (zeros < pk->nlen && pk->n[zeros] == 0)
-		zeros++;
-	if (n != pk->nlen - zeros || n > sizeof own ||
-	    br_rsa_compute_modulus_get_default()(own, sk) != n || memcmp(own, pk->n + zeros, n) != 0)
-		return "mismatch";
-	return (sk->n_bitlen + 7) / 8 == n &&   /* the signature's length */
-	    br_rsa_pkcs1_sign_get_default()(BR_HASH_OID_SHA256, hash, sizeof hash, sk, sig) == 1 &&
-	    br_rsa_pkcs1_vrfy_get_default()(sig, n, BR_HASH_OID_SHA256, sizeof hash, pk, back) == 1 &&
-	    memcmp(back, hash, sizeof hash) == 0 ? NULL : "malformed";
-}
-
 /* Reads the key of the first certificate. NULL, or a code. The decoded key lies in the arena, and
- * is wiped with its block. */
+ * is wiped with its block. It is the certificate's if its public half is, byte by byte. */
 static const char *
 ident_read_key(struct tls_ident *id, struct slice text)
 {
-	unsigned char own[BR_EC_KBUF_PUB_MAX_SIZE];
+	struct slice der = {(const char *)id->chain[0].data, id->chain[0].data_len};
+	uint8_t room[SIGN_SPKI_MAX];
+	struct der own = {room, room + sizeof room};
 	br_skey_decoder_context *key;
-	const br_ec_private_key *sk;
 	br_x509_decoder_context dc;
-	const br_x509_pkey *pk;
 	struct key_info info;
+	struct cert_view v;
 	const char *why;
+	int err;
 
 	if ((id->key = secret_new(sizeof *key)) == NULL)
 		return "no_memory";
 	key = (void *)id->key->p;
 	if ((why = key_read(text, key, &info)) != NULL)
 		return why;
-	br_x509_decoder_init(&dc, NULL, NULL);
-	br_x509_decoder_push(&dc, id->chain[0].data, id->chain[0].data_len);
-	pk = br_x509_decoder_get_pkey(&dc);
-	if (pk == NULL)
+	if (!cert_read(der, &v) || ((err = cert_key(&v, &dc)) != 0 && err != BR_ERR_X509_WEAK_PUBLIC_KEY))
 		return "unsupported";
-	if (pk->key_type != br_skey_decoder_key_type(key))
-		return "mismatch";
-	if (pk->key_type == BR_KEYTYPE_RSA)
-		return ident_match_rsa(br_skey_decoder_get_rsa(key), &pk->key.rsa);
-	sk = br_skey_decoder_get_ec(key);
-	return sk->curve == pk->key.ec.curve &&
-	    br_ec_compute_pub(br_ec_get_default(), NULL, own, sk) == pk->key.ec.qlen &&
-	    memcmp(own, pk->key.ec.q, pk->key.ec.qlen) == 0 ? NULL : "mismatch";
+	if (!key_put_public(key, &own))
+		return "malformed";
+	return slice_eq(v.spki, (struct slice){(char *)own.at, (size_t)(room + sizeof room - own.at)}) ?
+	    NULL : "mismatch";
 }
 
 /* Reads roots, or pins. NULL, or a code. Each root is trusted as itself too: a server that shows
