@@ -8864,7 +8864,7 @@ cert_now(int64_t now)
 	return now < (int64_t)BUILD_TIME ? (int64_t)BUILD_TIME : now;
 }
 
-/* A new CA: its certificate (DER) in `room`, and its private key. Empty: there is no randomness. */
+/* A new CA: its certificate (DER) in `room`, and its private key. Empty: no randomness. */
 static struct slice
 tls_ca_make(uint8_t room[CERT_ROOM], uint8_t key[32], int64_t now)
 {
@@ -8892,31 +8892,17 @@ leaf_unref(struct leaf *l)
 		free(l);
 }
 
-static struct leaf *
-leaf_mint(const char *host, int64_t now)
-{
-	const struct issuer by = {{(const char *)tls_ca.dn, tls_ca.dn_n}, tls_ca.skid, tls_keys->ca};
-	uint8_t room[CERT_ROOM];
-	struct slice der = cert_make(host, tls_ca.leaf_pub, &by, now, room);
-	struct leaf *l = der.n != 0 ? malloc(sizeof *l + der.n) : NULL;
-
-	if (l == NULL)
-		return NULL;
-	*l = (struct leaf){.refs = 1, .renew = now + TLS_LEAF_LIFE - TLS_LEAF_RENEW,
-	    .chain = {.data = l->der, .data_len = der.n}};
-	text_copy(l->host, sizeof l->host, host); /* tls_new checked its length */
-	memcpy(l->der, der.p, der.n);
-	return l;
-}
-
 /* The certificate for a host, minted if none is kept; the caller owns one reference. */
 static struct leaf *
 leaf_get(const char *host)
 {
+	const struct issuer by = {{(const char *)tls_ca.dn, tls_ca.dn_n}, tls_ca.skid, tls_keys->ca};
 	int64_t now = cert_now(clock_wall());
 	uint32_t h = text_hash(host);
 	struct leaf **set = &leaves[(h ^ h >> 16) & (TLS_LEAVES - 1) & ~(uint32_t)(TLS_LEAF_WAYS - 1)];
 	struct leaf *l, *old;
+	uint8_t room[CERT_ROOM];
+	struct slice der;
 	size_t i = 0;
 
 	while (i < TLS_LEAF_WAYS - 1 && set[i] != NULL && strcmp(set[i]->host, host) != 0)
@@ -8925,8 +8911,13 @@ leaf_get(const char *host)
 	/* After a clock was set back, what was minted before is not valid yet. */
 	if (l == NULL || strcmp(l->host, host) != 0 || now >= l->renew ||
 	    now < l->renew - TLS_LEAF_LIFE - TLS_BACKDATE + TLS_LEAF_RENEW) {
-		if ((l = leaf_mint(host, now)) == NULL)
+		der = cert_make(host, tls_ca.leaf_pub, &by, now, room);
+		if (der.n == 0 || (l = malloc(sizeof *l + der.n)) == NULL)
 			return NULL;
+		*l = (struct leaf){.refs = 1, .renew = now + TLS_LEAF_LIFE - TLS_LEAF_RENEW,
+		    .chain = {.data = l->der, .data_len = der.n}};
+		text_copy(l->host, sizeof l->host, host); /* tls_new checked its length */
+		memcpy(l->der, der.p, der.n);
 		leaf_unref(old);
 	}
 	memmove(set + 1, set, i * sizeof *set);
@@ -12575,37 +12566,6 @@ sigv4_not_above(const unsigned char *a, const unsigned char *b, size_t n)
 	return borrow == 0;
 }
 
-/* SigV4a's private key: NIST SP 800-108 5.1, counter mode, with HMAC-SHA256. The context is the
- * access key's id and a counter, which counts until the number fits the curve. Each of 254 tries
- * fails with p = 2^-32. */
-static bool
-sigv4a_derive(struct slice secret, struct slice access_key, unsigned char key[SIGV4_KEY])
-{
-	static const char before[] = "\0\0\0\1AWS4-ECDSA-P256-SHA256\0", after[] = "\0\0\1\0";
-	unsigned char first[512];
-	struct slice k = {(char *)first, 5 + secret.n};
-	bool found = false;
-
-	memcpy(first, "AWS4A", 5);
-	memcpy(first + 5, secret.p, secret.n);
-	for (unsigned counter = 1; !found && counter < 255; counter++) {
-		char c = (char)counter;
-		const struct slice part[] = {
-			{before, sizeof before - 1}, access_key, {&c, 1}, {after, sizeof after - 1},
-		};
-
-		sign_hmac(SIGN_SHA256, k, part, 4, key);
-		found = sigv4_not_above(key, sigv4_p256_n_2, SIGV4_KEY);
-	}
-	for (size_t i = SIGV4_KEY, carry = 1; found && i-- > 0;) {
-		carry += key[i];
-		key[i] = (unsigned char)carry;
-		carry >>= 8;
-	}
-	wipe(first, sizeof first);
-	return found;
-}
-
 /* Derived keys, each under the hash of what it was derived from, in the arena. A hit saves four
  * HMACs, and for SigV4a the search. A new key overwrites the oldest. */
 static struct {
@@ -12629,28 +12589,45 @@ sigv4_kept_keys(void)
 	return sigv4_kept.block == NULL ? NULL : (struct sigv4_kept_key *)(void *)sigv4_kept.block->p;
 }
 
-/* SigV4a's key; or an HMAC for each part of the scope (date, region, service, "aws4_request"),
- * keyed by the HMAC before, the first by "AWS4" and the secret. */
+/* An HMAC for each part of the scope (date, region, service, "aws4_request"), keyed by the HMAC
+ * before, the first by "AWS4" and the secret. SigV4a's private key: NIST SP 800-108 5.1, counter mode,
+ * with HMAC-SHA256, keyed by "AWS4A" and the secret. The context is the access key's id and a counter,
+ * which counts until the number fits the curve. Each of 254 tries fails with p = 2^-32. */
 static bool
 sigv4_derive(struct slice secret, struct slice access_key, const struct sigv4_scope *s,
     unsigned char key[SIGV4_KEY])
 {
-	struct slice left = slice_of(s->text);
+	static const char before[] = "\0\0\0\1AWS4-ECDSA-P256-SHA256\0", after[] = "\0\0\1\0";
+	struct slice left = s->asymmetric ? SLICE("") : slice_of(s->text);
 	unsigned char first[512];       /* an AWS secret has 40 bytes */
-	struct slice k = {(char *)first, 4 + secret.n};
+	size_t n = s->asymmetric ? 5 : 4;
+	struct slice k = {(char *)first, n + secret.n};
+	bool found = !s->asymmetric;
 
-	if (s->asymmetric)
-		return sigv4a_derive(secret, access_key, key);
-	memcpy(first, "AWS4", 4);
-	memcpy(first + 4, secret.p, secret.n);
+	memcpy(first, "AWS4A", n);
+	memcpy(first + n, secret.p, secret.n);
 	while (left.n != 0) {
 		struct slice part = slice_cut(&left, '/');
 
 		sign_hmac(SIGN_SHA256, k, &part, 1, key);
 		k = (struct slice){(char *)key, SIGV4_KEY};
 	}
+	for (unsigned counter = 1; !found && counter < 255; counter++) {
+		char c = (char)counter;
+		const struct slice part[] = {
+			{before, sizeof before - 1}, access_key, {&c, 1}, {after, sizeof after - 1},
+		};
+
+		sign_hmac(SIGN_SHA256, k, part, 4, key);
+		found = sigv4_not_above(key, sigv4_p256_n_2, SIGV4_KEY);
+	}
+	for (size_t i = SIGV4_KEY, carry = 1; s->asymmetric && found && i-- > 0;) {
+		carry += key[i];
+		key[i] = (unsigned char)carry;
+		carry >>= 8;
+	}
 	wipe(first, sizeof first);
-	return true;
+	return found;
 }
 
 /* The signing key, derived or kept. The caller wipes it. False: `secret` is empty or too long, or
@@ -12971,12 +12948,6 @@ key_judge(struct slice der, br_skey_decoder_context *key, struct key_info *info)
 	}
 }
 
-static bool
-key_text_has(struct slice text, struct slice what)
-{
-	return memmem(text.p, text.n, what.p, what.n) != NULL;
-}
-
 /* Reads one private key, PEM or DER, into `key`, which the caller wipes; with `key` NULL for `info`
  * alone. Returns NULL if `key` holds an RSA or EC key, or a code:
  *   not_a_key         neither PEM nor DER
@@ -13008,9 +12979,9 @@ key_read(struct slice in, br_skey_decoder_context *key, struct key_info *info)
 		why = key_judge(in, key, info);
 	} else if (lead < in.n && in.p[lead] == '{') {  /* a JWK, or the file that a PEM key came in */
 		why = "json";
-	} else if (in.n == 0 || !key_text_has(in, SLICE("-----BEGIN "))) {
+	} else if (!slice_has(in, SLICE("-----BEGIN "))) {
 		why = "not_a_key";
-	} else if (key_text_has(in, SLICE("-----\\n"))) {
+	} else if (slice_has(in, SLICE("-----\\n"))) {
 		why = "escaped_newlines";
 	} else if ((found = pem_next(&rest, SLICE("PRIVATE KEY"), &name, &der)) == 0) {
 		why = "no_private_key";
@@ -13018,10 +12989,10 @@ key_read(struct slice in, br_skey_decoder_context *key, struct key_info *info)
 		why = "openssh_format";
 	} else if (found > 0) {
 		why = key_judge(buf_slice(&der), key, info);
-	} else if (!key_text_has(in, SLICE("Proc-Type: 4,ENCRYPTED"))) {
+	} else if (!slice_has(in, SLICE("Proc-Type: 4,ENCRYPTED"))) {
 		why = "malformed";
 	} else {        /* OpenSSL's old encryption puts fields before the base64 (RFC 1421 4.6.1.1) */
-		info->format = key_text_has(in, SLICE("BEGIN EC")) ? "sec1" : "pkcs1";
+		info->format = slice_has(in, SLICE("BEGIN EC")) ? "sec1" : "pkcs1";
 		info->encrypted = true;
 		why = NULL;
 	}
@@ -13308,7 +13279,7 @@ ident_read_chain(struct tls_ident *id, struct slice pem)
 
 	if (pem.n > IDENT_PEM_MAX)
 		return "too_large";
-	if (key_text_has(pem, SLICE("PRIVATE KEY-----")))
+	if (slice_has(pem, SLICE("PRIVATE KEY-----")))
 		return "private_key";
 	if (!buf_reserve(&id->der, pem.n))      /* PEM is longer than its DER: `der` never moves */
 		return "no_memory";
@@ -13366,7 +13337,7 @@ ident_read_ca(struct tls_ident *id, struct slice ca)
 		id->pinned = (ca.n - IDENT_PINS.n) % 32 == 0;
 		return id->pinned && buf_add(&id->itself, ca.p + IDENT_PINS.n, ca.n - IDENT_PINS.n) ? NULL : "malformed_pin";
 	}
-	if (key_text_has(ca, SLICE("PRIVATE KEY-----")))
+	if (slice_has(ca, SLICE("PRIVATE KEY-----")))
 		return "private_key";
 	if ((id->roots = trust_new()) == NULL)
 		return "no_memory";
@@ -16992,12 +16963,8 @@ store_commit_start(struct store_batch *b, int64_t deadline, void (*done)(struct 
 		store_batch_free(b);
 		return NULL;
 	}
-	c->job = (struct job){.lane = JOB_STORE, .run = store_commit_job,
-	    .done = store_commit_done};
-	c->batch = b;
-	c->deadline = deadline;
-	c->done = done;
-	c->owner = owner;
+	*c = (struct store_commit){.job = {.lane = JOB_STORE, .run = store_commit_job, .done = store_commit_done},
+	    .batch = b, .deadline = deadline, .done = done, .owner = owner};
 	store.inflight++;
 	job_submit(&c->job);
 	return c;
