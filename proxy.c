@@ -4214,11 +4214,10 @@ struct filter_class {
 	size_t size;            /* of the struct that begins with struct filter; zeroed when attached */
 	bool keeps_length;      /* else the body goes out chunked */
 	bool keeps_trailers;    /* else they are dropped: they speak of the body before the filter */
-	/* Takes bytes of `in`: how many, -1 for a body that it refuses. Its output, up to
-	 * PEER_PIECE bytes, it puts where *out points, or points *out at memory of its
-	 * own, good until it runs again. `end`: nothing comes after `in`. Sets f->ended
-	 * then, once all is given. */
-	ssize_t (*run)(struct filter *f, struct slice in, bool end, char *scratch, struct slice *out);
+	/* Takes bytes of `in`: how many, -1 for a body that it refuses. Points *out, which is empty, at its
+	 * output: up to PEER_PIECE bytes in memory of its own or in `in`, good until it runs again. `end`:
+	 * nothing comes after `in`. Sets f->ended then, once all is given. */
+	ssize_t (*run)(struct filter *f, struct slice in, bool end, struct slice *out);
 	void (*wipe)(struct filter *f); /* or NULL */
 };
 
@@ -4405,9 +4404,8 @@ flow_put_end(struct flow *f)
 static enum flow_io
 flow_filter(struct flow *f, uint64_t *cost)
 {
-	char scratch[PEER_PIECE];
-	struct slice out = {scratch, 0};
-	ssize_t took = f->filter->class->run(f->filter, f->piece, f->end, scratch, &out);
+	struct slice out = SLICE("");
+	ssize_t took = f->filter->class->run(f->filter, f->piece, f->end, &out);
 
 	if (took < 0)
 		return FLOW_BAD;
@@ -13564,12 +13562,11 @@ filter_sigv4_trailers(struct filter_sigv4 *s, struct slice in)
 }
 
 static ssize_t
-filter_sigv4_run(struct filter *f, struct slice in, bool end, char *scratch, struct slice *out)
+filter_sigv4_run(struct filter *f, struct slice in, bool end, struct slice *out)
 {
 	struct filter_sigv4 *s = (struct filter_sigv4 *)f;
 	size_t used = 0;
 
-	(void)scratch;
 	while (!s->whole && used < in.n) {
 		struct slice rest = {in.p + used, in.n - used};
 		ssize_t n = s->at == SIGV4_HEAD ? filter_sigv4_head(s, rest) :
@@ -13778,12 +13775,11 @@ filter_give(struct filter *f, const struct buf *of, size_t *given, bool end, str
 }
 
 static ssize_t
-filter_ws_run(struct filter *f, struct slice in, bool end, char *scratch, struct slice *out)
+filter_ws_run(struct filter *f, struct slice in, bool end, struct slice *out)
 {
 	struct filter_ws *w = (struct filter_ws *)f;
 	size_t n, used = 0;
 
-	(void)scratch;
 	if (w->given == w->out.n) {
 		buf_recycle(&w->out, FLOW_BUF_KEEP);
 		w->given = 0;
@@ -14080,13 +14076,12 @@ filter_scrub_take(struct filter_scrub *s, struct slice in, bool end)
 }
 
 static ssize_t
-filter_scrub_run(struct filter *f, struct slice in, bool end, char *scratch, struct slice *out)
+filter_scrub_run(struct filter *f, struct slice in, bool end, struct slice *out)
 {
 	struct filter_scrub *s = (struct filter_scrub *)f;
 	struct buf *to = filter_scrub_out(s);
 	size_t n;
 
-	(void)scratch;
 	if (s->left == 0 && s->gone == to->n) { /* all that is searched was */
 		*out = in;
 		f->ended = end;
@@ -14257,13 +14252,12 @@ filter_scrub_ws_begin(struct filter_scrub_ws *w)
 }
 
 static ssize_t
-filter_scrub_ws_run(struct filter *f, struct slice in, bool end, char *scratch, struct slice *out)
+filter_scrub_ws_run(struct filter *f, struct slice in, bool end, struct slice *out)
 {
 	struct filter_scrub_ws *w = (struct filter_scrub_ws *)f;
 	size_t n, used = 0;
 	bool ok = true;
 
-	(void)scratch;
 	if (w->given == w->out.n) {
 		buf_recycle(&w->out, FLOW_BUF_KEEP);
 		w->given = 0;
@@ -18390,12 +18384,11 @@ filter_mcp_take(struct filter_mcp *w, struct slice in)
 }
 
 static ssize_t
-filter_mcp_run(struct filter *f, struct slice in, bool end, char *scratch, struct slice *out)
+filter_mcp_run(struct filter *f, struct slice in, bool end, struct slice *out)
 {
 	struct filter_mcp *w = (struct filter_mcp *)f;
 	ssize_t took = 0;
 
-	(void)scratch;
 	f->fault = mcp_fault();
 	if (w->given == w->out.n) {
 		buf_recycle(&w->out, FLOW_BUF_KEEP);
@@ -18450,25 +18443,24 @@ filter_mcp_new(const struct mcp *m, size_t *share)
 struct filter_pair {
 	struct filter f;
 	struct filter *one, *two; /* owned */
-	char middle[PEER_PIECE];
-	struct slice left;      /* of what `one` gave: `two` has not taken it; in `middle` or `one` */
+	struct slice left;      /* of what `one` gave: `two` has not taken it; in `one` */
 };
 
 static ssize_t
-filter_pair_run(struct filter *f, struct slice in, bool end, char *scratch, struct slice *out)
+filter_pair_run(struct filter *f, struct slice in, bool end, struct slice *out)
 {
 	struct filter_pair *w = (struct filter_pair *)f;
 	ssize_t took = 0, used;
 
 	if (w->left.n == 0 && !w->two->more && !w->one->ended) {
-		w->left.p = w->middle;
-		if ((took = w->one->class->run(w->one, in, end, w->middle, &w->left)) < 0) {
+		w->left = SLICE("");
+		if ((took = w->one->class->run(w->one, in, end, &w->left)) < 0) {
 			f->fault = w->one->fault;
 			return -1;
 		}
 	}
 	w->two->hurry = f->hurry;
-	used = w->two->class->run(w->two, w->left, w->one->ended && !w->one->more, scratch, out);
+	used = w->two->class->run(w->two, w->left, w->one->ended && !w->one->more, out);
 	if (used < 0) {
 		f->fault = w->two->fault;
 		return -1;
@@ -18490,7 +18482,6 @@ filter_pair_wipe(struct filter *f)
 
 	filter_free(w->one);
 	filter_free(w->two);
-	wipe(w->middle, sizeof w->middle);
 }
 
 /* Both become the pair's; either may be NULL. NULL: neither was there, or out of memory. */

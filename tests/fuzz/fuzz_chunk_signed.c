@@ -9,7 +9,6 @@ static bool
 filter(const char *p, size_t n, size_t step, bool trailer, char *out, size_t *nout)
 {
 	struct filter *f = trailer ? filter_sigv4_trailer_example() : filter_sigv4_example();
-	char *scratch = malloc(PEER_PIECE);
 	bool ok = true;
 
 	*nout = 0;
@@ -21,8 +20,8 @@ filter(const char *p, size_t n, size_t step, bool trailer, char *out, size_t *no
 
 		memcpy(copy, p + at, part);
 		do {
-			struct slice piece = {scratch, 0};
-			ssize_t took = f->class->run(f, rest, end, scratch, &piece);
+			struct slice piece = SLICE("");
+			ssize_t took = f->class->run(f, rest, end, &piece);
 
 			if (took > (ssize_t)rest.n || piece.n > PEER_PIECE || (took >= 0 && *nout + piece.n > n) ||
 			    req_bodies > SIGV4_CHUNK_MAX + SIGV4_LINE_MAX + SIGV4_TRAILERS_MAX)
@@ -39,7 +38,6 @@ filter(const char *p, size_t n, size_t step, bool trailer, char *out, size_t *no
 		at += part;
 	}
 	filter_free(f);
-	free(scratch);
 	if (req_bodies != 0)
 		abort();
 	return ok;

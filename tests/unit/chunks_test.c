@@ -19,7 +19,6 @@ new_filter(bool trailer)
 static int
 feed(struct filter *f, struct slice in, size_t step, bool whole, struct buf *out)
 {
-	static char scratch[PEER_PIECE];
 	size_t at = 0;
 
 	buf_clear(out);
@@ -29,8 +28,8 @@ feed(struct filter *f, struct slice in, size_t step, bool whole, struct buf *out
 		struct slice rest = {guard_copy(in.p + at, n), n};
 
 		do {
-			struct slice piece = {scratch, 0};
-			ssize_t took = f->class->run(f, rest, end, scratch, &piece);
+			struct slice piece = SLICE("");
+			ssize_t took = f->class->run(f, rest, end, &piece);
 
 			if (took < 0)
 				return -1;

@@ -127,7 +127,6 @@ test_edit(void)
 static bool
 run(struct filter *f, struct slice in, size_t step, struct buf *got)
 {
-	char scratch[PEER_PIECE];
 	size_t at = 0;
 
 	while (!f->ended) {
@@ -138,8 +137,8 @@ run(struct filter *f, struct slice in, size_t step, struct buf *got)
 		do {
 			ssize_t took;
 
-			out = (struct slice){scratch, 0};
-			if ((took = f->class->run(f, piece, end, scratch, &out)) < 0)
+			out = SLICE("");
+			if ((took = f->class->run(f, piece, end, &out)) < 0)
 				return false;
 			buf_addv(got, out);
 			piece = (struct slice){piece.p + took, piece.n - (size_t)took};

@@ -573,7 +573,7 @@ test_inflate_turns(void)
 			size_t n = coded.n - at < PEER_PIECE ? coded.n - at : PEER_PIECE;
 			struct slice out = {"", 0};
 
-			took = f->class->run(f, (struct slice){coded.p + at, n}, at + n == coded.n, NULL, &out);
+			took = f->class->run(f, (struct slice){coded.p + at, n}, at + n == coded.n, &out);
 			at += took > 0 ? (size_t)took : 0;
 			most = f->cost > most ? f->cost : most;
 			f->cost = 0;
