@@ -1647,7 +1647,8 @@ static bool door_passes(struct slice name);
 
 /* -- bind: request: starts the task that decides a request, and tells Lua of the request's answer.
  * The entries are functions of lua/pipeline.lua, and hello.judge of lua/hello.lua; req_import finds them. */
-enum req_entry { ENTRY_CONNECT, ENTRY_REQUEST, ENTRY_ANSWER, ENTRY_REJUDGE, ENTRY_HELLO, ENTRY_KNOWS, ENTRY_HANDOVER };
+enum req_entry { ENTRY_CONNECT, ENTRY_REQUEST, ENTRY_ANSWER, ENTRY_REJUDGE, ENTRY_HELLO, ENTRY_KNOWS, ENTRY_SOCKS,
+	ENTRY_HANDOVER };
 
 static bool req_import(void);
 static bool req_start(struct req *r, enum req_entry entry);
@@ -14696,28 +14697,6 @@ socks_size(int message, const uint8_t *p, size_t n)
 	return n < 3u + p[1] ? 3u + p[1] : 3u + p[1] + p[2 + p[1]];
 }
 
-/* The request as a CONNECT; 0, or the reply's code. A name that is none (255 bytes, a NUL) is a failure. */
-static uint8_t
-socks_head(struct buf *b)
-{
-	const uint8_t *p = (uint8_t *)b->p;
-	unsigned port = (unsigned)load_be(p + b->n - 2, 2);
-	struct addr a = {.v4 = p[3] == 1};
-	char name[256], text[ADDR_TEXT_MAX];
-	struct slice host = {b->p + 5, p[4]};
-	bool ip;
-
-	if (p[1] != 1 || (p[3] != 1 && p[3] != 3 && p[3] != 4))
-		return p[1] != 1 ? 7 : 8;
-	memcpy(a.b, p + 4, p[3] == 1 ? 4 : p[3] == 4 ? 16 : 0);
-	if (p[3] != 3)
-		host = (struct slice){text, addr_format(&a, text)};
-	if (p[0] != 5 || p[2] != 0 || http_canonical_host(host, name, &ip) != NULL)
-		return 1;
-	buf_clear(b);
-	return !buf_addf(b, "CONNECT %s:%u HTTP/1.0\r\n\r\n", host_text(name), port);
-}
-
 /* Takes a message of the client's as far as it has come, and answers. *whole: it was the last, and
  * r->bytes is the head of a CONNECT. False: no memory. A client that offers a password is asked for it,
  * since a token counts before the door's agent; not at a bound listener, where none does. */
@@ -14760,7 +14739,7 @@ socks_take_head(struct conn *c, bool *whole)
 		reply[0] = 1;
 		reply[1] = !c->known || p[0] != 1;
 		why = reply[1] != 0 ? "SOCKS5: the password is no agent's token" : NULL;
-	} else if ((reply[1] = socks_head(b)) == 0) {
+	} else if (lua_ask(ENTRY_SOCKS, "", 0, buf_slice(b), b) && b->n > 1) {
 		return *whole = true;
 	} else {
 		why = "SOCKS5: no request that is served";
@@ -25876,7 +25855,7 @@ req_import(void)
 		[ENTRY_CONNECT] = {"pipeline", "connect"}, [ENTRY_REQUEST] = {"pipeline", "request"},
 		[ENTRY_ANSWER] = {"pipeline", "answer"}, [ENTRY_REJUDGE] = {"pipeline", "rejudge"},
 		[ENTRY_HELLO] = {"hello", "judge"}, [ENTRY_KNOWS] = {"pipeline", "knows"},
-		[ENTRY_HANDOVER] = {"handover", "call"},
+		[ENTRY_SOCKS] = {"socks", "request"}, [ENTRY_HANDOVER] = {"handover", "call"},
 	};
 
 	for (size_t i = 0; i < COUNT(names); i++)
