@@ -2130,7 +2130,7 @@ struct tls {
 	struct leaf *leaf;              /* owned reference; server, during the handshake */
 	struct tls_ident *own;          /* owned reference; server: the operator's certificate; NULL: a leaf */
 	struct tls_verify *verify;      /* owned; client, during the handshake */
-	struct watch *watch;            /* borrowed: see tls_lend; NULL: it is never lent */
+	struct watch *watch;            /* borrowed: see tls_connect; NULL: it is never lent */
 	uint32_t owner;                 /* whose it is (struct job) */
 	const char *why;                /* static; set once failed */
 	uint8_t name[32];               /* of the session in its table */
@@ -2157,7 +2157,7 @@ static br_ssl_client_context tls_client_template;
 
 /* BearSSL 0.6 checks for a failed ALPN match only in full handshakes. In a resumed one it goes on
  * to read protocol_names[0xfffe]: any client could crash a worker. So the array of names is long
- * enough to have that entry (pages between stay untouched); tls_check_hello ends it. */
+ * enough to have that entry (pages between stay untouched); tls_settle ends it. */
 #define TLS_ALPN_NONE 0xffff            /* selected_protocol: a list came, without a name of ours */
 static const char **tls_alpn;
 
@@ -2456,21 +2456,6 @@ cache_load(const br_ssl_session_cache_class **pctx, br_ssl_server_context *serve
 static const br_ssl_session_cache_class cache_class = {sizeof(void *), cache_save, cache_load},
     *tls_cache = &cache_class;
 
-/* Judges SNI and ALPN of a ClientHello, which BearSSL leaves to us. The engine's ServerHello lies in the
- * output buffer, unsent. */
-static void
-tls_check_hello(struct tls *t)
-{
-	struct slice sni = slice_of(t->u.eng.server_name);
-
-	if (sni.n > 0 && sni.p[sni.n - 1] == '.')
-		sni.n--;
-	if (sni.n != 0 && t->own == NULL && !slice_eq_nocase(sni, slice_of(t->host)))
-		tls_fail(t, NULL, TLS_UNRECOGNIZED_NAME);
-	else if (t->u.eng.selected_protocol == TLS_ALPN_NONE)
-		tls_fail(t, NULL, BR_ALERT_NO_APPLICATION_PROTOCOL);
-}
-
 /* -- client: our ClientHello */
 
 /* BearSSL offers curves by number, P-256 first, and many servers take the first they know: X25519
@@ -2505,8 +2490,13 @@ tls_settle(struct tls *t)
 
 	if (t->failed || (t->done && (!closed || eng->err == BR_ERR_OK)))
 		return;
-	if (!t->is_client && eng->version_out == BR_TLS12)
-		tls_check_hello(t);
+	/* SNI and ALPN of a ClientHello are ours to judge; BearSSL's ServerHello lies in its buffer, unsent */
+	sni = slice_of(eng->server_name);
+	sni.n -= sni.n != 0 && sni.p[sni.n - 1] == '.';
+	if (hello && sni.n != 0 && t->own == NULL && !slice_eq_nocase(sni, slice_of(t->host)))
+		tls_fail(t, NULL, TLS_UNRECOGNIZED_NAME);
+	else if (hello && eng->selected_protocol == TLS_ALPN_NONE)
+		tls_fail(t, NULL, BR_ALERT_NO_APPLICATION_PROTOCOL);
 	if (!t->failed && (closed || eng->shutdown_recv))
 		tls_fail(t, tls_reason(t, eng->err), tls_alert_for(t, eng->err));
 	if (!t->failed && eng->application_data == 1) {
@@ -2603,10 +2593,14 @@ tls_accept(struct slice host, struct tls_ident *own)
 }
 
 /* Our end towards an upstream. `ident` may be NULL. `tag` keeps sessions of different identities
- * apart. The caller has made sure that the clock is set (clock_unset). */
+ * apart. The caller has made sure that the clock is set (clock_unset). With `watch`, not NULL, a helper
+ * thread verifies a chain that is not known: it has the engine until `watch` is told, and this section's
+ * functions take and give nothing meanwhile. `owner` as in struct job. */
 static struct tls *
 tls_connect(struct tls_trust *trust, struct tls_ident *ident, struct slice host, int port,
-    struct slice tag)
+	t->watch = watch;
+	t->owner = owner;
+    struct slice tag, struct watch *watch, uint32_t owner)
 {
 	struct tls *t = tls_new(host, true);
 	uint8_t ip[16];
@@ -2622,21 +2616,6 @@ tls_connect(struct tls_trust *trust, struct tls_ident *ident, struct slice host,
 	tls_prefer_x25519(&t->u.eng);
 	tls_settle(t);
 	return t;
-}
-
-/* From here on a helper thread verifies a chain that is not known: it has the engine until `watch` is told,
- * and this section's functions take and give nothing meanwhile. `owner` as in struct job. */
-static void
-tls_lend(struct tls *t, struct watch *watch, uint32_t owner)
-{
-	t->watch = watch;
-	t->owner = owner;
-}
-
-static bool
-tls_lent(const struct tls *t)
-{
-	return t->lent;
 }
 
 static enum tls_state
@@ -3736,7 +3715,7 @@ peer_fill(struct peer *p)
 		}
 		if (p->tls != NULL && tls_status(p->tls) == TLS_CLOSED)
 			return IO_EOF;
-		if (p->tls != NULL && tls_lent(p->tls))
+		if (p->tls != NULL && p->tls->lent)
 			return IO_AGAIN;        /* else an end of the wire would hide why a chain was refused */
 		if ((io = peer_read_wire(p)) != IO_OK)
 			return io == IO_EOF && p->tls != NULL ? IO_ERR : io;
@@ -4008,10 +3987,9 @@ upstream_reached(struct upstream *u)
 	} else if (clock_unset()) {
 		upstream_fail(u, "clock_unset", "this machine's clock is not set");
 	} else if ((u->peer.tls = tls_connect(upstream_trust, u->ident, slice_of(u->host), u->port,
-	    tls_ident_tag(u->ident))) == NULL) {
+	    tls_ident_tag(u->ident), &u->peer.watch, u->dial.owner)) == NULL) {
 		upstream_fail(u, "upstream_tls", "out of memory");
 	} else {
-		tls_lend(u->peer.tls, &u->peer.watch, u->dial.owner);
 		u->state = UP_HANDSHAKE;
 		timer_set(&u->timer, clock_now() + UPSTREAM_TLS_MS, upstream_timeout);
 		u->peer.watch.writable = true;
