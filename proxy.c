@@ -7235,27 +7235,6 @@ master_signal(int sig)
 	return alive;
 }
 
-/* False: a worker could not start. */
-static bool
-master_wait_ready(void)
-{
-	int64_t until = clock_read(CLOCK_MONOTONIC) + MASTER_READY_MS;
-	unsigned ready = 0;
-
-	while (ready < serve.workers && clock_read(CLOCK_MONOTONIC) < until) {
-		const struct timespec ms = {0, 1000000};
-
-		if (master_reap(false))
-			return false;
-		ready = 0;
-		for (unsigned i = 0; i < serve.workers; i++)
-			ready += master_beats[i].ready != 0;
-		if (ready < serve.workers)
-			nanosleep(&ms, NULL);
-	}
-	return ready == serve.workers;
-}
-
 /* Drains the workers and the log's writer, then ends them; a second signal ends the wait. */
 static int
 master_stop(const sigset_t *set)
@@ -7285,10 +7264,13 @@ master_stop(const sigset_t *set)
 	return 0;
 }
 
+	bool up = false, fatal;
+	unsigned ready;
 static int
 master_main(void)
 {
-	const struct timespec second = {0, 500000000};
+	const struct timespec look = {0, 500000000}, soon = {0, 1000000};
+	const int64_t until = clock_read(CLOCK_MONOTONIC) + MASTER_READY_MS;
 	const bool terminal = isatty(STDIN_FILENO);
 	const size_t note = strlen(serve.note);
 	sigset_t set;
@@ -7305,16 +7287,8 @@ master_main(void)
 	sigprocmask(SIG_BLOCK, &set, NULL);
 	for (unsigned i = 0; i < serve.workers; i++)
 		master_fork(i);
-	reqlog_keep_writer();
-	if (!master_wait_ready()) {
-		master_stop(&set);
-		return 1;
-	}
-	fprintf(stderr, "listening %s workers=%u\n%s", serve.at, serve.workers - serve.doors, serve.banner);
-	if (pwrite(serve.lock_fd, serve.note, note, 0) != (ssize_t)note || ftruncate(serve.lock_fd, (off_t)note) != 0)
-		log_line("ev=lock err=%s", strerror(errno));
 	for (;;) {
-		int sig = sigtimedwait(&set, NULL, &second);
+		int sig = sigtimedwait(&set, NULL, up ? &look : &soon);
 
 		/* SIGHUP: our terminal has gone; or, as daemons have it, the log was moved away. */
 		if (sig == SIGTERM || sig == SIGINT ||
@@ -7322,7 +7296,20 @@ master_main(void)
 			return master_stop(&set);
 		if (sig == SIGHUP)
 			reqlog_flush(NULL);
-		master_reap(false);
+		fatal = master_reap(false);
+		ready = 0;
+		for (unsigned i = 0; i < serve.workers; i++)
+			ready += master_beats[i].ready != 0;
+		if (!up && (fatal || clock_read(CLOCK_MONOTONIC) >= until)) {
+			master_stop(&set);
+			return 1;
+		}
+		if (!up && (up = ready == serve.workers)) {
+			fprintf(stderr, "listening %s workers=%u\n%s", serve.at, serve.workers - serve.doors, serve.banner);
+			if (pwrite(serve.lock_fd, serve.note, note, 0) != (ssize_t)note ||
+			    ftruncate(serve.lock_fd, (off_t)note) != 0)
+				log_line("ev=lock err=%s", strerror(errno));
+		}
 		reqlog_keep_writer();
 		master_keep_workers();
 	}
