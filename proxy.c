@@ -491,24 +491,6 @@ secret_put_block(uint32_t id, unsigned order)
 	secret_mark(id, order, true);
 }
 
-/* Opens the arena up to `end` bytes. secret_new takes the lowest free block, which keeps this rare. */
-static bool
-secret_open(size_t end)
-{
-	char *at = secret_arena.base + secret_arena.top;
-	size_t more;
-
-	if (end <= secret_arena.top)
-		return true;
-	more = (end - secret_arena.top + SECRET_STEP - 1) / SECRET_STEP * SECRET_STEP;
-	if (mprotect(at, more, PROT_READ | PROT_WRITE) != 0)
-		return false;
-	if (mlock(at, more) != 0)
-		secret_arena.unlocked = true;
-	secret_arena.top += more;
-	return true;
-}
-
 /* n bytes that read as zero, one reference. NULL: too long, or the arena is full. */
 static struct secret *
 secret_new(size_t n)
@@ -517,6 +499,8 @@ secret_new(size_t n)
 	struct secret *s;
 	uint32_t id;
 	uint64_t w;
+	size_t end, more;
+	char *top;
 
 	if (!secret_fits(n))
 		return NULL;
@@ -531,11 +515,18 @@ secret_new(size_t n)
 	secret_arena.low[o] = id + 1;
 	for (; o > order; id *= 2)
 		secret_mark(2 * id + 1, --o, true);
-	s = (struct secret *)(void *)(secret_arena.base +
-	    ((size_t)(id - (SECRET_BLOCKS >> order)) * SECRET_BLOCK_MIN << order));
-	if (!secret_open((size_t)((char *)s - secret_arena.base) + (SECRET_BLOCK_MIN << order))) {
-		secret_put_block(id, order);
-		return NULL;
+	end = (size_t)(id - (SECRET_BLOCKS >> order)) * SECRET_BLOCK_MIN << order;
+	s = (struct secret *)(void *)(secret_arena.base + end);
+	end += SECRET_BLOCK_MIN << order;
+	if (end > secret_arena.top) {   /* rare, because the lowest free block was taken */
+		top = secret_arena.base + secret_arena.top;
+		more = (end - secret_arena.top + SECRET_STEP - 1) / SECRET_STEP * SECRET_STEP;
+		if (mprotect(top, more, PROT_READ | PROT_WRITE) != 0) {
+			secret_put_block(id, order);
+			return NULL;
+		}
+		secret_arena.unlocked |= mlock(top, more) != 0;
+		secret_arena.top += more;
 	}
 	s->refs = 1;
 	s->n = (uint32_t)n;
@@ -2487,6 +2478,8 @@ tls_settle(struct tls *t)
 {
 	br_ssl_engine_context *eng = &t->u.eng;
 	bool closed = br_ssl_engine_current_state(eng) == BR_SSL_CLOSED;
+	bool hello = !t->is_client && eng->version_out == BR_TLS12;
+	struct slice sni;
 
 	if (t->failed || (t->done && (!closed || eng->err == BR_ERR_OK)))
 		return;
@@ -2598,8 +2591,6 @@ tls_accept(struct slice host, struct tls_ident *own)
  * functions take and give nothing meanwhile. `owner` as in struct job. */
 static struct tls *
 tls_connect(struct tls_trust *trust, struct tls_ident *ident, struct slice host, int port,
-	t->watch = watch;
-	t->owner = owner;
     struct slice tag, struct watch *watch, uint32_t owner)
 {
 	struct tls *t = tls_new(host, true);
@@ -2607,6 +2598,8 @@ tls_connect(struct tls_trust *trust, struct tls_ident *ident, struct slice host,
 
 	if (t == NULL)
 		return NULL;
+	t->watch = watch;
+	t->owner = owner;
 	if ((t->verify = verify_new(trust, ident, t->host, &t->resumed, &t->u.client)) == NULL) {
 		tls_free(t);
 		return NULL;
@@ -7264,8 +7257,6 @@ master_stop(const sigset_t *set)
 	return 0;
 }
 
-	bool up = false, fatal;
-	unsigned ready;
 static int
 master_main(void)
 {
@@ -7273,6 +7264,8 @@ master_main(void)
 	const int64_t until = clock_read(CLOCK_MONOTONIC) + MASTER_READY_MS;
 	const bool terminal = isatty(STDIN_FILENO);
 	const size_t note = strlen(serve.note);
+	bool up = false, fatal;
+	unsigned ready;
 	sigset_t set;
 
 	master_signals(&set);
@@ -7840,30 +7833,11 @@ http_canonical_name(struct slice in, char out[HTTP_HOST_MAX + 1], size_t *last)
 	return NULL;
 }
 
-/* An IPv6 address, with the brackets of RFC 3986 3.2.2 or (as people write it) without. NULL, or
- * why `in` is none, a static phrase. */
-static const char *
-http_canonical_v6(struct slice in, char out[256])
-{
-	struct addr a;
-
-	if (in.p[0] == '[') {
-		if (in.p[in.n - 1] != ']')
-			return "bracket without its other half";
-		in = (struct slice){in.p + 1, in.n - 2};
-	}
-	if (in.n != 0 && memchr(in.p, '%', in.n) != NULL)
-		return "IPv6 zone: it means nothing beyond this machine";
-	if (!addr_parse(in, &a) || a.v4)
-		return "colon in the host, but no IPv6 address (a port does not belong here)";
-	addr_format(&a, out);
-	return NULL;
-}
-
 /* The one spelling of a host, as a C string: lower case, one trailing dot off, addresses as RFC
  * 5952 or dotted quad, and what getaddrinfo would take for an address made one. NULL, or why there
- * is none, a static phrase. A name with letters outside ASCII is refused: its xn-- form depends on
- * the tables of UTS 46, and a wrong guess would name another host. */
+ * is none, a static phrase. An IPv6 address has the brackets of RFC 3986 3.2.2 or (as people write it)
+ * none. A name with letters outside ASCII is refused: its xn-- form depends on the tables of UTS 46,
+ * and a wrong guess would name another host. */
 static const char *
 http_canonical_host(struct slice in, char out[256], bool *is_ip)
 {
@@ -7873,8 +7847,19 @@ http_canonical_host(struct slice in, char out[256], bool *is_ip)
 	bool hex;
 
 	*is_ip = in.n != 0 && memchr(in.p, ':', in.n) != NULL;
-	if (*is_ip)
-		return http_canonical_v6(in, out);
+	if (*is_ip && in.p[0] == '[') {
+		if (in.p[in.n - 1] != ']')
+			return "bracket without its other half";
+		in = (struct slice){in.p + 1, in.n - 2};
+	}
+	if (*is_ip) {
+		if (in.n != 0 && memchr(in.p, '%', in.n) != NULL)
+			return "IPv6 zone: it means nothing beyond this machine";
+		if (!addr_parse(in, &a) || a.v4)
+			return "colon in the host, but no IPv6 address (a port does not belong here)";
+		addr_format(&a, out);
+		return NULL;
+	}
 	in.n -= in.n != 0 && in.p[in.n - 1] == '.';
 	if (in.n == 0 || in.n > HTTP_HOST_MAX)
 		return in.n == 0 ? "empty host name" : "host name of over 253 bytes";
@@ -12253,7 +12238,6 @@ sign_hmac(const struct sign_hash *h, struct slice key, const struct slice *part,
 #define SIGV4_DATE_MAX 17       /* 20130524T000000Z */
 #define SIGV4_STRING_MAX (32 + SIGV4_DATE_MAX + SIGV4_SCOPE_MAX + 64)
 #define SIGV4_KEY 32
-#define SIGV4_AUTHORIZATION_MAX (SIGV4_SIGNATURE_MAX + 1024) /* with the key's id, the scope and four names */
 #define SIGV4_SIGNATURE_MAX 144 /* hex of SigV4a's longest ECDSA-Sig-Value (RFC 3279 2.2.3): 72 bytes */
 #define SIGV4_KEYS 32           /* derived keys kept: the (credential, region, service) of a busy hour */
 
@@ -12542,17 +12526,6 @@ struct sigv4_kept_key {
 	unsigned char of[br_sha256_SIZE], key[SIGV4_KEY];
 };
 
-static struct sigv4_kept_key *
-sigv4_kept_keys(void)
-{
-	if (sigv4_kept.block == NULL || sigv4_kept.arena != secret_arena.base) {
-		sigv4_kept.block = secret_new(SIGV4_KEYS * sizeof(struct sigv4_kept_key));
-		sigv4_kept.arena = secret_arena.base;
-		sigv4_kept.next = 0;
-	}
-	return sigv4_kept.block == NULL ? NULL : (struct sigv4_kept_key *)(void *)sigv4_kept.block->p;
-}
-
 /* An HMAC for each part of the scope (date, region, service, "aws4_request"), keyed by the HMAC
  * before, the first by "AWS4" and the secret. SigV4a's private key: NIST SP 800-108 5.1, counter mode,
  * with HMAC-SHA256, keyed by "AWS4A" and the secret. The context is the access key's id and a counter,
@@ -12604,14 +12577,20 @@ sigv4_key(struct slice secret, struct slice access_key, const struct sigv4_scope
 		{s->asymmetric ? "a" : "h", 1}, access_key, SLICE_INIT("\n"),
 		{s->text, s->asymmetric ? 0 : strlen(s->text)}, SLICE_INIT("\n"), secret,
 	};
-	struct sigv4_kept_key *kept = sigv4_kept_keys();
+	struct sigv4_kept_key *kept;
 	unsigned char of[br_sha256_SIZE];
 	bool ok;
 
+	if (sigv4_kept.block == NULL || sigv4_kept.arena != secret_arena.base) {
+		sigv4_kept.block = secret_new(SIGV4_KEYS * sizeof *kept);
+		sigv4_kept.arena = secret_arena.base;
+		sigv4_kept.next = 0;
+	}
 	if (secret.n == 0 || secret.n > 256 || access_key.n > 256)
 		return false;
-	if (kept == NULL)
+	if (sigv4_kept.block == NULL)
 		return sigv4_derive(secret, access_key, s, key);
+	kept = (struct sigv4_kept_key *)(void *)sigv4_kept.block->p;
 	tls_sha256_join(piece, COUNT(piece), of);
 	for (size_t i = 0; i < SIGV4_KEYS; i++) {
 		if (!ct_eq(kept[i].of, of, sizeof of))
@@ -14707,6 +14686,7 @@ socks_take_head(struct conn *c, bool *whole)
 	} else if (lua_ask(ENTRY_SOCKS, "", 0, buf_slice(b), b) && b->n > 1) {
 		return *whole = true;
 	} else {
+		reply[1] = b->n == 1 ? (uint8_t)b->p[0] : 1;    /* lua/socks.lua's code; or it failed */
 		why = "SOCKS5: no request that is served";
 	}
 	peer_put(&c->peer, reply, c->socks == SOCKS_REQUEST ? sizeof reply : 2);
@@ -14996,25 +14976,6 @@ count_init(void)
 	return count_cells != MAP_FAILED;
 }
 
-/* The cell of that key, whose window then ends at `ends`; one whose window is over is taken. NULL: all
- * that are near are in use. */
-static struct count_cell *
-count_find(uint64_t key, int64_t now, int64_t ends)
-{
-	for (int taking = 0; taking < 2; taking++)
-		for (uint64_t i = 0; i < COUNT_NEAR; i++) {
-			struct count_cell *c = &count_cells[(key + i) % COUNT_CELLS];
-			int64_t ended = atomic_load(&c->ends);
-
-			if (ended <= now && (taking || atomic_load(&c->key) == key) &&
-			    atomic_compare_exchange_strong(&c->ends, &ended, ends))
-				atomic_store(&c->key, key);
-			if (atomic_load(&c->key) == key && atomic_load(&c->ends) > now)
-				return c;
-		}
-	return NULL;
-}
-
 /* Adds n to the counter of that name, which begins anew at each multiple of `window` seconds, and answers
  * what it has then. Negative: no cell is free, or this process shares none. */
 static int64_t
@@ -15022,14 +14983,26 @@ count_add(struct slice name, int64_t window, uint64_t n)
 {
 	uint8_t hash[32];
 	int64_t now = clock_wall();
-	uint64_t number = (uint64_t)(now / window) << COUNT_BITS, was, is;
+	uint64_t number = (uint64_t)(now / window) << COUNT_BITS, was, is, key;
 	const struct slice part[] = {name, {(const char *)&window, sizeof window}};
-	struct count_cell *c;
+	struct count_cell *c = NULL;
 
 	if (count_cells == NULL)
 		return -1;
 	tls_sha256_join(part, COUNT(part), hash);
-	if ((c = count_find(load_be64(hash), now, (now / window + 1) * window)) == NULL)
+	key = load_be64(hash);
+	/* The key's own cell; in a second round one whose window is over is taken for it. */
+	for (uint64_t i = 0; i < 2 * COUNT_NEAR && c == NULL; i++) {
+		struct count_cell *at = &count_cells[(key + i % COUNT_NEAR) % COUNT_CELLS];
+		int64_t ended = atomic_load(&at->ends);
+
+		if (ended <= now && (i >= COUNT_NEAR || atomic_load(&at->key) == key) &&
+		    atomic_compare_exchange_strong(&at->ends, &ended, (now / window + 1) * window))
+			atomic_store(&at->key, key);
+		if (atomic_load(&at->key) == key && atomic_load(&at->ends) > now)
+			c = at;
+	}
+	if (c == NULL)
 		return -1;
 	was = atomic_load(&c->value);
 	do {
@@ -18508,7 +18481,7 @@ mcp_begin(struct req *r, struct http_head *h)
 #define REQLOG_PATH_MAX 2048   /* DESIGN, Log */
 #define REQLOG_KINDS 256                /* of refusals, an agent's with one code, that are told apart */
 
-static struct {
+static struct reqlog_refused {
 	uint32_t what;          /* hash of agent and code */
 	uint64_t at;            /* where N of its last record stands, as reqlog.gone counts */
 } reqlog_refused[REQLOG_KINDS];
@@ -18588,21 +18561,6 @@ reqlog_flush(struct timer *t)
 	}
 }
 
-/* Counts a refusal in the last record of its kind. False: that one does not wait here any more. */
-static bool
-reqlog_count(uint32_t what)
-{
-	uint64_t at = reqlog_refused[what % REQLOG_KINDS].at;
-	char *p = reqlog.pending.p + (at - reqlog.gone), text[9];
-	uint8_t n[4];
-
-	if (reqlog_refused[what % REQLOG_KINDS].what != what || at < reqlog.gone || !hex_decode(n, (struct slice){p, 8}))
-		return false;
-	store_be32(n, load_be32(n) + 1);
-	memcpy(p, text, hex_encode(text, n, sizeof n));
-	return true;
-}
-
 /* Are there records of this agent in the queue? */
 static bool
 reqlog_waits(const struct reqlog_share *s)
@@ -18648,11 +18606,20 @@ static void
 reqlog_add(struct slice json, enum reqlog_kind kind, struct reqlog_share *s, uint32_t what)
 {
 	const struct slice line[] = {kind == REQLOG_REFUSED ? SLICE("!00000001") : SLICE(""), json, SLICE("\n")};
+	struct reqlog_refused *last = &reqlog_refused[what % REQLOG_KINDS];
+	uint8_t n[4];
 
 	if (reqlog.fd < 0)
 		return;
-	if (kind == REQLOG_REFUSED && reqlog.pending.n > REQLOG_QUEUE / 2 && reqlog_count(what))
-		return;
+	if (kind == REQLOG_REFUSED && reqlog.pending.n > REQLOG_QUEUE / 2 && last->what == what && last->at >= reqlog.gone) {
+		char *p = reqlog.pending.p + (last->at - reqlog.gone);
+
+		if (hex_decode(n, (struct slice){p, 8})) {      /* counted in the last one of its kind, which waits here */
+			store_be32(n, load_be32(n) + 1);
+			hex_encode(p, n, sizeof n);
+			return;
+		}
+	}
 	if ((kind != REQLOG_SENT && reqlog.pending.n > REQLOG_QUEUE) ||
 	    json.n > PIPE_BUF - 10 || !buf_room(&reqlog.pending, json.n + 10)) {
 		if (reqlog.dropped++ == 0)
@@ -18661,8 +18628,7 @@ reqlog_add(struct slice json, enum reqlog_kind kind, struct reqlog_share *s, uin
 	}
 	if (kind == REQLOG_REFUSED) {
 		reqlog.wakes = REQLOG_WAKES;
-		reqlog_refused[what % REQLOG_KINDS].what = what;
-		reqlog_refused[what % REQLOG_KINDS].at = reqlog.gone + reqlog.pending.n + 1;
+		*last = (struct reqlog_refused){what, reqlog.gone + reqlog.pending.n + 1};
 	}
 	buf_join(&reqlog.pending, line, 3);
 	if (s != NULL) {
