@@ -20504,7 +20504,6 @@ helper_start(struct helper_run *h, char **argv, int64_t ms)
  *
  * Read handles, results and arguments, and skip the rest: the other functions check arguments and
  * call codec, uri, json and sign. */
-#define L_SECRET "sallyport.secret"
 #define L_JSON_ARRAY "sallyport.json.array"
 #define L_EXPECT_MAX 32         /* members that one `expect` may name */
 #define L_PAIRS_MAX 1000        /* pairs of a form or query: a URL that long reaches no server */
@@ -20598,23 +20597,22 @@ l_message(lua_State *co)
 	return lua_type(co, -1) == LUA_TSTRING ? lua_tostring(co, -1) : "?";
 }
 
-static void
-l_push_sha256_hex(lua_State *L, struct slice s)
-{
-	char hex[64];
-
-	tls_sha256_hex(s, hex);
-	lua_pushlstring(L, hex, sizeof hex);
-}
+/* A kind of handle. luaL_checkudata looks a metatable up by name, l_check_type compares its address: there is one
+ * state a process, which keeps the metatable. */
+struct l_type {
+	const char *name;
+	const void *meta;       /* where its metatable lies */
+};
 
 /* Makes the metatable of a handle, which Lua cannot reach. Pops its __index, or nil, from the top. gc frees what it
  * holds; either function may be NULL. */
 static void
-l_metatable(lua_State *L, const char *type, lua_CFunction gc, lua_CFunction newindex)
+l_metatable(lua_State *L, struct l_type *t, lua_CFunction gc, lua_CFunction newindex)
 {
 	const luaL_Reg events[] = {{"__gc", gc}, {"__close", gc}, {NULL, NULL}};
 
-	luaL_newmetatable(L, type);
+	luaL_newmetatable(L, t->name);
+	t->meta = lua_topointer(L, -1);
 	lua_insert(L, -2);
 	lua_setfield(L, -2, "__index");
 	if (gc != NULL)
@@ -20623,23 +20621,7 @@ l_metatable(lua_State *L, const char *type, lua_CFunction gc, lua_CFunction newi
 		lua_pushcfunction(L, newindex);
 		lua_setfield(L, -2, "__newindex");
 	}
-	l_set(L, "__metatable", type);
-	lua_pop(L, 1);
-}
-
-/* A kind of handle that each request makes and checks. luaL_checkudata looks a metatable up by
- * name, l_check_type compares its address: there is one state a process, which keeps the
- * metatable. */
-struct l_type {
-	const char *name;
-	const void *meta;       /* where its metatable lies */
-};
-
-static void
-l_type_open(lua_State *L, struct l_type *t)
-{
-	luaL_getmetatable(L, t->name);
-	t->meta = lua_topointer(L, -1);
+	l_set(L, "__metatable", t->name);
 	lua_pop(L, 1);
 }
 
@@ -20666,15 +20648,25 @@ l_check_type(lua_State *L, int idx, const struct l_type *t)
 	return p != NULL ? p : luaL_checkudata(L, idx, t->name);
 }
 
-static struct l_type l_type_secret = {.name = L_SECRET};
+/* Pushes a handle of `size` zeroed bytes and so many user values. `t` NULL: memory alone, which the collector frees. */
+static void *
+l_new(lua_State *L, size_t size, int values, const struct l_type *t)
+{
+	void *p = memset(lua_newuserdatauv(L, size, values), 0, size);
+
+	if (t != NULL)
+		luaL_setmetatable(L, t->name);
+	return p;
+}
+
+static struct l_type l_type_secret = {.name = "sallyport.secret"}, l_type_wait = {.name = "sallyport.wait"};
 
 /* -- waiting */
-#define L_WAIT "sallyport.wait"
 
 static int
 l_wait_gc(lua_State *L)
 {
-	struct wait *w = luaL_checkudata(L, 1, L_WAIT);
+	struct wait *w = l_check_type(L, 1, &l_type_wait);
 
 	if (w->drop != NULL)
 		w->drop(w);
@@ -20691,9 +20683,7 @@ l_wait_new(lua_State *L, size_t size, void (*drop)(struct wait *))
 	struct wait *w;
 
 	lua_settop(L, 2);
-	w = lua_newuserdatauv(L, size, 0);
-	memset(w, 0, size);
-	luaL_setmetatable(L, L_WAIT);
+	w = l_new(L, size, 0, &l_type_wait);
 	lua_toclose(L, 3);
 	w->task = task_of(L);
 	w->drop = drop;
@@ -20745,7 +20735,7 @@ struct heavy {
 	struct job job;         /* its lane is JOB_READ unless the binding says another one */
 	struct task *task;      /* borrowed */
 	bool done;
-	lua_KFunction then;     /* its context is the struct: pushes the results */
+	int (*then)(lua_State *L, void *heavy);         /* pushes the results */
 };
 
 static void
@@ -20763,26 +20753,21 @@ l_heavy_k(lua_State *L, int status, lua_KContext ctx)
 {
 	struct heavy *h = (struct heavy *)ctx;
 
-	return h->done ? h->then(L, status, ctx) : task_yield(L, INT64_MAX, ctx, l_heavy_k);
-}
-
-/* Pushes a zeroed struct of `size` bytes, which begins with a struct heavy. The collector frees it. */
-static void *
-l_heavy_new(lua_State *L, size_t size)
-{
-	return memset(lua_newuserdatauv(L, size, 0), 0, size);
+	(void)status;
+	return h->done ? h->then(L, h) : task_yield(L, INT64_MAX, ctx, l_heavy_k);
 }
 
 /* The last call of a binding: run(&h->job), perhaps in a helper thread (no Lua, nothing of the loop's), then
  * `then`. `bytes`: how much there is to read. Yields. */
 static int
-l_heavy(lua_State *L, struct heavy *h, size_t bytes, void (*run)(struct job *), lua_KFunction then)
+l_heavy(lua_State *L, struct heavy *h, size_t bytes, void (*run)(struct job *),
+    int (*then)(lua_State *, void *))
 {
 	struct task *t = bytes >= HEAVY_MIN && job_threaded && lua_isyieldable(L) ? task_of(L) : NULL;
 
 	if (t == NULL || (lua_now.co != NULL && ++t->heavy > HEAVY_MAX)) {
 		run(&h->job);
-		return then(L, LUA_OK, (lua_KContext)h);
+		return then(L, h);
 	}
 	h->job = (struct job){.lane = h->job.lane, .owner = t->agent, .run = run, .done = heavy_done};
 	h->task = t;
@@ -20804,7 +20789,7 @@ l_new_secret(lua_State *L)
 	luaL_checkstack(L, 3, NULL);
 	h = lua_newuserdatauv(L, sizeof *h, 0);
 	*h = (struct secret_handle){0};
-	if (luaL_getmetatable(L, L_SECRET) != LUA_TTABLE)  /* or luaL_setmetatable takes nil */
+	if (luaL_getmetatable(L, l_type_secret.name) != LUA_TTABLE)  /* or luaL_setmetatable takes nil */
 		luaL_error(L, "module secret is not open");
 	lua_setmetatable(L, -2);
 	if ((h->scope = secret_scope_now) != NULL) {
@@ -21103,11 +21088,10 @@ digest_run(struct job *j)
 }
 
 static int
-l_digest_k(lua_State *L, int status, lua_KContext ctx)
+l_digest_k(lua_State *L, void *heavy)
 {
-	struct digest *d = (struct digest *)ctx;
+	struct digest *d = heavy;
 
-	(void)status;
 	memcpy(l_text_room(L, d->is_secret, d->hash->n), d->out, d->hash->n);
 	wipe(d->out, sizeof d->out);
 	return l_text_push(L);
@@ -21117,7 +21101,7 @@ l_digest_k(lua_State *L, int status, lua_KContext ctx)
 static int
 l_digest(lua_State *L, const struct sign_hash *h, int key, int data)
 {
-	struct digest *d = l_heavy_new(L, sizeof *d);
+	struct digest *d = l_new(L, sizeof *d, 0, NULL);
 
 	d->hash = h;
 	if (key != 0)
@@ -21166,11 +21150,10 @@ pbkdf2_run(struct job *j)
 }
 
 static int
-l_pbkdf2_k(lua_State *L, int status, lua_KContext ctx)
+l_pbkdf2_k(lua_State *L, void *heavy)
 {
-	struct pbkdf2 *p = (struct pbkdf2 *)ctx;
+	struct pbkdf2 *p = heavy;
 
-	(void)status;
 	lua_pushlstring(L, (const char *)p->out, sizeof p->out);
 	wipe(p->out, sizeof p->out);
 	return 1;
@@ -21183,7 +21166,7 @@ l_pbkdf2_k(lua_State *L, int status, lua_KContext ctx)
 static int
 l_sign_pbkdf2(lua_State *L)
 {
-	struct pbkdf2 *p = l_heavy_new(L, sizeof *p);
+	struct pbkdf2 *p = l_new(L, sizeof *p, 0, NULL);
 	bool is_secret;
 
 	p->password = l_check_value(L, 1, &is_secret);
@@ -21413,7 +21396,7 @@ l_secret_gc(lua_State *L)
 static int
 l_secret_is(lua_State *L)
 {
-	return l_answer(L, luaL_testudata(L, 1, L_SECRET) != NULL);
+	return l_answer(L, l_test_type(L, 1, &l_type_secret) != NULL);
 }
 
 /* reach(secret, made) -> "heads and bodies" | "heads" | nil
@@ -21422,7 +21405,7 @@ l_secret_is(lua_State *L)
 static int
 l_secret_reach(lua_State *L)
 {
-	struct secret *s = *(struct secret **)luaL_checkudata(L, 1, L_SECRET);
+	struct secret *s = *(struct secret **)l_check_handle(L, 1);
 	struct scrub_value v = {.value = secret_slice(s), .made = lua_toboolean(L, 2)};
 
 	return l_one(L, scrub_seeks(&v, true) ? "heads and bodies" : scrub_seeks(&v, false) ? "heads" : NULL);
@@ -22083,7 +22066,8 @@ static const luaL_Reg l_core_functions[] = {
 static int
 l_open_secret_core(lua_State *L)
 {
-	luaL_newmetatable(L, L_SECRET);
+	luaL_newmetatable(L, l_type_secret.name);       /* no __close: a policy would end a handle that others share */
+	l_type_secret.meta = lua_topointer(L, -1);
 	for (size_t i = 0; i < COUNT(l_secret_refused); i++) {
 		lua_pushstring(L, l_secret_refused[i].why);
 		lua_pushcclosure(L, l_secret_refuse, 1);
@@ -22099,7 +22083,6 @@ l_open_secret_core(lua_State *L)
 	lua_pushcfunction(L, l_secret_gc);
 	lua_setfield(L, -2, "__gc");
 	lua_pop(L, 1);
-	l_type_open(L, &l_type_secret);
 	lua_newtable(L);
 	l_secret_add(L);
 	luaL_setfuncs(L, l_core_functions, 0);
@@ -22285,8 +22268,19 @@ l_push_record(lua_State *L, enum store_db db, struct slice key, const struct sto
 	return err;
 }
 
+/* store.record(db, key, true) -> { plain members…, version = N, id = hex, epoch = N,
+ *     secrets = { name = handle } | nil }
+ * store.record(db, key, false)
+ *   -> { plain members…, version = N, id = hex, epoch = N, sealed = { names } | nil,
+ *     unverified = true | nil }
+ *   | nil, "absent" | "damaged" | "locked" | …
+ *
+ * Lua's store.get and store.peek. "damaged": it is not what was written there last, or it was removed on the disk. The
+ * handles end with the task, but for those that core.keep keeps. id: of this record, and of no other of the same name.
+ * epoch: another one once a secret, or the right to use it, has changed. peek unseals nothing. `unverified`: the store
+ * was opened without its key, so no tag was checked. */
 static int
-l_store_record(lua_State *L, bool open)
+l_store_record(lua_State *L)
 {
 	enum store_db db = l_check_db(L, 1);
 	struct slice key = l_check_slice(L, 2);
@@ -22294,33 +22288,8 @@ l_store_record(lua_State *L, bool open)
 	enum store_err err = store_read(db, key, &r);
 
 	if (err == STORE_OK)
-		err = l_push_record(L, db, key, &r, open);
+		err = l_push_record(L, db, key, &r, lua_toboolean(L, 3));
 	return err == STORE_OK ? l_store_return(1) : l_fail_store(L, err);
-}
-
-/* store.get(db, key) -> { plain members…, version = N, id = hex, epoch = N,
- *     secrets = { name = handle } | nil }
- *   | nil, "absent" | "damaged" | "locked" | …
- *
- * "damaged": it is not what was written there last, or it was removed on the disk. The handles end with
- * the task, but for those that core.keep keeps. id: of this record, and of no other of the same name.
- * epoch: another one once a secret, or the right to use it, has changed. */
-static int
-l_store_get(lua_State *L)
-{
-	return l_store_record(L, true);
-}
-
-/* store.peek(db, key)
- *   -> { plain members…, version = N, id = hex, epoch = N, sealed = { names } | nil,
- *     unverified = true | nil }
- *   | nil, "absent" | "damaged" | …
- *
- * Unseals nothing. `unverified`: the store was opened without its key, so no tag was checked. */
-static int
-l_store_peek(lua_State *L)
-{
-	return l_store_record(L, false);
 }
 
 /* store.each(db, prefix [, after [, limit]])
@@ -22755,7 +22724,7 @@ l_store_commit(lua_State *L)
  * the stream's layout). A handle is a snapshot of the open store, or the one transaction that
  * replaces a store's content. Records stay sealed: only the wrapped data key and a record's plain
  * part are read. */
-#define L_RAW "sallyport.raw"
+static struct l_type l_type_raw = {.name = "sallyport.raw"};
 
 struct l_raw {
 	MDB_txn *txn;           /* owned; NULL: not begun, or over */
@@ -22773,7 +22742,7 @@ raw_mac_init(struct l_raw *r)
 static int
 l_raw_gc(lua_State *L)
 {
-	struct l_raw *r = luaL_checkudata(L, 1, L_RAW);
+	struct l_raw *r = l_check_type(L, 1, &l_type_raw);
 
 	if (r->txn != NULL)
 		mdb_txn_abort(r->txn);
@@ -22787,25 +22756,16 @@ l_raw_gc(lua_State *L)
 	return 0;
 }
 
-static struct l_raw *
-l_raw_new(lua_State *L)
-{
-	struct l_raw *r = lua_newuserdatauv(L, sizeof *r, 0);
-
-	*r = (struct l_raw){.serve_fd = -1};
-	luaL_setmetatable(L, L_RAW);
-	return r;
-}
-
 /* store.snapshot() -> raw | nil, code, fault
  *
  * The open store as it is now. Later commits do not wait for the snapshot. */
 static int
 l_store_snapshot(lua_State *L)
 {
-	struct l_raw *r = l_raw_new(L);
+	struct l_raw *r = l_new(L, sizeof *r, 0, &l_type_raw);
 	enum store_err err = STORE_LOCKED;
 
+	r->serve_fd = -1;
 	if (store.env != NULL && store.keys != NULL)
 		err = store_err_of(mdb_txn_begin(store.env, NULL, MDB_RDONLY, &r->txn));
 	if (err != STORE_OK)
@@ -22828,7 +22788,8 @@ l_store_replace(lua_State *L)
 	enum store_err err;
 
 	luaL_argcheck(L, datakey.n == DATAKEY_LEN, 2, "no data key");
-	r = l_raw_new(L);
+	r = l_new(L, sizeof *r, 0, &l_type_raw);
+	r->serve_fd = -1;
 	store_close();
 	if ((err = store_unlock_keys(home, datakey, &r->keys)) != STORE_OK)
 		return l_store_answer(L, err);
@@ -22843,7 +22804,7 @@ l_store_replace(lua_State *L)
 static int
 l_raw_begin(lua_State *L)
 {
-	struct l_raw *r = luaL_checkudata(L, 1, L_RAW);
+	struct l_raw *r = l_check_type(L, 1, &l_type_raw);
 	const char *home = luaL_checkstring(L, 2);
 	struct slice datakey = l_check_slice(L, 3), blob;
 	const struct store_counters zero = {0};
@@ -22879,7 +22840,7 @@ l_raw_begin(lua_State *L)
 static int
 l_raw_commit(lua_State *L)
 {
-	struct l_raw *r = luaL_checkudata(L, 1, L_RAW);
+	struct l_raw *r = l_check_type(L, 1, &l_type_raw);
 	MDB_txn *txn = r->txn;
 
 	luaL_argcheck(L, txn != NULL && r->serve_fd >= 0, 1, "not begun");
@@ -22890,7 +22851,7 @@ l_raw_commit(lua_State *L)
 static struct l_raw *
 l_check_raw(lua_State *L)
 {
-	struct l_raw *r = luaL_checkudata(L, 1, L_RAW);
+	struct l_raw *r = l_check_type(L, 1, &l_type_raw);
 
 	luaL_argcheck(L, r->txn != NULL, 1, "not begun, or over");
 	return r;
@@ -22991,7 +22952,7 @@ l_raw_table(lua_State *L)
 static int
 l_raw_mac(lua_State *L)
 {
-	struct l_raw *r = luaL_checkudata(L, 1, L_RAW);
+	struct l_raw *r = l_check_type(L, 1, &l_type_raw);
 	struct slice s = l_check_slice(L, 2);
 
 	br_hmac_update(&r->mac, s.p, s.n);
@@ -23005,7 +22966,7 @@ l_raw_mac(lua_State *L)
 static int
 l_raw_sum(lua_State *L)
 {
-	struct l_raw *r = luaL_checkudata(L, 1, L_RAW);
+	struct l_raw *r = l_check_type(L, 1, &l_type_raw);
 	uint8_t ours[32];
 
 	br_hmac_out(&r->mac, ours);
@@ -23025,8 +22986,7 @@ static const luaL_Reg l_store[] = {
 	{"close", l_store_close},
 	{"snapshot", l_store_snapshot},
 	{"replace", l_store_replace},
-	{"get", l_store_get},
-	{"peek", l_store_peek},
+	{"record", l_store_record},
 	{"each", l_store_each},
 	{"generation", l_store_generation},
 	{"changes", l_store_changes},
@@ -23047,7 +23007,7 @@ l_open_store(lua_State *L)
 	};
 
 	luaL_newlib(L, methods);
-	l_metatable(L, L_RAW, l_raw_gc, NULL);
+	l_metatable(L, &l_type_raw, l_raw_gc, NULL);
 	luaL_newlib(L, l_store);
 	return 1;
 }
@@ -23174,12 +23134,8 @@ static const luaL_Reg l_addr_functions[] = {
  * lies in the arena, and cannot be read as a string again. A view is a userdata that reads through
  * the runtime's `req`, whose handle req_stop empties: a view that is kept longer raises "request
  * is closed". Skip it unless you ask what a policy can do to a request. */
-#define L_REQ "sallyport.request"
-#define L_VIEW "sallyport.view"
-#define L_HEADERS "sallyport.headers"
-#define L_QUERY "sallyport.query"
-static struct l_type l_type_req = {.name = L_REQ}, l_type_view = {.name = L_VIEW};
-static struct l_type l_type_headers = {.name = L_HEADERS}, l_type_query = {.name = L_QUERY};
+static struct l_type l_type_req = {.name = "sallyport.request"}, l_type_view = {.name = "sallyport.view"};
+static struct l_type l_type_headers = {.name = "sallyport.headers"}, l_type_query = {.name = "sallyport.query"};
 
 /* User values of a view; the first is the request's handle. */
 enum { L_VIEW_HEADERS = 2, L_VIEW_QUERY, L_VIEW_STRIPPED };
@@ -23212,16 +23168,6 @@ l_check_part(lua_State *L, int idx, const struct l_type *type)
 	if (h == NULL || h->r == NULL)
 		luaL_error(L, "request is closed");
 	return h->r;
-}
-
-static struct req_handle *
-l_new_req(lua_State *L)
-{
-	struct req_handle *h = lua_newuserdatauv(L, sizeof *h, 0);
-
-	*h = (struct req_handle){NULL, false};
-	luaL_setmetatable(L, L_REQ);
-	return h;
 }
 
 static int
@@ -23716,11 +23662,10 @@ struct edit {
 
 /* Answers true or false, or nil and why. */
 static int
-l_edit_k(lua_State *L, int status, lua_KContext ctx)
+l_edit_k(lua_State *L, void *heavy)
 {
-	struct edit *e = (struct edit *)ctx;
+	struct edit *e = heavy;
 
-	(void)status;
 	if (e->why == NULL && e->out.max != 0 && (!buf_ok(&e->out) || !req_take_body(e->r, &e->out)))
 		e->why = "no_room";
 	buf_free(&e->out);
@@ -23759,7 +23704,7 @@ static int
 l_view_splice(lua_State *L, bool json)
 {
 	struct req *r = l_check_part(L, 1, &l_type_view);
-	struct edit *e = (lua_settop(L, 3), l_heavy_new(L, sizeof *e));
+	struct edit *e = (lua_settop(L, 3), l_new(L, sizeof *e, 0, NULL));
 	bool is_secret = false;
 
 	e->r = r;
@@ -23939,15 +23884,14 @@ req_sign(struct req *r, const struct l_sigv4 *o, struct sigv4_request *s)
 }
 
 static int
-l_view_sigv4_k(lua_State *L, int status, lua_KContext ctx)
+l_view_sigv4_k(lua_State *L, void *heavy)
 {
-	struct digest *d = (struct digest *)ctx;
+	struct digest *d = heavy;
 	struct req *r = d->r;
 	char hash[2 * br_sha256_SIZE];
 	struct sigv4_request s;
 	struct l_sigv4 o;
 
-	(void)status;
 	l_sigv4_read(L, 2, &o);
 	if (o.payload.p == NULL)
 		o.payload = (struct slice){hash, hex_encode(hash, d->out, br_sha256_SIZE)};
@@ -23969,7 +23913,7 @@ static int
 l_view_sigv4(lua_State *L)
 {
 	struct req *r = l_check_part(L, 1, &l_type_view);
-	struct digest *d = (lua_settop(L, 2), l_heavy_new(L, sizeof *d));
+	struct digest *d = (lua_settop(L, 2), l_new(L, sizeof *d, 0, NULL));
 	struct l_sigv4 o;
 
 	d->r = r;
@@ -24357,7 +24301,7 @@ l_read_cidrs(lua_State *L, int table, const char *key, struct cidr *out, size_t 
 	lua_pop(L, 1);
 }
 
-#define L_IDENTITY "sallyport.identity"
+static struct l_type l_type_identity = {.name = "sallyport.identity"};
 
 /* The identity (module tls) at table.tls, borrowed from it; NULL: none. */
 static struct tls_ident *
@@ -24366,7 +24310,7 @@ l_opt_identity(lua_State *L, int table)
 	struct tls_ident **id = NULL;
 
 	if (lua_getfield(L, table, "tls") != LUA_TNIL)
-		id = luaL_checkudata(L, -1, L_IDENTITY);
+		id = l_check_type(L, -1, &l_type_identity);
 	lua_pop(L, 1);
 	return id != NULL ? *id : NULL;
 }
@@ -24554,7 +24498,7 @@ look_documents(struct job *j)
 static int
 l_look(lua_State *L, void (*run)(struct job *), bool list)
 {
-	struct edit *e = (lua_settop(L, 2), l_heavy_new(L, sizeof *e));
+	struct edit *e = (lua_settop(L, 2), l_new(L, sizeof *e, 0, NULL));
 
 	e->in = l_check_slice(L, 1);
 	if (list)
@@ -24592,11 +24536,10 @@ edit_strip(struct job *j)
 }
 
 static int
-l_strip_form_k(lua_State *L, int status, lua_KContext ctx)
+l_strip_form_k(lua_State *L, void *heavy)
 {
-	struct edit *e = (struct edit *)ctx;
+	struct edit *e = heavy;
 
-	(void)status;
 	if (!buf_ok(&e->out)) {
 		buf_free(&e->out);
 		return luaL_error(L, "no room for the form");
@@ -24610,7 +24553,7 @@ l_strip_form_k(lua_State *L, int status, lua_KContext ctx)
 static int
 l_strip_form(lua_State *L, struct req *r, int list, bool second)
 {
-	struct edit *e = l_heavy_new(L, sizeof *e);
+	struct edit *e = l_new(L, sizeof *e, 0, NULL);
 
 	e->r = r;
 	e->names = l_read_names(L, list);
@@ -24804,10 +24747,9 @@ l_view_push_part(lua_State *L, struct req *r, int slot)
 		}
 		lua_setfield(L, -2, "query");
 	} else {
-		lua_newuserdatauv(L, 0, 1);
+		l_new(L, 0, 1, slot == L_VIEW_HEADERS ? &l_type_headers : &l_type_query);
 		lua_getiuservalue(L, 1, 1);
 		lua_setiuservalue(L, -2, 1);
-		luaL_setmetatable(L, slot == L_VIEW_HEADERS ? L_HEADERS : L_QUERY);
 	}
 	lua_pushvalue(L, -1);
 	lua_setiuservalue(L, 1, slot);
@@ -24976,10 +24918,9 @@ l_req_view(lua_State *L)
 	struct req *r = l_check_req(L, 1);
 
 	r->looked = r->looked && !lua_toboolean(L, 2);
-	lua_newuserdatauv(L, 0, 4);
+	l_new(L, 0, 4, &l_type_view);
 	lua_pushvalue(L, 1);
 	lua_setiuservalue(L, -2, 1);
-	luaL_setmetatable(L, L_VIEW);
 	return 1;
 }
 
@@ -25162,11 +25103,10 @@ edit_rows(struct job *j)
 }
 
 static int
-l_req_substitute_k(lua_State *L, int status, lua_KContext ctx)
+l_req_substitute_k(lua_State *L, void *heavy)
 {
-	struct edit *e = (struct edit *)ctx;
+	struct edit *e = heavy;
 
-	(void)status;
 	if (e->why == NULL && e->answer && !(req_take_body(e->r, &e->out) && req_note_hits(e->r, &e->run, true)))
 		e->why = "body";
 	buf_free(&e->out);
@@ -25192,7 +25132,7 @@ l_req_substitute(lua_State *L)
 	luaL_checktype(L, 2, LUA_TTABLE);
 	lua_settop(L, 2);
 	s = l_read_rows(L, 2, &r->subst, false);
-	e = l_heavy_new(L, sizeof *e);
+	e = l_new(L, sizeof *e, 0, NULL);
 	e->r = r;
 	if (r->websocket && subst_places(s, 1u << PLACE_WS))
 		/* a deflated message would hide the placeholders in it */
@@ -25207,7 +25147,7 @@ l_req_substitute(lua_State *L)
 		e->why = "query";
 	else if (r->body_read && subst_places(s, 1u << PLACE_FORM | 1u << PLACE_PART | 1u << PLACE_JSON))
 		return l_heavy(L, &e->heavy, r->body.n, edit_rows, l_req_substitute_k);
-	return l_req_substitute_k(L, LUA_OK, (lua_KContext)e);
+	return l_req_substitute_k(L, e);
 }
 
 /* req:text_kind() -> "json" | "form" | "part" | nil
@@ -25357,7 +25297,7 @@ l_unseal(lua_State *L)
 }
 
 /* -- known placeholders: the section known as a userdata */
-#define L_KNOWN "sallyport.known"
+static struct l_type l_type_known = {.name = "sallyport.known"};
 #define L_LABEL_MAX 1024        /* two names and a variable's */
 
 /* request.known() -> set
@@ -25366,17 +25306,16 @@ l_unseal(lua_State *L)
 static int
 l_known_new(lua_State *L)
 {
-	struct known *k = lua_newuserdatauv(L, sizeof *k, 0);
+	struct known *k = l_new(L, sizeof *k, 0, &l_type_known);
 
-	*k = (struct known){.text = {.max = 64u << 20}};
-	luaL_setmetatable(L, L_KNOWN);
+	k->text.max = 64u << 20;
 	return 1;
 }
 
 static int
 l_known_gc(lua_State *L)
 {
-	known_wipe(luaL_checkudata(L, 1, L_KNOWN));
+	known_wipe(l_check_type(L, 1, &l_type_known));
 	return 0;
 }
 
@@ -25386,7 +25325,7 @@ l_known_gc(lua_State *L)
 static int
 l_known_add(lua_State *L)
 {
-	struct known *k = luaL_checkudata(L, 1, L_KNOWN);
+	struct known *k = l_check_type(L, 1, &l_type_known);
 	struct slice name = l_check_text(L, 2), shape = l_check_text(L, 3), parts[3] = {l_check_text(L, 4), name, l_check_text(L, 5)};
 	char text[STORE_SHAPE_MAX], room[L_LABEL_MAX];
 	struct buf label = {.p = room, .cap = sizeof room, .max = sizeof room};
@@ -25407,7 +25346,7 @@ l_known_add(lua_State *L)
 static int
 l_known_drop(lua_State *L)
 {
-	struct known *k = luaL_checkudata(L, 1, L_KNOWN);
+	struct known *k = l_check_type(L, 1, &l_type_known);
 
 	known_drop(k, l_check_text(L, 2));
 	return l_one(L, k->dropped);
@@ -25421,7 +25360,7 @@ static int
 l_req_known(lua_State *L)
 {
 	struct req *r = l_check_req(L, 1);
-	const struct known *k = luaL_checkudata(L, 2, L_KNOWN);
+	const struct known *k = l_check_type(L, 2, &l_type_known);
 	struct known_found found = {.n = 0};
 	bool ok = known_scan_encoded(k, req_path_now(r), &found) &&
 	    known_scan_encoded(k, req_query_now(r), &found);
@@ -25474,7 +25413,7 @@ l_req_keep(lua_State *L)
 	uint64_t config = (uint64_t)luaL_checkinteger(L, 2), state = (uint64_t)luaL_checkinteger(L, 3);
 	int64_t until = luaL_checkinteger(L, 4);
 	unsigned share = (unsigned)luaL_optinteger(L, 5, AGENT_REQUESTS);
-	const struct known *known = lua_isnil(L, 6) ? NULL : luaL_checkudata(L, 6, L_KNOWN);
+	const struct known *known = lua_isnil(L, 6) ? NULL : l_check_type(L, 6, &l_type_known);
 	int ref = (lua_settop(L, 6), luaL_ref(L, LUA_REGISTRYINDEX));
 	struct kept *k = kept_make(r);
 
@@ -25502,7 +25441,7 @@ static int
 l_request_example(lua_State *L)
 {
 	struct slice head = l_check_text(L, 1), body = {luaL_optstring(L, 2, NULL), 0};
-	struct req_handle *h = (lua_settop(L, 3), l_new_req(L));
+	struct req_handle *h = (lua_settop(L, 3), l_new(L, sizeof *h, 0, &l_type_req));
 	struct req *r;
 
 	h->owned = true;
@@ -25580,7 +25519,7 @@ l_part_miss(lua_State *L)
 }
 
 static void
-l_part_methods(lua_State *L, const luaL_Reg *methods, const char *type, const char *part)
+l_part_methods(lua_State *L, const luaL_Reg *methods, struct l_type *type, const char *part)
 {
 	lua_newtable(L);
 	luaL_setfuncs(L, methods, 0);
@@ -25598,18 +25537,14 @@ l_open_request(lua_State *L)
 {
 	luaL_newlib(L, l_req);
 	l_push_index(L, OF_REQ, l_req_index);
-	l_metatable(L, L_REQ, l_req_gc, NULL);
+	l_metatable(L, &l_type_req, l_req_gc, NULL);
 	luaL_newlib(L, l_view_methods);
 	l_push_index(L, OF_VIEW, l_view_index);
-	l_metatable(L, L_VIEW, NULL, l_view_newindex);
-	l_part_methods(L, l_headers, L_HEADERS, "headers");
-	l_part_methods(L, l_query, L_QUERY, "query");
+	l_metatable(L, &l_type_view, NULL, l_view_newindex);
+	l_part_methods(L, l_headers, &l_type_headers, "headers");
+	l_part_methods(L, l_query, &l_type_query, "query");
 	luaL_newlib(L, l_known);
-	l_metatable(L, L_KNOWN, l_known_gc, NULL);
-	l_type_open(L, &l_type_req);
-	l_type_open(L, &l_type_view);
-	l_type_open(L, &l_type_headers);
-	l_type_open(L, &l_type_query);
+	l_metatable(L, &l_type_known, l_known_gc, NULL);
 	luaL_newlib(L, l_request);
 	lua_newtable(L);
 	for (size_t i = 0; l_places[i] != NULL; i++)
@@ -25625,7 +25560,7 @@ static int
 req_push(lua_State *co, void *arg)
 {
 	struct req *r = arg;
-	struct req_handle *h = l_new_req(co);
+	struct req_handle *h = l_new(co, sizeof *h, 0, &l_type_req);
 	char room[KEPT_ROUTE_MAX];
 	struct buf route = {.p = room, .cap = sizeof room, .max = sizeof room};
 
@@ -25947,7 +25882,7 @@ static const luaL_Reg l_time[] = {
 static int
 l_identity_gc(lua_State *L)
 {
-	struct tls_ident **id = luaL_checkudata(L, 1, L_IDENTITY);
+	struct tls_ident **id = l_check_type(L, 1, &l_type_identity);
 
 	tls_ident_unref(*id);
 	*id = NULL;
@@ -25972,11 +25907,9 @@ static int
 l_tls_identity(lua_State *L)
 {
 	struct slice cert = l_opt_value(L, 1), key = l_opt_value(L, 2), ca = l_opt_value(L, 3);
-	struct tls_ident **id = lua_newuserdatauv(L, sizeof *id, 0);
+	struct tls_ident **id = l_new(L, sizeof *id, 0, &l_type_identity);
 	struct ident_fault fault;
 
-	*id = NULL;
-	luaL_setmetatable(L, L_IDENTITY);
 	if ((*id = ident_new(cert, key, ca, lua_toboolean(L, 4), &fault)) != NULL)
 		return 1;
 	return l_three(L, L_NIL, fault.field, fault.code);
@@ -26004,7 +25937,7 @@ static int
 l_tls_serve(lua_State *L)
 {
 	struct tls_ident **own = &tls_own[luaL_checkoption(L, 1, NULL, listener_kinds)];
-	struct tls_ident **id = luaL_checkudata(L, 2, L_IDENTITY), *was = *own;
+	struct tls_ident **id = l_check_type(L, 2, &l_type_identity), *was = *own;
 
 	*own = tls_ident_ref(*id);
 	tls_ident_unref(was);
@@ -26019,7 +25952,7 @@ l_open_tls(lua_State *L)
 	};
 
 	lua_pushnil(L);
-	l_metatable(L, L_IDENTITY, l_identity_gc, NULL);
+	l_metatable(L, &l_type_identity, l_identity_gc, NULL);
 	luaL_newlib(L, funcs);
 	return 1;
 }
@@ -26311,28 +26244,6 @@ l_host_run(lua_State *L)
 	return l_wait(L, l_command_push);
 }
 
-/* host.helpers(dir [, look]) -> true | nil, why
- *
- * Sets the helpers' folder, once, before there are workers. look: only checks the folder. */
-static int
-l_host_helpers(lua_State *L)
-{
-	struct slice dir = l_check_text(L, 1);
-	struct stat st;
-
-	if (dir.n == 0 || dir.p[0] != '/' || memchr(dir.p, '\0', dir.n) != NULL)
-		return l_fail(L, "it is named from the root: /usr/local/lib/sallyport");
-	if (stat(dir.p, &st) != 0)
-		return l_fail_errno(L);
-	if (!S_ISDIR(st.st_mode) || !helper_trusts(&st))
-		return l_fail(L, "it is no folder that only root or this user may write to");
-	if (lua_toboolean(L, 2))
-		return l_answer(L, 1);
-	if (helper_dir < 0 && (helper_dir = open(dir.p, O_PATH | O_DIRECTORY | O_CLOEXEC)) < 0)
-		return l_fail_errno(L);
-	return l_answer(L, true);
-}
-
 static void
 spawn_done(struct task *t, bool ok, lua_State *co)
 {
@@ -26469,9 +26380,9 @@ conn_bound(uint64_t memory)
 
 /* host.configure{ connect_to={ { host, port, target, port }, … }, allow_address={…}, trusted_proxy={…},
  *   upstream_proxy={ host=, port=, authorization=secret }, roots={…}, upstream_ca={…}, memory=bytes,
- *   dial_timeout=s, answer_timeout=s, idle_timeout=s } -> true | nil, why
+ *   dial_timeout=s, answer_timeout=s, idle_timeout=s, helpers=fd } -> true | nil, why
  *
- * Applies settings; those whose members are nil stay as they are. roots: PEM files, the upstream_ca among them; read
+ * Applies settings; those whose members are nil stay as they are. helpers: the folder of programs, once. roots: PEM files, the upstream_ca among them; read
  * where there is an upstream_ca, and once in any case. */
 static int
 l_host_configure(lua_State *L)
@@ -26494,6 +26405,7 @@ l_host_configure(lua_State *L)
 	if (lua_getfield(L, 1, "upstream_proxy") == LUA_TTABLE)
 		host_upstream_proxy(L, 2);
 	lua_settop(L, 1);
+	helper_dir = helper_dir >= 0 ? helper_dir : (int)l_integer(L, 1, "helpers", -1);
 	if ((memory = l_integer(L, 1, "memory", 0)) != 0)
 		conn_bound((uint64_t)memory);
 	net_dial_ms = 1000 * l_integer(L, 1, "dial_timeout", net_dial_ms / 1000);
@@ -26592,8 +26504,10 @@ l_host_file(lua_State *L)
 static int
 l_host_sha256_hex(lua_State *L)
 {
-	l_push_sha256_hex(L, l_check_text(L, 1));
-	return 1;
+	char hex[64];
+
+	tls_sha256_hex(l_check_text(L, 1), hex);
+	return l_one(L, ((struct slice){hex, sizeof hex}));
 }
 
 /* host.stand_in_key() -> PEM of a new RSA key, its modulus in hex
@@ -26612,25 +26526,17 @@ l_host_stand_in_key(lua_State *L)
 	return l_two(L, ((struct slice){pem, len}), ((struct slice){hex, sizeof hex}));
 }
 
-/* host.random_token(prefix) -> token, hash
- *
- * The prefix and 256 random bits in base64url; the token's SHA-256 in hex. */
+/* host.random(n) -> n random bytes, 64 at most */
 static int
-l_host_random_token(lua_State *L)
+l_host_random(lua_State *L)
 {
-	char text[64];
-	uint8_t raw[32];
+	uint8_t raw[64];
+	lua_Integer n = luaL_checkinteger(L, 1);
 
-	luaL_checkstring(L, 1);
-	lua_settop(L, 1);
-	if (!rand_bytes(raw, sizeof raw))
+	luaL_argcheck(L, n > 0 && n <= (lua_Integer)sizeof raw, 1, "1 to 64");
+	if (!rand_bytes(raw, (size_t)n))
 		return luaL_error(L, "no random bytes");
-	lua_pushlstring(L, text, b64_encode(text, raw, sizeof raw, true));
-	lua_concat(L, 2);
-	l_push_sha256_hex(L, l_check_slice(L, -1));
-	wipe(raw, sizeof raw);
-	wipe(text, sizeof text);
-	return 2;
+	return l_one(L, ((struct slice){(const char *)raw, (size_t)n}));
 }
 
 /* -- a command's own listener, to which a browser comes back (RFC 8252 7.3) */
@@ -26907,8 +26813,8 @@ l_host_door(lua_State *L)
 /* For workers and commands. */
 static const luaL_Reg l_host_worker[] = {
 	{"spawn", l_host_spawn}, {"configure", l_host_configure}, {"log", l_host_log},
-	{"sha256_hex", l_host_sha256_hex}, {"random_token", l_host_random_token},
-	{"command", l_host_run}, /* yields */ {"helpers", l_host_helpers},
+	{"sha256_hex", l_host_sha256_hex}, {"random", l_host_random},
+	{"command", l_host_run}, /* yields */
 	{"pid", l_host_pid}, {"uid", l_host_uid},
 	{"stat", l_host_stat}, {"read_secret", l_host_read_secret}, {"door", l_host_door}, {"home", l_host_home},
 	{"realpath", l_host_realpath},
@@ -26936,7 +26842,7 @@ static void
 l_open_host(lua_State *L, bool worker)
 {
 	lua_pushnil(L);
-	l_metatable(L, L_WAIT, l_wait_gc, NULL);
+	l_metatable(L, &l_type_wait, l_wait_gc, NULL);
 	lua_bind(L, "host.core", l_host_worker);
 	if (!worker) {
 		luaL_setfuncs(L, l_host_command, 0);

@@ -4,6 +4,10 @@ local core = require "store.core"
 local M = {}
 for name, f in pairs(core) do M[name] = f end
 
+--- A record with its secrets as handles; without them, and with their names: store.record in proxy.c.
+function M.get(db, key) return core.record(db, key, true) end
+function M.peek(db, key) return core.record(db, key, false) end
+
 --- As store.core's open; where its records are logged is known from then on. with.changes: what `accept` puts in force, for its record.
 function M.open(home, with)
   local ok, code, fault = core.open(home, with)
@@ -14,7 +18,7 @@ end
 
 --- As store.core's commit. ops.context: who asks for it (changes.page); a command's is known. Yields.
 function M.commit(ops, deadline)
-  local changes = require("changes").of(core, ops)
+  local changes = require("changes").of(M, ops)
   local ok, result, begun = core.commit(ops, deadline)
   if changes and (ok or begun) then require("changes").record(changes, ops.context, begun) end
   return ok, result, begun

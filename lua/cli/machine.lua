@@ -102,6 +102,23 @@ function M.disk(path)
   return free * (fragment ~= 0 and fragment or block)
 end
 
+local O_PATH, HELPERS_MODE = 0x200000, 18       -- 022: who else may write
+
+--- helpers(dir [, look]) -> true | nil, why. Sets the helpers' folder, once, before there are workers. look: only checks it.
+function M.helpers(dir, look)
+  if dir:sub(1, 1) ~= "/" or dir:find("\0", 1, true) then return nil, "it is named from the root: /usr/local/lib/sallyport" end
+  local st, why = core.stat(dir, true)
+  if not st then return nil, why end
+  if st.type ~= "dir" or st.uid ~= 0 and st.uid ~= core.uid() or st.mode & HELPERS_MODE ~= 0 then
+    return nil, "it is no folder that only root or this user may write to"
+  end
+  if look then return true end
+  local fd
+  fd, why = open(dir, O_PATH | jail.number "O_DIRECTORY")
+  if not fd then return nil, why end
+  return core.configure { helpers = fd }
+end
+
 -- ---- terminals -------------------------------------------------------------------------------------
 
 local TCGETS, TCSETSF, TIOCGWINSZ = 0x5401, 0x5404, 0x5413
