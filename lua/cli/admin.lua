@@ -33,11 +33,11 @@ local function run(_, opt, ctx)
   local file = not opt.print and open_browser(ctx, desk)
   if file then
     ctx.note("A browser opens. It is signed in until you sign out there, or end this command (Ctrl-C).")
-    if ctx.json then ctx.emit { at = desk.at } end
+    if ctx.json then ctx.emit { address = desk.at } end
   else
     local link = ("http://%s/start?code=%s"):format(desk.at, desk.code)
     ctx.note("Open this address in a browser on this machine, within ten minutes; it is good once:\n")
-    if ctx.json then ctx.emit { at = desk.at, open = link } else ctx.out(link .. "\n") end
+    if ctx.json then ctx.emit { address = desk.at, open = link } else ctx.out(link .. "\n") end
     io.stdout:flush()
     ctx.note("\nThe page is there until you sign out, or end this command (Ctrl-C).")
   end
@@ -49,7 +49,7 @@ local function run(_, opt, ctx)
   if file then os.remove(file) end
   time.sleep(POLL)        -- the last answer goes out
   ctx.host.listen_close()
-  report.answer(ctx, { at = desk.at })
+  report.answer(ctx, { address = desk.at })
   return 0
 end
 
