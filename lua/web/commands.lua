@@ -8,7 +8,7 @@ local POLL, PATIENCE = 20, 30000        -- ms between two looks, and that one wa
 local allowed = {
   credential = { add = true, list = true, show = true, presets = true, set = true, enable = true, disable = true, test = true, remove = true },
   agent = true, bundle = true, domain = true, rule = true, gateway = true, tenant = true, user = true, role = true, client = true,
-  key = true, connection = true, approval = true, explain = true, log = true, status = true, doctor = true, disconnect = true,
+  key = true, connection = true, approval = true, explain = true, log = true, env = true, status = true, doctor = true, disconnect = true,
   seal = { revoke = true }, set = true,
   policy = { list = true, show = true, put = true, test = true, history = true, rollback = true, use = true, diff = true, remove = true },
 }
@@ -64,6 +64,12 @@ function M.run(args, given)
     if got.error then notes[#notes], notes[#notes - 1] = nil, nil end
   end
   return got
+end
+
+--- Whether a credential of this type has an account that somebody signs in to.
+function M.signs_in(type_)
+  local pol = require("policy_store").load(type_)
+  return pol ~= nil and pol.connect ~= nil and pol.connect ~= false
 end
 
 --- The same as one would type it; secrets as FIELD=-.

@@ -59,7 +59,7 @@ svg .ok{fill:var(--go)}svg .no{fill:var(--bad)}svg text{fill:var(--dim);font-siz
 ]]
 
 local places = { { "", "Home" }, { "connect", "Connect an app" }, { "credentials", "Credentials" }, { "agents", "Agents" },
-  { "bundles", "Bundles" }, { "rules", "Rules" }, { "policies", "Policies" }, { "log", "Log" }, { "door", "Door" }, { "settings", "Settings" } }
+  { "bundles", "Bundles" }, { "rules", "Rules" }, { "approvals", "Approvals" }, { "policies", "Policies" }, { "log", "Log" }, { "door", "Door" }, { "settings", "Settings" } }
 
 -- ---- the frame -----------------------------------------------------------------------------------
 
@@ -154,6 +154,10 @@ local function respond(desk, req, came)
     return { status = 405, headers = { { "Allow", "GET, HEAD, POST" } }, body = "" }
   end
   if req.path == "/start" then return start(desk, came, req, form) end
+  if req.path == "/callback" and desk.path and not form then
+    local out = require("web.desk_pages").callback(desk, req.query)
+    return answer(out.status or 200, document(out.title, html("<main><h1>{t}</h1>{b}</main>", { t = out.title, b = out.body })))
+  end
   local rest = inside(desk, came, req.path)
   if not rest then return gone(404, "There is nothing here, or its session has ended. `sallyport admin` opens a new one.") end
   if form then

@@ -132,6 +132,9 @@ local function specs_of(desk, c, form)
       local spec = { name = "o." .. o.name, label = o.name:gsub("-", " "), help = o.help }
       if not o.arg or o.bare then
         spec.kind = "switch"
+      elseif o.arg:find("^%l+|[%l|]+$") then
+        spec.kind, spec.values = "choice", {}
+        for word in o.arg:gmatch("[^|]+") do table.insert(spec.values, word) end
       elseif o.many then
         spec.kind, spec.rows, spec.help = "lines", 2, ("%s. One a line."):format(o.help)
       else
@@ -237,7 +240,7 @@ end
 -- ---- pages ---------------------------------------------------------------------------------------
 
 local lists = { credential = "credentials", agent = "agents", bundle = "bundles", domain = "bundles", rule = "rules", policy = "policies",
-  user = "door", tenant = "door", role = "door", gateway = "door", client = "door", key = "door", connection = "door", set = "settings" }
+  user = "door", tenant = "door", role = "door", gateway = "door", client = "door", key = "door", connection = "door", set = "settings", approval = "approvals" }
 
 local things = { credential = "credential", agent = "agent", bundle = "bundle", domain = "host", rule = "rule", policy = "policy", user = "person", tenant = "tenant",
   role = "role", gateway = "gateway", client = "client", key = "key", connection = "connection", approval = "request", seal = "sealed texts" }
@@ -328,6 +331,12 @@ function M.keep(desk, c, args, got)
   return "done/" .. id
 end
 
+-- A credential that somebody signs in for is of no use before that.
+local function account_button(desk, kept, value)
+  local pol = kept.words == "credential add" and value and load_type(value.type)
+  return pol and pol.connect and html('<p class="row"><a class="button go" href="{base}account/{n}">Sign in to the account</a></p>', { base = desk.base, n = value.name })
+end
+
 function M.done(desk, id)
   local kept = desk.kept[id]
   desk.kept[id] = nil
@@ -338,8 +347,8 @@ function M.done(desk, id)
   if type(once) ~= "string" then once = nil end
   if once then value.token, value.secret, value.link = nil, nil, nil end
   return { title = "Done", body = html([[
-{once}{notes}{value}<p class="row"><a class="button go" href="{base}{back}">Go on</a></p><p class="dim">On the command line: <code>{line}</code></p>]], {
-    once = once and html('<div class="note" role="status"><strong>Shown this once:</strong> <code>{t}</code></div>', { t = once }),
+{once}{notes}{account}{value}<p class="row"><a class="button go" href="{base}{back}">Go on</a></p><p class="dim">On the command line: <code>{line}</code></p>]], {
+    account = account_button(desk, kept, value), once = once and html('<div class="note" role="status"><strong>Shown this once:</strong> <code>{t}</code></div>', { t = once }),
     notes = notes ~= "" and html('<p class="note" role="status">{n}</p>', { n = notes }), value = value and M.members(value),
     base = desk.base, back = lists[kept.words:match("^%S+")] or "", line = kept.line }) }
 end
@@ -347,7 +356,7 @@ end
 --- GET and POST do/FAMILY/VERB
 function M.answer(desk, words, query, form)
   local c = commands.find(words)
-  if not c or words:find " list$" or words:find " show$" or words == "set" or words == "log" or words == "policy put" then return nil end
+  if not c or words:find " list$" or words:find " show$" or words == "set" or words == "env" or words == "log" or words == "policy put" then return nil end
   if not form then return M.show(desk, c, query) end
   local specs, pol, record = specs_of(desk, c, form)
   local args, typed, led = arguments_of(c, form, specs, pol)

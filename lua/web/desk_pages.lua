@@ -50,6 +50,8 @@ end
 
 local function buttons(list) return html('<p class="row">{list}</p>', { list = list }) end
 
+local function several(n, word) return ("%d %s%s"):format(n or 0, word, n == 1 and "" or "s") end
+
 -- How long ago, with the moment behind it.
 local function ago(iso)
   if type(iso) ~= "string" then return iso or "" end
@@ -103,8 +105,6 @@ local function chart(desk)
     rows = grid({ "Hour (UTC)", "Went out", "Refused" }, rows, { false, true, true }) })
 end
 
-local function several(n, word) return ("%d %s%s"):format(n or 0, word, n == 1 and "" or "s") end
-
 local function home(desk)
   local s, troubles, pending = ask(desk, "status").value or {}, {}, nil
   for _, t in ipairs(s.credentials and s.credentials.troubled or {}) do troubles[#troubles + 1] = { link(desk, "credentials/" .. t.name, nil, t.name), t.why } end
@@ -113,8 +113,10 @@ local function home(desk)
     if d.level ~= "ok" then troubles[#troubles + 1] = { d.check, html("{t}{f}", { t = d.text, f = d.fix and html("<br><small>{f}</small>", { f = d.fix }) or false }) } end
   end
   local held = commands.find "approval list" and ask(desk, "approval", "list").value
-  if type(held) == "table" and #held > 0 then
-    pending = html('<p class="note">{n} requests wait for a person. {l}</p>', { n = #held, l = link(desk, "approvals", nil, "Look at them") })
+  local open = 0
+  for _, q in ipairs(type(held) == "table" and held or {}) do open = open + (q.state == "open" and 1 or 0) end
+  if open > 0 then
+    pending = html('<p class="note">{n} a person. {l}</p>', { n = several(open, "request") .. (open == 1 and " waits for" or " wait for"), l = link(desk, "approvals", nil, "Look at them") })
   end
   return { title = "Home", body = html([[
 <p>{runs} {agents}, {credentials}.</p>{pending}<h2>The last day</h2>{chart}<h2>What needs you</h2>{troubles}{go}]], {
@@ -162,7 +164,8 @@ local lists = {
   keys = { "key", { { "State", "state" }, { "Tenant", "tenant" }, { "Role", "role" }, { "Ends", function(k) return ago(k.expires_at) end } }, "There is none.", { "revoke" }, { "do/key/add", "Add a key" } },
   roles = { "role", { { "Scopes", "scopes" } }, "", { "remove" }, { "do/role/add", "Add a role" } },
   clients = { "client", { { "Source", "source" }, { "Id", "id" } }, "There is none.", { "remove" }, { "do/client/add", "Add a client" } },
-  approvals = { "approval", { { "Agent", "agent" }, { "Asks", function(a) return a.reason or a.request end } }, "Nothing waits for a person.", { "allow", "deny" } },
+  approvals = { "approval", { { "State", "state" }, { "Agent", "agent" }, { "Rule", "rule" }, { "Request", function(q) return ("%s %s"):format(q.method, q.url) end }, { "Ends", function(q) return ago(q.expires_at) end } },
+    "Nothing waits for a person. A rule that asks holds a request until somebody answers here, or by `sallyport approval allow`.", {} },
 }
 
 local function name_of(item) return item.name or item.id end
@@ -201,7 +204,7 @@ local function item_page(desk, key, name)
   if not shown or type(shown.value) ~= "table" or shown.error then return { status = 404, title = "Not there", body = wrong(shown or {}) } end
   local acts, more = {}, false
   for i, verb in ipairs(l[4]) do
-    if commands.find(l[1] .. " " .. verb) then acts[#acts + 1] = link(desk, ("do/%s/%s"):format(l[1], verb), { { "a1", name } }, verb == "set" and "Change" or titled(verb), i == 1 and "button go" or "button") end
+    if commands.find(l[1] .. " " .. verb) then acts[#acts + 1] = link(desk, ("do/%s/%s"):format(l[1], verb), { { "a1", name } }, verb == "set" and "Change" or titled(verb), i == 1 and key ~= "agents" and "button go" or "button") end
   end
   if key == "bundles" then
     local rows = {}
@@ -212,6 +215,8 @@ local function item_page(desk, key, name)
     more = html("<h2>Hosts without a credential</h2>{rows}{go}", { rows = rows[1] and grid({ "Host", "Methods", "Ports", "" }, rows) or html "<p>None.</p>",
       go = buttons { link(desk, "do/domain/add", { { "a1", name } }, "Open a host", "button") } })
   elseif key == "credentials" or key == "agents" then
+    if key == "agents" then table.insert(acts, 1, link(desk, "environment", { { "agent", name } }, "Environment", "button go")) end
+    if key == "credentials" and commands.signs_in(shown.value.type) then table.insert(acts, 1, link(desk, "account/" .. name, nil, "Sign in to the account", "button go")) end
     more = html("<h2>Lately</h2>{l}", { l = buttons { link(desk, "log", { { key == "agents" and "agent" or "text", name } }, "Its requests", "button"),
       link(desk, "explain", key == "agents" and { { "agent", name } } or { { "url", "https://" .. ((shown.value.hosts or {})[1] or "") .. "/" } }, "Explain a request", "button") } })
   end
@@ -414,11 +419,105 @@ local function policy(desk, name, form)
     rows = rows[1] and grid({ "Version", "", "Kept", "Note", "" }, rows) or html "<p>The built-in one is in force.</p>" }) }
 end
 
+-- ---- what an agent gets, what a person is asked ----------------------------------------------------
+
+-- The environment of an agent, with a token of its own, for each place where one pastes it.
+local function environment(desk, query, form)
+  local name = (form or query).agent or ""
+  if not form then
+    return { title = "Environment of " .. name, body = html([[
+<p>Makes a token that ends after the time below, and shows the lines to paste, once.</p><form class="row" method="post" action="{base}environment">{csrf}<input type="hidden" name="agent" value="{n}"><label>Ends after<br><input name="ttl" value="24h"></label><button class="go">Make it</button></form>
+<p class="dim">On the command line: <code>{line}</code></p>]], { base = desk.base, csrf = desk.csrf "environment", n = name, line = commands.line { "env", "--agent", name } }) }
+  end
+  local got = ask(desk, "env", "--agent=" .. name, "--ttl=" .. (form.ttl or "24h"), "--label=page")
+  if got.error or type(got.value) ~= "table" then return { status = 400, title = "Environment of " .. name, body = wrong(got) } end
+  local vars, env = {}, require "env"
+  for k, v in pairs(got.value) do vars[#vars + 1] = { k, v } end
+  table.sort(vars, function(a, b) return a[1] < b[1] end)
+  local parts = { html("<h2>Shell</h2><pre>{t}</pre>", { t = env.text(vars, "sh") }) }
+  for _, f in ipairs { { "docker", "Docker: a file for --env-file" }, { "systemd", "systemd: a file for EnvironmentFile=" } } do
+    if not env.unfit(vars, f[1]) then parts[#parts + 1] = html("<h2>{h}</h2><pre>{t}</pre>", { h = f[2], t = env.text(vars, f[1]) }) end
+  end
+  parts[#parts + 1] = html("<h2>Claude Code: in settings.json</h2><pre>{t}</pre>", { t = require("json").encode({ env = got.value }, { indent = 2 }) })
+  return { title = "Environment of " .. name, body = html('<p class="note" role="status">Shown this once: a token stands in these lines.</p>{parts}', { parts = parts }) }
+end
+
+local answers = { { "Once", "once" }, { "For an hour", "hour" }, { "For a day", "day" }, { "Always", "always" } }
+
+-- A question of a rule, with its answers.
+local function question(desk, id)
+  local got = ask(desk, "approval", "show", id)
+  local q = got.value
+  if got.error or type(q) ~= "table" then return { status = 404, title = "No such question", body = wrong(got) } end
+  local rows = {}
+  if q.state == "open" then
+    for i, a in ipairs(answers) do
+      rows[i] = html('<form method="post" action="{base}do/approval/allow">{csrf}<input type="hidden" name="a1" value="{id}"><input type="hidden" name="o.for" value="{v}"><button{go}>{t}</button></form>',
+        { base = desk.base, csrf = desk.csrf "do/approval/allow", id = id, v = a[2], t = a[1], go = i == 1 and html ' class="go"' })
+    end
+  end
+  rows[#rows + 1] = html('<form method="post" action="{base}do/approval/deny">{csrf}<input type="hidden" name="a1" value="{id}"><button>{t}</button></form>',
+    { base = desk.base, csrf = desk.csrf "do/approval/deny", id = id, t = q.state == "open" and "Refuse" or "Take the answer back" })
+  return { title = "May this go out?", body = html([[
+<p><strong>{agent}</strong> asks to send <code>{method} {url}</code>, and the rule <strong>{rule}</strong> wants a person's word: {reason}</p>
+<p>An hour, a day and always cover, for this agent: <strong>{covers}</strong></p>{rows}{members}]], { agent = q.agent, method = q.method, url = q.url, rule = q.rule, reason = q.reason,
+    covers = q.covers, rows = buttons(rows), members = forms.members(q) }) }
+end
+
+-- ---- the account of an OAuth credential ------------------------------------------------------------
+
+-- POST account/NAME: the address of the provider's consent page, whose answer comes to /callback here.
+local function account(desk, name, form)
+  if not require("records").name(name) then return nil end
+  local connect = require "cli.authorization"
+  local env, why = connect.env { home = desk.home, host = require "host", opened = true }
+  local opened, code, detail
+  if env then opened, code, detail = connect.open(env, name) end
+  local title, uri = "Sign in for " .. name, ("http://%s/callback"):format(desk.at)
+  local function failed(text) return { status = 400, title = title, body = html('<p class="warn" role="alert">{t}</p>', { t = text }) } end
+  if not opened then return failed(why or tostring(detail or code)) end
+  if not opened.view.authorization_url then return failed(("'%s' has no authorization_url: sallyport connect %s --device"):format(name, name)) end
+  if not form then
+    return { title = title, body = html([[
+<p>The provider's own page asks you, and comes back here. It has to know this address as a redirect URI: <code>{uri}</code></p>
+<form method="post" action="{base}account/{n}">{csrf}<button class="go">Go on</button></form><p class="dim">On the command line: <code>{line}</code></p>]],
+      { uri = uri, base = desk.base, n = name, csrf = desk.csrf("account/" .. name), line = commands.line { "connect", name } }) }
+  end
+  local asked = connect.ask(env, opened, { redirect_uri = uri, scopes = (connect.scopes(env, opened)) })
+  desk.asked = { asked = asked, env = env, opened = opened, name = name }
+  return { title = title, body = html('<p>{l}</p><p class="dim">Come back to this window when it says that you may.</p>', { l = html('<a class="button go" rel="noreferrer" href="{u}">Open {h}</a>', {
+    u = asked.url, h = asked.url:match("^https?://([^/?#]+)") or "the provider" }) }) }
+end
+
+--- The browser that comes back from the provider: { title, body }. It shows no session, for it comes from another site: the state that only
+-- it and we know says whose answer it is, once.
+function M.callback(desk, query)
+  local waiting = desk.asked
+  local function says(status, title, text) return { status = status, title = title, body = html("<p>{t}</p>", { t = text }) } end
+  if not waiting then return says(404, "Nothing here", "This address waits for one answer of an authorization server.") end
+  local connect, token = require "cli.authorization", require "token"
+  local code, bad, detail = connect.judge(waiting.env, waiting.asked, query or "")
+  if not code and (bad == "wrong_state" or bad == "malformed_callback") then return says(400, "Not connected", connect.say[bad]) end
+  desk.asked = nil
+  local answer, second, third
+  if code then answer, second, third = connect.exchange(waiting.env, waiting.opened, connect.code_grant(waiting.asked, code)) else second, third = bad, detail end
+  if answer then
+    local kept, trouble = waiting.env.tokens:connected(waiting.opened, answer, second, waiting.asked.scopes)
+    if not kept then answer, second, third = nil, trouble, nil end
+  end
+  if not answer then
+    local text = second == "denied" and "the authorization server says " .. tostring(third) or connect.say[second] or token.sentence(second, third)
+    return says(400, "Not connected", ("'%s' was not connected: %s. What was there before is as it was."):format(waiting.name, text))
+  end
+  return { title = "Connected", body = html('<p>The account is connected to <strong>{n}</strong>. {l}</p>', { n = waiting.name, l = link(desk, "credentials/" .. waiting.name, nil, "Go on") }) }
+end
+
 -- ---- the router ----------------------------------------------------------------------------------
 
-local pages = { [""] = home, connect = connect, door = door, settings = settings, log = log, allow = allow, record = record, explain = explain, policies = policies }
+local pages = { [""] = home, connect = connect, door = door, settings = settings, log = log, allow = allow, record = record, explain = explain, policies = policies, environment = environment }
+local posts = { settings = true, environment = true }
 -- The part of the bar that a page is of.
-local under = { record = "log", allow = "log", explain = "log", users = "door", tenants = "door", gateways = "door", connections = "door", keys = "door", roles = "door", clients = "door" }
+local under = { record = "log", allow = "log", explain = "log", users = "door", tenants = "door", gateways = "door", connections = "door", keys = "door", roles = "door", clients = "door", environment = "agents" }
 
 --- answer(desk, the path behind the session's, its query, the form of a POST | nil) -> { title, body, status?, see?, live? }, which
 -- part of the bar | nil: there is no such page. Yields.
@@ -431,9 +530,11 @@ function M.answer(desk, rest, query, form)
     if form and #(form.source or "") > SOURCE_MAX then return nil end
     return policy(desk, second, form), "policies"
   end
-  if form and first ~= "settings" then return nil end
+  if first == "account" and second ~= "" then return account(desk, second, form), "credentials" end
+  if form and not posts[first] then return nil end
+  if first == "approvals" and second ~= "" then return question(desk, second), "approvals" end
   if lists[first] then
-    local out = second == "" and { title = titled(first), body = list_of(desk, first) } or second ~= "" and item_page(desk, first, second)
+    local out = second == "" and { title = titled(first), body = list_of(desk, first), live = first == "approvals" and 5 or nil } or second ~= "" and item_page(desk, first, second)
     return out or nil, under[first] or first
   end
   local f = second == "" and pages[first]

@@ -341,7 +341,7 @@ def test_chromium(t):
     thief = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Thief)
     thief.got = []
     threading.Thread(target=thief.serve_forever, daemon=True).start()
-    parts = ["Connect an app", "Credentials", "Agents", "Bundles", "Rules", "Policies", "Log", "Door", "Settings"]
+    parts = ["Connect an app", "Credentials", "Agents", "Bundles", "Rules", "Approvals", "Policies", "Log", "Door", "Settings"]
     steps = [{"go": a.link}, {"click": "button.go", "wait": 800, "shot": "home", "axe": True, "look": {"width": 1280}}]
     for i, part in enumerate(parts):
         steps.append({"click": f"nav a:text-is('{part}')", "look": {"width": 360 if i % 2 else 1280, "dark": i % 3 == 0}, "shot": part.split()[0].lower(), "axe": True})
@@ -354,7 +354,7 @@ def test_chromium(t):
     for name in (os.environ.get("SHOTS") or "").split():
         shutil.copytree(s.dir, name, dirs_exist_ok=True, ignore=lambda d, names: [n for n in names if not n.endswith(".png")])
     assert seen[1]["title"].startswith("Home"), seen[1]
-    assert [x["title"].split(" · ")[0] for x in seen[2:11]] == parts, [x["title"] for x in seen]
+    assert [x["title"].split(" · ")[0] for x in seen[2:12]] == parts, [x["title"] for x in seen]
     assert not [x["url"] for x in seen if x["wide"]], [x["title"] for x in seen if x["wide"]]
     assert not [f for x in seen for f in x.get("axe") or []], [(x["title"], x["axe"]) for x in seen if x.get("axe")]
     assert not [x for y in seen for x in y["said"] if "ContentSecurityPolicy" in x], seen
