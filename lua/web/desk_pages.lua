@@ -10,6 +10,8 @@ local LOG_ROWS = 100
 local LOOK = 5000               -- newest records among which one is looked up
 local SOURCE_MAX = 256 << 10
 
+local again = { "Load it again every five seconds", "Stop loading it again every five seconds" }
+
 local function ask(desk, ...)
   return commands.run({ ... }, { home = desk.home })
 end
@@ -310,7 +312,7 @@ local function log(desk, query)
 {err}{rows}<p>{live}</p>{suggest}]], { base = desk.base, agent = query.agent or "", host = query.host or "", text = query.text or "", since = query.since or "",
     denied = query.denied and html " checked", err = got.error and wrong(got),
     rows = rows[1] and grid({ "When", "", "Who", "What", "Credential or reason", "Status", "ms", "" }, rows, { [6] = true, [7] = true }) or html "<p>No such request.</p>",
-    live = query.live and link(desk, "log", kept, "Stop loading it again every five seconds") or link(desk, "log", table.move({ live }, 1, 1, #kept + 1, kept), "Load it again every five seconds"),
+    live = query.live and link(desk, "log", kept, again[2]) or link(desk, "log", table.move({ live }, 1, 1, #kept + 1, kept), again[1]),
     suggest = suggestions[1] and html("<h2>Refused in the last week</h2>{g}", { g = grid({ "Host", "Times", "Agents", "" }, suggestions, { false, true }) }) }) }
 end
 
@@ -534,7 +536,8 @@ function M.answer(desk, rest, query, form)
   if form and not posts[first] then return nil end
   if first == "approvals" and second ~= "" then return question(desk, second), "approvals" end
   if lists[first] then
-    local out = second == "" and { title = titled(first), body = list_of(desk, first), live = first == "approvals" and 5 or nil } or second ~= "" and item_page(desk, first, second)
+    local out = second == "" and { title = titled(first), live = query.live and 5 or nil, body = html("{l}{live}", { l = list_of(desk, first),
+      live = first == "approvals" and html("<p>{l}</p>", { l = query.live and link(desk, first, nil, again[2]) or link(desk, first, { { "live", "on" } }, again[1]) }) }) } or second ~= "" and item_page(desk, first, second)
     return out or nil, under[first] or first
   end
   local f = second == "" and pages[first]

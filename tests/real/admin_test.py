@@ -13,7 +13,9 @@ import threading
 import time
 import urllib.parse
 
+import oauth_test
 import sallyport
+from real import wait
 
 HERE = pathlib.Path(__file__).resolve().parent
 NPM = HERE.parent.parent / "build/npm/node_modules"
@@ -314,6 +316,78 @@ def test_policies(t):
     a.submit(form=a.page.forms[-1], source=source.replace("-- ", "-- mine ", 1), keep="on")
     assert "Kept" in a.page.text and "mine" in s.cli("policy", "show", "rate").stdout and "differs from the built-in" in a.page.text
     assert not list(pathlib.Path(s.home).glob("*.lua"))
+
+
+def test_account(t):
+    """an account is signed in to on the page: the provider's answer comes back here, once, by its state alone; the agent's request carries the token"""
+    s, up, server = oauth_test.account(t)
+    a = Admin(t, s).sign_in()
+    a.get("credentials/acc")
+    a.click("Sign in to the account")
+    assert f"http://{a.at}/callback" in a.page.text
+    a.submit()
+    url = next(link for link, text in a.page.links if text.startswith("Open "))
+    assert url.startswith(server.url + "/auth?"), url
+    for query in ("", "?code=x", "?code=x&state=y", "?state=" + "x" * 43 + "&code=1&code=2"):
+        assert a.raw("GET", "/callback" + query)[0] == 400, query
+    assert a.raw("GET", "/callback", Host="evil.test")[0] == 421
+    at, status, page = oauth_test.Person().consent(url)
+    assert status == 200 and "The account is connected" in page, (at, status, page)
+    assert a.raw("GET", at.split(a.at)[1])[0] == 404, "once"
+    assert oauth_test.bearer(s, up, server)["sub"] == "somebody"
+    a.get("account/acc")
+    a.submit()
+    url = next(link for link, text in a.page.links if text.startswith("Open "))
+    state = urllib.parse.parse_qs(url.split("?")[1])["state"][0]
+    status, _, page = a.raw("GET", "/callback?" + urllib.parse.urlencode({"state": state, "error": "access_denied", "iss": server.url}))
+    assert status == 400 and "was not connected" in page and "access_denied" in page, page
+    assert s.request().status == 200, "what was there before is as it was"
+
+
+def test_environment(t):
+    """an agent's environment is made on the page and shown once, for shell, Docker, systemd and Claude Code: its token works"""
+    s, up = t.proxy(workers=1, domains=[{"bundle": "default", "host": "api.test"}])
+    a = Admin(t, s).sign_in()
+    s.agent("helper")
+    a.get("agents/helper")
+    a.click("Environment")
+    a.submit()
+    tokens = set(re.findall(r"sp_agt_[\w-]{43}", a.html))
+    assert len(tokens) == 1 and "Docker" in a.page.text and "settings.json" in a.page.text and "export HTTPS_PROXY=" in a.page.text, a.page.text[:900]
+    token = tokens.pop()
+    s.canaries.append(token)
+    assert s.request(auth=s.auth(token)).status == 200
+    assert not any(token in text for _, _, text in a.every())
+    a.get("environment?agent=none")
+    a.submit()
+    assert a.status == 400 and "there is no agent" in a.page.text, a.page.text
+
+
+def test_question(t):
+    """a rule's question is on the page while the request waits; what a person presses there lets it go on, or refuses it"""
+    s, up = t.proxy(workers=2, credentials=[{"name": "api", "host": "api.test", "secrets": {"token": SECRET}}])
+    s.policy("asks", """return { kind = "rule", api = 1, name = "asks", title = "t", on_request = function(req, ctx)
+      if req.method == "DELETE" then return ask("it deletes " .. req.path) end
+    end }""")
+    s.cli("rule", "add", "mind", "--type", "asks")
+    a = Admin(t, s).sign_in()
+    assert "Nothing waits" in a.get("approvals").text
+
+    def held(button):
+        out = []
+        thread = threading.Thread(target=lambda: out.append(s.request(method="DELETE", target="/<x-canary>/1".replace("<", "%3C").replace(">", "%3E"), timeout=40)))
+        thread.start()
+        wait(lambda: "open" in a.get("approvals").text, 15, "the question")
+        assert "1 request waits for a person" in a.get().text
+        a.get("approvals")
+        a.get(next(link for link, text in a.page.links if "/approvals/" in link and text))
+        assert "it deletes" in a.page.text and "mind" in a.page.text, a.page.text
+        form = next(f for f in a.page.forms if button(f))
+        a.submit(form=form)
+        thread.join(30 * sallyport.SLOW)
+        return out[0].status
+    assert held(lambda f: f["fields"].get("o.for") == "once") == 200
+    assert held(lambda f: "approval/deny" in f["action"]) == 403
 
 
 class Thief(http.server.BaseHTTPRequestHandler):
