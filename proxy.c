@@ -4216,8 +4216,9 @@ filter_free(struct filter *f)
 /* -- the flow itself */
 struct flow {
 	struct peer *src, *dst; /* borrowed; NULL: memory, the last `left` bytes of `from`, or `into` */
-	struct slice from;      /* borrowed */
+	struct slice from;      /* borrowed; with a source, what goes ahead of its bytes */
 	struct buf *into;       /* borrowed */
+	size_t enough;          /* bytes in `into` after which it waits; 0: it does not */
 	int mode;               /* enum http_body: how the source is framed */
 	uint64_t left;          /* BODY_LENGTH */
 	struct http_chunked chunked;
@@ -4298,6 +4299,12 @@ flow_take(struct flow *f)
 
 	f->used = 0;
 	f->piece = (struct slice){"", 0};
+	if (f->src != NULL && f->from.n != 0) {
+		f->piece = (struct slice){f->from.p, f->from.n < PEER_PIECE ? f->from.n : PEER_PIECE};
+		f->from = (struct slice){f->from.p + f->piece.n, f->from.n - f->piece.n};
+		f->end = false;
+		return FLOW_DONE;
+	}
 	if ((f->end = f->mode == BODY_LENGTH && f->left == 0))
 		return FLOW_DONE;
 	if (f->src != NULL) {
@@ -4398,6 +4405,8 @@ flow_move(struct flow *f)
 
 		if (cost >= FLOW_TURN_MAX)
 			return FLOW_TURN;
+		if (f->enough != 0 && f->into->n >= f->enough)
+			return FLOW_WAIT;
 		if (f->dst != NULL && !peer_room(f->dst, PEER_OUT_HIGH))
 			return f->dst->failed ? FLOW_DST_GONE : FLOW_WAIT;
 		if (!f->held) {
@@ -5402,7 +5411,7 @@ req_put_head(struct req *r, struct buf *b)
 	req_put_authority(r, b);
 	buf_add(b, "\r\n", 2);
 	for (const struct http_field *f = r->head.field; f < r->head.field + r->head.nfields; f++)
-		if (f->mark == FIELD_KEPT && !(r->body_read && slice_eq_nocase(f->name, SLICE("expect"))))
+		if (f->mark == FIELD_KEPT && !((r->body_read || r->expect_sent) && slice_eq_nocase(f->name, SLICE("expect"))))
 			put_field(b, f->name, f->value);        /* with the body there, 100 Continue was ours */
 	if (r->body_read && req_wants_length(r))
 		put_length(b, r->body.n);
@@ -5926,11 +5935,11 @@ conn_read_body(struct conn *c)
 	r->bytes_up = r->up_flow.moved;
 	if (c->peer.received != before)
 		conn_deadline(c, CONN_IDLE_MS);
-	if (io == FLOW_WAIT)
+	if (io == FLOW_WAIT && (r->up_flow.enough == 0 || r->body.n < r->up_flow.enough))
 		return;
 	r->body_reading = false;
 	r->body_read = io == FLOW_DONE;
-	if (io == FLOW_DONE) {
+	if (io == FLOW_DONE || io == FLOW_WAIT) {
 		conn_deadline(c, CONN_DECIDE_MS);
 	} else if (io == FLOW_DST_GONE) {
 		r->body_error = r->body.max == r->body_most && r->up_flow.piece.n > r->body.max - r->body.n ?
@@ -5942,28 +5951,39 @@ conn_read_body(struct conn *c)
 	req_wake_body(r);
 }
 
-/* The start of req:read_body. False: r->body_error says why not. */
+/* The start of req:read_body, or, where its beginning was read, of more of it. begin: `max` bytes are enough.
+ * False: r->body_error says why not. */
 static bool
-req_begin_body(struct req *r, size_t max)
+req_begin_body(struct req *r, size_t max, bool begin)
 {
 	struct conn *c = r->conn;
+	bool first = r->up_flow.into == NULL;
+	size_t most = max + (begin ? PEER_PIECE : 0);
 
 	if (r->head.body == BODY_NONE || (r->head.body == BODY_LENGTH && r->head.length == 0))
 		return r->body_read = true;
-	r->body_share = r->counted != NULL ? &r->counted->bodies : NULL;
-	if (r->head.body == BODY_LENGTH && r->head.length > max) {
+	r->body_error = NULL;
+	if (first)
+		r->body_share = r->counted != NULL ? &r->counted->bodies : NULL;
+	if (r->head.body == BODY_LENGTH && r->head.length > max && !begin) {
 		r->body_error = "too_large";
 		return false;
 	}
-	r->body_most = r->head.body == BODY_LENGTH ? (size_t)r->head.length : max;
-	max = r->head.body == BODY_LENGTH || max < REQ_BODY_STEP ? r->body_most : REQ_BODY_STEP;
-	if (!bodies_count(r->body_share, 0, max)) {
-		r->body_error = "no_memory";
-		return false;
+	r->body_most = r->head.body == BODY_LENGTH && r->head.length < most ? (size_t)r->head.length : most;
+	if (r->body_most < r->body.max)
+		r->body_most = r->body.max;
+	most = begin || r->head.body == BODY_LENGTH || max < REQ_BODY_STEP ? r->body_most : REQ_BODY_STEP;
+	if (most > r->body.max) {
+		if (!bodies_count(r->body_share, r->body.max, most)) {
+			r->body_error = "no_memory";
+			return false;
+		}
+		r->body.max = most;
 	}
-	buf_init(&r->body, max);
-	flow_init(&r->up_flow, &c->peer, NULL, (int)r->head.body, r->head.length, false);
+	if (first)
+		flow_init(&r->up_flow, &c->peer, NULL, (int)r->head.body, r->head.length, false);
 	r->up_flow.into = &r->body;
+	r->up_flow.enough = begin ? max : 0;
 	r->body_reading = true;
 	if (r->head.expect_continue && !r->expect_sent) {
 		r->expect_sent = true;
@@ -6209,8 +6229,14 @@ conn_step_dial(struct conn *c)
 		flow_init(&r->up_flow, NULL, &r->up->peer, BODY_LENGTH, r->body.n, false);
 		r->up_flow.from = buf_slice(&r->body);
 	} else {
-		flow_init(&r->up_flow, &c->peer, &r->up->peer, (int)r->head.body, r->head.length,
-		    req_out_chunked(r));
+		if (r->up_flow.into == NULL)
+			flow_init(&r->up_flow, &c->peer, NULL, (int)r->head.body, r->head.length, req_out_chunked(r));
+		else
+			r->up_flow.from = buf_slice(&r->body);  /* its beginning was read; the rest follows */
+		r->up_flow.into = NULL;
+		r->up_flow.dst = &r->up->peer;
+		r->up_flow.out_chunked = req_out_chunked(r);
+		r->up_flow.enough = r->up_flow.moved = 0;
 		r->up_flow.may_pass = req_trailer_may_pass;
 	}
 	c->state = CONN_RELAY;
@@ -24189,7 +24215,7 @@ l_req_log_push(lua_State *L, bool late)
 	return r->too_many ? l_answer(L, false) : 1;
 }
 
-/* req:log{ agent=, requests=, bundle=, credential=, decision=, reason=, stripped=, ended= }
+/* req:log{ agent=, requests=, bundle=, credential=, decision=, reason=, stripped=, ended=, error= }
  *   -> true | false | "waited"
  *
  * Notes the decision for the log's record, and takes a part of the agent's share of `requests`.
@@ -24210,6 +24236,7 @@ l_req_log(lua_State *L)
 	l_opt_name(L, 2, "reason", r->reason, sizeof r->reason);
 	l_opt_name(L, 2, "stripped", r->taken, sizeof r->taken);
 	l_opt_name(L, 2, "behind", r->behind, sizeof r->behind);
+	l_opt_name(L, 2, "error", r->code, sizeof r->code);
 	lua_getfield(L, 2, "decision");
 	decision = luaL_optstring(L, -1, r->form == REQ_CONNECT ? "deny" : "");
 	r->allowed = strcmp(decision, "allow") == 0;
@@ -24387,30 +24414,37 @@ l_req_read_body_push(lua_State *L, bool late)
 {
 	struct req *r = l_check_req(L, 1);
 
-	if (r->body_read)
-		return l_answer(L, true);
 	if (r->body_reading && !late)
 		return -1;
+	if (r->body_read || (!r->body_reading && r->body_error == NULL)) {
+		lua_grant(r->up_flow.enough != 0 ? r->body.n : 0);
+		return l_two(L, (bool)true, r->up_flow.enough != 0 ? buf_slice(&r->body) : NO_SLICE);
+	}
 	late = r->body_reading;
 	r->body_reading = false;
 	r->close_after = true;
 	return l_fail(L, late ? "timeout" : r->body_error);
 }
 
-/* req:read_body(max, deadline)
- *   -> true | nil, "too_large" | "no_memory" | "malformed" | "eof" | "timeout"
+/* req:read_body(max, deadline [, "begin" | "drop"])
+ *   -> true, text | nil, "too_large" | "no_memory" | "malformed" | "eof" | "timeout"
  *
- * Reads the whole body, at most `max` bytes, into memory. Yields. */
+ * Reads the whole body, at most `max` bytes, into memory. begin: `max` bytes of it, or a few more, or all there is;
+ * the rest streams behind them, or is read by another call. drop: the same, and what was read before is
+ * forgotten. req.body_read says whether it ended. Yields. */
 static int
 l_req_read_body(lua_State *L)
 {
 	struct req *r = l_check_req(L, 1);
 	size_t max = (size_t)luaL_checkinteger(L, 2);
+	const char *how = luaL_optstring(L, 4, "");
 
 	luaL_checkinteger(L, 3);
 	lua_settop(L, 3);
 	lua_remove(L, 2);
-	if (!r->body_read && !r->body_reading && !req_begin_body(r, max))
+	if (*how == 'd' && !r->body_read)
+		r->body.n = 0;
+	if (!r->body_read && !r->body_reading && !req_begin_body(r, max, *how != '\0'))
 		return l_fail(L, r->body_error);        /* the body is still on the wire: req_body_consumed */
 	return l_wait(L, l_req_read_body_push);
 }
@@ -24777,6 +24811,7 @@ static const struct { const char *name; enum l_member_is is; size_t at; int of; 
 	{"port", M_PORT, 0, OF_ALL}, {"scheme", M_SCHEME, 0, OF_ALL},
 	{"form", M_FORM, 0, OF_REQ | OF_STREAM}, {"length", M_LENGTH, 0, OF_REQ},
 	{"body_kind", M_BODY_KIND, 0, OF_BOTH},
+	{"body_read", M_FLAG, offsetof(struct req, body_read), OF_REQ},
 	{"has_body", M_HAS_BODY, 0, OF_BOTH}, {"body", M_BODY, 0, OF_BOTH},
 	{"headers", M_PART, L_VIEW_HEADERS, OF_VIEW}, {"query", M_PART, L_VIEW_QUERY, OF_VIEW},
 	{"stripped", M_PART, L_VIEW_STRIPPED, OF_VIEW}, {"query_text", M_QUERY_TEXT, 0, OF_VIEW},

@@ -655,6 +655,31 @@ local function counter(self, req)
   end
 end
 
+-- What a push asks for: the beginning of its body is read, and the rest streams on. -> pktline.parse's | nil, why nobody can read it |
+-- false, code, message
+local function pushed(self, req, view)
+  local pktline, of = require "pktline", require("body").of(view.headers)
+  if of.encoded then return nil, of.why end
+  local n, now = pktline.STEP, self.time.now
+  while true do
+    local ok, text = req:read_body(n, now() + BODY_WAIT, "begin")
+    if not ok then return false, body_codes[text] or "bad_request", body_messages[text] end
+    text = text or view.body or ""
+    local push, why = pktline.parse(text)
+    if push or why then return push, why end
+    if req.body_read then return nil, "the commands of this push do not end" end
+    if #text >= pktline.MAX then return nil, "the commands of this push are over 1 MiB" end
+    n = math.min(2 * math.max(n, #text), pktline.MAX)
+  end
+end
+
+-- The answer where a rule refused: git reads one of its own.
+local function fail_ruled(self, req, code, message, hint, options)
+  local push = options and options.push
+  if push and require("pktline").answer(req, push, code, message, hint, self.time.now) then return end
+  return errors.fail(req, code, message, hint, options)
+end
+
 -- A rule wants a person's word: approvals.ask, with the body read. code, message, hint, options | nil: it goes on
 local function ask_person(self, req, agent, bundle, name, rule, what)
   if req.has_body then
@@ -677,12 +702,13 @@ local function ruled(self, req, agent, bundle, name, deadline, blind)
     method = blind and "CONNECT" or method_of(req.method, req.websocket), host = req.host,
     readings = function() return not blind and paths.readings(self.path_readings, req.path) or nil end,
   }
-  local asked, needs, reader = {}, {}, nil
+  local asked, needs, reader, pushes = {}, {}, nil, false
   for _, rule in ipairs(list) do
     if rules.covers(rule, question) then
       asked[#asked + 1] = rule
       local reads = rule.pol and rule.pol.body
-      if reads and blind then
+      pushes = pushes or rule.pol and rule.pol.reader ~= nil
+      if (reads or rule.pol and rule.pol.reader) and blind then
         return "rule_denied", ("rule %s: it reads bodies, and nobody can see what goes through a tunnel"):format(rule.name)
       end
       if reads and req.has_body then
@@ -700,7 +726,13 @@ local function ruled(self, req, agent, bundle, name, deadline, blind)
     if (req.length or needs.max) > HEAVY then take_turns(self) end
   end
   local view, wall = req:view(), self.time.wall()
+  local push, why, told = nil, nil, nil
+  if pushes and require("pktline").wanted(req, question.readings()) then
+    push, why, told = pushed(self, req, view)
+    if push == false then return why, told end
+  end
   local seen, shown = rules.request(req, question, view)
+  seen.pushed = push or why
   local with = { agent = agent.name, bundle = bundle, credential = name, wall = wall, offset = self.time.offset(wall), count = counter(self, req) }
   for _, rule in ipairs(asked) do
     seen.body = reader and rule.pol and rule.pol.body and view.body or nil
@@ -712,10 +744,14 @@ local function ruled(self, req, agent, bundle, name, deadline, blind)
         self.log(("ev=rule_failed rule=%s policy=%s err=%s"):format(rule.name, rule.type, errors.quote(errors.place(options and options.trouble or message))))
       end
       req:log { agent = agent.name, decision = "deny", reason = "rule " .. rule.name }
+      if push then
+        options = options or {}
+        options.push = push
+      end
       return code, message, hint, options
     end
   end
-  if not reader then return false end
+  if not reader and not push then return false end
   local synced, lost = self.config:sync(deadline + WAIT_MAX)
   if not synced then return lost end
   return self.config.applied ~= generation and "changed"
@@ -1626,7 +1662,7 @@ local function serve_sealed(self, req, agent, sealed, deadline)
   else
     local denied, said, advice, options = ruled(self, req, agent, bundle, sealed.name, deadline)
     if denied == "changed" or denied == "asked" then return false, denied == "asked" end
-    if denied then return errors.fail(req, denied, said, advice, options) or true end
+    if denied then return fail_ruled(self, req, denied, said, advice, options) or true end
     return send(self, req, agent, plan, opened, denied == false or routed or "guarded", req.websocket, deadline, false, sealed)
   end
   return true
@@ -1661,7 +1697,7 @@ local function serve(self, req, agent, route, deadline, only)
     local bundle = ready_plan.log.bundle
     local code, said, advice, more = ruled(self, req, agent, bundle, ready.name, deadline)
     if code == "changed" or code == "asked" then return false, code == "asked" end
-    if code then return errors.fail(req, code, said, advice, more) or true end
+    if code then return fail_ruled(self, req, code, said, advice, more) or true end
     return send(self, req, agent, ready_plan, ready, code == false or ready_routed, false, deadline, self.config:rules(bundle) == false)
   end
   if req.method == "TRACE" then return refuse(req, agent, "trace") or true end
@@ -1688,7 +1724,7 @@ local function serve(self, req, agent, route, deadline, only)
   if turn == false then return errors.fail(req, "too_many") or true end
   local code, said, advice, more = ruled(self, req, agent, bundle, opened and own.name, deadline)
   if code == "changed" or code == "asked" then return false, code == "asked" end
-  if code then return errors.fail(req, code, said, advice, more) or true end
+  if code then return fail_ruled(self, req, code, said, advice, more) or true end
   local unasked = routed or opened and (opened.guards or #opened.endpoints > 0) and "guarded"     -- for requests that no rule covers
   routed = code == false or unasked
   if plan.echo and self.config.echo and not (opened and opened.rec.demo) then

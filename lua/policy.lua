@@ -79,7 +79,7 @@ local match_keys = {
   tunnel = "function", pure = "boolean",
 }
 local rule_keys = {
-  kind = "string", api = "integer", name = "string", title = "string", fields = "table", help = "string", body = "table",
+  kind = "string", api = "integer", name = "string", title = "string", fields = "table", help = "string", body = "table", reader = "string",
   on_request = "function", validate = "function", examples = "table",
 }
 local presets_keys = {
@@ -623,6 +623,8 @@ function Check:rule(t, pol)
     pol.body = self:body(t.body)
     if not pol.body then return nil end
   end
+  if t.reader and t.reader ~= "pkt-line" then return self:fail("reader", "reader is pkt-line") end
+  pol.reader = t.reader
   pol.examples = self:example_list(t.examples or {}, rule_example_keys, true)
   if not pol.examples then return nil end
   pol.on_request, pol.validate, pol.help = t.on_request, t.validate, t.help

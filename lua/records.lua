@@ -404,7 +404,7 @@ end
 --- How long a request is held for a person: clients give up sooner or later.
 function M.approval_wait(s)
   local n, why = M.duration(s)
-  if n and n > 600 then return nil, "that is at most 10m" end
+  if n and n > 90 then return nil, "that is at most 90s" end
   return n, why
 end
 

@@ -123,6 +123,13 @@ function M.request(req, question, view)
       return list and table.move(list, 1, #list, 1, {})
     end,
   }
+  -- What a push asks for; nil: it is none; nil, why: nobody can read it. seen.pushed: of pktline.parse, or why not.
+  function seen.push()
+    local pushed = seen.pushed
+    if pushed == nil then return nil end
+    if type(pushed) == "string" then return nil, pushed end
+    return pushed
+  end
   readers(seen, view)
   return seen, shown(seen)
 end

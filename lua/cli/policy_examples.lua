@@ -294,6 +294,11 @@ local function run_rule_example(pol, ex, check, i)
   if rule.why then return rule.why end
   local seen, shown = rules.request(req, question, req:view())
   seen.body = pol.body and r.body or nil
+  if pol.reader and require("pktline").wanted({ method = req.method, has_body = r.body ~= nil }, question.readings()) then
+    local of = require("body").of(req:view().headers)
+    local push, why = require("pktline").parse(r.body)
+    seen.pushed = of.encoded and of.why or push or why or "the commands of this push do not end"
+  end
   local code, message, _, options = rules.ask(rule, sandbox.call, shown, {
     agent = with.agent or "a", bundle = with.bundle or "default", credential = with.credential,
     wall = with.wall or policy.wall(), offset = with.offset or 0,

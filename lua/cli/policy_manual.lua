@@ -860,10 +860,16 @@ kind = "rule"; the others as of a type. A rule's fields hold no secrets.
 refused (413). Without it a rule reads the head alone, and bodies stream.
     body = { max = 1048576 }
 
+## rule.reader
+"pkt-line": of a `git push` the commands are read, which stand before its pack; req.push() answers { commands = { { kind = "create" | "move" |
+"delete", ref, old, new } … }, options = { … } }; nil for what is no push; nil and a reason where it cannot be read. The pack streams. A refusal
+is answered so that git shows it.
+    reader = "pkt-line"
+
 ## rule.on_request
 function(req, ctx) -> nothing: it goes on | deny(…) | ask(…) | limit(…). req: method, scheme, host, port, path, query_text, length, has_body, websocket;
 headers:get(name, n), headers:names(), query:get(name); readings(): the paths that servers may read in the path, nil where nobody
-knows; body, json() and form(), which answer nil and a reason where it cannot be read. ctx: rule (the fields), agent, bundle, credential,
+knows; push() (rule.reader); body, json() and form(), which answer nil and a reason where it cannot be read. ctx: rule (the fields), agent, bundle, credential,
 wall (Unix seconds), offset (seconds by which this machine's zone is east of UTC), count(key, window, n): adds n (1) to a counter of
 this rule's that all workers share and that begins anew each `window` seconds, and answers what it has then.
     on_request = function(req, ctx)

@@ -113,6 +113,41 @@ cases[#cases + 1] = { name = "where no rule is asked it goes as it came", send =
   expect = { status = 200, upstream = { requests = 1, header = { ["x-http-method-override"] = "DELETE" } } } }
 cases[#cases + 1] = { name = "without a credential, too", host = "open.test", send = "GET /mail HTTP/1.1\r\nHost: open.test\r\nX-HTTP-Method-Override: DELETE\r\n\r\n",
   expect = { status = 200, servers = { other = { requests = 1, head_not = "DELETE" } } } }
+-- git_branches: what git sends, and what it does not
+local zero, one, two = ("0"):rep(40), ("1"):rep(40), ("2"):rep(40)
+local function pkt(text) return ("%04x%s"):format(#text + 4, text) end
+local function pushes(text, body, more, code, path)
+  local case = { name = "pushes: " .. text,
+    send = ("POST %s HTTP/1.1\r\nHost: api.test\r\nContent-Type: application/x-git-receive-pack-request\r\n%s\r\n%s"):format(
+      path or "/git/a.git/git-receive-pack", more or ("Content-Length: %d\r\n"):format(#body), body),
+    expect = code and { status = code == "report" and 200 or 403, error = "rule_denied", upstream = "nothing", raw_has = "rule pushes: " }
+      or { status = 200, upstream = { requests = 1, body = body } } }
+  if code == "report" then case.expect.body_has = "unpack ok\n" end
+  cases[#cases + 1] = case
+end
+local caps = "\0 report-status agent=git/2"
+local fine = pkt(one .. " " .. two .. " refs/heads/agent/x" .. caps)
+local main = pkt(one .. " " .. two .. " refs/heads/main")
+local pack = "0000PACK" .. ("\1\2\0\255"):rep(30000)
+pushes("a branch that is allowed, with its pack as it came", fine .. pack)
+pushes("git's probe", "0000")
+pushes("another in the same push", fine .. main .. pack, nil, "report")
+pushes("another one, in a shallow push", pkt("shallow " .. one) .. fine .. main .. pack, nil, "report")
+pushes("another, without a report", pkt(one .. " " .. two .. " refs/heads/main") .. pack, nil, "rule_denied")
+pushes("a body with a coding", fine .. pack, "Content-Encoding: gzip\r\nContent-Length: " .. #(fine .. pack) .. "\r\n", "rule_denied")
+pushes("another one behind a delimiter", fine .. "0001" .. main .. pack, nil, "rule_denied")
+pushes("a signed push", pkt("push-cert" .. caps .. "\n") .. pkt "certificate version 0.1\n" .. "0000" .. pack, nil, "rule_denied")
+pushes("commands that do not end", fine .. main, nil, "rule_denied")
+pushes("what is no command", fine .. pkt "hello" .. pack, nil, "rule_denied")
+pushes("a second list of capabilities", fine .. pkt(one .. " " .. two .. " refs/heads/agent/y\0push-options") .. pack, nil, "rule_denied")
+pushes("another reading of the path", main .. pack, nil, "rule_denied", "/git/a.git/%67it-receive-pack/")
+pushes("a path in other letters", main .. pack, nil, "rule_denied", "/git/a.git/Git-Receive-Pack")
+pushes("a file of the repository", "x", "X: y\r\nContent-Length: 1\r\n", "rule_denied", "/git/a.git/git-receive-pack?x=1")
+pushes("another in a body of pieces", nil or fine .. main .. "0000", "Transfer-Encoding: chunked\r\n", "report")
+cases[#cases].send = cases[#cases].send:sub(1, -1 - #(fine .. main .. "0000")) .. (fine .. main .. "0000"):gsub(".", function(c) return "1\r\n" .. c .. "\r\n" end) .. "0\r\n\r\n"
+pushes("one that is allowed in a body of pieces", fine .. pack, "Transfer-Encoding: chunked\r\n")
+cases[#cases].send = cases[#cases].send:sub(1, -1 - #(fine .. pack)) .. (fine .. pack):gsub(("."):rep(997), function(c) return ("3e5\r\n%s\r\n"):format(c) end)
+  :gsub("^(.*\r\n)(.*)$", function(a, rest) return a .. ("%x\r\n%s\r\n0\r\n\r\n"):format(#rest, rest) end)
 shipped("none", "nothing at all", "GET /none HTTP/1.1\r\nHost: api.test\r\n\r\n", "too_many")
 
 return {
@@ -124,6 +159,7 @@ return {
     { "rule", "add", "mail", "--type", "fields", "--path", "/mail", "member=to", "only=*@acme.com" },
     { "rule", "add", "objects", "--type", "s3", "--path", "/s3" },
     { "rule", "add", "small", "--type", "size", "--path", "/small", "bytes=10" },
+    { "rule", "add", "pushes", "--type", "git_branches", "--path", "/git", "refs=agent/*" },
     { "rule", "add", "none", "--type", "rate", "--path", "/none", "requests=0" },
   },
   cases = cases,
