@@ -9,7 +9,7 @@ local M = {}
 local families = {
   { "init", "cli.init" }, { "serve", "cli.serve" }, { "credential", "cli.credential" }, { "agent", "cli.agent" },
   { "connect", "cli.connect" }, { "disconnect", "cli.connect" }, { "mcp", "cli.mcp" }, { "import", "cli.import" },
-  { "env", "cli.env" }, { "run", "cli.run" }, { "explain", "cli.explain" }, { "log", "cli.log" }, { "status", "cli.status" }, { "bundle", "cli.bundle" },
+  { "env", "cli.env" }, { "run", "cli.run" }, { "explain", "cli.explain" }, { "log", "cli.log" }, { "record", "cli.record" }, { "status", "cli.status" }, { "bundle", "cli.bundle" },
   { "domain", "cli.bundle" }, { "rule", "cli.rule" }, { "approval", "cli.approval" }, { "seal", "cli.seal" }, { "gateway", "cli.door" }, { "tenant", "cli.door" }, { "user", "cli.door" }, { "role", "cli.door" },
   { "client", "cli.door" }, { "key", "cli.door" }, { "connection", "cli.door" }, { "policy", "cli.policy" }, { "set", "cli.set" }, { "ca", "cli.ca" },
   { "admin", "cli.admin" }, { "doctor", "cli.doctor" }, { "backup", "cli.backup" }, { "restore", "cli.backup" },

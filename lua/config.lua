@@ -414,6 +414,8 @@ function M:load_settings(always)
   local news = always or not require("records").same(settings, self.settings)
   self.settings, self.echo, self.body_max = settings, settings.echo ~= false, settings.body_max or require("records").BODY_MAX
   if news and self.on_settings then self.on_settings(settings) end
+  local recording = self.spawn and self.store.peek("meta", "record")     -- recorder.lua
+  self.recording = recording and recording.till > self.time.wall() and recording or nil
 end
 
 -- ---- agents --------------------------------------------------------------------------------------

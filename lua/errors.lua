@@ -66,8 +66,12 @@ function M.hint(code, name)
   return (M.codes[code][3]:gsub("NAME", name))   -- a name has no '%'
 end
 
+--- What `fail` tells of a request and its code while requests are recorded: heard(req, code) (recorder.lua).
+M.heard = nil
+
 function M.fail(req, code, message, hint, options)
   local row = assert(M.codes[code], code)
+  if M.heard then M.heard(req, code) end
   local status = row[1]
   if status == 503 or status == 429 then
     options = { retry_after = options and options.retry_after or RETRY_AFTER, close = options and options.close }

@@ -9,6 +9,7 @@ local doors = require "doors"
 local carriers = require "carriers"
 local errors = require "errors"
 local paths = require "paths"
+local recorder = require "recorder"
 local ways = require "route"
 local rows = require "rows"
 local rules = require "rules"
@@ -129,7 +130,16 @@ local function held_for(self, agent, name)
 end
 
 local function presents(self, req, agent, name)
-  return req:presents(held_for(self, agent, name))
+  if req.recorded then return req.recorded(name) end      -- of a recording (cli/replay.lua)
+  local does = req:presents(held_for(self, agent, name))
+  if self.config.recording then recorder.presents(req, name, does) end
+  return does
+end
+
+-- Is the request an answer's, told of, or does it wait: as req:log, which it tells what decided.
+local function log_decided(self, req, log)
+  if self.config.recording then recorder.decided(req, log) end
+  return req:log(log)
 end
 
 -- The method as match.lua knows it. WEBSOCKET stands for the upgrade; a request that only calls itself so has a name
@@ -733,10 +743,12 @@ local function ruled(self, req, agent, bundle, name, deadline, blind)
   end
   local seen, shown = rules.request(req, question, view)
   seen.pushed = push or why
-  local with = { agent = agent.name, bundle = bundle, credential = name, wall = wall, offset = self.time.offset(wall), count = counter(self, req) }
+  if seen.pushed then recorder.note(req, "push", push and { commands = push.commands } or why) end
+  local with = { agent = agent.name, bundle = bundle, credential = name, wall = wall, offset = self.time.offset(wall), count = recorder.counting(req, counter(self, req)) }
   for _, rule in ipairs(asked) do
     seen.body = reader and rule.pol and rule.pol.body and view.body or nil
     local code, message, hint, options = rules.ask(rule, self.sandbox.call, shown, with)
+    if code == "approval_timeout" then recorder.mark(req, "person") end
     if code == "approval_timeout" then code, message, hint, options = ask_person(self, req, agent, bundle, name, rule, options) end
     if code == "asked" then return code end
     if code then
@@ -1479,7 +1491,7 @@ local function send(self, req, agent, plan, opened, routed, websocket, deadline,
     forward.watch, forward.websocket = not sealed and (opened.pol.refresh ~= nil or opened.pol.clock == true or opened.rec.from ~= nil), websocket
     go(self, req, agent, plan.log.bundle, sealed and sealed.hosts or opened.rec.hosts, forward)
     local config, state, fresh = self.config, message, hint
-    if again and opened.still and state and fresh > 0 and not names_in_line(req, routed)
+    if again and not config.recording and opened.still and state and fresh > 0 and not names_in_line(req, routed)
       and not (opened.challenges and seal.challenged(opened.seal_rows, req.query)[1]) then
       req:keep(config.applied, state, math.floor(math.min(fresh, config:ends(req.token, agent))), agent.requests, agent.known)
     end
@@ -1653,7 +1665,7 @@ local function serve_sealed(self, req, agent, sealed, deadline)
   end
   local plan = { forward = {}, log = { agent = agent.name, requests = agent.requests, bundle = bundle, credential = sealed.name,
     decision = "allow", reason = "sealed" } }
-  local turn = req:log(plan.log)
+  local turn = log_decided(self, req, plan.log)
   if turn == "waited" then return false, turn end
   if turn == false then
     errors.fail(req, "too_many")
@@ -1691,7 +1703,7 @@ local function serve(self, req, agent, route, deadline, only)
   end
   local ready, ready_plan, ready_routed = ready_for(self, agent, route)
   if ready then
-    local turn = req:log(ready_plan.log)
+    local turn = log_decided(self, req, ready_plan.log)
     if turn == "waited" then return false, turn end
     if not turn then return errors.fail(req, "too_many") or true end
     local bundle = ready_plan.log.bundle
@@ -1706,7 +1718,7 @@ local function serve(self, req, agent, route, deadline, only)
     local answered, code = answer_token_request(self, req, agent, names, deadline)
     if code == "changed" then return false end
     if code then return refuse(req, agent, code) or true end
-    if answered then return true end
+    if answered then return recorder.mark(req, "answered") or true end
     skips = skips_of(names)
   end
   local own, bundle, routed, opened, plan, kept = judge(self, req, agent, deadline, skips)
@@ -1714,7 +1726,7 @@ local function serve(self, req, agent, route, deadline, only)
   if own and only and (own.domain or own.name ~= only) then
     return refuse(req, agent, "host_not_allowed", "this tenant does not hold the gateway's credential") or true
   end
-  local turn = own and req:log(plan.log)
+  local turn = own and log_decided(self, req, plan.log)
   if turn == "waited" then return false, turn end
   if not own and skips then
     return refuse(req, agent, "token_endpoint",
@@ -1764,10 +1776,16 @@ function M:on_request(req, token_hash, route)
   end
   local agent, how, whose = asking(self, token_hash)
   if not agent then return unknown(req, how, whose) end
-  local tries = 0
+  local recording, tries = self.config.recording, 0
+  if recording and learn(self, agent) then
+    recorder.begin(recording, req, agent, function(of) return held_for(self, agent, of) end, self.time.wall_ms())
+  end
   while tries < DECIDE_TRIES do
     local done, waited = serve(self, req, agent, route, deadline)
-    if done then return end
+    if done then
+      if recording then recorder.done(req) end
+      return
+    end
     -- Something changed while it waited: everything again, from who asks.
     if waited then deadline = self.time.now() + WAIT_MAX else tries = tries + 1 end
     synced, lost = self.config:sync(deadline + WAIT_MAX)
@@ -1882,7 +1900,7 @@ M.parts = {
   decide = decide, relays = relays, foreign = foreign, at_endpoint = at_endpoint,
   skips_of = skips_of, allowed_message = allowed_message, judge_second = judge_second,
   names_in_line = names_in_line, minted = minted, mint_question = mint_question, inject = inject,
-  sealed_in = sealed_in, judge_sealed = judge_sealed,
+  sealed_in = sealed_in, judge_sealed = judge_sealed, decide_request = decide_request, belongs = belongs, method_of = method_of,
 }
 
 return M

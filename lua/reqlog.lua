@@ -16,6 +16,7 @@ local HOSTS = 4          -- of an agent's whose refusals are counted apart meanw
 local BATCH = 4096       -- records held at most, and
 local BATCH_PART = 8     -- this part of log-size: a file passes its size by a batch at most
 local FRESH = 1          -- seconds: a file lives so long, so that whoever follows sees each, unless it is over the size
+local TRAFFIC_MAX = 512 << 20    -- bytes of a recording: what comes behind them is not kept
 local AGE_PART = 8       -- a file spans at most this part of the age, since what is too old goes at rotations
 
 -- Our records begin with their time and agent, and a quote within a string is never bare: the first match is the member.
@@ -114,6 +115,19 @@ end
 function M.new(with, env)
   return setmetatable({ with = with, host = env.host, json = env.json, ms = env.ms, time = function() return env.ms() // 1000 end,
     batch = {}, bytes = 0, count = {}, folded = {}, notes = { n = 0 }, dropped = 0 }, M)
+end
+
+-- Lines of `sallyport record` (recorder.lua) go into a file beside the log, which the command made, and takes away: without it
+-- they go nowhere.
+local function write_traffic(self)
+  local lines, path = self.traffic, self.with.path .. ".traffic"
+  self.traffic = nil
+  if not lines or not self.host.stat(path) then return end
+  local file = self.host.open_append(path, self.with.group)
+  if not file then return end
+  file:setvbuf("no")
+  if file:seek("end") < TRAFFIC_MAX then file:write(table.concat(lines)) end
+  file:close()
 end
 
 local function hold(self, line)
@@ -280,11 +294,18 @@ function M:feed(line)
   if c == 10 then
     unfold(self, false)
     self:append()
+    write_traffic(self)
   elseif c == 33 then
     local n, rest = tonumber(line:sub(2, 9), 16), line:sub(10)
     if n and M.whole(rest) then refused(self, rest, n) end
   elseif M.whole(line) then
-    hold(self, line)
+    if line:find('^{"time":%d+,"kind":"traffic",') then
+      self.traffic = self.traffic or {}
+      table.insert(self.traffic, line)
+      if #self.traffic >= BATCH then write_traffic(self) end
+    else
+      hold(self, line)
+    end
   end
   if #self.batch >= BATCH or self.bytes >= self.with.size // BATCH_PART then self:append() end
 end
@@ -293,6 +314,7 @@ end
 function M:finish()
   unfold(self, true)
   self:append()
+  write_traffic(self)
   merged(self, true)
 end
 

@@ -310,6 +310,30 @@ local function try(args, opt, ctx)
   })
 end
 
+local function replay(args, opt, ctx)
+  local file, recording = args[1], args[2]
+  if file and not is_file(file) or not recording then file, recording = nil, file end
+  local words = table.move(args, file and 3 or 2, #args, 1, {})
+  db.open(ctx)
+  local draft
+  if file then
+    local name, text = read(ctx, file)
+    local pol, why = policy.compile(name, text)
+    if not pol then report.fail(in_file(why, name, file)) end
+    draft = pol
+  end
+  if opt.bundle then db.need("bundle", opt.bundle) end
+  if (words[1] or opt.bundle) and not (draft and draft.kind == "rule") then report.usage("FIELD=VALUE and --bundle are for a draft of a rule") end
+  local fields
+  if draft and draft.kind == "rule" then
+    local read_fields = require("cli.fields").read(ctx, draft.fields, words)
+    local ok, name, message = policy.check_credential(draft, read_fields.values)
+    if not ok and (words[1] or opt.bundle) then report.usage(("%s %s"):format(tostring(name), tostring(message))) end
+    fields = ok and read_fields.values or {}
+  end
+  return require("cli.replay").run(ctx, { draft = draft, file = recording, bundle = opt.bundle, fields = fields })
+end
+
 local function users_of(name)
   local list = {}
   for key, rec in db.each("credential", "") do
@@ -488,6 +512,21 @@ examples:
   sallyport policy new acme --like hmac
   sallyport policy new acme --like start     # a signature and a token exchange
 ]], run = new },
+  { words = "policy replay", args = "[FILE] RECORDING [FIELD=VALUE …]", min = 1,
+    summary = "what a draft would decide otherwise of recorded requests",
+    options = { { name = "bundle", arg = "BUNDLE", help = "a draft of a rule: asked as the last one of this bundle" } }, help = [[
+Decides each request of a recording (`sallyport record`) anew, by the code that decides in the proxy, on the store as it is,
+with the draft FILE (match.lua, presets.lua, a type, a rule) in the place of the policy of its name; without FILE by what is in
+force. Says where the decision would be another than it was. What the record lacks, a header's value, a body, a person's
+word, is `unknown` and counted, never guessed. Exit 0: all that is known is decided as it was; 1: some is not.
+A rule that stands in no bundle yet is asked last in all, or in --bundle, with these fields.
+
+examples:
+  sallyport policy replay traffic.jsonl
+  sallyport policy replay ./match.lua traffic.jsonl
+  sallyport policy replay ./office.lua traffic.jsonl --bundle default from=09:00 to=17:00
+  sallyport policy replay ./acme.lua traffic.jsonl --json | jq .differences
+]], run = replay },
   { words = "policy try", args = "FILE|NAME METHOD URL [FIELD=VALUE …]", min = 3, homeless = true,
     summary = "a request before and after; sends nothing",
     options = { { name = "header", short = "H", arg = "'NAME: VALUE'", many = true, whole = true, help = "-H: a header of the agent's" },

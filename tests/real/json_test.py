@@ -89,7 +89,7 @@ def spec_of(words, cell):
 # What changes no record of the store. Every other command has a record of kind `change` that names it.
 READS = set("""credential list, credential show, credential presets, credential test, agent list, bundle list, bundle show, rule list, rule show, approval list, approval show, seal show, explain, log, status,
     gateway list, tenant list, user list, role list, client list, key list, connection list, connection show, policy list, policy show, policy new, policy test,
-    policy history, policy diff, policy try, policy help, ca, backup, serve, service print, nft, completion, man, version, lua, run, admin""".replace("\n", " ").replace("  ", "").split(","))
+    policy history, policy diff, policy try, policy replay, policy help, ca, backup, serve, service print, nft, completion, man, version, lua, run, admin""".replace("\n", " ").replace("  ", "").split(","))
 READS = {words.strip() for words in READS}
 
 
@@ -103,10 +103,18 @@ def approvals(t, m):
     first, second = [q["id"] for q in m.run(s, "approval list")]
     assert m.run(s, "approval show", first)["state"] == "open"
     assert m.run(s, "approval allow", first)["state"] == "once" and m.run(s, "approval deny", second)["state"] == "denied"
+    recording = s.dir / "traffic.jsonl"
+    assert m.run(s, "record", "--for", "1s", "--out", str(recording))["requests"] == 0
+    m.run(s, "record", "--stop")
+    recording.write_text('{"time":1,"kind":"traffic","agent":"a","method":"GET","url":"https://api.test/","headers":[],"decision":"deny","code":"host_not_allowed"}\n'
+                         '{"time":1,"kind":"traffic","agent":"gone","method":"GET","url":"https://api.test/","headers":[],"decision":"allow"}\n')
+    told = m.run(s, "policy replay", str(recording), code=1)
+    assert told["unknown"] == 1 and told["differences"][0]["now"] == "allow credential api (default)", told
     for line in s.cli("log", "--json", "--kind", "change").stdout.splitlines():
         r = json.loads(line)
         m.judge("log", r, "record")
-        m.logged |= {r["command"]} if "question" in r["changes"][0]["record"] and "command" in r else set()
+        of = r["changes"][0]["record"]
+        m.logged |= {r["command"]} if ("question" in of or of == "record") and "command" in r else set()
 
 
 class Machine:
