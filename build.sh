@@ -133,6 +133,15 @@ pack() {
 	mv "$new" "build/slim/$1.text"
 }
 
+# What a command needs that is typed often: it stands first in the pack, which is unpacked as far as it is asked for. A file that
+# is missing here costs milliseconds, no more.
+first="cli cli/page cli/report cli/files cli/terminal cli/version changes cli/run cli/control_client cli/control json secret
+	cli/jail cli/looks cli/secret_names roots cli/truststore cli/env cli/db env cli/home records cli/tokens store cli/listeners holding cli/status cli/log_files reqlog
+	cli/log_record errors cli/log_summary cli/token_state cli/log_place cli/agent cli/shape variables doors cli/credential cli/fields scrub
+	oauth cli/presets presets policy_store policy seal mint preset_table rows stand_in cli/tls cli/sandbox_file
+	policies/presets cli/explain cli/decision cli/explain_door cli/guard paths worker pipeline carriers route rules token challenge web/access http
+	config identity allowed patterns aws sign keys form body uri dates policy_log policies/match example"
+
 # build/embed.S: every Lua file in the binary, packed, and the table that names them: where a file's pack lies, and where the
 # file lies within. One pack, smaller than one for each folder by a twentieth. Policies are for people to read and edit, so
 # they go in with comments.
@@ -140,6 +149,15 @@ embed() {
 	mkdir -p build/slim
 	# The topics' names are a module too: nothing else in the binary lists its files.
 	(cd lua/help && printf 'return {' && printf ' "%s",' *.md && printf ' }\n') | sed 's/\.md"/"/g' >build/slim/topics.lua
+	# Names under which services' keys are kept: the presets' text is 86 KB, which `run` need not read.
+	{
+		echo 'return {'
+		awk '/^  shapes *=/ { on = 1 }
+			match($0, /env *= *\{[^}]*/) { n = split(substr($0, RSTART, RLENGTH), t, "\""); for (i = 2; i <= n; i += 2) print t[i] }
+			on { s = $0; while (match(s, /[A-Z][A-Z0-9_]+ = /)) { print substr(s, RSTART, RLENGTH - 3); s = substr(s, RSTART + RLENGTH) } }
+			/^  \}/ { on = 0 }' policies/presets.lua | LC_ALL=C sort -u | sed -n 's/^[A-Z0-9_]*$/&=true,/p'
+		echo '}'
+	} >build/slim/secret_names.lua
 	rows=build/embed.rows.$$ i=0
 	: >"$rows"
 	{
@@ -148,10 +166,10 @@ embed() {
 			pack=$(printf %s "${folders%% *}" | tr / _) at=0
 			: >"build/slim/$pack.$$"
 			# shellcheck disable=SC2086  # a list of folders
-			for f in $(find $folders -maxdepth 1 -name '*.lua' -o -name '*.md' | LC_ALL=C sort) \
+			for f in $({ printf '%s.lua\n' $first | sed '/^policies/!s,^,lua/,'; find $folders -maxdepth 1 -name '*.lua' -o -name '*.md' | LC_ALL=C sort; } | awk '!seen[$0]++') \
 				build/slim/topics.lua; do
 				i=$((i + 1)) from=$at
-				case $f in *.md) topic "$f" ;; lua/*) slim "$f" ;; *) cat "$f" ;; esac >>"build/slim/$pack.$$"
+				case $f in *.md) topic "$f" ;; lua/cli/secret_names.lua) cat build/slim/secret_names.lua ;; lua/*) slim "$f" ;; *) cat "$f" ;; esac >>"build/slim/$pack.$$"
 				case $f in *.md) f=${f%.md}.lua ;; build/slim/*) f=lua/help/topics.lua ;; policies/rules/*) f=policies/${f##*/} ;; esac
 				at=$(($(wc -c <"build/slim/$pack.$$")))
 				printf 'n%d:\t.asciz "%s"\n' $i "$f"

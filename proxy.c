@@ -18828,7 +18828,8 @@ reqlog_keep_writer(void)
  */
 
 /* ---- embed -----------------------------------------------------------------
- * The Lua text in the binary: build.sh packs lua/ and policies/ with LZMA, in one pack.
+ * The Lua text in the binary: build.sh packs lua/ and policies/ with LZMA, in one pack, which is
+ * unpacked as far as it is asked for.
  * Invariants: nothing but it is ever unpacked, and modules come from it
  * alone: no path and no environment variable leads to other code. Skip it: the text that it reads
  * was built into the same binary. */
@@ -18854,7 +18855,9 @@ struct lzma {
 	uint32_t range, code;
 	char *out;
 	size_t n, cap;
-	bool bad;
+	bool bad, ended;
+	unsigned state;                         /* what the last symbols were */
+	uint32_t back[4];                       /* the last distances, less one each */
 	uint16_t p[LZMA_PROBABILITIES];         /* of a 0, in 2048ths */
 };
 
@@ -18973,29 +18976,30 @@ lzma_literal(struct lzma *z, bool matched, uint32_t back)
 /* A match: its length, of one that lies as far back as one before it did. The four distances are
  * kept in the order in which they were used. 0: the text ends. */
 static size_t
-lzma_match(struct lzma *z, unsigned *state, uint32_t back[4])
+lzma_match(struct lzma *z)
 {
-	unsigned late = *state < 7 ? 0 : 3, which = 0;
-	uint32_t distance;
+	const unsigned was = z->state, late = was < 7 ? 0 : 3;
+	uint32_t *back = z->back, distance;
+	unsigned which = 0;
 	size_t length;
 
-	if (!lzma_bit(z, LZMA_REP + *state)) {
+	if (!lzma_bit(z, LZMA_REP + was)) {
 		length = lzma_length(z, LZMA_LENGTH);
 		memmove(back + 1, back, 3 * sizeof *back);
 		back[0] = lzma_distance(z, length);
-		*state = 7 + late;
+		z->state = 7 + late;
 		return back[0] == UINT32_MAX ? 0 : length;
 	}
-	if (lzma_bit(z, LZMA_REP0 + *state)) {
-		which = lzma_bit(z, LZMA_REP1 + *state) ? 2 + lzma_bit(z, LZMA_REP2 + *state) : 1;
-	} else if (!lzma_bit(z, LZMA_LONG + *state)) {
-		*state = late != 0 ? 11 : 9;
+	if (lzma_bit(z, LZMA_REP0 + was)) {
+		which = lzma_bit(z, LZMA_REP1 + was) ? 2 + lzma_bit(z, LZMA_REP2 + was) : 1;
+	} else if (!lzma_bit(z, LZMA_LONG + was)) {
+		z->state = late != 0 ? 11 : 9;
 		return 1;
 	}
 	distance = back[which];
 	memmove(back + 1, back, which * sizeof *back);
 	back[0] = distance;
-	*state = late != 0 ? 11 : 8;
+	z->state = late != 0 ? 11 : 8;
 	return lzma_length(z, LZMA_REP_LENGTH);
 }
 
@@ -19009,33 +19013,38 @@ lzma_size(const unsigned char *p)
 	return n;
 }
 
-/* Unpacks a pack into `out`, which has room for lzma_size bytes. A mark is at its end. */
-static bool
-lzma_unpack(const unsigned char *p, size_t n, char *out)
+/* Begins on a pack of n bytes. `out` has room for lzma_size bytes. */
+static void
+lzma_begin(struct lzma *z, const unsigned char *p, size_t n, char *out)
 {
-	struct lzma z = {.in = p + 4, .end = p + n, .out = out, .cap = lzma_size(p)};
-	uint32_t back[4] = {0};
-	unsigned state = 0;
+	*z = (struct lzma){.in = p + 4, .end = p + n, .out = out, .cap = lzma_size(p)};
+	for (unsigned i = 0; i < LZMA_PROBABILITIES; i++)
+		z->p[i] = 1024;
+	for (unsigned i = 0; i < 5; i++)        /* no range: a byte each time */
+		lzma_more(z);
+	z->range = UINT32_MAX;
+}
+
+/* Goes on until the first `upto` bytes of the text are there: of all of it until the mark at its end. */
+static bool
+lzma_unpack(struct lzma *z, size_t upto)
+{
 	size_t length;
 
-	for (unsigned i = 0; i < LZMA_PROBABILITIES; i++)
-		z.p[i] = 1024;
-	for (unsigned i = 0; i < 5; i++)        /* no range: a byte each time */
-		lzma_more(&z);
-	for (z.range = UINT32_MAX; !z.bad;) {
-		if (!lzma_bit(&z, LZMA_MATCH + state)) {
-			lzma_literal(&z, state > 6, back[0]);
-			state = state < 4 ? 0 : state < 10 ? state - 3 : state - 6;
+	while (!z->bad && !z->ended && (z->n < upto || upto == z->cap)) {
+		if (!lzma_bit(z, LZMA_MATCH + z->state)) {
+			lzma_literal(z, z->state > 6, z->back[0]);
+			z->state = z->state < 4 ? 0 : z->state < 10 ? z->state - 3 : z->state - 6;
 			continue;
 		}
-		length = lzma_match(&z, &state, back);
-		if (length == 0)
-			return !z.bad && z.n == z.cap && z.code == 0 && z.in == z.end;
-		z.bad |= back[0] >= z.n || length > z.cap - z.n;
-		for (; !z.bad && length != 0; length--, z.n++)
-			out[z.n] = out[z.n - 1 - back[0]];
+		length = lzma_match(z);
+		z->ended = length == 0;
+		z->bad |= z->ended ? z->n != z->cap || z->code != 0 || z->in != z->end
+		    : z->back[0] >= z->n || length > z->cap - z->n;
+		for (; !z->bad && length != 0; length--, z->n++)
+			z->out[z->n] = z->out[z->n - 1 - z->back[0]];
 	}
-	return false;
+	return !z->bad && z->n >= upto;
 }
 
 /* -- modules */
@@ -19061,15 +19070,13 @@ embed_find(const char *name)
 
 static bool embed_keeps = true;
 
-/* Pushes the text of an embedded file. While embed_keeps is true, the unpacked pack stays in the
- * registry for the folder's next file. */
+/* Pushes the text of an embedded file. Its pack is unpacked as far as that file alone: build.sh puts
+ * first what commands need. While embed_keeps is true, what is unpacked stays in the registry. */
 static void
 embed_push(lua_State *L, const struct embed_file *f)
 {
 	const unsigned char *pack = (const unsigned char *)embed_base + f->pack;
-	size_t packed = f->end - f->pack, n = lzma_size(pack);
-	luaL_Buffer b;
-	char *out;
+	struct lzma *z;
 
 #ifdef SALLYPORT_STORED         /* a build for tests: what lies there is no pack, see build.sh */
 	lua_pushlstring(L, (const char *)pack + 4 + f->from, f->n);
@@ -19077,16 +19084,17 @@ embed_push(lua_State *L, const struct embed_file *f)
 #endif
 	if (lua_rawgetp(L, LUA_REGISTRYINDEX, pack) == LUA_TNIL) {
 		lua_pop(L, 1);
-		out = luaL_buffinitsize(L, &b, n);
-		if (n == 0 || !lzma_unpack(pack, packed, out) || f->from > n || f->n > n - f->from)
-			luaL_error(L, "%s is damaged in this binary", embed_base + f->name);
-		luaL_pushresultsize(&b, n);
+		z = lua_newuserdatauv(L, sizeof *z + lzma_size(pack), 0);
+		lzma_begin(z, pack, f->end - f->pack, (char *)(z + 1));
 		if (embed_keeps) {
 			lua_pushvalue(L, -1);
 			lua_rawsetp(L, LUA_REGISTRYINDEX, pack);
 		}
 	}
-	lua_pushlstring(L, lua_tostring(L, -1) + f->from, f->n);
+	z = lua_touserdata(L, -1);
+	if (f->from > z->cap || f->n > z->cap - f->from || !lzma_unpack(z, f->from + f->n))
+		luaL_error(L, "%s is damaged in this binary", embed_base + f->name);
+	lua_pushlstring(L, z->out + f->from, f->n);
 	lua_remove(L, -2);
 }
 

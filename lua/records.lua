@@ -534,19 +534,7 @@ local function proxy_for_host(all)
     { user = user, password = password or require("secret.core").of("") })) }
 end
 
-local SYSTEM_ROOTS = {
-  "/etc/ssl/certs/ca-certificates.crt",   -- Debian, Alpine, Arch
-  "/etc/pki/tls/certs/ca-bundle.crt",     -- Fedora, RHEL
-  "/etc/ssl/ca-bundle.pem",               -- openSUSE
-  "/etc/ssl/cert.pem",                    -- OpenWrt, BSD
-}
-
---- The file of the system's trusted roots | nil.
-function M.system_roots()
-  for _, path in ipairs(SYSTEM_ROOTS) do
-    if require("host").stat(path, true) then return path end
-  end
-end
+M.system_roots = require "roots"
 
 --- Of all the settings, those that C acts on: for host.configure.
 function M.for_host(all)

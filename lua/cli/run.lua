@@ -67,21 +67,10 @@ local function inherited(host)
   return list, seen
 end
 
--- Names under which services' keys are kept: those of the presets, read from their text, since to compile it takes longer
--- than all the rest of a start.
-local function known_names()
-  local text, out = require("sandbox").default_source("presets") or "", { SALLYPORT_TOKEN = true }
-  for list in text:gmatch("env%s*=%s*(%b{})") do
-    for name in list:gmatch('"([%u%d_]+)"') do out[name] = true end
-  end
-  for name in (text:match("\n%s*shapes%s*=%s*(%b{})") or ""):gmatch("([%u%d_]+) = ") do out[name] = true end
-  return out
-end
-
 -- The command's variables as a list of NAME=VALUE, and the names of the secrets that were taken out.
 -- set = { name = value }; paths: Unix sockets that are let in; nil: no jail
 local function environment(host, set, paths)
-  local out, secrets, known, looks = {}, {}, nil, require "cli.looks"
+  local out, secrets, known, looks = {}, {}, require "cli.secret_names", require "cli.looks"
   local gone = {}
   for _, name in ipairs(ways) do gone[name] = true end
   local function names_one(value)
@@ -93,9 +82,8 @@ local function environment(host, set, paths)
   for _, v in ipairs(inherited(host)) do
     local name, value = v[1], v[2]
     if set[name] == nil and (not gone[name] or names_one(value)) then
-      known = known or known_names()
       local session = name:find("SESSION$") or name:find("^XDG_")
-      if value ~= "" and not gone[name] and (known[name] or looks.secret(value, { name = not session and name or nil, known = true })) then
+      if value ~= "" and not gone[name] and (known[name] or name == "SALLYPORT_TOKEN" or looks.secret(value, { name = not session and name or nil, known = true })) then
         secrets[#secrets + 1] = name
       else
         out[#out + 1] = name .. "=" .. value
@@ -230,7 +218,7 @@ local function files(ctx, user, capture, cwd, paths, runtime)
     what.files[#what.files + 1] = { file, body }
     if path then place(ctx, what, path, body, file) end
   end
-  local roots_file = require("records").system_roots()
+  local roots_file = require("roots")()
   local roots = roots_file and host.read_file(roots_file, ROOTS_MAX) or ""
   if roots ~= "" and roots:sub(-1) ~= "\n" then roots = roots .. "\n" end
   text("ca.pem", capture.ca)

@@ -6,6 +6,21 @@ local function is(got, want, what)
   if got ~= want then error(("%s: got %s, wanted %s"):format(what, tostring(got), tostring(want)), 2) end
 end
 
+-- What build.sh takes out of the presets' text is what Lua finds there.
+do
+  local text, seen, n = require("sandbox").default_source("presets"), {}, 0
+  local function add(name) seen[name], n = true, n + (seen[name] and 0 or 1) end
+  for list in text:gmatch("env%s*=%s*(%b{})") do
+    for name in list:gmatch('"([%u%d_]+)"') do add(name) end
+  end
+  for name in text:match("\n%s*shapes%s*=%s*(%b{})"):gmatch("([%u%d_]+) = ") do add(name) end
+  for name in pairs(require "cli.secret_names") do
+    is(seen[name], true, name)
+    n = n - 1
+  end
+  is(n, 0, "names that build.sh did not find")
+end
+
 local secrets = {
   -- as services make them
   { "sk-proj-abc123def456" }, { "sk_live_51H8fake9012" }, { "ghp_0123456789abcdef" }, { "github_pat_11AAAAAAA0fake" }, { "gho_16C7e42F292c" },
