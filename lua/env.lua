@@ -84,15 +84,17 @@ function M.rival(name, taken)
 end
 
 --- The proxy as clients name it: with the agent's name and token in it. address: "host:port", or "https://host:port".
+-- token: nil where the address is the agent's.
 function M.proxy_url(agent, token, address)
   local scheme, rest = address:match("^(https?://)(.*)$")
+  if not token then return scheme and address or "http://" .. address end
   return ("%s%s:%s@%s"):format(scheme or "http://", userinfo(agent), userinfo(token), rest or address)
 end
 
 --- build{ proxy = "host:port", agent =, token = | nil: the address is the agent's, ca = path, bundle = path, no_proxy = what is set already,
 --  aws = is there an AWS credential?, placeholders = { {name, value}… } } -> { {name, value}… } in a steady order.
 function M.build(with)
-  local url = with.token and M.proxy_url(with.agent, with.token, with.proxy) or "http://" .. with.proxy
+  local url = M.proxy_url(with.agent, with.token, with.proxy)
   local list = {}
   local function set(name, value) list[#list + 1] = { name, value } end
   for _, name in ipairs(proxy_names) do

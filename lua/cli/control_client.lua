@@ -3,7 +3,9 @@ local core = require "jail"
 local json = require "json"
 local M = {}
 
-local ANSWER_MAX, WAIT_S = 4 << 20, 10
+local ANSWER_MAX = 4 << 20
+local WAIT_MS = 10000           -- for all of a request and its answer
+local RCVTIMEO, SNDTIMEO = 20, 21
 
 --- Where a server's control socket is: the first of cli.control's places that exists; nil: none.
 function M.path(ctx)
@@ -12,13 +14,18 @@ function M.path(ctx)
   end
 end
 
---- A connection: its descriptor | nil, why
-function M.open(path)
+-- What the kernel waits for one call: what is left until the deadline (time.now would stand still: no loop runs here).
+local function wait_until(fd, option, deadline)
+  local ms = math.max(deadline - require("time").boot(), 1)
+  core.call("setsockopt", fd, 1, option, string.pack("jj", ms // 1000, ms % 1000 * 1000), 16)
+end
+
+--- A connection: its descriptor | nil, why. wait: ms until it must be there
+function M.open(path, wait)
   if #path > 107 then return nil, "the path is too long for a socket" end
   local fd = core.call("socket", 1, 1 | 0x80000, 0)                          -- AF_UNIX, SOCK_STREAM, SOCK_CLOEXEC
   if not fd then return nil, "no descriptor is left" end
-  local wait = string.pack("jj", WAIT_S, 0)
-  for _, option in ipairs { 20, 21 } do core.call("setsockopt", fd, 1, option, wait, #wait) end      -- SO_RCVTIMEO, SO_SNDTIMEO
+  wait_until(fd, SNDTIMEO, require("time").boot() + (wait or WAIT_MS))
   local ok, why = core.call("connect", fd, string.pack("=I2z", 1, path), 3 + #path)
   if ok then return fd end
   core.call("close", fd)
@@ -26,11 +33,13 @@ function M.open(path)
 end
 
 -- The answer: status, body | nil, why
-local function answer(fd)
+local function answer(fd, deadline)
   local text, head, body, length = "", nil, nil, nil
   repeat
-    local n, part, _ = core.call("read", fd, { 16384 }, 16384)
-    if not n then return nil, part == "Resource temporarily unavailable" and "no answer in time" or part end
+    wait_until(fd, RCVTIMEO, deadline)
+    local n, part, errno = core.call("read", fd, { 16384 }, 16384)
+    if not n and errno ~= 11 then return nil, part end
+    if not n or require("time").boot() > deadline then return nil, "no answer in time" end
     if n == 0 then return nil, "it ended" end
     text = text .. part:sub(1, n)
     head, body = text:match("^(.-\r\n)\r\n(.*)$")
@@ -52,22 +61,40 @@ local function send(fd, text, fds)
     0x4000)       -- MSG_NOSIGNAL
 end
 
---- One request: the answer's object | nil, sentence, hint. fds: descriptors that come with it.
-function M.request(fd, method, target, value, fds)
+--- One request: the answer's object | nil, sentence, hint. fds: descriptors that come with it; wait: ms for all of it
+function M.request(fd, method, target, value, fds, wait)
+  local deadline = require("time").boot() + (wait or WAIT_MS)
   local body = value and json.encode(value) or ""
   local text = ("%s %s HTTP/1.1\r\nHost: localhost\r\n%sContent-Length: %d\r\n\r\n%s"):format(method, target,
     value and "Content-Type: application/json\r\n" or "", #body, body)
   while #text > 0 do
+    wait_until(fd, SNDTIMEO, deadline)
     local n, why = send(fd, text, fds or {})
-    if not n then return nil, why end
+    if not n or require("time").boot() > deadline then return nil, why or "no answer in time" end
     text, fds = text:sub(n + 1), nil
   end
-  local status, got = answer(fd)
+  local status, got = answer(fd, deadline)
   if not status then return nil, got end
   local object = json.decode(got)
   if status == 200 and type(object) == "table" then return object end
   local says = type(object) == "table" and type(object.message) == "string" and object.message or ("it answered %d"):format(status)
   return nil, says, type(object) == "table" and type(object.hint) == "string" and object.hint ~= "" and object.hint or nil
+end
+
+--- For a user whose store it is not: what the server that runs here says of his agent: { agent =, ca =, home =, env = … } | nil,
+-- why, hint. Nothing at all: there is no such server. query: of the request
+function M.visitor(ctx, query)
+  local path, me = M.path(ctx), ctx.host.uid()
+  local is = path and ctx.host.stat(path, true)
+  local own = ctx.home and ctx.host.stat(ctx.home, true)
+  if not is or is.type ~= "socket" or me == 0 or is.uid == me or own and own.uid == me then return end
+  local fd, why = M.open(path)
+  if not fd then return nil, ("cannot use %s: %s"):format(path, why) end
+  local object, hint
+  object, why, hint = M.request(fd, "GET", "/api/v1/agents/~/capture" .. (query or ""))
+  core.call("close", fd)
+  if object and type(object.agent) ~= "string" then object, why = nil, "the server does not say whose this user is" end
+  return object, why and ("the server at %s: %s"):format(path, why), hint
 end
 
 return M

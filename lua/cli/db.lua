@@ -72,7 +72,15 @@ function M.hint(code) return open_hints[code] end
 
 --- Ends the command with what store.open answered.
 function M.not_open(home, code, fault)
-  report.fail(M.why(home, code, fault), open_hints[code])
+  local hint, host = open_hints[code], require "host"
+  local object, why, more = require("cli.control_client").visitor { home = home, host = host }
+  if object then
+    hint = ("the server that runs here is another user's, and this one is agent %s's: `sallyport run -- CMD…` and `sallyport env` are what it may"):format(
+      report.clean(object.agent))
+  elseif why then
+    hint = ("%s%s"):format(report.clean(why), more and "; " .. report.clean(more) or "")
+  end
+  report.fail(M.why(home, code, fault), hint)
 end
 
 --- Ends the command: the data directory has such a mode.

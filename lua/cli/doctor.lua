@@ -1,5 +1,6 @@
 --- sallyport doctor: what is not as it should be on this machine.
 local db = require "cli.db"
+local doors = require "cli.doctor_doors"
 local home = require "cli.home"
 local page = require "cli.page"
 local records = require "records"
@@ -302,14 +303,6 @@ local function listeners(ctx, say)
         ("sallyport agent set %s --from none, or the range of its own network"):format(agent))
     end
   end
-  local control = running and require("cli.control").paths(ctx)[1]
-  local socket = control and ctx.host.stat(control)
-  if socket and socket.type == "socket" then
-    local shut = home.shut(ctx, control)
-    say("control", OK, control .. (shut and (" (other users cannot enter %s: jails of theirs need SALLYPORT_CONTROL elsewhere)"):format(shut) or ""))
-  elseif running then
-    say("control", WARN, ("there is no control socket at %s: jails need it"):format(control), "serve says why when it starts; SALLYPORT_CONTROL names another place")
-  end
   if not open then say("listener", OK, "no token comes from other machines in the clear") end
   if #all.allow_address > 0 then
     say("address guard", WARN, "allow-address opens it for every host", (#records.settings(nil).allow_address > 0
@@ -458,18 +451,6 @@ local function handshakes(ctx, say, now)
   end
 end
 
--- What `sallyport run` can do here: root's commands run as another user, so nobody's rights are tried then.
-local function jails(ctx, say)
-  local uid, jail = ctx.host.uid(), require "cli.jail"
-  local gid = math.tointeger((ctx.host.read_file("/proc/self/status", 65536) or ""):match("\nGid:%s+%d+%s+(%d+)"))
-  local ok, fault = jail.trial(uid == 0 and { uid = 65534, gid = 65534, groups = {} } or { uid = uid, gid = gid }, ctx.host.arg0)
-  if ok then
-    say("jails", OK, "`sallyport run` can make them")
-  else
-    say("jails", WARN, require("cli.run").explained(fault))
-  end
-end
-
 --- A process of our own user that holds one of our tokens could as well read the key file.
 local function same_user(ctx, say)
   local host = ctx.host
@@ -508,6 +489,7 @@ end
 
 local of_the_store = {
   { "CA", certificates }, { "credential TLS", credential_certificates }, { "client files", client_files }, { "listener", listeners },
+  { "doors", doors.check },
   { "upstream proxy", upstream_proxy }, { "request log", request_log }, { "policies", policies }, { "credentials", credentials }, { "elsewhere", from_elsewhere },
   { "clients", handshakes },
 }
@@ -519,14 +501,15 @@ local function run(_, opt, ctx)
     if level == BAD or (level == WARN and worst == OK) then worst = level end
   end
   local now = require("time").wall()
-  if not ctx.host.stat(ctx.home) then
+  local visitor = doors.visitor(ctx, say)
+  if not visitor and not ctx.host.stat(ctx.home) then
     report.fail("there is no data directory at " .. ctx.home, "sallyport init makes one; --home DIR names another")
   end
   if opt.accept and opt.remove then report.usage("--accept keeps what --remove removes: one of them") end
   if opt.accept then accept(ctx, say) end
   if opt.remove then remove(ctx, say) end
-  files(ctx, say)
-  if store(ctx, say) then
+  if not visitor then files(ctx, say) end
+  if not visitor and store(ctx, say) then
     for _, c in ipairs(of_the_store) do
       local fine, why = pcall(c[2], ctx, say, now)
       if not fine and not (type(why) == "table" and why.message) then error(why, 0) end
@@ -534,9 +517,9 @@ local function run(_, opt, ctx)
     end
     say("server", OK, ctx.host.lock_held(ctx.home) and "runs" or "does not run")
   end
-  machine(ctx, say, now)
-  jails(ctx, say)
-  same_user(ctx, say)
+  if not visitor then machine(ctx, say, now) end
+  doors.jails(ctx, say)
+  if not visitor then same_user(ctx, say) end
   if ctx.json then
     ctx.out(report.json(out))
   else

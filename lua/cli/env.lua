@@ -78,7 +78,11 @@ local function list(opt, ctx)
   end
   local ttl, why = records.duration(opt.ttl or "24h")
   if not ttl then report.usage("--ttl: " .. why) end
-  local proxy = home.proxy_address(opt, ctx)
+  local proxy, own = home.proxy_address({ proxy = opt.proxy, agent = name }, ctx)
+  if own and (opt.ttl or opt.label) then
+    report.usage(("--%s is for a token, and what comes to %s is '%s' without one"):format(opt.ttl and "ttl" or "label", proxy, name),
+      "--proxy HOST:PORT names a listener that asks for a token")
+  end
   local format = format_of(opt, ctx)
   local paths = ca_paths(opt, ctx, proxy)
   local existing = (host.getenv("NO_PROXY") or "") .. "," .. (host.getenv("no_proxy") or "")
@@ -88,16 +92,17 @@ local function list(opt, ctx)
     ctx.note(("note: %s is this machine; in a container it is the container: --proxy HOST:PORT, or docker run --network host"):format(proxy))
   end
   local held, aws = placeholders(agent, ctx)
-  local with = { proxy = proxy, agent = name, token = token or "", ca = paths.ca, bundle = paths.bundle,
+  local with = { proxy = proxy, agent = name, token = not own and (token or "") or nil, ca = paths.ca, bundle = paths.bundle,
     no_proxy = existing, placeholders = held, aws = aws ~= nil }
   local unfit, what = env.unfit(env.build(with), format)
   if unfit then
     report.fail(("%s has %s in its value, which the format %s cannot hold"):format(unfit, what, format),
       "--format sh can, or give it another value")
   end
+  if own then return env.build(with), format, name end
   local expires = not token and math.min(now + ttl, agent.expires_at or math.huge) or nil
   if not token then
-    local label, bad = records.text(opt.label or "env")
+    local label, bad = records.text(opt.label or opt.made_for or "env")
     if not label then report.usage("--label: " .. bad) end
     token = tokens.make(host, name, label, expires, now)
   end
@@ -109,8 +114,44 @@ local function list(opt, ctx)
   return env.build(with), format, name
 end
 
+-- For the user of an agent, whose store it is not: the server says what he would read, and a listener of the agent's own is the
+-- way, for a token is the owner's to make. nil: there is no such server.
+local function visitors(opt, ctx)
+  local control = require "cli.control_client"
+  local what, why, hint = control.visitor(ctx)
+  if why then report.fail(report.clean(why), hint and report.clean(hint)) end
+  if not what then return nil end
+  if opt.agent and opt.agent ~= what.agent then
+    report.fail(("this user is agent %s's, not %s's"):format(report.clean(what.agent), report.clean(opt.agent)))
+  end
+  local at = opt.proxy or what.listener
+  local port = type(at) == "string" and at:match("^[%w.:%[%]_-]+:(%d+)$")
+  if not port or at ~= what.listener then
+    report.fail(("there is no listener of agent %s's own%s, and tokens are the owner's to make"):format(report.clean(what.agent), opt.proxy and " at " .. report.clean(opt.proxy) or ""),
+      "sallyport run -- CMD… needs none")
+  end
+  if opt.ttl or opt.label then report.usage("--ttl and --label are for a token, and none is made here") end
+  local format, dir = format_of(opt, ctx), opt.ca_dir or what.public or what.home .. "-public"
+  if not opt.ca_dir and ctx.host.read_file(dir .. "/ca.pem", 1 << 20) ~= what.ca then
+    report.fail("the CA cannot be read in " .. report.clean(dir), ("curl -s http://%s/ca.pem > DIR/ca.pem, and --ca-dir DIR"):format(report.clean(at)))
+  end
+  local shown = dir:gsub("[^%w/._~-]", function(c) return ("%%%02X"):format(c:byte()) end)
+  what, why = control.visitor(ctx, ("?port=%s&ca=%s/ca.pem&bundle=%s/bundle.pem"):format(port, shown, shown))
+  if not what or type(what.env) ~= "table" then report.fail(report.clean(why or "the server does not answer")) end
+  local vars, existing = {}, (ctx.host.getenv("NO_PROXY") or "") .. "," .. (ctx.host.getenv("no_proxy") or "")
+  for name, value in pairs(what.env) do
+    if name:lower() == "no_proxy" then value = env.no_proxy(existing) end
+    vars[#vars + 1] = { name, (tostring(value):gsub("^http://127%.0%.0%.1:" .. port .. "$", "http://" .. at)) }
+  end
+  table.sort(vars, function(a, b) return a[1] < b[1] end)
+  local unfit, bad = env.unfit(vars, format)
+  if unfit then report.fail(("%s has %s in its value, which the format %s cannot hold"):format(unfit, bad, format)) end
+  return vars, format, what.agent
+end
+
 local function run(_, opt, ctx)
-  local vars, format, name = list(opt, ctx)
+  local vars, format, name = visitors(opt, ctx)
+  if not vars then vars, format, name = list(opt, ctx) end
   if format == "json" then
     local out = {}
     for _, v in ipairs(vars) do out[v[1]] = v[2] end
@@ -136,7 +177,7 @@ return {
     help = [[
 Prints `export` lines for a shell: the proxy with a token of its own, the CA for every client that asks for
 one under another name, and a placeholder for each credential that names a variable. NO_PROXY keeps what it
-has. With SALLYPORT_TOKEN set, that token is used and none is made. A value that a format cannot hold (a line
+has. With SALLYPORT_TOKEN set, that token is used and none is made; nor for a listener that is the agent's alone (127.0.0.1:7090=A). A value that a format cannot hold (a line
 break in Docker's file) is refused.
 
 examples:

@@ -280,21 +280,27 @@ function M.running(ctx)
   return out
 end
 
---- HOST:PORT where clients on this machine find the proxy; opt.proxy says otherwise.
+--- HOST:PORT where clients on this machine find the proxy; opt.proxy says otherwise. And whether that is opt.agent's own.
 function M.proxy_address(opt, ctx)
   local env = require "env"
+  local running, listeners = M.running(ctx), require "cli.listeners"
+  local all = require("records").settings(running and running.flags or nil)
+  local function bound(address)
+    return opt.agent and (listeners.bound(running and running.listen or all.listen, address, opt.agent)
+      or listeners.bound(all.listen_tls or {}, address, opt.agent))
+  end
   if opt.proxy then
     local at = opt.proxy:gsub("^https://", "")     -- TLS to the proxy itself: listen-tls
     if not at:find("^[%w._-]+:%d+$") and not at:find("^%[[%x:.]+%]:%d+$") then
       report.usage("--proxy is HOST:PORT, or https://HOST:PORT", "--proxy 127.0.0.1:7080")
     end
-    return opt.proxy
+    return opt.proxy, bound(at)
   end
   -- Its listeners, with ports picked and flags obeyed.
-  local running, listeners = M.running(ctx), require "cli.listeners"
-  local listen = running and listeners.dialled(running.listen, opt.agent)
-  if listen then return env.reach(listen) end
-  listen = not running and listeners.dialled(require("records").settings(nil).listen, opt.agent)
+  local listen, own = nil, nil
+  if running then listen, own = listeners.dialled(running.listen, opt.agent) end
+  if listen then return env.reach(listen), own end
+  if not running then listen, own = listeners.dialled(all.listen, opt.agent) end
   if not listen then
     report.fail("the proxy has no address that clients could be given: it listens on Unix sockets, or for certain agents",
       "--proxy HOST:PORT names one; sallyport help doors says how clients use a socket")
@@ -303,7 +309,7 @@ function M.proxy_address(opt, ctx)
       "--proxy HOST:PORT, as its `listening` line says")
   end
   if not ctx.host.lock_held(ctx.home) then ctx.note("note: the proxy does not run at the moment: sallyport serve") end
-  return env.reach(listen)
+  return env.reach(listen), own
 end
 
 return M

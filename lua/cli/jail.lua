@@ -426,6 +426,14 @@ local function pipe()
   return unpack("=i4i4", ends)
 end
 
+-- The server must see that listeners are of another network (SO_NETNS_COOKIE, Linux 5.14), and /sys be made read-only (5.12).
+local function kernel()
+  local s = must("processes", "socket", AF_INET, SOCK_STREAM | O_CLOEXEC, 0)
+  local ok, why, errno = core.call("getsockopt", s, 1, 71, { 8 }, pack("=i4", 8))
+  core.call("close", s)
+  if not ok then error({ step = "Linux 5.14", why = why, errno = errno }, 0) end
+end
+
 --- Makes the jail; the command waits in it for M.go.
 -- with = { user = { uid =, gid =, groups = list for root, else nil }, listeners = { { kind =, port = }… }, mounts = see above,
 --   folder = where it works, terminal = has it one, filter = text, argv = list, env = list of NAME=VALUE }
@@ -435,6 +443,7 @@ function M.make(with)
   local made, e = pcall(function()
     old = select(2, must("signals", "rt_sigprocmask", 2, ALL, { 8 }, 8))
     local jail = { old = old }
+    kernel()
     local from, status = pipe()
     local life, hold = pipe()
     local go, start = pipe()

@@ -153,7 +153,13 @@ local function proxy_url(ctx, opt, agent, servers)
   end
   local ttl, bad = records.duration(opt.ttl or "24h")
   if not ttl then report.usage("--ttl: " .. bad) end
-  local address, token, ends = home.proxy_address(opt, ctx), host.getenv("SALLYPORT_TOKEN"), nil
+  local address, own = home.proxy_address(opt, ctx)
+  if own then
+    if opt.ttl then report.usage(("--ttl is for a token, and what comes to %s is '%s' without one"):format(address, agent.name)) end
+    ctx.note(("note: the file names the proxy (%s), at a listener that is %s's without a token"):format(why, agent.name))
+    return require("env").proxy_url(agent.name, nil, address)
+  end
+  local token, ends = host.getenv("SALLYPORT_TOKEN"), nil
   if token and token ~= "" then
     local whose
     whose, ends = tokens.owner(host, token, now)

@@ -21,6 +21,21 @@ function M.dialled(list, agent)
   return first, false
 end
 
+--- Is what clients dial as this address (HOST:PORT) bound to the agent? all: listeners' texts.
+function M.bound(list, address, agent)
+  local host, port = address:match("^(.+):(%d+)$")
+  local bound = false
+  if host == "localhost" then host = "127.0.0.1" end
+  for _, l in ipairs(M.all(list)) do
+    local at, own = (l.address and l.text or ""):match("^([^=,]+):(%d+)")
+    if at and own == port and (at == host or at == "0.0.0.0" or at == "[::]") then
+      if l.agent ~= agent then return false end
+      bound = true
+    end
+  end
+  return bound
+end
+
 --- What an operator should know of a listener: a list of texts. hidden: no token comes to it in the clear.
 function M.risks(host, text, hidden)
   local l, out = records.listener(text), {}

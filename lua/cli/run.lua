@@ -5,7 +5,8 @@ local jail = require "cli.jail"
 local report = require "cli.report"
 
 local PASSWD_MAX, ENVIRON_MAX, ROOTS_MAX = 16 << 20, 4 << 20, 8 << 20
-local AGAIN_MS = 500            -- between two looks for a server that has ended
+local AGAIN_MS, AGAIN_MAX_MS = 500, 8000      -- between two looks for a server that has ended: twice as long each time
+local AGAIN_WAIT_MS = 1000      -- for each of its answers then: signals wait meanwhile
 
 -- ---- whose command it is --------------------------------------------------------------------------
 
@@ -264,11 +265,14 @@ end
 -- again(): hands the listeners over once more -> descriptor | nil
 local function keep(j, fd, terminal, again)
   local all = ("\255"):rep(8)
-  local signals = core.call("signalfd4", -1, all, 8, 0x80000)
+  local signals, pause = core.call("signalfd4", -1, all, 8, 0x80000), AGAIN_MS
   while true do
     local watched = string.pack("=i4i2i2", signals, 1, 0) .. (fd and string.pack("=i4i2i2", fd, 1, 0) or "")
-    local n, got = core.call("ppoll", { watched }, fd and 2 or 1, not fd and string.pack("jj", AGAIN_MS // 1000, AGAIN_MS % 1000 * 1000000) or nil, nil, 8)
-    if n == 0 then fd = again() end
+    local n, got = core.call("ppoll", { watched }, fd and 2 or 1, not fd and string.pack("jj", pause // 1000, pause % 1000 * 1000000) or nil, nil, 8)
+    if n == 0 then
+      fd = again()
+      pause = fd and AGAIN_MS or math.min(2 * pause, AGAIN_MAX_MS)
+    end
     if n and n > 0 and fd and string.unpack("=i2", got, 15) ~= 0 then
       core.call("close", fd)
       fd = nil
@@ -320,6 +324,10 @@ local function explained(fault)
     return ("this machine lets nobody make user namespaces (%s)"):format(why),
       "as root: sysctl kernel.unprivileged_userns_clone=1 or user.max_user_namespaces=10000; --allow-net goes on without a jail"
   end
+  if fault.step == "Linux 5.14" then
+    return ("this kernel is too old for a jail (%s is needed: it cannot say of which network a socket is)"):format(fault.step),
+      "a newer kernel; --allow-net goes on without a jail"
+  end
   if fault.errno == 1 or fault.errno == 13 then
     return ("a user namespace has no capabilities on this machine (%s): AppArmor or a container takes them"):format(why),
       "Ubuntu: an AppArmor profile with `userns,` for sallyport, or sysctl kernel.apparmor_restrict_unprivileged_userns=0; --allow-net goes on without a jail"
@@ -330,19 +338,21 @@ end
 -- Where the store is this user's and has one agent, that one. The key is not read: it would be in this process's memory.
 local function only_agent(ctx)
   local store, names = require "store", {}
-  if store.open(ctx.home, { keyless = true }) then
+  local opened = store.open(ctx.home, { keyless = true })
+  if opened then
     for key, record in require("cli.db").stored("agent", "a/") do
       if record and not record.revoked and record.kind ~= "tenant" then names[#names + 1] = key:sub(3) end
     end
     store.close()
   end
   if #names == 1 then return names[1] end
+  if not opened then return "~" end      -- the server knows whose this user is
   report.usage("--agent is missing: as whom does the command run?", #names > 1 and "one of: " .. report.several(names) or "sallyport agent list")
 end
 
 -- The command without a jail: the environment alone. Never returns where it becomes the program.
 local function unjailed(args, opt, ctx, user)
-  local held = require("cli.env").list({ agent = opt.agent or only_agent(ctx), label = "run" }, ctx)
+  local held = require("cli.env").list({ agent = opt.agent or only_agent(ctx), made_for = "run" }, ctx)
   require("store").close()
   local set = user.groups and { HOME = user.home, USER = user.name, LOGNAME = user.name, SHELL = user.shell } or {}
   for _, v in ipairs(held) do set[v[1]] = v[2] end
@@ -373,15 +383,17 @@ local function run(args, opt, ctx)
   local at = control.path(ctx)
   if not at then report.fail("no server runs here: there is no control socket in " .. ctx.home, "sallyport serve, or --home DIR") end
   local name = opt.agent or only_agent(ctx)
-  local function ask(fd, method, what, value, fds)
-    return control.request(fd, method, ("/api/v1/agents/%s/%s"):format(name, what), value, fds)
+  local function ask(fd, method, what, value, fds, wait)
+    return control.request(fd, method, ("/api/v1/agents/%s/%s"):format(name, what), value, fds, wait)
   end
   local fd, why = control.open(at)
   if not fd then report.fail(("cannot use %s: %s"):format(at, why)) end
   local capture, hint
   capture, why, hint = ask(fd, "GET", ("capture?port=%d&ca=%s/ca.pem&bundle=%s/bundle.pem"):format(jail.PORT, jail.FOLDER, jail.FOLDER))
   if capture and type(capture.home) ~= "string" then report.fail("the server does not say where its data directory is, which must be hidden") end
-  if not capture then report.fail(("the server does not let agent %s run: %s"):format(report.clean(name), report.clean(why)), hint and report.clean(hint)) end
+  if not capture then
+    report.fail(("the server does not let %s run: %s"):format(name == "~" and "this user" or "agent " .. report.clean(name), report.clean(why)), hint and report.clean(hint))
+  end
   local listeners = { { kind = "proxy", port = jail.PORT }, { kind = "dns-udp", port = 53 }, { kind = "dns-tcp", port = 53 } }
   for _, port in ipairs(capture.ports) do
     if port ~= jail.PORT and port ~= 53 then listeners[#listeners + 1] = { kind = "transparent", port = port } end
@@ -421,7 +433,7 @@ local function run(args, opt, ctx)
     return unjailed(args, opt, ctx, user)
   end
   if not j then return without(fault) end
-  local function hand(to) return ask(to, "POST", "listeners", { listeners = kinds }, j.fds) end
+  local function hand(to, wait) return ask(to, "POST", "listeners", { listeners = kinds }, j.fds, wait) end
   local ok
   ok, why = hand(fd)
   if not ok then report.fail("the server does not take the jail's listeners: " .. report.clean(why)) end
@@ -432,8 +444,8 @@ local function run(args, opt, ctx)
     return without(fault)
   end
   local status = keep(j, fd, terminal, function()
-    local to = control.open(at)
-    if to and not hand(to) then
+    local to = control.open(at, AGAIN_WAIT_MS)
+    if to and not hand(to, AGAIN_WAIT_MS) then
       core.call("close", to)
       to = nil
     end

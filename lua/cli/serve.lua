@@ -306,6 +306,7 @@ examples:
       open_control(ctx, all.control)
       local doors = open("gateway", "gateway", { kind = "gateway", tls = all.gateway_cert ~= nil })
       flags.unused_proxy = tell_unused(ctx, all, at)    -- for doctor, which has another environment
+      flags.tproxy = all.transparent[1] and require("cli.doctor_doors").may_tproxy(ctx.host) or nil
       local overrides = report.json_line(flags)
       local banner = token and demo_banner(ctx, paths, token, at[1])
         or made and ("\nMade %s. Next:\n\n%s"):format(ctx.home, home.next_steps(ctx)) or ""

@@ -16,7 +16,7 @@ end
 local kinds = {
   proxy = function(s) return s.at:find("^127%.") ~= nil, "is bound to another address than 127.0.0.0/8" end,
   transparent = function(s)
-    if not s.elsewhere then return false, "is in the server's own network namespace, or this kernel cannot tell" end
+    if not s.elsewhere then return false, "is in the server's own network namespace, or this kernel cannot tell (Linux 5.14 can)" end
     return s.at:find("^0%.0%.0%.0:") ~= nil or s.at:find("^198%.1[89]%.") ~= nil, "is bound to another address than 0.0.0.0 or 198.18.0.0/15"
   end,
 }
@@ -49,6 +49,12 @@ function M.check(list, sockets)
   return out
 end
 
+-- Where the agent comes without a token: the address of a listener of its own | nil
+local function own_listener(self, agent)
+  local at, own = require("cli.listeners").dialled(self.config.settings.listen, agent.name)
+  return own and not at:find(":0$") and require("env").reach(at) or nil
+end
+
 -- The ports at which something may be allowed, 443 and 80 first.
 local function ports_of(page)
   local out, seen = { 443, 80 }, { [443] = true, [80] = true }
@@ -79,7 +85,7 @@ local function capture(self, agent, query)
   end
   local ca = self.store.peek("meta", "ca")
   if not ca or type(ca.pem) ~= "string" then return fault(503, "injection_unavailable", "the CA of this store is missing or damaged") end
-  return { status = 200, body = { agent = agent.name, home = require("host").home(), ports = json.array(ports_of(self:discover(agent))), ca = ca.pem, env = env, notes = json.array(notes) } }
+  return { status = 200, body = { agent = agent.name, listener = own_listener(self, agent), public = self.config.settings.public, home = require("host").home(), ports = json.array(ports_of(self:discover(agent))), ca = ca.pem, env = env, notes = json.array(notes) } }
 end
 
 local function take_over(req, agent, body)
@@ -112,6 +118,7 @@ local function answer(self, req, uid)
   local name, what = req.path:match("^/api/v1/agents/([^/]+)/(%l+)$")
   local methods = { capture = "GET", listeners = "POST" }
   local own = own_of(self, uid)
+  if name == "~" then name = own or name end      -- whose this user is
   -- root's and the owner's word counts for all agents
   if uid ~= 0 and uid ~= require("host").uid() and (own == nil or own ~= name) then
     return fault(403, "forbidden", ("user %d may not do this"):format(uid), own and ("this user is agent %s's"):format(own)

@@ -375,3 +375,44 @@ def test_as_the_owner(t):
     assert {p.stat().st_uid for p in [s.home, *s.home.rglob("*")]} == {4711}
     said = as_user(4712, lambda: s.cli("status", check=False).stderr)
     assert "user 4711" in said or "belongs to" in said or "permission" in said.lower(), said
+
+
+def test_commands_of_others(t):
+    """a user who is an agent's, in whose hands no store is: `env` is that of the agent's own listener, without a token; `doctor` says who
+    he is here; every other command says what he may; users who are nobody's are told so; root's commands go on as the owner"""
+    if os.getuid() != 0:
+        t.skip("only root can be several users")
+    path = t_path(t).with_name("control")
+
+    def before(s):
+        s.cli("agent", "set", "a", "--uid", 4711)
+        s.env["SALLYPORT_CONTROL"] = str(path)
+        s.cli("set", "public", path.with_name("public"))
+        s.cli("ca")
+    with listener() as free:
+        port = free.getsockname()[1]
+    s, up = world(t, "--listen", "127.0.0.1:0", "--listen", f"127.0.0.1:{port}=a", before=before)
+
+    def cli(uid, *argv, **env):
+        return as_user(uid, lambda: vars(s.cli(*argv, check=False, env={"SALLYPORT_HOME": "/nowhere/h", **env})))
+    for home in ("/nowhere/h", str(s.home)):
+        r = cli(4711, "env", SALLYPORT_HOME=home, NO_PROXY="x.test")
+        assert r["returncode"] == 0 and f"export https_proxy=http://127.0.0.1:{port}\n" in r["stdout"] and "sp_agt" not in r["stdout"], r
+        assert f"SSL_CERT_FILE={path.with_name('public')}/bundle.pem" in r["stdout"] and "no_proxy=x.test,localhost" in r["stdout"], r
+        r = cli(4711, "doctor", SALLYPORT_HOME=home)
+        assert r["returncode"] == 0 and re.search("ok +control .* for agent a:", r["stdout"]) and "jails" in r["stdout"], r
+        for argv in (["status"], ["credential", "list"], ["agent", "add", "x"], ["explain", "GET", "https://api.test/"], ["log"]):
+            r = cli(4711, *argv, SALLYPORT_HOME=home)
+            assert r["returncode"] == 1 and "agent a's" in r["stderr"] and "sallyport run" in r["stderr"], (argv, r)
+            r = cli(4712, *argv, SALLYPORT_HOME=home)
+            assert r["returncode"] == 1 and "user 4712 may not" in r["stderr"] and "--uid 4712" in r["stderr"], (argv, r)
+    assert json.loads(cli(4711, "env", "--json")["stdout"])["HTTPS_PROXY"] == f"http://127.0.0.1:{port}"
+    for argv, says in ((["--agent", "b"], "agent a's"), (["--proxy", f"127.0.0.1:{s.port}"], "owner's to make"), (["--ttl", "1h"], "token"), (["--ca-dir", "x"], "")):
+        r = cli(4711, "env", *argv)
+        assert (r["returncode"] != 0 or argv[0] == "--ca-dir") and says in r["stderr"] and "sp_agt" not in r["stdout"], (argv, r)
+    r = cli(4712, "env")
+    assert r["returncode"] == 1 and "--uid 4712" in r["stderr"] and r["stdout"] == "", r
+    assert cli(0, "status", SALLYPORT_HOME=str(s.home))["returncode"] == 0
+    s.cli("agent", "set", "b", "--uid", 4712)
+    r = cli(4712, "env")
+    assert r["returncode"] == 1 and "no listener of agent b's own" in r["stderr"] and "sallyport run" in r["stderr"], r

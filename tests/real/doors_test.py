@@ -258,7 +258,16 @@ def test_bound(t):
     assert "note: 127.0.0.1" in s.log() and "every program" in s.log()
     said = s.cli("doctor", check=False).stdout
     assert "nobody is for an agent that is not there" in said, said
-    assert s.cli("env", "--agent", "b").stdout.count(f"@127.0.0.1:{at['b']}") > 3, "`env` names the agent's own listener"
+    # `env` names the agent's own listener, which is its identity: no token is made, nor used where one is set
+    tokens = s.cli("agent", "list", "--json").stdout
+    for more in ({}, {"SALLYPORT_TOKEN": s.tokens["a"]}):
+        for argv in ((), ("--proxy", f"127.0.0.1:{at['a']}"), ("--proxy", f"localhost:{at['a']}")):
+            said = s.cli("env", "--agent", "a", *argv, env={**s.env, **more}).stdout
+            assert said.count(f"http://{(argv or ['', '127.0.0.1:%d' % at['a']])[1]}\n") > 3 and "sp_agt" not in said, said
+    assert s.cli("agent", "list", "--json").stdout == tokens
+    assert f"http://a:sp_agt_" in s.cli("env", "--agent", "a", "--proxy", f"127.0.0.1:{s.port}").stdout
+    assert f"http://a:sp_agt_" in s.cli("env", "--agent", "a", "--proxy", f"127.0.0.1:{at['b']}").stdout, "another's listener"
+    assert "without" in s.cli("env", "--agent", "a", "--ttl", "2h", check=False).stderr
     s.cli("agent", "add", "nobody", "--bundle", "second")
     ask(s, at["nobody"])
     assert who(s, up) == f"Bearer {AUTH['b']}"
@@ -961,6 +970,10 @@ def test_transparent_in_a_namespace(t):
     code, said = curl("https://api.test:8443/n", "--resolve", "api.test:8443:203.0.113.5", "--connect-timeout", "1")
     assert code == "000", "nothing else leaves"
     assert nft("delete table inet sallyport").returncode == 0
+
+    def doctor():
+        return subprocess.run(["nsenter", f"--net=/proc/{a.pid}/ns/net", s.binary, "doctor"], env=s.env, capture_output=True, text=True).stdout
+    assert "takes what REDIRECT sends; not what TPROXY sends: no rule leads marked" in doctor() and "ip rule add fwmark 1" in doctor(), doctor()
     for family, net in (("-4", "0.0.0.0/0"), ("-6", "::/0")):
         inside(a, "ip", family, "rule", "add", "fwmark", "1", "lookup", "100")
         inside(a, "ip", family, "route", "add", "local", net, "dev", "lo", "table", "100")
@@ -972,6 +985,7 @@ def test_transparent_in_a_namespace(t):
         }
     }
     """)
+    assert "takes what REDIRECT sends, and TPROXY" in doctor() or "the kernel has no nft_tproxy" in doctor(), doctor()
     if r.returncode != 0 and "No such file" in r.stderr:        # this kernel has no TPROXY
         return
     assert r.returncode == 0, r.stderr
