@@ -4359,6 +4359,7 @@ flow_put(struct flow *f, struct slice piece)
 /* The last chunk, and those trailers that may pass (RFC 9110 6.5.1). */
 static bool
 flow_put_end(struct flow *f)
+	struct filter *filter = f->filter;
 {
 	struct http_field field[HTTP_TRAILER_FIELDS_MAX];
 	size_t n = 0;
@@ -4377,22 +4378,6 @@ flow_put_end(struct flow *f)
 			    peer_put(f->dst, field[i].value.p, field[i].value.n) &&
 			    peer_put(f->dst, "\r\n", 2);
 	return ok && peer_put(f->dst, "\r\n", 2);
-}
-
-/* Runs the filter once and puts its output. f->held: the filter must run again before the next piece. */
-static enum flow_io
-flow_filter(struct flow *f, uint64_t *cost)
-{
-	struct slice out = SLICE("");
-	ssize_t took = f->filter->class->run(f->filter, f->piece, f->end, &out);
-
-	if (took < 0)
-		return FLOW_BAD;
-	*cost += f->filter->cost;
-	f->filter->cost = 0;
-	f->piece = (struct slice){f->piece.p + took, f->piece.n - (size_t)took};
-	f->held = f->piece.n != 0 || f->filter->more || (f->end && !f->filter->ended);
-	return flow_put(f, out) ? FLOW_DONE : FLOW_DST_GONE;
 }
 
 static enum flow_io
@@ -4414,13 +4399,19 @@ flow_move(struct flow *f)
 				return io;
 			cost += f->used + FLOW_PIECE_COST;
 		}
-		if (f->filter != NULL)
-			io = flow_filter(f, &cost);
-		else if (!flow_put(f, f->piece))
-			io = FLOW_DST_GONE;
-		if (io != FLOW_DONE)
-			return io;
-		if (f->held)
+		out = f->piece;
+		if (filter != NULL) {
+			out = SLICE("");
+			if ((took = filter->class->run(filter, f->piece, f->end, &out)) < 0)
+				return FLOW_BAD;
+			cost += filter->cost;
+			filter->cost = 0;
+			f->piece = (struct slice){f->piece.p + took, f->piece.n - (size_t)took};
+			f->held = f->piece.n != 0 || filter->more || (f->end && !filter->ended);
+		}
+		if (!flow_put(f, out))
+			return FLOW_DST_GONE;
+		if (f->held)            /* the filter must run again before the next piece */
 			continue;
 		if (f->end && !flow_put_end(f))
 			return FLOW_DST_GONE;
