@@ -18884,27 +18884,17 @@ lzma_bit(struct lzma *z, size_t at)
 	return one;
 }
 
-/* n bits by the tree of probabilities at `at`. */
-static unsigned
-lzma_tree(struct lzma *z, size_t at, unsigned n)
-{
-	unsigned m = 1;
-
-	for (unsigned i = 0; i < n; i++)
-		m = m << 1 | lzma_bit(z, at + m);
-	return m - (1u << n);
-}
-
-/* The same, the lowest bit first. */
+/* n bits by the tree of probabilities at `at`. `low`: the lowest bit comes first. */
 static uint32_t
-lzma_reverse(struct lzma *z, size_t at, unsigned n)
+lzma_tree(struct lzma *z, size_t at, unsigned n, bool low)
 {
-	uint32_t v = 0;
+	uint32_t m = 1, v = 0;
 
-	for (unsigned i = 0, m = 1, b; i < n; i++) {
-		b = lzma_bit(z, at + m);
-		m = m << 1 | b;
-		v |= (uint32_t)b << i;
+	for (unsigned i = 0; i < n; i++) {
+		uint32_t bit = lzma_bit(z, at + m);
+
+		m = m << 1 | bit;
+		v = low ? v | bit << i : v << 1 | bit;
 	}
 	return v;
 }
@@ -18913,23 +18903,23 @@ static size_t
 lzma_length(struct lzma *z, size_t at)
 {
 	if (!lzma_bit(z, at))
-		return 2 + lzma_tree(z, at + 2, 3);
+		return 2 + lzma_tree(z, at + 2, 3, false);
 	if (!lzma_bit(z, at + 1))
-		return 10 + lzma_tree(z, at + 10, 3);
-	return 18 + lzma_tree(z, at + 18, 8);
+		return 10 + lzma_tree(z, at + 10, 3, false);
+	return 18 + lzma_tree(z, at + 18, 8, false);
 }
 
 /* How far back a match of that length lies, less one. UINT32_MAX: the text ends. */
 static uint32_t
 lzma_distance(struct lzma *z, size_t length)
 {
-	uint32_t slot = lzma_tree(z, LZMA_SLOT + 64 * (length < 6 ? length - 2 : 3), 6);
+	uint32_t slot = lzma_tree(z, LZMA_SLOT + 64 * (length < 6 ? length - 2 : 3), 6, false);
 	uint32_t v = 2 | (slot & 1), n = slot / 2 - 1;
 
 	if (slot < 4)
 		return slot;
 	if (slot < 14)
-		return (v << n) + lzma_reverse(z, LZMA_FAR + (v << n) - slot, n);
+		return (v << n) + lzma_tree(z, LZMA_FAR + (v << n) - slot, n, true);
 	for (unsigned i = 4; i < n; i++) {      /* bits without a probability */
 		bool one;
 
@@ -18939,7 +18929,7 @@ lzma_distance(struct lzma *z, size_t length)
 		v = v << 1 | one;
 		lzma_more(z);
 	}
-	return (v << 4) + lzma_reverse(z, LZMA_ALIGN, 4);
+	return (v << 4) + lzma_tree(z, LZMA_ALIGN, 4, true);
 }
 
 /* One byte. Behind a match the byte where it would have gone on says which probabilities count,
