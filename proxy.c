@@ -4308,16 +4308,9 @@ flow_take(struct flow *f)
 	if ((f->end = f->mode == BODY_LENGTH && f->left == 0))
 		return FLOW_DONE;
 	if (f->src != NULL) {
-		switch (peer_fill(f->src)) {
-		case IO_OK:
-			break;
-		case IO_AGAIN:
-			return FLOW_WAIT;
-		case IO_EOF:
-			f->end = f->mode == BODY_EOF;
-			return f->end ? FLOW_DONE : FLOW_SRC_GONE;
-		case IO_ERR:
-			return FLOW_SRC_GONE;
+		if ((io = peer_fill(f->src)) != IO_OK) {
+			f->end = io == IO_EOF && f->mode == BODY_EOF;
+			return io == IO_AGAIN ? FLOW_WAIT : f->end ? FLOW_DONE : FLOW_SRC_GONE;
 		}
 		in = peer_data(f->src);
 	} else {
@@ -6041,18 +6034,11 @@ conn_act(struct conn *c)
 		r->status = 204;
 		r->allowed = true;
 	}
-	switch (r->action) {
-	case REQ_UNDECIDED:
+	if (r->action == REQ_UNDECIDED)
 		req_failf(r, 502, "policy_failed", "nothing was decided");
-		/* fall through */
-	case REQ_REPLY:
+	if (r->action == REQ_REPLY)
 		conn_begin_answer(c);
-		break;
-	case REQ_FORWARD:
-	case REQ_BLIND:
-		conn_begin_dial(c);
-		break;
-	case REQ_INTERCEPT:
+	else if (r->action == REQ_INTERCEPT)
 		conn_begin_tunnel(c);
 		break;
 	}
@@ -6077,18 +6063,13 @@ conn_step_decide(struct conn *c)
 }
 
 /* -- CONN_DIAL */
-static bool
-req_dials_tls(const struct req *r)
-{
-	return r->action == REQ_FORWARD && r->secure;
-}
 
 /* The key of an upstream in the pool: agent, credential, host, scheme, port, upstream proxy, identity.
  * Names hold no "|". */
 static void
-req_pool_key(const struct req *r, char key[UPSTREAM_KEY_MAX])
+req_pool_key(const struct req *r, bool tls, char key[UPSTREAM_KEY_MAX])
 {
-	const char *const parts[] = {r->agent, r->credential, r->dial_host, req_dials_tls(r) ? "tls" : "plain"};
+	const char *const parts[] = {r->agent, r->credential, r->dial_host, tls ? "tls" : "plain"};
 	struct slice tag = tls_ident_tag(r->ident);
 	unsigned through = r->via ? via.epoch : 0;
 	size_t n = 0;
@@ -6122,11 +6103,11 @@ conn_begin_dial(struct conn *c)
 	r->sent = true;
 	c->state = CONN_DIAL;
 	conn_deadline(c, net_dial_ms + CONN_DECIDE_MS); /* dial and handshake have deadlines of their own */
-	req_pool_key(r, key);
+	req_pool_key(r, tls, key);
 	if (r->action == REQ_FORWARD && !r->retried && !r->websocket)
 		r->up = upstream_take(key, r->allow, r->nallow);
 	if (r->up == NULL)
-		r->up = upstream_new(key, r->dial_host, r->dial_port, req_dials_tls(r), r->ident, r->via);
+		r->up = upstream_new(key, r->dial_host, r->dial_port, tls, r->ident, r->via);
 	if (r->up == NULL) {
 		conn_fail(c, 503, "injection_unavailable", "out of memory");
 		return;
@@ -6144,25 +6125,20 @@ conn_dial_failed(struct conn *c)
 {
 	struct req *r = c->req;
 	const char *code = r->up->code, *why = r->up->why;
-	struct slice hint = SLICE("");
+	bool blocked = strcmp(code, "address_blocked") == 0, unset = strcmp(code, "clock_unset") == 0;
+	bool tls = strcmp(code, "upstream_tls") == 0;
+	const char *hint = blocked ? "the operator can allow it with --address CIDR on the credential or domain entry" :
+	    strncmp(why, "untrusted certificate", 21) == 0 ?
+	    "the operator can trust it: ca=@FILE on the credential, or sallyport set upstream-ca FILE" :
+	    strcmp(code, "upstream_proxy") == 0 ? "the operator sets it: sallyport set upstream-proxy; "
+	    "sallyport set upstream-no-proxy HOST does without it" : "";
 	char message[384];
-	int status = 502;
 
-	if (strcmp(code, "address_blocked") == 0) {
-		status = 403;
-		hint = SLICE("the operator can allow it with --address CIDR on the credential or domain entry");
-	} else if (strncmp(why, "untrusted certificate", 21) == 0) {
-		hint = SLICE("the operator can trust it: ca=@FILE on the credential, or sallyport set upstream-ca FILE");
-	} else if (strcmp(code, "upstream_proxy") == 0) {
-		hint = SLICE("the operator sets it: sallyport set upstream-proxy; sallyport set upstream-no-proxy HOST does without it");
-	}
-	if (strcmp(code, "clock_unset") == 0) {
-		status = 503;
+	if (unset)
 		r->retry_after = 60;
-	}
-	snprintf(message, sizeof message, "%s%s%s: %s", strcmp(code, "upstream_tls") == 0 ? "TLS to " : "",
-	    host_text(r->dial_host), r->via && strcmp(code, "upstream_tls") == 0 ? " through the upstream proxy" : "", why);
-	req_fail(r, status, code, slice_of(message), hint);
+	snprintf(message, sizeof message, "%s%s%s: %s", tls ? "TLS to " : "", host_text(r->dial_host),
+	    r->via && tls ? " through the upstream proxy" : "", why);
+	req_fail(r, blocked ? 403 : unset ? 503 : 502, code, slice_of(message), slice_of(hint));
 	conn_begin_answer(c);
 }
 
@@ -6194,18 +6170,9 @@ conn_step_dial(struct conn *c)
 {
 	struct req *r = c->req;
 
-	switch (r->up->state) {
-	case UP_DIAL:
-	case UP_VIA:
-	case UP_HANDSHAKE:
-		if (req_body_consumed(r) && conn_client_gone(c))
-			conn_close(c, true);
-		return false;
-	case UP_FAILED:
+	if (r->up->state == UP_FAILED) {
 		conn_dial_failed(c);
 		return true;
-	case UP_OPEN:
-		break;
 	}
 	if (r->action == REQ_BLIND) {
 		conn_established(c);
@@ -6548,20 +6515,13 @@ conn_relay_up(struct conn *c, enum flow_io io)
 	struct req *r = c->req;
 	const struct filter_fault *why = r->up_flow.filter != NULL ? r->up_flow.filter->fault : NULL;
 
-	switch (io) {
-	case FLOW_WAIT:
-	case FLOW_TURN:
+	if (io == FLOW_WAIT || io == FLOW_TURN)
 		return true;
-	case FLOW_DONE:                 /* does the client still wait for the answer? */
-		return !conn_client_gone(c) || conn_relay_cut(c, "client_closed");
-	case FLOW_SRC_GONE:
-		return conn_relay_cut(c, "client_closed");
-	case FLOW_DST_GONE:             /* it answered before it closed: that is read to its end */
+	if (io == FLOW_SRC_GONE || io == FLOW_DONE)     /* does the client still wait for the answer? */
+		return (io == FLOW_DONE && !conn_client_gone(c)) || conn_relay_cut(c, "client_closed");
+	if (io == FLOW_DST_GONE)        /* it answered before it closed: that is read to its end */
 		return r->answer_begun || r->answer_held || conn_upstream_gone(c, 502, "closed the connection");
-	case FLOW_BAD:
-		break;
-	}
-	if (r->answer_begun)
+	if (r->answer_begun)            /* FLOW_BAD, as below */
 		return conn_relay_cut(c, "bad_request");
 	/* A part of the body was sent, which is no whole request: conn_begin_answer closes the upstream. */
 	if (why == NULL)
@@ -6844,44 +6804,27 @@ conn_expire(struct conn *c)
 {
 	struct req *r = c->req;
 
-	switch (c->state) {
-	case CONN_RELAY:
+	if (c->state == CONN_RELAY) {
 		conn_expire_relay(c);
-		break;
-	case CONN_DECIDE:
-		if (c->closing || req_busy(r)) {
-			conn_close(c, true);
-			break;
-		}
+	} else if (c->state == CONN_DECIDE && (c->closing || req_busy(r))) {
+		conn_close(c, true);
+	} else if (c->state == CONN_DECIDE) {
 		r->close_after = true;
 		req_stop(r);
 		if (r->body_reading)
 			conn_fail(c, 408, "client_timeout", "the request's body stopped coming");
 		else
 			conn_fail(c, 503, "injection_unavailable", "the decision took too long");
-		break;
-	case CONN_DIAL:
+	} else if (c->state == CONN_DIAL) {
 		conn_fail(c, 504, "upstream_timeout", "the upstream did not open in time");
-		break;
-	case CONN_HEAD:
-		conn_drop_req(c);
+	} else {                /* in all other states it ends the connection */
+		if (c->state == CONN_HEAD)
+			conn_drop_req(c);
+		else if (c->state == CONN_SNIFF || c->state == CONN_HANDSHAKE)
+			reqlog_note(c, "client_tls", "timeout");
+		else if (r != NULL && r->code[0] == '\0')       /* CONN_ANSWER, CONN_BLIND */
+			text_copy(r->code, sizeof r->code, peer_pending(&c->peer) != 0 ? "client_timeout" : "idle_timeout");
 		conn_close(c, false);
-		return;
-	case CONN_ANSWER:
-	case CONN_BLIND:
-		if (r->code[0] == '\0')
-			text_copy(r->code, sizeof r->code, peer_pending(&c->peer) != 0 ? "client_timeout" :
-			    "idle_timeout");
-		conn_close(c, false);
-		return;
-	case CONN_SNIFF:
-	case CONN_HANDSHAKE:
-		reqlog_note(c, "client_tls", "timeout");
-		/* fall through */
-	case CONN_LINGER:
-		conn_close(c, false);
-		return;
-	case CONN_CLOSED:
 		return;
 	}
 	conn_advance(c);
@@ -10222,12 +10165,9 @@ json_read_value(struct json_reader *r, struct json_token *t)
 	size_t n;
 
 	r->want = r->depth == 0 ? JSON_WANT_END : JSON_WANT_COMMA;
-	switch (left.p[0]) {
-	case '{':
-		return json_read_open(r, t, JSON_OBJECT);
-	case '[':
-		return json_read_open(r, t, JSON_ARRAY);
-	case '"':
+	if (left.p[0] == '{' || left.p[0] == '[')
+		return json_read_open(r, t, left.p[0] == '{' ? JSON_OBJECT : JSON_ARRAY);
+	if (left.p[0] == '"')
 		return json_read_string(r, t, JSON_STRING);
 	}
 	for (size_t i = 0; i < COUNT(words); i++)
