@@ -1590,8 +1590,6 @@ static bool store_open_serve(const char *home);
 static void store_close(void);
 static void store_read_reset(void);
 static void store_check_readers(void);
-static int store_lock_serve(const char *home);
-
 /* -- table: the newest config generation that any worker has seen, shared by all; NULL in commands. */
 static _Atomic uint64_t *table_newest;
 
@@ -2067,13 +2065,12 @@ net_dial(struct dial *d, const char *host, uint16_t port, bool guarded)
 	d->n = 1;
 	if (addr_parse(slice_of(host), &d->at[0].addr)) {
 		dial_judge(d);
-	} else if ((r = calloc(1, sizeof *r)) == NULL) {
+	} else if ((r = malloc(sizeof *r)) == NULL) {
 		dial_finish(d, -1, "upstream_unreachable", "out of memory");
 	} else {
-		r->job = (struct job){.lane = JOB_RESOLVE, .owner = d->owner, .run = resolve_run, .done = resolve_done};
+		*r = (struct resolve){.port = port, .dial = d,
+		    .job = {.lane = JOB_RESOLVE, .owner = d->owner, .run = resolve_run, .done = resolve_done}};
 		text_copy(r->host, sizeof r->host, host);
-		r->port = port;
-		r->dial = d;
 		d->resolve = r;
 		timer_set(&d->timer, d->deadline, dial_timeout);
 		job_submit(&r->job);
@@ -2098,12 +2095,7 @@ net_dial(struct dial *d, const char *host, uint16_t port, bool guarded)
 #define TLS_HOST_MAX      255   /* RFC 1035 2.3.4, and the engine's server_name */
 #define TLS_BUFS_SPARE    16    /* idle pairs of record buffers a worker always keeps (0.5 MB) */
 
-enum tls_state {
-	TLS_HANDSHAKE,
-	TLS_OPEN,
-	TLS_CLOSED,             /* close_notify came */
-	TLS_FAILED,
-};
+enum tls_state { TLS_HANDSHAKE, TLS_OPEN, TLS_CLOSED /* close_notify came */, TLS_FAILED };
 
 struct tls_bufs {               /* one pair of record buffers */
 	struct tls_bufs *next;
@@ -3553,9 +3545,7 @@ wirebuf_put(struct wirebuf **bp, bool plain)
 static void
 peer_init(struct peer *p, int fd, void (*ready)(struct watch *))
 {
-	memset(p, 0, sizeof *p);
-	p->watch.fd = fd;
-	p->watch.ready = ready;
+	*p = (struct peer){.watch = {.fd = fd, .ready = ready}};
 }
 
 static void
@@ -4033,22 +4023,15 @@ static struct upstream *
 upstream_new(const char *key, const char *host, uint16_t port, bool use_tls,
     struct tls_ident *ident, bool through)
 {
-	struct upstream *u = calloc(1, sizeof *u);
+	struct upstream *u = malloc(sizeof *u);
 
 	if (u == NULL)
 		return NULL;
-	u->peer.watch.fd = -1;
-	u->keep_ms = UPSTREAM_IDLE_MS;
-	u->tls = use_tls;
-	u->trusts = upstream_trusts;
-	u->via = through ? via.epoch : 0;
-	buf_init(&u->via_head, HTTP_HEAD_MAX);
-	u->ident = tls_ident_ref(ident);
-	u->port = port;
-	u->state = UP_DIAL;
-	snprintf(u->host, sizeof u->host, "%s", host);
-	snprintf(u->key, sizeof u->key, "%s", key);
-	u->hash = text_hash(key);
+	*u = (struct upstream){.peer.watch.fd = -1, .keep_ms = UPSTREAM_IDLE_MS, .tls = use_tls,
+	    .trusts = upstream_trusts, .via = through ? via.epoch : 0, .via_head.max = HTTP_HEAD_MAX,
+	    .ident = tls_ident_ref(ident), .port = port, .state = UP_DIAL, .hash = text_hash(key)};
+	text_copy(u->host, sizeof u->host, host);
+	text_copy(u->key, sizeof u->key, key);
 	return u;
 }
 
@@ -4296,6 +4279,7 @@ static enum flow_io
 flow_take(struct flow *f)
 {
 	struct slice in;
+	enum io io;
 
 	f->used = 0;
 	f->piece = (struct slice){"", 0};
@@ -4352,7 +4336,6 @@ flow_put(struct flow *f, struct slice piece)
 /* The last chunk, and those trailers that may pass (RFC 9110 6.5.1). */
 static bool
 flow_put_end(struct flow *f)
-	struct filter *filter = f->filter;
 {
 	struct http_field field[HTTP_TRAILER_FIELDS_MAX];
 	size_t n = 0;
@@ -4376,11 +4359,13 @@ flow_put_end(struct flow *f)
 static enum flow_io
 flow_move(struct flow *f)
 {
+	struct filter *filter = f->filter;
 	uint64_t cost = 0;
+	enum flow_io io;
+	struct slice out;
+	ssize_t took;
 
 	while (!f->done) {
-		enum flow_io io = FLOW_DONE;
-
 		if (cost >= FLOW_TURN_MAX)
 			return FLOW_TURN;
 		if (f->enough != 0 && f->into->n >= f->enough)
@@ -5572,24 +5557,21 @@ conn_upstream_event(struct upstream *u)
 static void
 conn_new(int fd, const struct listener *at)
 {
-	struct conn *c = calloc(1, sizeof *c);
-	struct ucred peer;
+	struct conn *c = malloc(sizeof *c);
+	struct ucred peer = {.uid = (uid_t)-1};
 	socklen_t len = sizeof peer;
 
 	if (c == NULL) {
 		close(fd);
 		return;
 	}
-	c->at = at;
-	c->client = net_end(fd, false);
-	c->uid = getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) == 0 ? peer.uid : (uid_t)-1;
+	getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len);
+	*c = (struct conn){.at = at, .client = net_end(fd, false), .uid = peer.uid, .id = ++conn_ids,
+	    .state = at->tls ? CONN_HANDSHAKE : CONN_HEAD, .counted_unknown = true};
 	peer_init(&c->peer, fd, conn_ready);
-	c->id = ++conn_ids;
-	c->state = at->tls ? CONN_HANDSHAKE : CONN_HEAD;
 	LIST_INSERT_HEAD(&conn_list, c, link);
 	conn_count++;
 	conn_unknown++;
-	c->counted_unknown = true;
 	net_nodelay(fd);
 	net_keepalive(fd);
 	conn_deadline(c, CONN_HEAD_UNKNOWN_MS);
@@ -6040,8 +6022,8 @@ conn_act(struct conn *c)
 		conn_begin_answer(c);
 	else if (r->action == REQ_INTERCEPT)
 		conn_begin_tunnel(c);
-		break;
-	}
+	else
+		conn_begin_dial(c);
 }
 
 static bool
@@ -6092,6 +6074,7 @@ static void
 conn_begin_dial(struct conn *c)
 {
 	struct req *r = c->req;
+	bool tls = r->action == REQ_FORWARD && r->secure;
 	char key[UPSTREAM_KEY_MAX];
 
 	/* The client's own fields were counted as they came: beside a secret they would tell its length. */
@@ -6174,6 +6157,8 @@ conn_step_dial(struct conn *c)
 		conn_dial_failed(c);
 		return true;
 	}
+	if (r->up->state != UP_OPEN)
+		return req_body_consumed(r) && conn_client_gone(c) && conn_close(c, true);
 	if (r->action == REQ_BLIND) {
 		conn_established(c);
 		r->status = 200;
@@ -8700,6 +8685,13 @@ der_extensions(struct der *d, const char *host, const uint8_t *skid, const struc
 	der_wrap(d, 0xa3, end);
 }
 
+/* A clock that was never set is before the build: the build's time stands in for it. */
+static int64_t
+cert_now(int64_t now)
+{
+	return now < (int64_t)BUILD_TIME ? (int64_t)BUILD_TIME : now;
+}
+
 /* A certificate for `pub`, made in `room`: a leaf for `host`, or with NULL the issuer's own. Empty:
  * there was no randomness, or the certificate did not fit. */
 static struct slice
@@ -8764,14 +8756,6 @@ struct leaf {
 	char host[TLS_HOST_MAX + 1];
 	uint8_t der[];
 };
-
-/* The time to date certificates with. A clock that was never set is before the build: the build's
- * time stands in. */
-static int64_t
-cert_now(int64_t now)
-{
-	return now < (int64_t)BUILD_TIME ? (int64_t)BUILD_TIME : now;
-}
 
 /* A new CA: its certificate (DER) in `room`, and its private key. Empty: no randomness. */
 static struct slice
@@ -10169,7 +10153,6 @@ json_read_value(struct json_reader *r, struct json_token *t)
 		return json_read_open(r, t, left.p[0] == '{' ? JSON_OBJECT : JSON_ARRAY);
 	if (left.p[0] == '"')
 		return json_read_string(r, t, JSON_STRING);
-	}
 	for (size_t i = 0; i < COUNT(words); i++)
 		if (left.n >= words[i].word.n && memcmp(left.p, words[i].word.p, words[i].word.n) == 0)
 			return json_token(r, t, words[i].type, words[i].word.n);
@@ -10440,9 +10423,8 @@ json_find_spot(struct slice text, struct slice name, struct json_spot *spot)
 
 	*spot = (struct json_spot){.found = false};
 	json_open(&r, text);
-	if (json_next(&r, &t) != JSON_OBJECT)
-		return t.type == JSON_BAD ? JSON_MALFORMED : JSON_NOT_OBJECT;
-	spot->at = r.at;
+	json_next(&r, &t);
+	spot->at = r.at;                /* if it is an object, which json_members tells */
 	spot->alone = json_next(&r, &t) == JSON_CLOSE;
 	res = json_members(text, &m, 1);
 	if ((spot->found = m.value.type != JSON_END)) {
@@ -11977,29 +11959,13 @@ known_slot(const struct known *k, uint64_t key)
 	return (uint32_t)(key * 0x9e3779b97f4a7c15 >> (64 - k->bits));
 }
 
-static bool
-known_grow(struct known *k)
+static void
+known_chain(struct known *k, uint32_t i)
 {
-	uint32_t bits = k->bits == 0 ? 6 : k->bits + 1, cap = 1u << (bits - 1);
-	struct known_entry *entry = realloc(k->entry, cap * sizeof *entry);
-	uint32_t *slot;
+	uint32_t *at = &k->slot[known_slot(k, k->entry[i].key)];
 
-	if (entry == NULL)
-		return false;
-	k->entry = entry;
-	if ((slot = calloc((size_t)1 << bits, sizeof *slot)) == NULL)
-		return false;
-	free(k->slot);
-	k->slot = slot;
-	k->cap = cap;
-	k->bits = bits;
-	for (uint32_t i = 0; i < k->n; i++) {
-		uint32_t *at = &k->slot[known_slot(k, k->entry[i].key)];
-
-		k->entry[i].next = *at;
-		*at = i + 1;
-	}
-	return true;
+	k->entry[i].next = *at;
+	*at = i + 1;
 }
 
 /* Adds placeholder `text` of credential `name`. `end`: where its random part ends. A text of less
@@ -12007,20 +11973,29 @@ known_grow(struct known *k)
 static bool
 known_add(struct known *k, struct slice name, struct slice text, size_t end)
 {
-	struct known_entry e = {.n = (uint16_t)text.n, .end = (uint16_t)end, .name_n = (uint16_t)name.n};
-	uint32_t *at;
+	struct known_entry e = {.n = (uint16_t)text.n, .end = (uint16_t)end, .name_n = (uint16_t)name.n}, *entry;
+	uint32_t bits = k->bits == 0 ? 6 : k->bits + 1, cap = 1u << (bits - 1), *slot;
 
-	if (name.n > UINT16_MAX || text.n > UINT16_MAX || (k->n == k->cap && !known_grow(k)) ||
-	    !buf_addv(&k->text, name) || !buf_addv(&k->text, text))
+	if (k->n == k->cap) {           /* twice as many, chained anew */
+		if ((entry = realloc(k->entry, cap * sizeof *entry)) == NULL)
+			return false;
+		k->entry = entry;
+		if ((slot = calloc((size_t)1 << bits, sizeof *slot)) == NULL)
+			return false;
+		free(k->slot);
+		k->slot = slot;
+		k->cap = cap;
+		k->bits = bits;
+		for (uint32_t i = 0; i < k->n; i++)
+			known_chain(k, i);
+	}
+	if (name.n > UINT16_MAX || text.n > UINT16_MAX || !buf_addv(&k->text, name) || !buf_addv(&k->text, text))
 		return false;
 	e.at = (uint32_t)(k->text.n - text.n);
-	if (text.n >= KNOWN_KEY && end >= KNOWN_KEY && end <= text.n) {
+	if (text.n >= KNOWN_KEY && end >= KNOWN_KEY && end <= text.n)
 		e.key = load_be64(text.p + end - KNOWN_KEY);
-		at = &k->slot[known_slot(k, e.key)];
-		e.next = *at;
-		*at = k->n + 1;
-	}
-	k->entry[k->n++] = e;
+	k->entry[k->n] = e;
+	known_chain(k, k->n++);
 	return true;
 }
 
@@ -12321,23 +12296,6 @@ sigv4_put_lower(struct buf *b, struct slice s)
 		b->p[at] = ascii_lower(b->p[at]);
 }
 
-/* AWS's Trimall: no white space at the ends, one space for several. */
-static void
-sigv4_put_value(struct buf *b, struct slice v)
-{
-	bool any = false;
-
-	for (size_t i = 0, n; i < v.n; i += n + 1) {
-		for (n = 0; i + n < v.n && v.p[i + n] != ' ' && v.p[i + n] != '\t'; n++)
-			;
-		if (n == 0)
-			continue;
-		buf_add(b, " ", any);
-		buf_add(b, v.p + i, n);
-		any = true;
-	}
-}
-
 /* Sorts the fields by name, those of one name in the order in which they came, and writes
  * SignedHeaders. */
 static void
@@ -12380,6 +12338,9 @@ sigv4_canonical(const struct sigv4_request *r, struct buf *out)
 	sigv4_put_query(out, r->query);
 	buf_add(out, "\n", 1);
 	for (size_t i = 0; i < r->nfields; i++) {
+		struct slice v = r->field[i].value;
+		size_t begin;
+
 		if (i != 0 && slice_eq_nocase(r->field[i - 1].name, r->field[i].name)) {
 			buf_add(out, ",", 1);
 		} else {
@@ -12387,7 +12348,14 @@ sigv4_canonical(const struct sigv4_request *r, struct buf *out)
 			sigv4_put_lower(out, r->field[i].name);
 			buf_add(out, ":", 1);
 		}
-		sigv4_put_value(out, r->field[i].value);
+		/* AWS's Trimall: no white space at the ends, one space for several */
+		begin = out->n;
+		for (size_t k = 0, n; k < v.n; k += n + 1) {
+			for (n = 0; k + n < v.n && v.p[k + n] != ' ' && v.p[k + n] != '\t'; n++)
+				;
+			buf_add(out, " ", n != 0 && out->n != begin);
+			buf_add(out, v.p + k, n);
+		}
 	}
 	buf_add(out, "\n\n", r->nfields != 0 ? 2 : 1);
 	buf_addv(out, r->names);
@@ -12947,21 +12915,16 @@ sign_key_read(const struct sign_alg *a, struct slice in, br_skey_decoder_context
 {
 	struct key_info info;
 	const char *why = key_read(in, key, &info);
+	bool rsa = a->kind == SIGN_RSA;
 
+	*n = rsa ? (info.bits + 7) / 8 : a->n;
 	if (why != NULL)
 		return why;
 	if (info.curve != NULL && strcmp(info.curve, "P-521") == 0)
 		return "unsupported";
-	if (strcmp(info.type, a->kind == SIGN_RSA ? "rsa" : "ec") != 0)
+	if (strcmp(info.type, rsa ? "rsa" : "ec") != 0 || (!rsa && br_skey_decoder_get_ec(key)->curve != a->curve))
 		return "wrong_key";
-	if (a->kind == SIGN_EC) {
-		*n = a->n;
-		return br_skey_decoder_get_ec(key)->curve == a->curve ? NULL : "wrong_key";
-	}
-	*n = (info.bits + 7) / 8;
-	if (info.bits < SIGN_RSA_MIN)
-		return "weak_key";
-	return *n > SIGN_MAX ? "unsupported" : NULL;
+	return !rsa ? NULL : info.bits < SIGN_RSA_MIN ? "weak_key" : *n > SIGN_MAX ? "unsupported" : NULL;
 }
 
 /* Public exponents in use. BearSSL's decoder drops the key's own, and computes it again only where
@@ -13266,10 +13229,8 @@ ident_new(struct slice cert, struct slice key, struct slice ca, bool legacy,
 	*fault = (struct ident_fault){"client_cert", "no_memory"};
 	if (id == NULL)
 		return NULL;
-	id->refs = 1;
-	id->legacy = legacy;
-	buf_init(&id->der, TLS_CHAIN_MAX * TLS_CERT_MAX);
-	buf_init(&id->itself, IDENT_PEM_MAX);
+	*id = (struct tls_ident){.refs = 1, .legacy = legacy, .der.max = TLS_CHAIN_MAX * TLS_CERT_MAX,
+	    .itself.max = IDENT_PEM_MAX};
 	fault->code = cert.n != 0 ? ident_read_chain(id, cert) : key.n != 0 ? "missing" : NULL;
 	if (fault->code == NULL && cert.n != 0) {
 		fault->field = "client_key";
@@ -15042,20 +15003,9 @@ static const char *const store_codes[] = {
 };
 
 enum store_db {
-	DB_META,
-	DB_POLICY,
-	DB_CREDENTIAL,
-	DB_STATE,
-	DB_BUNDLE,
-	DB_AGENT,
-	DB_LEASE,
-	DB_USER,                /* from here on: of a later version than format 2's first */
-	DB_CLIENT,
-	DB_GATEWAY,
-	DB_GRANT,
-	DB_TOKEN,
-	DB_APPROVAL,
-	DB_COUNTER,
+	DB_META, DB_POLICY, DB_CREDENTIAL, DB_STATE, DB_BUNDLE, DB_AGENT, DB_LEASE,
+	/* from here on: of a later version than format 2's first */
+	DB_USER, DB_CLIENT, DB_GATEWAY, DB_GRANT, DB_TOKEN, DB_APPROVAL, DB_COUNTER,
 	STORE_DBS,
 };
 enum store_bump { BUMP_NONE, BUMP_CONFIG, BUMP_STATE };
@@ -15224,12 +15174,6 @@ store_key_ok(struct slice key)
 
 /* -- keys and sealing */
 
-static void
-store_subkey(const uint8_t root[32], struct slice label, uint8_t out[32])
-{
-	sign_hmac(SIGN_SHA256, (struct slice){(const char *)root, 32}, &label, 1, out);
-}
-
 /* Derives one key for each purpose, so that what one key made never passes for another's. */
 static void
 store_keys_derive(struct store_keys *k)
@@ -15239,11 +15183,12 @@ store_keys_derive(struct store_keys *k)
 		{SLICE_INIT("sallyport table 1"), &k->table}, {SLICE_INIT("sallyport backup 1"), &k->stream},
 		{SLICE_INIT("sallyport sealed text 1"), &k->texts},
 	};
+	struct slice root = {(const char *)k->data, sizeof k->data};
 	uint8_t sub[32];
 
-	store_subkey(k->data, SLICE("sallyport seal 1"), k->seal);
+	sign_hmac(SIGN_SHA256, root, &SLICE("sallyport seal 1"), 1, k->seal);
 	for (size_t i = 0; i < COUNT(of); i++) {
-		store_subkey(k->data, of[i].label, sub);
+		sign_hmac(SIGN_SHA256, root, &of[i].label, 1, sub);
 		br_hmac_key_init(of[i].key, &br_sha256_vtable, sub, sizeof sub);
 	}
 	wipe(sub, sizeof sub);
@@ -15270,7 +15215,7 @@ store_key_id(const uint8_t kek[32], uint8_t id[16])
 {
 	uint8_t h[32];
 
-	store_subkey(kek, SLICE("sallyport key id 1"), h);
+	sign_hmac(SIGN_SHA256, (struct slice){(const char *)kek, 32}, &SLICE("sallyport key id 1"), 1, h);
 	memcpy(id, h, 16);
 }
 
@@ -15442,22 +15387,6 @@ store_record_head(uint8_t out[STORE_HEAD], const struct store_record *r, size_t 
 	store_be16(out + 22, 0);
 	memcpy(out + 24, r->id, STORE_ID);
 	store_be64(out + 40, r->epoch);
-}
-
-/* Draws what the record has none of, and with `fresh` or `moves` the id, the epoch anew. */
-static bool
-store_record_draw(struct store_record *r, bool fresh, bool moves)
-{
-	uint8_t epoch[8];
-
-	if (fresh && !rand_bytes(r->id, STORE_ID))
-		return false;
-	if (!fresh && !moves)
-		return true;
-	if (!rand_bytes(epoch, sizeof epoch))
-		return false;
-	r->epoch = load_be64(epoch) >> (64 - STORE_EPOCH_BITS);
-	return true;
 }
 
 static bool
@@ -15690,10 +15619,8 @@ table_group(struct table *t, MDB_txn *txn, unsigned g)
 	buf_init(&node, size);
 	err = table_read(txn, 'g', g, &t->group[g], &node);
 	if (err == STORE_OK || err == STORE_DAMAGED) {
-		bool whole = err == STORE_OK && node.n == size;
-
 		memset(want, node.n == 0 && err == STORE_OK ? 0 : 0xff, size);
-		if (whole)
+		if (err == STORE_OK && node.n == size)
 			memcpy(want, node.p, size);
 		t->have[g] = t->group[g];
 		err = STORE_OK;
@@ -16296,13 +16223,11 @@ struct store_batch {
 static struct store_batch *
 store_batch_new(void)
 {
-	struct store_batch *b = calloc(1, sizeof *b);
+	struct store_batch *b = malloc(sizeof *b);
 
-	if (b == NULL)
-		return NULL;
-	buf_init(&b->ops, STORE_OPS_MAX * sizeof *b->op);
-	buf_init(&b->bytes, STORE_BATCH_MAX);
-	buf_init(&b->record, STORE_BATCH_MAX);
+	if (b != NULL)
+		*b = (struct store_batch){.ops.max = STORE_OPS_MAX * sizeof *b->op, .bytes.max = STORE_BATCH_MAX,
+		    .record.max = STORE_BATCH_MAX};
 	return b;
 }
 
@@ -16382,42 +16307,32 @@ store_batch_name(struct store_batch *b, struct slice name, uint32_t n)
 	buf_add(&b->bytes, be, 4);
 }
 
-/* Is that the secret which the record has? */
-static bool
-store_secret_same(enum store_db db, struct slice key, struct slice name, const void *p, size_t n)
-{
-	struct store_record r;
-	struct store_seal s;
-	struct secret *old = NULL;
-	bool same = store_read(db, key, &r) == STORE_OK && store_seal_find(r.seals, name, &s) &&
-	    s.text.n == n && (n == 0 || ((old = secret_new(n)) != NULL &&
-	    store_unseal(db, key, &s, old->p) == STORE_OK && ct_eq(old->p, p, n)));
-
-	secret_unref(old);
-	return same;
-}
-
 /* Seals a secret at once, under a random nonce, where its plain bytes were copied to. A credential
  * that gets another secret moves its epoch. */
 static enum store_err
 store_batch_secret(struct store_batch *b, struct slice name, const void *p, size_t n)
 {
 	struct store_op *op = &b->op[b->n - 1];
+	struct slice key = store_op_key(b, op);
 	uint8_t nonce[12], tag[16] = {0};
-	struct store_seal dup;
+	struct secret *old = NULL;
+	struct store_record r;
+	struct store_seal s;
 	size_t at;
 
 	assert(b->n != 0 && op->kind == OP_PUT);
 	if (store.keys == NULL)
 		return STORE_LOCKED;
 	if (n > STORE_SECRET_MAX || name.n > STORE_SECRET_NAME_MAX ||
-	    op->nseals == STORE_SECRETS_MAX ||
-	    store_seal_find(store_op_seals(b, op), name, &dup))
+	    op->nseals == STORE_SECRETS_MAX || store_seal_find(store_op_seals(b, op), name, &s))
 		return STORE_INVALID;
 	if (!rand_bytes(nonce, sizeof nonce))
 		return STORE_IO;
-	op->moves = op->moves || (op->db == DB_CREDENTIAL &&
-	    !store_secret_same(op->db, store_op_key(b, op), name, p, n));
+	if (op->db == DB_CREDENTIAL && !op->moves)      /* is it the secret that the record has? */
+		op->moves = store_read(op->db, key, &r) != STORE_OK || !store_seal_find(r.seals, name, &s) ||
+		    s.text.n != n || (n != 0 && ((old = secret_new(n)) == NULL ||
+		    store_unseal(op->db, key, &s, old->p) != STORE_OK || !ct_eq(old->p, p, n)));
+	secret_unref(old);
 	store_batch_name(b, name, (uint32_t)n);
 	buf_add(&b->bytes, nonce, sizeof nonce);
 	at = b->bytes.n;
@@ -16486,6 +16401,20 @@ store_lock_wait(int fd, int64_t deadline, const _Atomic int *phase)
 		store_lock_pause();
 	}
 	return true;
+}
+
+/* The lock of a server, one for a data directory, which its workers inherit. -1 with EWOULDBLOCK: a
+ * server runs. host.lock_held takes the lock for an instant to look at it: hence the wait. */
+static int
+store_lock_serve(const char *home)
+{
+	int fd = store_lock_open(home, "serve.lock");
+
+	if (fd < 0 || store_lock_wait(fd, clock_read(CLOCK_MONOTONIC) + STORE_LOOK_MS, NULL))
+		return fd;
+	close(fd);
+	errno = EWOULDBLOCK;
+	return -1;
 }
 
 /* -- room on the disk */
@@ -16591,7 +16520,8 @@ store_compose(struct store_batch *b, const struct store_op *op, const struct sto
 	struct slice ours = store_op_seals(b, op), rest = op->keep && old != NULL ? old->seals : SLICE("");
 	struct store_record r = {.version = b->version, .room = op->room};
 	struct store_seal s, other;
-	uint8_t head[STORE_HEAD] = {0}, tag[STORE_TAG];
+	uint8_t head[STORE_HEAD] = {0}, tag[STORE_TAG], epoch[8];
+	bool fresh = op->fresh || old == NULL, moves;
 	unsigned n = 0;
 
 	if (old != NULL) {
@@ -16610,9 +16540,11 @@ store_compose(struct store_batch *b, const struct store_op *op, const struct sto
 	if (!buf_ok(&b->record) || n > STORE_SECRETS_MAX)
 		return STORE_INVALID;
 	r.nseals = n;
-	if (!store_record_draw(&r, op->fresh || old == NULL,
-	    op->moves || (old != NULL && !op->keep && old->nseals > n)))
+	moves = fresh || op->moves || (!op->keep && old->nseals > n);
+	if ((fresh && !rand_bytes(r.id, STORE_ID)) || (moves && !rand_bytes(epoch, sizeof epoch)))
 		return STORE_IO;
+	if (moves)
+		r.epoch = load_be64(epoch) >> (64 - STORE_EPOCH_BITS);
 	store_record_head((uint8_t *)b->record.p, &r, op->plain_n);
 	store_tag(store_keys_of(store.keys), op->db, store_op_key(b, op), buf_slice(&b->record),
 	    tag);
@@ -17378,22 +17310,6 @@ store_init(const char *home)
 	if (!store_path(path, home, "store") || !store_sync_dir(path) || !store_sync_dir(home))
 		return store_fail_rc(errno, "store");
 	return store_open(home, STORE_WITH_KEY);
-}
-
-/* -- one server per data directory */
-
-/* The lock of a server, which its workers inherit. -1 with EWOULDBLOCK: a server runs.
- * host.lock_held takes the lock for an instant to look at it: hence the wait. */
-static int
-store_lock_serve(const char *home)
-{
-	int fd = store_lock_open(home, "serve.lock");
-
-	if (fd < 0 || store_lock_wait(fd, clock_read(CLOCK_MONOTONIC) + STORE_LOOK_MS, NULL))
-		return fd;
-	close(fd);
-	errno = EWOULDBLOCK;
-	return -1;
 }
 
 /* ---- seal ------------------------------------------------------------------
@@ -19173,10 +19089,7 @@ static const char lua_over_key;         /* its address: registry key of "policy_
 static void
 lua_set_running(const char *name)
 {
-	size_t n = strnlen(name, sizeof lua_running - 1);
-
-	memcpy(lua_running, name, n);
-	lua_running[n] = '\0';
+	text_copy(lua_running, sizeof lua_running, name);
 	if (lua_running_slot != NULL)
 		memcpy(lua_running_slot, lua_running, sizeof lua_running);
 }
@@ -19750,9 +19663,7 @@ l_open(lua_State *L)
 static int
 lua_panic(lua_State *L)
 {
-	const char *msg = lua_type(L, -1) == LUA_TSTRING ? lua_tostring(L, -1) : "?";
-
-	log_line("ev=lua_panic msg=\"%s\"", msg);
+	log_line("ev=lua_panic msg=\"%s\"", l_message(L));
 	return 0;               /* Lua aborts: an error outside any protection is our bug */
 }
 
@@ -20135,16 +20046,17 @@ fetch_read_head(struct fetch *f)
 	return true;
 }
 
-static void fetch_turn(struct defer *);      /* fetch_advance and fetch_turn call each other */
-
 /* Sends and reads until both directions wait. A server may answer before it has read the request. */
 static void
-fetch_advance(struct fetch *f)
+fetch_advance(struct defer *d)
 {
-	enum flow_io up = flow_pump(&f->up_flow);       /* where this failed, an answer may have come */
-	enum flow_io down = FLOW_TURN;
+	struct fetch *f = OWNER(d, struct fetch, defer);
+	enum flow_io up, down = FLOW_TURN;
 	unsigned heads = 0;
 
+	if (f->wait.done)
+		return;
+	up = flow_pump(&f->up_flow);    /* where this fails, an answer may have come */
 	while (f->status == 0 && heads++ < CONN_STEPS) {
 		enum io io = peer_fill(&f->up->peer);
 
@@ -20168,16 +20080,7 @@ fetch_advance(struct fetch *f)
 	else if (down == FLOW_SRC_GONE || down == FLOW_BAD)
 		fetch_finish(f, "cut", "the answer was cut short");
 	else if (down == FLOW_TURN || up == FLOW_TURN)
-		loop_defer(&f->defer, fetch_turn);
-}
-
-static void
-fetch_turn(struct defer *d)
-{
-	struct fetch *f = OWNER(d, struct fetch, defer);
-
-	if (!f->wait.done)
-		fetch_advance(f);
+		loop_defer(&f->defer, fetch_advance);
 }
 
 static void
@@ -20193,9 +20096,8 @@ fetch_event(struct upstream *u)
 		    "unreachable" : code, u->why);
 		return;
 	}
-	if (u->state != UP_OPEN)
-		return;
-	fetch_advance(f);
+	if (u->state == UP_OPEN)
+		fetch_advance(&f->defer);
 }
 
 /* The caller has written the whole request into f->out and set f->body.max. The fetch may have
