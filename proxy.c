@@ -6882,10 +6882,10 @@ static struct {
 	bool wanted;
 	char home[PATH_MAX];
 	char *overrides;        /* JSON, for worker.start; all five are owned, for ever */
-	const char *log;        /* JSON, for reqlog.run */
-	const char *at;         /* the listeners; `at` and `banner` are printed when the workers are up */
-	const char *banner;
-	const char *note;       /* written to serve.lock then */
+	char *log;              /* JSON, for reqlog.run */
+	char *at;               /* the listeners; `at` and `banner` are printed when the workers are up */
+	char *banner;
+	char *note;             /* written to serve.lock then */
 	unsigned workers;       /* all of them; the last `doors` serve the door */
 	unsigned doors;
 	int lock_fd;
@@ -20428,6 +20428,11 @@ l_integer(lua_State *L, int table, const char *key, lua_Integer otherwise)
 	return n;
 }
 
+/* For each member of the list at `list`, an index from the bottom: it is on top while the body runs, which leaves the
+ * stack as it was. */
+#define L_EACH(L, list, i) for (lua_Integer i = 1, i##_most = luaL_len(L, list); \
+    i <= i##_most && (lua_geti(L, list, i), true); i++, lua_pop(L, 1))
+
 /* Copies the string table[key], if there is one. Raises where it is too long. */
 static void
 l_opt_name(lua_State *L, int table, const char *key, char *out, size_t cap)
@@ -22416,31 +22421,6 @@ l_check_batch(lua_State *L, enum store_err err)
 		luaL_error(L, "an operation cannot be prepared: %s", store_codes[err]);
 }
 
-/* Pushes the JSON text of the plain members, without those that peek and get add: a record that was
- * read may be put again as it is. */
-static struct slice
-l_push_plain_text(lua_State *L, int idx)
-{
-	static const char *const ours[] = {"version", "id", "epoch", "secrets", "sealed", "unverified"};
-
-	lua_push_module(L, "json");
-	lua_getfield(L, -1, "encode");
-	lua_replace(L, -2);
-	lua_newtable(L);
-	lua_pushnil(L);
-	while (lua_next(L, idx) != 0) {
-		lua_pushvalue(L, -2);
-		lua_insert(L, -2);
-		lua_rawset(L, -4);
-	}
-	for (size_t i = 0; i < COUNT(ours); i++) {
-		lua_pushnil(L);
-		lua_setfield(L, -2, ours[i]);
-	}
-	lua_call(L, 1, 1);
-	return l_check_slice(L, -1);
-}
-
 static void
 l_batch_put(lua_State *L, struct store_batch *b, enum store_db db, struct slice key,
     uint64_t version)
@@ -22451,10 +22431,8 @@ l_batch_put(lua_State *L, struct store_batch *b, enum store_db db, struct slice 
 
 	if (room < 0 || room > STORE_PLAIN_MAX)
 		luaL_error(L, "room is out of bounds");
-	lua_getfield(L, op, "plain");
-	luaL_checktype(L, op + 1, LUA_TTABLE);
-	l_check_batch(L, store_batch_put(b, db, key, l_push_plain_text(L, lua_gettop(L)), version,
-	    l_flag(L, op, "keep"), (uint32_t)room));
+	lua_getfield(L, op, "text");
+	l_check_batch(L, store_batch_put(b, db, key, l_check_slice(L, op + 1), version, l_flag(L, op, "keep"), (uint32_t)room));
 	b->op[b->n - 1].fresh = l_flag(L, op, "fresh");
 	b->op[b->n - 1].moves = l_flag(L, op, "moves");
 	lua_settop(L, op);
@@ -22531,15 +22509,14 @@ l_commit_push(lua_State *L, bool late)
  *   | nil, "timeout", begun
  *
  * Applies all operations or none; they are on the disk when this returns true. ops =
- *   { { op = "put", db =, key =, plain = { … }, secrets = { name = secret | false }, keep = bool,
+ *   { { op = "put", db =, key =, text = JSON, secrets = { name = secret | false }, keep = bool,
  *       version = N, room = N, fresh = bool, moves = bool },
  *     { op = "del", db =, key =, version = N }, { op = "check", db =, key =, version = N } }
  * version: the record's version before the commit (0: there is none; nil: any, even of a damaged
  * record). keep: sealed fields that `secrets` does not name stay; false takes one away. room: a
  * later put of that many bytes over this record finds room on a full disk. moves: the record gets
  * another epoch, as a credential does whose secrets change; fresh: it is another record of the same
- * name, with an id and an epoch of its own. The members version, id, epoch, secrets, sealed and
- * unverified of `plain` are not stored. deadline: monotonic ms. After a
+ * name, with an id and an epoch of its own. lua/store.lua makes the text. deadline: monotonic ms. After a
  * timeout with begun = false the commit is never applied; with begun = true it may reach the disk
  * at any moment. Yields. */
 static int
@@ -22549,7 +22526,6 @@ l_store_commit(lua_State *L)
 	struct store_batch *b;
 	struct l_commit *h;
 	enum store_err err;
-	lua_Integer n;
 
 	luaL_checktype(L, 1, LUA_TTABLE);
 	h = l_wait_new(L, sizeof *h, l_commit_drop);
@@ -22559,12 +22535,8 @@ l_store_commit(lua_State *L)
 		return l_fail(L, store_codes[STORE_LOCKED]);
 	if ((b = h->batch = store_batch_new()) == NULL)
 		return l_fail(L, store_codes[STORE_MEMORY]);
-	n = luaL_len(L, 1);
-	for (lua_Integer i = 1; i <= n; i++) {
-		lua_rawgeti(L, 1, i);
+	L_EACH(L, 1, i)
 		l_batch_op(L, b);
-		lua_pop(L, 1);
-	}
 	if (!job_threaded) {
 		err = store_commit_now(b, deadline);
 		return l_commit_answer(L, err, b->version);
@@ -22854,20 +22826,11 @@ static const luaL_Reg l_store[] = {
 	{NULL, NULL},
 };
 
-static int
-l_open_store(lua_State *L)
-{
-	static const luaL_Reg methods[] = {
-		{"begin", l_raw_begin}, {"commit", l_raw_commit}, {"next", l_raw_next},
-		{"get", l_raw_get}, {"put", l_raw_put}, {"record", l_raw_record},
-		{"table", l_raw_table}, {"mac", l_raw_mac}, {"sum", l_raw_sum}, {NULL, NULL},
-	};
-
-	luaL_newlib(L, methods);
-	l_metatable(L, &l_type_raw, l_raw_gc, NULL);
-	luaL_newlib(L, l_store);
-	return 1;
-}
+static const luaL_Reg l_raw[] = {
+	{"begin", l_raw_begin}, {"commit", l_raw_commit}, {"next", l_raw_next},
+	{"get", l_raw_get}, {"put", l_raw_put}, {"record", l_raw_record},
+	{"table", l_raw_table}, {"mac", l_raw_mac}, {"sum", l_raw_sum}, {NULL, NULL},
+};
 
 /* ---- bind: http, addr ------------------------------------------------------
  * The parsers of field, uri and addr as the Lua modules `http.core` (lua/http.lua) and `addr`, so that pipeline,
@@ -23134,10 +23097,9 @@ l_read_names(lua_State *L, int idx)
 	size_t n = (size_t)luaL_len(L, idx);
 	struct names *l = lua_newuserdatauv(L, sizeof *l + n * sizeof *l->name, 0);
 
-	for (l->n = 0; l->n < n; lua_pop(L, 1)) {
-		lua_geti(L, idx, (lua_Integer)l->n + 1);
+	l->n = 0;
+	L_EACH(L, idx, i)
 		l->name[l->n++] = l_check_text(L, -1);
-	}
 	return l;
 }
 
@@ -23798,21 +23760,14 @@ l_view_sigv4(lua_State *L)
 static void
 l_req_fields(lua_State *L, int idx, struct req *r)
 {
-	lua_Integer n = luaL_len(L, idx);
+	L_EACH(L, idx, i) {
+		struct slice name = (lua_geti(L, -1, 1), l_check_slice(L, -1)), value = (lua_geti(L, -2, 2), l_check_slice(L, -1));
 
-	for (lua_Integer i = 1; i <= n; i++) {
-		struct slice name, value;
-
-		lua_geti(L, idx, i);
-		lua_geti(L, -1, 1);
-		lua_geti(L, -2, 2);
-		name = l_check_slice(L, -2);
-		value = l_check_slice(L, -1);
 		if (!http_is_token(name) || !http_valid_field_value(value) ||
 		    (http_field_rule(name) & (HDR_HOP | HDR_FRAMING)) != 0)
 			luaL_error(L, "no field of an answer");
 		buf_join(&r->fields, (const struct slice[]){SLICE("\r\n"), name, SLICE(": "), value}, 4);
-		lua_pop(L, 3);
+		lua_pop(L, 2);
 	}
 	if (!buf_ok(&r->fields))
 		luaL_error(L, "fields of more than %d bytes", PEER_OUT_HEAD);
@@ -24135,25 +24090,20 @@ l_req_respond(lua_State *L)
 	return 0;
 }
 
-/* The list of CIDR strings at table[key]. Raises for more than NET_CIDRS_MAX. */
+/* The list of CIDR strings at table[key]; where there is none, *n stays. Raises for more than NET_CIDRS_MAX. */
 static void
 l_read_cidrs(lua_State *L, int table, const char *key, struct cidr *out, size_t *n)
 {
-	*n = 0;
 	if (lua_getfield(L, table, key) == LUA_TTABLE) {
-		lua_Integer len = luaL_len(L, -1);
+		int list = lua_gettop(L);
 
-		if (len > NET_CIDRS_MAX)
+		if (luaL_len(L, list) > NET_CIDRS_MAX)
 			luaL_error(L, "more than %d addresses", NET_CIDRS_MAX);
-		for (lua_Integer i = 1; i <= len; i++) {
-			struct slice s;
-
-			lua_geti(L, -1, i);
-			s = l_check_text(L, -1);
-			if (!cidr_parse(s, &out[*n]))
-				luaL_error(L, "not a CIDR: %s", s.p);
+		*n = 0;
+		L_EACH(L, list, i) {
+			if (!cidr_parse(l_check_text(L, -1), &out[*n]))
+				luaL_error(L, "not a CIDR: %s", lua_tostring(L, -1));
 			++*n;
-			lua_pop(L, 1);
 		}
 	}
 	lua_pop(L, 1);
@@ -24183,6 +24133,7 @@ l_req_dial(lua_State *L, struct req *r)
 	luaL_checktype(L, 2, LUA_TTABLE);
 	text_copy(r->dial_host, sizeof r->dial_host, r->host);
 	r->dial_port = (uint16_t)r->port;
+	r->nallow = 0;
 	l_read_cidrs(L, 2, "addresses", r->allow, &r->nallow);
 	r->via = l_flag(L, 2, "via");
 	r->answer_ms = 1000 * l_integer(L, 2, "answer_timeout", conn_answer_ms / 1000);
@@ -25409,8 +25360,6 @@ l_open_request(lua_State *L)
 	l_metatable(L, &l_type_view, NULL, l_view_newindex);
 	l_part_methods(L, l_headers, &l_type_headers, "headers");
 	l_part_methods(L, l_query, &l_type_query, "query");
-	luaL_newlib(L, l_known);
-	l_metatable(L, &l_type_known, l_known_gc, NULL);
 	luaL_newlib(L, l_request);
 	lua_newtable(L);
 	for (size_t i = 0; l_places[i] != NULL; i++)
@@ -25810,18 +25759,9 @@ l_tls_serve(lua_State *L)
 	return 0;
 }
 
-static int
-l_open_tls(lua_State *L)
-{
-	static const luaL_Reg funcs[] = {
-		{"identity", l_tls_identity}, {"authority", l_tls_authority}, {"serve", l_tls_serve}, {NULL, NULL},
-	};
-
-	lua_pushnil(L);
-	l_metatable(L, &l_type_identity, l_identity_gc, NULL);
-	luaL_newlib(L, funcs);
-	return 1;
-}
+static const luaL_Reg l_tls[] = {
+	{"identity", l_tls_identity}, {"authority", l_tls_authority}, {"serve", l_tls_serve}, {NULL, NULL},
+};
 
 /* -- http_client */
 
@@ -25868,6 +25808,7 @@ l_fetch_compose(lua_State *L, struct fetch *f, const char *method, struct slice 
 {
 	struct slice rest, body = {NULL, 0};
 	bool is_secret = false;
+	int top;
 
 	lua_getfield(L, 1, "target");
 	rest = l_check_value(L, lua_gettop(L), &is_secret);
@@ -25883,23 +25824,17 @@ l_fetch_compose(lua_State *L, struct fetch *f, const char *method, struct slice 
 	buf_adds(&f->out, " HTTP/1.1\r\nHost: ");
 	buf_addv(&f->out, authority);
 	buf_adds(&f->out, "\r\nConnection: close\r\nUser-Agent: sallyport/" VERSION "\r\n");
-	if (lua_getfield(L, 1, "headers") == LUA_TTABLE) {
-		lua_Integer n = luaL_len(L, -1);
+	top = lua_gettop(L) + 1;
+	if (lua_getfield(L, 1, "headers") == LUA_TTABLE)
+		L_EACH(L, top, i) {
+			struct slice name = (lua_geti(L, -1, 1), l_check_text(L, -1)),
+			    value = (lua_geti(L, -2, 2), l_check_value(L, top + 3, &is_secret));
 
-		for (lua_Integer i = 1; i <= n; i++) {
-			struct slice name, value;
-
-			lua_geti(L, -1, i);
-			lua_geti(L, -1, 1);
-			lua_geti(L, -2, 2);
-			name = l_check_text(L, -2);
-			value = l_check_value(L, lua_gettop(L), &is_secret);
 			if (!field_settable(name) || !http_valid_field_value(value) ||
 			    !put_field(&f->out, name, value))
 				luaL_error(L, "cannot send the header %s", name.p);
-			lua_pop(L, 3);
+			lua_pop(L, 2);
 		}
-	}
 	lua_pop(L, 1);
 	if (lua_getfield(L, 1, "body") != LUA_TNIL) {
 		body = l_check_value(L, lua_gettop(L), &is_secret);
@@ -25928,7 +25863,7 @@ l_http_request(lua_State *L)
 	struct cidr allow[NET_CIDRS_MAX];
 	struct fetch *f;
 	const char *method, *host;
-	size_t nallow;
+	size_t nallow = 0;
 
 	luaL_checktype(L, 1, LUA_TTABLE);
 	luaL_checkinteger(L, 2);
@@ -26063,14 +25998,11 @@ l_texts(lua_State *L, int idx)
 
 	luaL_argcheck(L, n > 0 && n <= L_TEXTS_MAX, idx, "too many texts, or none");
 	list = lua_newuserdatauv(L, ((size_t)n + 1) * sizeof *list, 0);
-	for (lua_Integer i = 0; i < n; i++) {
-		struct slice s;
+	L_EACH(L, idx, i) {
+		struct slice s = l_check_slice(L, -1);  /* no number: its text would not be the list's */
 
-		lua_geti(L, idx, i + 1);
-		s = l_check_slice(L, -1);       /* no number: its text would not be the list's */
 		luaL_argcheck(L, memchr(s.p, '\0', s.n) == NULL, idx, "a NUL in a text");
-		list[i] = (char *)s.p;
-		lua_pop(L, 1);
+		list[i - 1] = (char *)s.p;
 	}
 	list[n] = NULL;
 	return list;
@@ -26262,12 +26194,8 @@ l_host_configure(lua_State *L)
 	if (lua_getfield(L, 1, "connect_to") == LUA_TTABLE)
 		why = host_connect_to(L, 2);
 	lua_settop(L, 1);
-	if (lua_getfield(L, 1, "allow_address") == LUA_TTABLE)
-		l_read_cidrs(L, 1, "allow_address", net.allow, &net.nallow);
-	lua_settop(L, 1);
-	if (lua_getfield(L, 1, "trusted_proxy") == LUA_TTABLE)
-		l_read_cidrs(L, 1, "trusted_proxy", net.trusted, &net.ntrusted);
-	lua_settop(L, 1);
+	l_read_cidrs(L, 1, "allow_address", net.allow, &net.nallow);
+	l_read_cidrs(L, 1, "trusted_proxy", net.trusted, &net.ntrusted);
 	if (lua_getfield(L, 1, "upstream_proxy") == LUA_TTABLE)
 		host_upstream_proxy(L, 2);
 	lua_settop(L, 1);
@@ -26466,17 +26394,6 @@ l_host_serve_lock(lua_State *L)
 	return l_answer(L, true);
 }
 
-static char *
-l_serve_text(lua_State *L, const char *key)
-{
-	char *text;
-
-	lua_getfield(L, 1, key);
-	if ((text = strdup(luaL_checkstring(L, -1))) == NULL)
-		luaL_error(L, "out of memory");
-	return text;
-}
-
 /* host.serve{ workers=N|nil, doors=N, overrides=JSON, log=JSON, at=, banner=, note= }
  *
  * The process becomes the master when the command has ended, for the listeners of host.listen and
@@ -26485,13 +26402,15 @@ l_serve_text(lua_State *L, const char *key)
 static int
 l_host_serve(lua_State *L)
 {
+	static const struct { const char *key; char **to; } texts[] = {{"overrides", &serve.overrides}, {"log", &serve.log},
+	    {"at", &serve.at}, {"banner", &serve.banner}, {"note", &serve.note}};
 	long workers;
 
-	serve.overrides = l_serve_text(L, "overrides");
-	serve.log = l_serve_text(L, "log");
-	serve.at = l_serve_text(L, "at");
-	serve.banner = l_serve_text(L, "banner");
-	serve.note = l_serve_text(L, "note");
+	for (size_t i = 0; i < COUNT(texts); i++) {
+		lua_getfield(L, 1, texts[i].key);
+		if ((*texts[i].to = strdup(luaL_checkstring(L, -1))) == NULL)
+			return luaL_error(L, "out of memory");
+	}
 	lua_getfield(L, 1, "workers");
 	workers = (long)luaL_optinteger(L, -1, sysconf(_SC_NPROCESSORS_ONLN));
 	serve.doors = (unsigned)l_integer(L, 1, "doors", 0);
@@ -26508,7 +26427,7 @@ l_host_serve(lua_State *L)
  * host.read_secret("stdin", nil, opts) -> secret, empty | nil, code
  * host.read_secret("line", fd, opts) -> secret, empty | nil, "cancelled" | code
  *
- * empty: has the secret no bytes? opts = { multiline = bool }: tab, CR and LF may stand in it, and
+ * empty: has the secret no bytes? One newline at the end is taken off. opts = { multiline = bool }: tab, CR and LF may stand in it, and
  * 1 MiB in place of 64 KiB is the most. Codes: "unset", "too_large", "control", "absent", or
  * errno's text. */
 static int
@@ -26518,7 +26437,7 @@ l_host_read_secret(lua_State *L)
 	static const char *const kinds[] = {"file", "env", "stdin", "line", NULL};
 	int kind = luaL_checkoption(L, 1, NULL, kinds);
 	const char *name = luaL_optstring(L, 2, ""), *why;
-	bool multiline = l_flag(L, 3, "multiline");
+	bool multiline = l_flag(L, 3, "multiline"), empty;
 	int fd = kind == FILE_ ? open(name, O_RDONLY | O_CLOEXEC) : kind == LINE ? (int)luaL_checkinteger(L, 2) : STDIN_FILENO;
 	char line[4096];        /* no terminal has a longer one */
 	ssize_t n = 0;
@@ -26537,10 +26456,19 @@ l_host_read_secret(lua_State *L)
 	wipe(line, n > 0 ? (size_t)n : 0);
 	if (kind == FILE_)
 		close(fd);
-	if (why == NULL)
-		return l_secret_from(L, &b, multiline);
-	buf_free(&b);
-	return l_fail(L, why);
+	if (b.n != 0 && b.p[b.n - 1] == '\n')
+		buf_cut(&b, b.n - 1 - (b.n > 1 && b.p[b.n - 2] == '\r'));
+	for (size_t i = 0; i < b.n; i++)
+		if (http_is_control(b.p[i]) && !(multiline && memchr("\t\n\r", b.p[i], 3) != NULL))
+			why = why != NULL ? why : "control";
+	if (why != NULL) {
+		buf_free(&b);
+		return l_fail(L, why);
+	}
+	empty = b.n == 0;
+	buf_make_secret(&b);
+	l_push_buf(L, &b);
+	return 1 + l_answer(L, empty);
 }
 
 /* -- certificates */
@@ -26707,8 +26635,6 @@ static struct {
 static void
 l_open_host(lua_State *L, bool worker)
 {
-	lua_pushnil(L);
-	l_metatable(L, &l_type_wait, l_wait_gc, NULL);
 	lua_bind(L, "host.core", l_host_worker);
 	if (!worker) {
 		luaL_setfuncs(L, l_host_command, 0);
@@ -26837,18 +26763,36 @@ static const luaL_Reg l_jail[] = {{"number", l_jail_number}, {"call", l_jail_cal
  * `serve` goes on as the master. Invariant: process_harden runs before anything is read. Skip it
  * unless you look for a module's opener. */
 
+/* Makes the metatables of handles that have methods or nothing to be asked, and something to free. */
+static void
+l_open_handles(lua_State *L)
+{
+	static const luaL_Reg none[] = {{NULL, NULL}};
+	static const struct { struct l_type *type; lua_CFunction gc; const luaL_Reg *methods; } handles[] = {
+		{&l_type_wait, l_wait_gc, none}, {&l_type_raw, l_raw_gc, l_raw},
+		{&l_type_identity, l_identity_gc, none}, {&l_type_known, l_known_gc, l_known},
+	};
+
+	for (size_t i = 0; i < COUNT(handles); i++) {
+		lua_newtable(L);
+		luaL_setfuncs(L, handles[i].methods, 0);
+		l_metatable(L, handles[i].type, handles[i].gc, NULL);
+	}
+}
+
 static void
 lua_bind_all(lua_State *L, bool worker)
 {
 	static const struct { const char *name; lua_CFunction open; } modules[] = {
-		{"secret.core", l_open_secret_core},
-		{"json.core", l_open_json}, {"store.core", l_open_store}, {"request", l_open_request}, {"tls", l_open_tls},
+		{"secret.core", l_open_secret_core}, {"json.core", l_open_json}, {"request", l_open_request},
 	};
 	static const struct { const char *name; const luaL_Reg *list; } functions[] = {
+		{"store.core", l_store}, {"tls", l_tls},
 		{"sign.core", l_sign_functions}, {"uri.core", l_uri_functions}, {"http.core", l_http_functions},
 		{"addr", l_addr_functions}, {"time", l_time}, {"http_client", l_http_client}, {"jail", l_jail},
 	};
 
+	l_open_handles(L);
 	for (size_t i = 0; i < COUNT(modules); i++) {
 		luaL_requiref(L, modules[i].name, modules[i].open, 0);
 		lua_pop(L, 1);

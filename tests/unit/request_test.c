@@ -136,13 +136,16 @@ static int
 open_all(lua_State *L)
 {
 	static const struct { const char *name; lua_CFunction open; } module[] = {
-		{"core", l_open_secret_core}, {"request", l_open_request}, {"tls", l_open_tls},
+		{"core", l_open_secret_core}, {"request", l_open_request},
 		{"host", open_host},
 	};
 
 	luaL_openlibs(L);
 	luaL_newlib(L, l_http_client);
 	lua_setglobal(L, "http_client");
+	luaL_newlib(L, l_tls);
+	lua_setglobal(L, "tls");
+	l_open_handles(L);
 	for (size_t i = 0; i < COUNT(module); i++) {
 		module[i].open(L);
 		lua_setglobal(L, module[i].name);
@@ -230,10 +233,14 @@ int
 main(void)
 {
 	static struct timer t;
+	unsigned char key[SIGV4_KEY];
+	struct sigv4_scope scope;
 
 	assert(secret_init() && loop_init(false) && tls_init() && tls_worker_init());
 	timer_set(&t, INT64_MAX, nothing);      /* the heap is there: without room for a deadline a worker ends */
-	sigv4_kept_keys();
+	/* the block of kept keys is there */
+	assert(sigv4_scope_init(&scope, 0, SLICE("r"), SLICE("s"), false) &&
+	    sigv4_key(SLICE("s"), SLICE("a"), &scope, key));
 	assert((store.keys = secret_new(sizeof(struct store_keys))) != NULL);   /* that of no store: placeholders can be told */
 	for (size_t i = 0; i < COUNT(cases); i++)
 		test_case(cases[i].name, cases[i].chunk);
