@@ -26667,7 +26667,7 @@ static const struct { const char *name; long number; } jail_calls[] = {
 	N(finit_module), N(fsconfig), N(fsmount), N(fsopen), N(fspick), N(init_module), N(io_uring_enter),
 	N(io_uring_register), N(io_uring_setup), N(kcmp), N(kexec_load), N(keyctl), N(mount),
 	N(mount_setattr), N(move_mount), N(name_to_handle_at), N(open_by_handle_at), N(open_tree),
-	N(perf_event_open), N(pidfd_getfd), N(pivot_root), N(quotactl), N(reboot), N(request_key),
+	N(fcntl), N(perf_event_open), N(pidfd_getfd), N(pidfd_send_signal), N(pivot_root), N(quotactl), N(reboot), N(request_key),
 	N(setns), N(setpriority), N(ioprio_set), N(settimeofday), N(socketpair), N(swapoff), N(swapon), N(syslog),
 	N(umount2), N(userfaultfd), N(vhangup),
 	/* flags of openat, which are others on other processors */

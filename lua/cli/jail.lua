@@ -15,7 +15,7 @@ local CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWUSER, C
 local AF_UNIX, AF_INET, AF_INET6, AF_NETLINK = 1, 2, 10, 16
 local SOCK_STREAM, SOCK_DGRAM, SOCK_SEQPACKET = 1, 2, 5
 local PR_SET_DUMPABLE, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP = 4, 24, 38, 22
-local EPERM, ENOENT, ENOEXEC, EACCES, ENOSYS, EAFNOSUPPORT = 1, 2, 8, 13, 38, 97
+local EPERM, ENOENT, ENOEXEC, EACCES, ENOSYS, EPROTONOSUPPORT, EAFNOSUPPORT = 1, 2, 8, 13, 38, 93, 97
 local SEEKS_ON = { [ENOENT] = true, [EACCES] = true, [19] = true, [20] = true, [110] = true, [116] = true }     -- ENODEV, ENOTDIR, ETIMEDOUT, ESTALE
 
 --- The folder of the jail's own files: the CA and its bundle.
@@ -161,6 +161,10 @@ function M.filter(how)
     add(LOAD, ARG(1))
     add(AND, 15)
     one_of({ SOCK_STREAM, SOCK_DGRAM }, EPERM)
+    add(LOAD, ARG(2))               -- TCP, UDP, and MPTCP, which Go takes for TCP: SCTP, SMC and others are for nobody here
+    one_of({ 0, 6, 17, 262 }, EPROTONOSUPPORT)
+    add(LOAD, ARG(1))
+    add(AND, 15)
     if how.unix then                -- a datagram of it could go to every Unix socket
       add(JEQ, SOCK_STREAM, 3)
       add(LOAD, ARG(0))
@@ -175,7 +179,9 @@ function M.filter(how)
   end)
   on("ioctl", function()
     add(LOAD, ARG(1))
-    add(JEQ, 0x5412, 1)             -- TIOCSTI: types for the user, into the shell that comes back
+    add(JEQ, 0x5412, 3)             -- TIOCSTI: types for the user, into the shell that comes back
+    add(JEQ, 0x5423, 2)             -- TIOCSETD: makes it another kind of line
+    add(JEQ, 0x5452, 1)             -- FIOASYNC: see fcntl
     add(JEQ, 0x541c, 0, 1)          -- TIOCLINUX: pastes
     deny(EPERM)
   end)
@@ -186,6 +192,18 @@ function M.filter(how)
       add(RET, ALLOW)
       add(LOAD, ARG(1))
       one_of({ 0, 18, 19, 20, 21, 22, 28 }, EPERM)
+    end)
+    on("pidfd_send_signal", function()
+      add(LOAD, ARG(3))
+      add(JSET, 4, 0, 1)            -- PIDFD_SIGNAL_PROCESS_GROUP (Linux 6.9)
+      deny(EPERM)
+    end)
+    on("fcntl", function()          -- a terminal's SIGIO, or any signal in its place, goes to the group in the foreground
+      add(LOAD, ARG(1))
+      add(JEQ, 4, 0, 3)             -- F_SETFL
+      add(LOAD, ARG(2))
+      add(JSET, 0x2000, 0, 1)       -- O_ASYNC
+      deny(EPERM)
     end)
   end
   for call, process in pairs { setpriority = 0, ioprio_set = 1 } do     -- of a group or a user: of those outside as well
@@ -335,6 +353,7 @@ function M.unfit(fd, standard)
   if kind == 0x8000 or kind == 0x1000 then return nil end                    -- a file, a pipe
   if kind == 0x2000 then
     local major, minor = unpack("=I4I4", st, 129)
+    if core.call("ioctl", fd, 0x80045430, { 4 }) then return "the other side of a terminal" end               -- TIOCGPTN: it types there
     if major == 1 and MEMORY_DEVICES[minor] or core.call("ioctl", fd, 0x5401, { 64 }) then return nil end     -- TCGETS: a terminal
     return "a device"
   end

@@ -123,6 +123,21 @@ local function aliases(host, path)
   return out
 end
 
+-- Where the kernel shows itself a second time: processes, control groups, terminals and devices of outside.
+local views = {}
+for kind in ("proc sysfs cgroup cgroup2 devtmpfs devpts mqueue debugfs tracefs securityfs configfs binfmt_misc bpf"):gmatch("%S+") do views[kind] = true end
+
+-- Mounts of such a kind but for /proc, /sys and /dev, which the jail has of its own.
+local function elsewhere(host)
+  local out = {}
+  for line in (host.read_file("/proc/self/mountinfo", 4 << 20) or ""):gmatch("[^\n]+") do
+    local at, kind = line:match("^%d+ %d+ %S+ %S+ (%S+) .- %- (%S+)")
+    at = at and at:gsub("\\(%d%d%d)", function(n) return string.char(tonumber(n, 8)) end)
+    if at and views[kind] and not (within(at, "/proc") or within(at, "/sys") or within(at, "/dev")) then out[#out + 1] = at end
+  end
+  return out
+end
+
 -- Puts a text in a file's place, link by link: where a link leads to what is fresh, the file is made there.
 local function place(ctx, what, path, text, own)
   local host = ctx.host
@@ -206,6 +221,7 @@ local function files(ctx, user, capture, cwd, paths, runtime)
       end
     end
   end
+  for _, path in ipairs(elsewhere(host)) do what.hidden[#what.hidden + 1] = path end
   for _, path in ipairs { cwd, table.unpack(paths) } do
     for _, dir in ipairs { "/tmp", "/run", "/dev", "/var/run", runtime } do
       if path ~= dir and within(path, dir) then

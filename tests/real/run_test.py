@@ -15,6 +15,7 @@ import time
 
 import sallyport
 from real import wait
+from servers import node
 
 PYTHON = "/usr/bin/python3"
 ROOT = os.getuid() == 0
@@ -132,7 +133,9 @@ out = {
   "calls": [call(n, 0, 0, 0, 0, 0) for n in ("mount", "umount2", "pivot_root", "chroot", "open_tree", "move_mount", "fsopen", "fsmount", "fsconfig", "fspick", "mount_setattr",
     "open_by_handle_at", "name_to_handle_at", "keyctl", "add_key", "request_key", "pidfd_getfd", "kcmp", "bpf", "perf_event_open", "userfaultfd", "syslog", "fanotify_init", "quotactl")],
   "uring": [call("io_uring_setup", 1, 0), call("io_uring_enter", 0, 0), call("io_uring_register", 0, 0)],
-  "terminal": [ioctl(0x5412), ioctl(0x541c), ioctl((1 << 32) | 0x5412)],
+  "terminal": [ioctl(0x5412), ioctl(0x541c), ioctl(0x5423), ioctl(0x5452), ioctl((1 << 32) | 0x5412)],
+  "protocols": [sock(2, 1, p) for p in (132, 256, 33)] + [sock(2, 2, p) for p in (136, 1, 115)],
+  "first process": [call("ptrace", 16, 1, 0, 0), call("ptrace", 0x4206, 1, 0, 0)],
   "others' priority": [call("setpriority", 1, 0, 5), call("setpriority", 2, 0, 5)],
   "later": [libc.syscall(ctypes.c_long(n)) for n in (463, 467, 470, 0x40000000 | 39, 0x40000000 | 41)],
   "threads": [call("unshare", 0x400)],
@@ -142,11 +145,11 @@ print(json.dumps(out))
 
 REFUSED = {"unix": {"EACCES"}, "pair": {"done"}, "pair datagram": {"EACCES"}, "tcp": {"done"}, "raw": {"EPERM"}, "families": {"EAFNOSUPPORT"},
            "netlink": {"EAFNOSUPPORT"}, "namespaces": {"EPERM"}, "clone3": {"ENOSYS"}, "calls": {"EPERM"}, "uring": {"ENOSYS"}, "terminal": {"EPERM"},
-           "others' priority": {"EPERM"}, "later": {-1}, "threads": {"done"}}
+           "protocols": {"EPROTONOSUPPORT"}, "first process": {"EPERM"}, "others' priority": {"EPERM"}, "later": {-1}, "threads": {"done"}}
 
 NAMES = """unshare setns clone clone3 mount umount2 pivot_root chroot open_tree move_mount fsopen fsmount fsconfig fspick mount_setattr open_by_handle_at
 name_to_handle_at keyctl add_key request_key pidfd_getfd kcmp bpf perf_event_open userfaultfd syslog fanotify_init quotactl io_uring_setup io_uring_enter
-io_uring_register ioctl setpriority getsockopt""".split()
+io_uring_register ioctl setpriority getsockopt ptrace fcntl pidfd_open pidfd_send_signal""".split()
 
 
 def numbers(t):
@@ -333,6 +336,21 @@ def test_home_elsewhere(t):
         assert "secret" not in r.stdout and r.stdout.startswith("mine") and "rc 1" in r.stdout, r
 
 
+def test_mounts_elsewhere(t):
+    """a second /proc, /sys, terminals and devices of outside, mounted where a chroot or a container has its own, show nothing"""
+    if not ROOT:
+        t.skip("another mount needs root")
+    j = Jails(t)
+    for name in ("proc", "sys", "dev", "pts"):
+        (j.dir / "root" / name).mkdir(parents=True)
+    script = ('cd "$1/root" && mount -t proc proc proc && mount --rbind /sys sys && mount --rbind /dev dev && mount -t devpts devpts pts && '
+              'ls proc | grep -c "^[0-9]" && shift && exec "$@"')
+    for root in both(j):
+        argv = j.argv("sh", "-c", f"cd {j.dir}/root; ls proc sys dev pts dev/shm; echo rc $?", root=root)
+        r = subprocess.run(["unshare", "-m", "sh", "-c", script, "sh", j.dir, *argv], env=j.env, cwd="/", capture_output=True, text=True)
+        assert int(r.stdout.split()[0]) > 5 and r.stdout.split()[1:] == ["rc", "2"] and "ermission" in r.stderr, r
+
+
 def test_home_of_another(t):
     """root may run a command by the server of another user's home, which is hidden wherever its control socket is"""
     if not ROOT:
@@ -391,11 +409,14 @@ def test_inherited(t):
     r, w = os.pipe()
     file, folder = os.open(j.binary, os.O_RDONLY), os.open("/", os.O_RDONLY | os.O_DIRECTORY)
     tcp, udp, (a, b) = socket.socket(), socket.socket(type=socket.SOCK_DGRAM), socket.socketpair()
-    fds = [r, w, file, folder, tcp.fileno(), udp.fileno(), a.fileno()]
+    master, terminal = os.openpty()           # to write to the one is to type at the other
+    fds = [r, w, file, terminal, folder, tcp.fileno(), udp.fileno(), a.fileno(), master]
     code = "import json, os, sys\nout = []\nfor fd in map(int, sys.argv[1:]):\n try: os.fstat(fd); out.append(True)\n except OSError: out.append(False)\nprint(json.dumps(out))"
     try:
         got = json.loads(j.python(code, *fds, pass_fds=fds))
-        assert got == [True, True, True, False, False, False, False], got
+        assert got == [True] * 4 + [False] * 5, got
+        got = j.run("true", stdin=master)
+        assert got.returncode == 1 and "the other side of a terminal" in got.stderr, got
         for bad in (tcp, udp):
             got = j.run("true", stdin=bad)
             assert got.returncode == 1 and "descriptor 0 is a socket" in got.stderr, got
@@ -403,7 +424,7 @@ def test_inherited(t):
         b.shutdown(socket.SHUT_WR)
         assert j.run("cat", stdin=a).stdout == "through\n"
     finally:
-        for fd in (r, w, file, folder):
+        for fd in (r, w, file, folder, master, terminal):
             os.close(fd)
         for s in (tcp, udp, a, b):
             s.close()
@@ -538,6 +559,36 @@ def test_programs(t):
         assert arrived(j.dir / "ask").stdout.startswith("200")
 
 
+BEDROCK = """
+const { BedrockRuntimeClient, ConverseCommand } = require(process.argv[2] + "/@aws-sdk/client-bedrock-runtime");
+const client = new BedrockRuntimeClient({ region: "us-east-1", credentials: { accessKeyId: "AKIDEXAMPLE", secretAccessKey: "x" }, maxAttempts: 1 });
+client.send(new ConverseCommand({ modelId: "m", messages: [{ role: "user", content: [{ text: "hi" }] }] })).catch(e => {
+  console.log(client.config.requestHandler.constructor.name, e.message, e.$metadata?.httpStatusCode);
+});
+"""
+
+
+def test_bedrock(t):
+    """the AWS SDK for JavaScript's Bedrock client, whose default handler reads no proxy variable and speaks HTTP/2 alone, arrives at the
+    proxy as the agent: what it asked for is in the log, and where HTTP/2 is not spoken, client and doctor say that it is that"""
+    found, modules = node(), sallyport.BUILD / "npm/node_modules"
+    if not found or not (modules / "@aws-sdk/client-bedrock-runtime").exists():
+        t.skip("the SDK or node is not there: ./build.sh test installs them")
+    j = Jails(t)
+    host = "bedrock-runtime.us-east-1.amazonaws.com"
+    j.s.domain({"host": host, "methods": ["GET", "POST"]})
+    (j.dir / "b.cjs").write_text(BEDROCK)
+    r = j.run(os.path.realpath(found[0]), j.dir / "b.cjs", modules, timeout=60)
+    assert r.stdout.startswith("NodeHttp2Handler "), r
+    record = j.s.wait_record({"agent": "a", "host": host, "port": 443})
+    assert record["client"].startswith("198."), record
+    if record.get("error") == "client_tls":
+        assert record["reason"] == "client_tls: no_application_protocol" and "no application protocol" in r.stdout, (record, r)
+        assert "it offers HTTP/2 alone" in j.s.cli("doctor", check=False).stdout
+    else:
+        assert record["path"] == "/model/m/converse", record
+
+
 FORBID = r"""
 import ctypes, os, struct, sys
 libc = ctypes.CDLL(None, use_errno=True)
@@ -570,6 +621,28 @@ def test_where_no_jail_can_be_made(t):
             r = subprocess.run([*argv, j.s.binary, "doctor"], env=j.s.env, capture_output=True, text=True)
             assert re.search(r"warn +jails", r.stdout), r.stdout
     assert re.search(r"ok +jails", j.s.cli("doctor", check=False).stdout)
+
+
+# Signals to the group that the shell and others are in, by other ways than kill(2); then what stays as it is.
+GROUP = r"""
+import ctypes, errno, fcntl, json, os, struct, sys
+libc, NR = ctypes.CDLL(None, use_errno=True), json.loads(sys.argv[1])
+tty = os.open("/dev/tty", os.O_RDWR)
+def call(name, *a):
+    r = libc.syscall(ctypes.c_long(NR[name]), *[ctypes.c_ulong(x) for x in a])
+    return "done" if r >= 0 else errno.errorcode[ctypes.get_errno()]
+def control(command, value):
+    try: fcntl.fcntl(tty, command, value)
+    except OSError as e: return errno.errorcode[e.errno]
+    return "done"
+def ioctl(request):
+    try: fcntl.ioctl(tty, request, struct.pack("i", 1))
+    except OSError as e: return errno.errorcode[e.errno]
+    return "done"
+me = libc.syscall(ctypes.c_long(NR["pidfd_open"]), ctypes.c_long(os.getpid()), ctypes.c_ulong(0))
+print([call("pidfd_send_signal", me, 9, 0, 4), call("pidfd_send_signal", me, 15, 0, 4 | 1 << 32), control(fcntl.F_SETFL, fcntl.fcntl(tty, fcntl.F_GETFL) | 0x2000),
+  ioctl(0x5452), control(fcntl.F_SETFL, fcntl.fcntl(tty, fcntl.F_GETFL) | os.O_NONBLOCK), call("pidfd_send_signal", me, 0, 0, 0)])
+"""
 
 
 class Shell:
@@ -665,6 +738,9 @@ def test_terminal(t):
         assert "in the jail" in sh.do("echo in the jail | run cat | cat"), "a pipeline"
         out = sh.do("run kill -9 0; echo rc=$?")
         assert "rc=1" in out and "not permitted" in out, out
+        (j.dir / "group.py").write_text(GROUP)
+        out = sh.do(f"run {PYTHON} {j.dir}/group.py '{json.dumps(numbers(t))}'; echo rc=$?")
+        assert "['EPERM', 'EPERM', 'EPERM', 'EPERM', 'done', 'done']" in out and "rc=0" in out, out
         sh.do("run sleep 60 & sleep 0.5")
         sh.send("kill %1; wait %1; echo rc=$?; read line; echo read=$line\n")
         sh.till("rc=143")
