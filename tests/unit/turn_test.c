@@ -93,7 +93,7 @@ test_held_body(void)
 	c->state = CONN_DECIDE;
 	c->req->head.body = BODY_CHUNKED;
 	peer_from(&c->peer, source("", "1\r\nx\r\n"));
-	assert(req_begin_body(c->req, 16 * 1024 * 1024));
+	assert(req_begin_body(c->req, 16 * 1024 * 1024, false));
 	loop_undefer(&c->defer);
 	conn_read_body(c);
 	told("a body that a policy reads", c->defer.queued && c->req->body_reading, c->peer.received / 6);
