@@ -8974,36 +8974,26 @@ trust_add_pem(struct tls_trust *t, struct slice pem, struct buf *hashes)
 	return found == 0;
 }
 
-/* The roots of all files together. NULL, and a reason in `why`: a file cannot be read or holds
- * none. */
-static struct tls_trust *
-tls_trust_load(const char **files, size_t n, struct buf *why)
+/* Adds the roots of a file. False, and a reason in `why`: it cannot be read, or holds none. */
+static bool
+trust_add_file(struct tls_trust *t, const char *file, struct buf *why)
 {
-	struct tls_trust *t = trust_new();
-	bool ok = t != NULL;
-	struct buf text;
+	struct buf text = {.max = TLS_BUNDLE_MAX};
+	int fd = open(file, O_RDONLY | O_CLOEXEC);
+	const char *bad = fd < 0 ? strerror(errno) : buf_read(&text, fd);
+	size_t before = t->n;
+	bool ok = bad == NULL && trust_add_pem(t, buf_slice(&text), NULL);
 
-	buf_init(&text, TLS_BUNDLE_MAX);
-	for (size_t i = 0; i < n && ok; i++) {
-		int fd = open(files[i], O_RDONLY | O_CLOEXEC);
-		const char *bad = fd < 0 ? strerror(errno) : (buf_clear(&text), buf_read(&text, fd));
-		size_t before = t->n;
-
-		if (fd >= 0)
-			close(fd);
-		ok = bad == NULL && trust_add_pem(t, buf_slice(&text), NULL);
-		if (bad != NULL)
-			buf_addf(why, "%s: %s", files[i], bad);
-		else if (!ok)
-			buf_addf(why, "%s: certificate %zu is malformed", files[i], t->n - before + 1);
-		else if (!(ok = t->n != before))
-			buf_addf(why, "%s: no usable certificate in PEM form", files[i]);
-	}
+	if (fd >= 0)
+		close(fd);
 	buf_free(&text);
-	if (ok)
-		return t;
-	tls_trust_unref(t);
-	return NULL;
+	if (bad != NULL)
+		buf_addf(why, "%s: %s", file, bad);
+	else if (!ok)
+		buf_addf(why, "%s: certificate %zu is malformed", file, t->n - before + 1);
+	else if (t->n == before)
+		buf_addf(why, "%s: no usable certificate in PEM form", file);
+	return ok && t->n != before;
 }
 
 /* -- identities: what one credential brings to TLS with its own hosts: a client certificate and its key,
@@ -26069,6 +26059,7 @@ l_host_spawn(lua_State *L)
 	}
 	spawn_running++;
 	task_run(t);
+	}
 	return 0;
 }
 
@@ -26135,19 +26126,19 @@ host_upstream_proxy(lua_State *L, int proxy)
 static struct tls_trust *
 l_read_roots(lua_State *L, int list)
 {
-	const char *files[2 + NET_CIDRS_MAX];
-	struct tls_trust *trust;
-	struct buf why;
-	size_t n = 0;
+	struct tls_trust *trust = trust_new();
+	struct buf why = {.max = 512};
+	bool ok = trust != NULL;
 
-	luaL_checkstack(L, COUNT(files) + 1, NULL);
-	for (; n < COUNT(files) && lua_geti(L, list, (lua_Integer)n + 1) == LUA_TSTRING; n++)
-		files[n] = lua_tostring(L, -1);         /* stays on the stack: the text is borrowed */
-	buf_init(&why, 512);
-	if ((trust = tls_trust_load(files, n, &why)) == NULL)
+	for (lua_Integer i = 1; ok && lua_rawgeti(L, list, i) == LUA_TSTRING; i++) {
+		ok = trust_add_file(trust, lua_tostring(L, -1), &why);
+		lua_pop(L, 1);
+	}
+	if (!ok) {
+		tls_trust_unref(trust);
 		l_push(L, buf_slice(&why));
 	buf_free(&why);
-	return trust;
+	return ok ? trust : NULL;
 }
 
 /* From now on these roots are trusted. Idle connections were verified against the old ones: they are closed. */

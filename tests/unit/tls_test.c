@@ -4,6 +4,20 @@
 #include PROXY_C
 #include <poll.h>
 
+/* Roots of files. NULL: `why` says why. */
+static struct tls_trust *
+trust_of_files(const char **files, size_t n, struct buf *why)
+{
+	struct tls_trust *t = trust_new();
+
+	for (size_t i = 0; i < n; i++)
+		if (!trust_add_file(t, files[i], why)) {
+			tls_trust_unref(t);
+			return NULL;
+		}
+	return t;
+}
+
 static int passed, failed;
 static char dir[] = "/tmp/tls_test.XXXXXX";
 
@@ -189,7 +203,7 @@ load_own_ca(void)
 	put_pem("ca.pem", cert.p, cert.n);
 	put_file("ca.der", cert.p, cert.n);
 	put_file("ca.key", key, sizeof key);
-	own_trust = tls_trust_load(&file, 1, &why);
+	own_trust = trust_of_files(&file, 1, &why);
 	buf_add(&why, "", 1);
 	check("our CA loads as trust", own_trust != NULL && own_trust->n == 1, why.p);
 	key[5] ^= 1;
@@ -993,7 +1007,7 @@ trust_of(const char *name)
 	struct tls_trust *t;
 
 	buf_init(&why, 512);
-	t = tls_trust_load(&file, 1, &why);
+	t = trust_of_files(&file, 1, &why);
 	if (t == NULL)
 		printf("# %.*s\n", (int)why.n, why.p);
 	buf_free(&why);
@@ -1301,15 +1315,15 @@ test_trust(void)
 
 	buf_init(&why, 512);
 	if (access(two[0], R_OK) == 0) {
-		t = tls_trust_load(two, 2, &why);
+		t = trust_of_files(two, 2, &why);
 		snprintf(n, sizeof n, "%zu roots", t != NULL ? t->n : 0);
 		check("the system's bundle loads", t != NULL && t->n > 100, n);
 		printf("# %s\n", n);
 		tls_trust_unref(t);
 	}
-	check("a missing file is an error by name", tls_trust_load(none, 1, &why) == NULL && memmem(why.p, why.n, "nothing: No such", 16) != NULL, NULL);
+	check("a missing file is an error by name", trust_of_files(none, 1, &why) == NULL && memmem(why.p, why.n, "nothing: No such", 16) != NULL, NULL);
 	buf_clear(&why);
-	check("so is one without certificates", tls_trust_load(empty, 1, &why) == NULL && memmem(why.p, why.n, "no usable certificate", 21) != NULL, NULL);
+	check("so is one without certificates", trust_of_files(empty, 1, &why) == NULL && memmem(why.p, why.n, "no usable certificate", 21) != NULL, NULL);
 	buf_free(&why);
 }
 
@@ -1455,7 +1469,7 @@ time_all(void)
 	printf("leaf from the cache: %.2f us\n", (now_us() - t) / 20000);
 	buf_init(&why, 256);
 	t = now_us();
-	tls_trust_unref(tls_trust_load(&file, 1, &why));
+	tls_trust_unref(trust_of_files(&file, 1, &why));
 	printf("system trust: %.1f ms\n", (now_us() - t) / 1000);
 	t = now_us();
 	for (int i = 0; i < 2000; i++) {
