@@ -32,7 +32,7 @@
  *
  * The way of an HTTPS request. The tunnel: conn_accept, conn_step_head (a head is whole), req_parse
  * (which host it is for), req_start (a task: lua/pipeline.lua decides, and calls back into
- * `bind: request`), conn_step_decide and conn_act (what was decided), conn_begin_tunnel (200),
+ * `bind: request`), conn_step_decide and conn_act (what was decided: a tunnel, 200),
  * conn_step_sniff and conn_step_handshake (TLS with the client). Then each request inside:
  * conn_step_head and req_parse again; kept_again where an earlier request was like it, else
  * req_start; conn_act, conn_begin_dial, conn_step_dial, conn_step_relay (a flow each way) and
@@ -5977,22 +5977,6 @@ conn_established(struct conn *c)
 		peer_put(&c->peer, http, sizeof http - 1);
 }
 
-static void
-conn_begin_tunnel(struct conn *c)
-{
-	struct req *r = c->req;
-
-	memcpy(c->host, r->host, sizeof c->host);
-	c->port = r->port;
-	memcpy(c->token, r->token, sizeof c->token);
-	c->tunnel = true;
-	r->allowed = true;
-	conn_established(c);
-	conn_drop_req(c);
-	c->state = CONN_SNIFF;
-	conn_deadline(c, CONN_HANDSHAKE_MS);
-}
-
 /* The task has ended, and left an action in the req (or kept_again did, without a task). */
 static void
 conn_act(struct conn *c)
@@ -6020,9 +6004,17 @@ conn_act(struct conn *c)
 		req_failf(r, 502, "policy_failed", "nothing was decided");
 	if (r->action == REQ_REPLY)
 		conn_begin_answer(c);
-	else if (r->action == REQ_INTERCEPT)
-		conn_begin_tunnel(c);
-	else
+	} else if (r->action == REQ_INTERCEPT) {
+		memcpy(c->host, r->host, sizeof c->host);
+		c->port = r->port;
+		memcpy(c->token, r->token, sizeof c->token);
+		c->tunnel = true;
+		r->allowed = true;
+		conn_established(c);
+		conn_drop_req(c);
+		c->state = CONN_SNIFF;
+		conn_deadline(c, CONN_HANDSHAKE_MS);
+	} else {
 		conn_begin_dial(c);
 }
 
@@ -6189,19 +6181,6 @@ conn_step_dial(struct conn *c)
 
 /* -- CONN_RELAY */
 
-/* A pooled connection may die just as we use it. Sent again only where nothing can have happened
- * twice: no byte of an answer, no body, an idempotent method (RFC 9110 9.2.2). */
-static bool
-req_may_retry(const struct req *r)
-{
-	struct slice method = r->head.method;
-
-	return !r->retried && r->up->requests != 0 && !r->up_seen && !r->answer_begun &&
-	    r->head.body == BODY_NONE && !req_wants_length(r) &&
-	    (slice_eq(method, SLICE("GET")) || slice_eq(method, SLICE("HEAD")) || slice_eq(method, SLICE("PUT")) ||
-	    slice_eq(method, SLICE("OPTIONS")) || slice_eq(method, SLICE("DELETE")));
-}
-
 /* The upstream failed or ended (502), or stalls (504). Before an answer began the client can be told in
  * words. Always false, so that a step may return it. */
 static bool
@@ -6211,7 +6190,12 @@ conn_upstream_gone(struct conn *c, int status, const char *why)
 	const char *code = status == 504 ? "upstream_timeout" : "upstream_unreachable";
 	char message[384];
 
-	if (status == 502 && req_may_retry(r)) {
+	/* A pooled connection may die just as we use it. Sent again only where nothing can have happened
+	 * twice: no byte of an answer, no body, an idempotent method (RFC 9110 9.2.2). */
+	if (status == 502 && !r->retried && r->up->requests != 0 && !r->up_seen && !r->answer_begun &&
+	    r->head.body == BODY_NONE && !req_wants_length(r) &&
+	    (slice_eq(method, SLICE("GET")) || slice_eq(method, SLICE("HEAD")) || slice_eq(method, SLICE("PUT")) ||
+	    slice_eq(method, SLICE("OPTIONS")) || slice_eq(method, SLICE("DELETE")))) {
 		upstream_drop(&r->up);
 		r->retried = true;
 		conn_begin_dial(c);
@@ -6759,38 +6743,29 @@ conn_step_linger(struct conn *c)
 
 /* -- expired deadlines, and the state machine */
 
-/* In CONN_RELAY no byte has moved for too long. */
-static void
-conn_expire_relay(struct conn *c)
-{
-	struct req *r = c->req;
-	/* Was it the client? It does not read, or owes a body. */
-	bool client = peer_pending(&c->peer) != 0 ||
-	    (!req_body_consumed(r) && peer_pending(&r->up->peer) == 0);
-	int was = c->unsent, up = 0, down = 0;
-
-	/* A client that reads a few bytes at a time empties the kernel's queue long before there is an event. */
-	ioctl(c->peer.watch.fd, TIOCOUTQ, &down);
-	ioctl(r->up->peer.watch.fd, TIOCOUTQ, &up);
-	c->unsent = up + down;
-	if (c->unsent != was)
-		conn_deadline(c, req_patience(r, req_body_consumed(r)));
-	else if (r->answer_begun)
-		conn_relay_cut(c, client ? "client_timeout" : "upstream_timeout");
-	else if (client)
-		conn_fail(c, 408, "client_timeout", "the request's body stopped coming");
-	else
-		conn_upstream_gone(c, 504, "did not answer in time");
-}
-
 /* The deadline has passed. */
 static void
 conn_expire(struct conn *c)
 {
 	struct req *r = c->req;
+	int was = c->unsent, up = 0, down = 0;
+	bool client = peer_pending(&c->peer) != 0;
 
-	if (c->state == CONN_RELAY) {
-		conn_expire_relay(c);
+	if (c->state == CONN_RELAY) {   /* no byte has moved for too long */
+		/* Was it the client? It does not read, or owes a body. */
+		client = client || (!req_body_consumed(r) && peer_pending(&r->up->peer) == 0);
+		/* One that reads a few bytes at a time empties the kernel's queue long before there is an event. */
+		ioctl(c->peer.watch.fd, TIOCOUTQ, &down);
+		ioctl(r->up->peer.watch.fd, TIOCOUTQ, &up);
+		c->unsent = up + down;
+		if (c->unsent != was)
+			conn_deadline(c, req_patience(r, req_body_consumed(r)));
+		else if (r->answer_begun)
+			conn_relay_cut(c, client ? "client_timeout" : "upstream_timeout");
+		else if (client)
+			conn_fail(c, 408, "client_timeout", "the request's body stopped coming");
+		else
+			conn_upstream_gone(c, 504, "did not answer in time");
 	} else if (c->state == CONN_DECIDE && (c->closing || req_busy(r))) {
 		conn_close(c, true);
 	} else if (c->state == CONN_DECIDE) {
@@ -6808,7 +6783,7 @@ conn_expire(struct conn *c)
 		else if (c->state == CONN_SNIFF || c->state == CONN_HANDSHAKE)
 			reqlog_note(c, "client_tls", "timeout");
 		else if (r != NULL && r->code[0] == '\0')       /* CONN_ANSWER, CONN_BLIND */
-			text_copy(r->code, sizeof r->code, peer_pending(&c->peer) != 0 ? "client_timeout" : "idle_timeout");
+			text_copy(r->code, sizeof r->code, client ? "client_timeout" : "idle_timeout");
 		conn_close(c, false);
 		return;
 	}
