@@ -887,14 +887,6 @@ buf_base64(struct buf *b, struct slice in, bool url)
 	return buf_ok(b);
 }
 
-static bool
-buf_hex(struct buf *b, struct slice in)
-{
-	if (buf_reserve(b, 2 * in.n))
-		b->n += hex_encode(b->p + b->n, in.p, in.n);
-	return buf_ok(b);
-}
-
 /* Makes the buffer a secret one: the text that it has moves into the arena. */
 static void
 buf_make_secret(struct buf *b)
@@ -9810,25 +9802,23 @@ static void
 via_answered(struct upstream *u, int status)
 {
 	char text[12];
+	bool known = via.authorization != NULL, silent = u->unread || peer_data(&u->peer).n == 0;
+	const char *why = status == 407 || status == 401 ? known ?      /* 401: tinyproxy, for a wrong password */
+	    "does not take the user and password that are kept (%s)" : "wants a user and password (%s)" :
+	    status >= 500 ? "does not reach that host (%s)" : status >= 300 ? u->port == 443 ?
+	    "refuses that host (%s)" : "refuses that host or port (%s; many let port 443 alone pass)" :
+	    !silent ? "sent bytes of its own behind its answer" : NULL;
 
-	snprintf(text, sizeof text, "%d", status);
-	if (status == 407 || status == 401)     /* 401: tinyproxy, for a wrong password */
-		via_failf(u, via.authorization != NULL ? "does not take the user and password that are kept (%s)" :
-		    "wants a user and password (%s)", text);
-	else if (status >= 500)
-		via_failf(u, "does not reach that host (%s)", text);
-	else if (status >= 300)
-		via_failf(u, u->port == 443 ? "refuses that host (%s)" :
-		    "refuses that host or port (%s; many let port 443 alone pass)", text);
-	else if (!u->unread && peer_data(&u->peer).n != 0)
-		via_failf(u, "%s", "sent bytes of its own behind its answer");
-	else {
-		timer_stop(&u->timer);
-		buf_free(&u->via_head);
-		u->peer.received = 0;
-		upstream_reached(u);
+	if (why != NULL) {
+		snprintf(text, sizeof text, "%d", status);
+		via_failf(u, why, text);
+		return;
 	}
 }
+	timer_stop(&u->timer);
+	buf_free(&u->via_head);
+	u->peer.received = 0;
+	upstream_reached(u);
 
 /* Reads on. RFC 9110 9.3.6: a 2xx has no body, whatever its fields say. */
 static void
@@ -12570,10 +12560,9 @@ sigv4_chain_sign(struct sigv4_chain *c, bool trailer, const unsigned char digest
 static bool
 sigv4_is_signature(struct slice s)
 {
-	for (size_t i = 0; i < s.n; i++)
-		if (hex_digit(s.p[i]) < 0)
-			return false;
-	return s.n == 64;
+	uint8_t mac[br_sha256_SIZE];
+
+	return s.n == 2 * sizeof mac && hex_decode(mac, s);
 }
 
 /* A chunk's head, up to its CR LF, and *size of its data. Returns its bytes, 0 for "need more",
@@ -12581,24 +12570,22 @@ sigv4_is_signature(struct slice s)
 static ssize_t
 sigv4_chunk_head(struct slice in, size_t *size)
 {
-	static const char word[] = ";chunk-signature=";
-	size_t seen = in.n < SIGV4_LINE_MAX ? in.n : SIGV4_LINE_MAX;
-	const char *lf = in.n == 0 ? NULL : memchr(in.p, '\n', seen);
-	size_t i, n = lf == NULL ? 0 : (size_t)(lf - in.p);
+	struct slice line, name;
+	ssize_t n = http_line(in.p, in.n < SIGV4_LINE_MAX ? in.n : SIGV4_LINE_MAX, &line);
 	uint64_t v = 0;
 
-	if (lf == NULL)
-		return in.n < SIGV4_LINE_MAX ? 0 : -400;
-	for (i = 0; i < n && i < 16 && hex_digit(in.p[i]) >= 0; i++)
-		v = v << 4 | (uint64_t)hex_digit(in.p[i]);
-	if (i == 0 || n != i + sizeof word - 1 + 64 + 1 || in.p[n - 1] != '\r' ||
-	    memcmp(in.p + i, word, sizeof word - 1) != 0 ||
-	    !sigv4_is_signature((struct slice){in.p + n - 65, 64}))
+	if (n <= 0)
+		return n == 0 && in.n < SIGV4_LINE_MAX ? 0 : -400;
+	for (; i < line.n && i < 16 && hex_digit(line.p[i]) >= 0; i++)
+		v = v << 4 | (uint64_t)hex_digit(line.p[i]);
+	line = (struct slice){line.p + i, line.n - i};
+	name = slice_cut(&line, '=');
+	if (i == 0 || !slice_eq(name, SLICE(";chunk-signature")) || !sigv4_is_signature(line))
 		return -400;
 	if (v > SIGV4_CHUNK_MAX)
 		return -413;
 	*size = (size_t)v;
-	return (ssize_t)n + 1;
+	return n;
 }
 
 struct sigv4_trailers {
@@ -13518,21 +13505,13 @@ filter_ws_release(struct filter_ws *w)
 static void
 filter_ws_put(struct buf *out, struct slice text)
 {
-	unsigned char head[14] = {0x81, (unsigned char)(0x80 | text.n)};
-	size_t n = 2;
+	size_t extra = text.n > 0xffff ? 8 : text.n > 125 ? 2 : 0;      /* bytes of the extended length */
+	unsigned char head[14] = {0x81, (unsigned char)(0x80 | (extra == 8 ? 127 : extra == 2 ? 126 : text.n))};
 
-	if (text.n > 0xffff) {
-		head[1] = 0x80 | 127;
-		store_be64(head + 2, text.n);
-		n = 10;
-	} else if (text.n > 125) {
-		head[1] = 0x80 | 126;
-		store_be16(head + 2, (uint16_t)text.n);
-		n = 4;
-	}
-	out->bad |= !rand_bytes(head + n, 4);
-	buf_add(out, head, n + 4);
-	filter_ws_mask(out, text, head + n);
+	store_be(head + 2, extra, text.n);
+	out->bad |= !rand_bytes(head + 2 + extra, 4);
+	buf_add(out, head, 2 + extra + 4);
+	filter_ws_mask(out, text, head + 2 + extra);
 }
 
 /* The held message is whole: adds it with its placeholders replaced, or as it came. */
@@ -20870,7 +20849,8 @@ l_secret_code(lua_State *L)
 		buf_base64(b, in, c->mode);
 		break;
 	case CODEC_HEX:
-		buf_hex(b, in);
+		if (buf_reserve(b, 2 * in.n))
+			b->n += hex_encode(b->p + b->n, in.p, in.n);
 		break;
 	case CODEC_PERCENT:
 		pct_put(b, in, (enum pct)c->mode);
