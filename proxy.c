@@ -5994,7 +5994,7 @@ conn_act(struct conn *c)
 	}
 	if (r->action == REQ_UNDECIDED)
 		req_failf(r, 502, "policy_failed", "nothing was decided");
-	if (r->action == REQ_REPLY)
+	if (r->action == REQ_REPLY) {
 		conn_begin_answer(c);
 	} else if (r->action == REQ_INTERCEPT) {
 		memcpy(c->host, r->host, sizeof c->host);
@@ -6008,6 +6008,7 @@ conn_act(struct conn *c)
 		conn_deadline(c, CONN_HANDSHAKE_MS);
 	} else {
 		conn_begin_dial(c);
+	}
 }
 
 static bool
@@ -6180,6 +6181,7 @@ conn_upstream_gone(struct conn *c, int status, const char *why)
 {
 	struct req *r = c->req;
 	const char *code = status == 504 ? "upstream_timeout" : "upstream_unreachable";
+	struct slice method = r->head.method;
 	char message[384];
 
 	/* A pooled connection may die just as we use it. Sent again only where nothing can have happened
@@ -6219,8 +6221,7 @@ answer_trailer_may_pass(const struct flow *f, const struct http_field *t)
 {
 	const struct req *r = OWNER(f, struct req, down_flow);
 
-	return !scrub_in(r->back, t->value) &&
-	    !scrub_in(r->back, t->name);
+	return !scrub_in(r->back, t->value) && !scrub_in(r->back, t->name);
 }
 
 /* Status line and fields of the answer, without framing. Secrets that we attached are replaced by what
@@ -9766,7 +9767,7 @@ session_sweep(struct session_table *t)
  * it answers is never an upstream's answer; its password goes to it alone. Skip it if none is set. */
 #define VIA_INTERIM_MAX 8       /* 1xx answers before the one that counts */
 
-/* The tunnel is not to be had: "the upstream proxy " and fmt, which has one %s for `why`. */
+/* The tunnel is not to be had: "the upstream proxy " and fmt, which has a %s for `why`, or none. */
 static void
 via_failf(struct upstream *u, const char *fmt, const char *why)
 {
@@ -9801,24 +9802,24 @@ via_begin(struct upstream *u)
 static void
 via_answered(struct upstream *u, int status)
 {
-	char text[12];
 	bool known = via.authorization != NULL, silent = u->unread || peer_data(&u->peer).n == 0;
 	const char *why = status == 407 || status == 401 ? known ?      /* 401: tinyproxy, for a wrong password */
 	    "does not take the user and password that are kept (%s)" : "wants a user and password (%s)" :
 	    status >= 500 ? "does not reach that host (%s)" : status >= 300 ? u->port == 443 ?
 	    "refuses that host (%s)" : "refuses that host or port (%s; many let port 443 alone pass)" :
 	    !silent ? "sent bytes of its own behind its answer" : NULL;
+	char text[12];
 
 	if (why != NULL) {
 		snprintf(text, sizeof text, "%d", status);
 		via_failf(u, why, text);
 		return;
 	}
-}
 	timer_stop(&u->timer);
 	buf_free(&u->via_head);
 	u->peer.received = 0;
 	upstream_reached(u);
+}
 
 /* Reads on. RFC 9110 9.3.6: a 2xx has no body, whatever its fields say. */
 static void
@@ -12373,8 +12374,7 @@ sigv4_string(char out[SIGV4_STRING_MAX], const struct sigv4_scope *s, struct sli
 
 	tls_sha256_hex(canonical, hex);
 	return (size_t)snprintf(out, SIGV4_STRING_MAX, "%s\n%s\n%s\n%.64s",
-	    s->asymmetric ? sigv4_ecdsa : sigv4_hmac,
-	    s->datetime, s->text, hex);
+	    s->asymmetric ? sigv4_ecdsa : sigv4_hmac, s->datetime, s->text, hex);
 }
 
 /* n - 2 of P-256 (FIPS 186-4 D.1.2.3), the largest that 1 may be added to. */
@@ -12573,6 +12573,7 @@ sigv4_chunk_head(struct slice in, size_t *size)
 	struct slice line, name;
 	ssize_t n = http_line(in.p, in.n < SIGV4_LINE_MAX ? in.n : SIGV4_LINE_MAX, &line);
 	uint64_t v = 0;
+	size_t i = 0;
 
 	if (n <= 0)
 		return n == 0 && in.n < SIGV4_LINE_MAX ? 0 : -400;
@@ -14380,39 +14381,31 @@ handover_left(struct conn *c)
  * or the address. Invariant: nothing here trusts a byte that a client sent. Skip it if all agents show
  * a token. */
 
-/* The interface that a TCP connection came in by; empty where the kernel does not tell. */
-static void
-door_interface(int fd, char name[IF_NAMESIZE])
-{
-	union { struct cmsghdr head; char room[CMSG_SPACE(sizeof(struct in_pktinfo))]; } u;
-	const int one = 1;
-	int index = 0;
-	socklen_t len = sizeof u, n = sizeof index;
-
-	setsockopt(fd, SOL_IP, IP_PKTINFO, &one, sizeof one);
-	if (getsockopt(fd, SOL_IP, IP_PKTOPTIONS, &u, &len) == 0 && len >= CMSG_LEN(sizeof(struct in_pktinfo)))
-		memcpy(&index, CMSG_DATA(&u.head), sizeof index);       /* ipi_ifindex; 0 where it came by IPv6 */
-	if (index == 0)
-		getsockopt(fd, SOL_IPV6, IPV6_MULTICAST_IF, &index, &n);
-	if (if_indextoname((unsigned)index, name) == NULL)
-		name[0] = '\0';
-}
-
 /* "=AGENT" of a bound listener, beside which no token counts; "uid:N"; "from:ADDRESS%INTERFACE". Of a captured
  * connection "~AGENT" and "via:…". lua/doors.lua reads them. No hash of a token looks so. */
 static void
 door_name(const struct conn *c, char out[REQ_WHO_MAX])
 {
+	union { struct cmsghdr head; char room[CMSG_SPACE(sizeof(struct in_pktinfo))]; } u;
 	char text[ADDR_TEXT_MAX], interface[IF_NAMESIZE];
+	const int one = 1, fd = c->peer.watch.fd;
+	int index = 0;
+	socklen_t len = sizeof u, n = sizeof index;
 
-	if (c->at->agent[0] != '\0')
+	if (c->at->agent[0] != '\0') {
 		snprintf(out, REQ_WHO_MAX, "%c%s", c->at->captures ? '~' : '=', c->at->agent);
-	else if (c->at->at.port == 0)
+	} else if (c->at->at.port == 0) {
 		snprintf(out, REQ_WHO_MAX, "uid:%u", c->uid);
-	else if (c->client.port != 0) {
-		door_interface(c->peer.watch.fd, interface);
-		snprintf(out, REQ_WHO_MAX, "%s:%.*s%%%s", c->at->captures ? "via" : "from", (int)addr_format(&c->client.addr, text), text,
-		    interface);
+	} else if (c->client.port != 0) {
+		setsockopt(fd, SOL_IP, IP_PKTINFO, &one, sizeof one);
+		if (getsockopt(fd, SOL_IP, IP_PKTOPTIONS, &u, &len) == 0 && len >= CMSG_LEN(sizeof(struct in_pktinfo)))
+			memcpy(&index, CMSG_DATA(&u.head), sizeof index);       /* ipi_ifindex; 0 where it came by IPv6 */
+		if (index == 0)
+			getsockopt(fd, SOL_IPV6, IPV6_MULTICAST_IF, &index, &n);
+		if (if_indextoname((unsigned)index, interface) == NULL)
+			interface[0] = '\0';    /* where the kernel does not tell */
+		snprintf(out, REQ_WHO_MAX, "%s:%.*s%%%s", c->at->captures ? "via" : "from",
+		    (int)addr_format(&c->client.addr, text), text, interface);
 	}
 }
 
@@ -14701,14 +14694,6 @@ agent_turns(struct agent *a)
 		req_unhold(r);
 		req_wake_body(r);
 	}
-}
-
-static void
-agents_turn(void)
-{
-	for (size_t i = 0; i < AGENT_SLOTS; i++)
-		for (struct agent *a = agent_slots[i]; a != NULL; a = a->next)
-			agent_turns(a);
 }
 
 /* The agent of that name; NULL: out of memory. */
@@ -15163,7 +15148,7 @@ store_key_id(const uint8_t kek[32], uint8_t id[16])
 	memcpy(id, h, 16);
 }
 
-/* Wraps the data key with the key file's key. */
+/* Wraps the data key with the key file's key. False: no randomness. */
 static bool
 store_datakey_wrap(const uint8_t kek[32], const uint8_t data[32], uint8_t out[DATAKEY_LEN])
 {
@@ -15550,29 +15535,6 @@ table_read(MDB_txn *txn, char level, unsigned i, const struct table_mac *mac, st
 	return ct_eq(h, mac, TABLE_MAC) ? STORE_OK : STORE_DAMAGED;
 }
 
-/* Reads a group into `want`. If it is not as it was written, no MAC of its buckets is known: all ones
- * stand for that, which fit no bucket. */
-static enum store_err
-table_group(struct table *t, MDB_txn *txn, unsigned g)
-{
-	struct table_mac *want = t->want + g * TABLE_FAN;
-	size_t size = TABLE_FAN * sizeof *want;
-	struct buf node;
-	enum store_err err;
-
-	buf_init(&node, size);
-	err = table_read(txn, 'g', g, &t->group[g], &node);
-	if (err == STORE_OK || err == STORE_DAMAGED) {
-		memset(want, node.n == 0 && err == STORE_OK ? 0 : 0xff, size);
-		if (err == STORE_OK && node.n == size)
-			memcpy(want, node.p, size);
-		t->have[g] = t->group[g];
-		err = STORE_OK;
-	}
-	buf_free(&node);
-	return err;
-}
-
 /* Section store: were its files moved away or replaced? What is open shows nobody's newest then, and LMDB,
  * whose numbers of transactions are in the lock file, may take a root of before for it. */
 static bool store_moved(void);
@@ -15651,11 +15613,22 @@ table_bucket(struct table *t, MDB_txn *txn, unsigned i)
 {
 	struct table_bucket *b = &t->bucket[i];
 	unsigned g = i / TABLE_FAN;
-	struct buf now;
+	struct table_mac *want = t->want + g * TABLE_FAN;
+	size_t size = TABLE_FAN * sizeof *want;
+	struct buf node = {.max = size}, now;
 	enum store_err err;
 
-	if (memcmp(&t->group[g], &t->have[g], TABLE_MAC) != 0 && (err = table_group(t, txn, g)) != STORE_OK)
-		return err;
+	if (memcmp(&t->group[g], &t->have[g], TABLE_MAC) != 0) {
+		err = table_read(txn, 'g', g, &t->group[g], &node);
+		/* If the group is not as it was written, no MAC of its buckets is known: ones fit no bucket. */
+		memset(want, node.n == 0 && err == STORE_OK ? 0 : 0xff, size);
+		if (err == STORE_OK && node.n == size)
+			memcpy(want, node.p, size);
+		buf_free(&node);
+		if (err != STORE_OK && err != STORE_DAMAGED)
+			return err;
+		t->have[g] = t->group[g];
+	}
 	if (memcmp(&b->mac, &t->want[i], TABLE_MAC) == 0)
 		return STORE_OK;
 	buf_init(&now, TABLE_BUCKET_MAX);
@@ -15876,8 +15849,7 @@ store_judge(struct table *t, MDB_txn *txn, enum store_db db, struct slice key, s
 	listed = table_find(t, txn, store_dbs[db].kind, key, &mac);
 	if (listed == STORE_ABSENT && err == STORE_ABSENT)
 		return STORE_ABSENT;
-	if (listed == STORE_OK && err == STORE_OK &&
-	    ct_eq(mac, v.p + v.n - STORE_TAG, TABLE_MAC))
+	if (listed == STORE_OK && err == STORE_OK && ct_eq(mac, v.p + v.n - STORE_TAG, TABLE_MAC))
 		return STORE_OK;
 	return listed == STORE_OK || listed == STORE_ABSENT ? STORE_DAMAGED : listed;
 }
@@ -16327,12 +16299,6 @@ store_lock_try(int fd)
 	return rc == 0;
 }
 
-static void
-store_lock_pause(void)
-{
-	nanosleep(&(struct timespec){.tv_nsec = STORE_LOCK_POLL_NS}, NULL);
-}
-
 /* Polls, because a process that waits in flock sees neither the deadline (monotonic ms) nor a
  * cancellation. `phase`: a commit's, or NULL. */
 static bool
@@ -16342,7 +16308,7 @@ store_lock_wait(int fd, int64_t deadline, const _Atomic int *phase)
 		if ((phase != NULL && *phase == COMMIT_CANCELLED) ||
 		    clock_read(CLOCK_MONOTONIC) >= deadline)
 			return false;
-		store_lock_pause();
+		nanosleep(&(struct timespec){.tv_nsec = STORE_LOCK_POLL_NS}, NULL);
 	}
 	return true;
 }
@@ -18374,7 +18340,9 @@ reqlog_flush(struct timer *t)
 	}
 	if (reqlog.held && at != 0) {
 		reqlog.held = false;
-		agents_turn();
+		for (size_t i = 0; i < AGENT_SLOTS; i++)
+			for (struct agent *a = agent_slots[i]; a != NULL; a = a->next)
+				agent_turns(a);
 	}
 }
 
@@ -18553,7 +18521,7 @@ reqlog_drain(void)
 	while (reqlog.pending.n != 0 && clock_read(CLOCK_MONOTONIC) < until) {
 		reqlog_flush(NULL);
 		if (reqlog.pending.n != 0)
-			store_lock_pause();
+			nanosleep(&(struct timespec){.tv_nsec = STORE_LOCK_POLL_NS}, NULL);
 	}
 }
 
@@ -26014,7 +25982,6 @@ l_host_spawn(lua_State *L)
 	}
 	spawn_running++;
 	task_run(t);
-	}
 	return 0;
 }
 
@@ -26092,6 +26059,7 @@ l_read_roots(lua_State *L, int list)
 	if (!ok) {
 		tls_trust_unref(trust);
 		l_push(L, buf_slice(&why));
+	}
 	buf_free(&why);
 	return ok ? trust : NULL;
 }
