@@ -107,10 +107,12 @@ end
 --- Where records go in a process without a pipe to the log's writer: f(line). Set by cli.main.
 M.sink = nil
 
---- The record's line. now: Unix ms. unsure: the store did not say in time whether it was written.
-function M.line(list, context, now, unsure)
+--- The record's line, and its id. What the program does by itself has no context.
+function M.line(list, context)
   local json = require "json"
-  local parts = { ('{"time":%d,"kind":"change","request":"%s"'):format(now, select(2, require("host").random_token ""):sub(1, 16)) }
+  local id = select(2, require("host").random_token ""):sub(1, 16)
+  local parts = { ('{"time":%d,"kind":"change","request":"%s"'):format(require("time").wall_ms(), id) }
+  context = context or M.process or { by = "sallyport" }
   for _, name in ipairs { "by", "oauth_client", "door", "command", "page", "from", "client" } do
     if context[name] then parts[#parts + 1] = (',"%s":%s'):format(name, json.encode(text(context[name]))) end
   end
@@ -123,13 +125,18 @@ function M.line(list, context, now, unsure)
   end
   parts[#parts + 1] = (',"changes":[%s]'):format(table.concat(some, ","))
   if #some < #list then parts[#parts + 1] = (',"more":%d'):format(#list - #some) end
-  return table.concat(parts) .. (unsure and ',"error":"timeout"}' or "}")
+  return table.concat(parts) .. "}", id
 end
 
---- Writes the record of a list of changes. What the program does by itself has no context.
-function M.record(list, context, unsure)
-  local line = M.line(list, context or M.process or { by = "sallyport" }, require("time").wall_ms(), unsure)
+--- Writes a record's line. unsure: the store did not say in time whether it was written.
+function M.write(line, unsure)
+  if unsure then line = line:sub(1, -2) .. ',"error":"timeout"}' end
   if not require("host").record(line) and M.sink then M.sink(line) end
+end
+
+--- Writes the record of a list of changes, which is no commit's.
+function M.record(list)
+  M.write((M.line(list)))
 end
 
 return M

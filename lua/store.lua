@@ -35,11 +35,39 @@ function M.open(home, with)
   return ok, code, fault
 end
 
---- As write. ops.context: who asks for it (changes.page); a command's is known. Yields.
+local PENDING = "change/"       -- keys of records that are not known to be in the log
+local LATE = 60                 -- s: whoever has not said of a record by then that it is there
+
+--- Writes the records of those who died between their commit and that. Yields.
+function M.recover()
+  local host, now = require "host", require("time").wall()
+  for _, row in ipairs(M.each("lease", PENDING, nil, 64) or {}) do
+    local r = row.record
+    local dead = r and (not host.stat(("/proc/%d"):format(r.pid)) or now - r.at >= LATE or r.at > now)
+    -- Whoever takes it over first writes it: workers begin at once.
+    if dead and M.write { { op = "put", db = "lease", key = row.key, version = r.version, plain = { line = r.line, pid = host.pid(), at = now } } } then
+      require("changes").write(r.line)
+      M.write { { op = "del", db = "lease", key = row.key } }
+    elseif row.damaged then
+      M.write { { op = "del", db = "lease", key = row.key } }
+    end
+  end
+end
+
+--- As write. ops.context: who asks for it (changes.page); a command's is known. What is changed and its record are
+-- committed together: a kill behind it loses neither. Yields.
 function M.commit(ops, deadline)
-  local changes = require("changes").of(M, ops)
+  local changes = require "changes"
+  local list = changes.of(M, ops)
+  if not list then return M.write(ops, deadline) end
+  M.recover()
+  local host, at = require "host", #ops + 1
+  local line, id = changes.line(list, ops.context)
+  ops[at] = { op = "put", db = "lease", key = PENDING .. id, version = 0, plain = { line = line, pid = host.pid(), at = require("time").wall() } }
   local ok, result, begun = M.write(ops, deadline)
-  if changes and (ok or begun) then require("changes").record(changes, ops.context, begun) end
+  ops[at] = nil
+  if ok or begun then changes.write(line, begun) end
+  if ok then M.write { { op = "del", db = "lease", key = PENDING .. id } } end
   return ok, result, begun
 end
 

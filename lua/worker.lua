@@ -111,6 +111,7 @@ function M.start(given)
   for name in ("sign form body uri dates policy_log " .. (require("host").door() and ""
     or "web.control web.body handover dns holding allowed patterns aws")):gmatch("%S+") do require(name) end
   M.tick()
+  require("host").spawn(require("store").recover)
 end
 
 --- The index follows the store even when nobody asks, so that streams are judged by what is in force.

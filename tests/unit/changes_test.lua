@@ -93,6 +93,24 @@ return {
     assert(json.decode(lines[3]).changes[1].record == "gateway tools")
   end),
 
+  ["the record of who died behind the commit is written by the next one, once"] = with_store(function(lines)
+    local sink = changes.sink
+    changes.sink = function() error("killed here", 0) end
+    assert(not pcall(commit, put("client", "c/a", { name = "a" })))
+    changes.sink = sink
+    local left = store.each("lease", "change/")
+    assert(#left == 1 and left[1].record.line:find('"client a"', 1, true))
+    commit(put("client", "c/b", { name = "b" }))                -- this process lives, so it may still write its own
+    assert(#lines == 1 and #store.each("lease", "change/") == 1)
+    for i, other in ipairs { { pid = 1 << 22 }, { at = os.time() - 61 }, { at = os.time() + 60 } } do
+      local row = store.each("lease", "change/")[1] or { key = "change/x", record = { line = '{"n":1}' } }
+      commit(put("lease", row.key, { line = row.record.line, pid = other.pid or host.pid(), at = other.at or os.time() }))
+      commit(put("client", "c/c" .. i, { name = "c" }))
+      assert(lines[2 * i] == row.record.line and lines[2 * i + 1]:find('"client c' .. i, 1, true), lines[2 * i])
+      assert(#lines == 2 * i + 1 and #store.each("lease", "change/") == 0)
+    end
+  end),
+
   ["a command's record gets into the file that has the log's name, also where that is moved away meanwhile, or torn"] = with_store(function(_, home)
     local place, path = require "cli.log_place", home .. "/log/requests.jsonl"
     local fake = setmetatable({ read_file = require("cli.files").read, getenv = os.getenv }, { __index = host })
@@ -105,7 +123,7 @@ return {
       end
       return f, why
     end
-    local record = changes.line({ { record = "x", did = "added" } }, {}, 1700000000000)
+    local record = changes.line({ { record = "x", did = "added" } }, {})
     assert(place.add({ home = home, host = fake }, record))
     local f = assert(io.open(path, "rb"))
     assert(f:read("a") == record .. "\n" and moves == 0)
