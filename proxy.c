@@ -6833,7 +6833,8 @@ conn_drain(void)
 #define MASTER_BEAT_MS 250      /* how often a worker says that it lives */
 #define MASTER_STALL_MS 10000   /* DESIGN, Processes */
 #define MASTER_DRAIN_MS 30000
-#define MASTER_READY_MS 20000   /* to be up: the store may have to be recovered */
+#define MASTER_READY_MS 300000  /* to be up: the machine may be busy, and recover the store */
+#define MASTER_SLOW_MS 5000     /* between two lines about that */
 #define WORKER_EXIT_START 3     /* could not start: another one could not either */
 #define MEMORY_MAX ((uint64_t)512 << 20)
 #define DOOR_NICE 5
@@ -7091,7 +7092,7 @@ master_keep_workers(void)
 
 		if (w->pid == 0 && now >= w->not_before)
 			master_fork(i);
-		if (w->pid == 0 || now - master_beats[i].at < MASTER_STALL_MS)
+		if (w->pid == 0 || now - master_beats[i].at < MASTER_STALL_MS * (master_beats[i].ready ? 1 : 6))
 			continue;
 		log_line("ev=worker_stalled pid=%ld policy=%s", (long)w->pid, master_beats[i].policy);
 		kill(w->pid, SIGKILL);
@@ -7174,7 +7175,8 @@ static int
 master_main(void)
 {
 	const struct timespec look = {0, 500000000}, soon = {0, 1000000};
-	const int64_t until = clock_read(CLOCK_MONOTONIC) + MASTER_READY_MS;
+	const int64_t begun = clock_read(CLOCK_MONOTONIC);
+	int64_t say = begun + MASTER_SLOW_MS, now;
 	const bool terminal = isatty(STDIN_FILENO);
 	const size_t note = strlen(serve.note);
 	bool up = false, fatal;
@@ -7206,7 +7208,14 @@ master_main(void)
 		ready = 0;
 		for (unsigned i = 0; i < serve.workers; i++)
 			ready += master_beats[i].ready != 0;
-		if (!up && (fatal || clock_read(CLOCK_MONOTONIC) >= until)) {
+		now = clock_read(CLOCK_MONOTONIC);
+		if (!up && now >= say && ready < serve.workers) {
+			say = now + MASTER_SLOW_MS;
+			fatal |= now - begun >= MASTER_READY_MS;
+			log_line("ev=start_%s ready=%u workers=%u seconds=%d", fatal ? "failed" : "slow",
+			    ready, serve.workers, (int)((now - begun) / 1000));
+		}
+		if (!up && fatal) {
 			master_stop(&set);
 			return 1;
 		}

@@ -79,6 +79,52 @@ def test_worker_that_hangs(t):
     assert all(s.request(target="/after").status == 200 for _ in range(4))
 
 
+def begin(s):
+    """Starts the server and stops a worker before that is up. True: it was caught in time."""
+    out = open(s.log_path, "ab")
+    s.process = subprocess.Popen([s.binary, "serve", "--listen", "127.0.0.1:0", "--workers", "2"], env=s.env,
+                                 stdin=subprocess.DEVNULL, stdout=out, stderr=out,
+                                 start_new_session=True)
+    s.group = s.process.pid
+    children, end = pathlib.Path(f"/proc/{s.process.pid}/task/{s.process.pid}/children"), time.monotonic() + 20 * sallyport.SLOW
+    while time.monotonic() < end and s.process.poll() is None and "listening" not in s.log():
+        found = children.read_text().split()
+        for pid in found if len(found) > 1 else []:     # one alone is a helper of the command's
+            try:
+                os.kill(int(pid), signal.SIGSTOP)
+                time.sleep(0.2)
+                if "listening" not in s.log() and status(pid) == "T":
+                    return True
+                os.kill(int(pid), signal.SIGCONT)
+            except OSError:
+                pass            # it was no worker, and has ended
+    s.process.kill()
+    s.process.wait()
+    s.log_path.write_text("")
+    return False
+
+
+def test_slow_start(t):
+    """a worker that takes long to start: serve says so and waits, one that dies is replaced, and SIGTERM ends the wait"""
+    s = t.bare(workers=2)
+    s.init()
+    wait(lambda: begin(s), 60, "a worker caught at its start")
+    wait(lambda: "ev=start_slow ready=0" in s.log() or "ev=start_slow ready=1" in s.log(), 15, "a word about it")
+    assert s.process.poll() is None
+    for pid in s.worker_pids():
+        os.kill(pid, signal.SIGKILL)
+    s.may_die = "yes"
+    wait(lambda: "listening proxy=" in s.log(), 20, "the server behind it")
+    s.process.terminate()
+    assert s.process.wait(40) == 0, s.log()
+    s.log_path.write_text("")
+    wait(lambda: begin(s), 60, "a worker caught at its start")
+    s.process.terminate()
+    for pid in s.worker_pids():
+        os.kill(pid, signal.SIGCONT)
+    assert s.process.wait(40) == 0 and "listening" not in s.log(), s.log()
+
+
 def test_master_killed(t):
     """kill -9 of the master: the workers drain and exit, the store opens again"""
     s, up = t.proxy(workers=2, credentials=[API])
@@ -166,7 +212,7 @@ def quietly(s):
 
 
 def test_commands_killed_while_writing(t):
-    """kill -9 of commands that write, and of workers, in a loop: nothing committed is lost, nothing is torn"""
+    """kill -9 of commands that write, and of workers, in a loop: nothing committed is lost, nor its record in the log, nothing is torn"""
     s, up = t.proxy(workers=2, credentials=[API])
     s.may_die = "yes"
     kept = set()
@@ -186,6 +232,9 @@ def test_commands_killed_while_writing(t):
     assert kept <= names, f"lost: {kept - names}"
     for name in names:
         assert s.cli("credential", "show", name).returncode == 0
+    s.cli("tenant", "add", "last")          # what somebody left is written by the next one
+    told = {c["record"] for r in sallyport.rows(s.cli("log", "--json", "--kind", "change").stdout) for c in r["changes"]}
+    assert {f"credential {n}" for n in names} <= told, {f"credential {n}" for n in names} - told
     wait(lambda: len(s.worker_pids()) == 2, 5, "the new worker")
     assert s.request().status == 200
 
