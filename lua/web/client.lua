@@ -160,7 +160,7 @@ function M.find(q, id, signed_in)
     return fetched(q, id)
   end
   local c = #id <= 64 and id:find("^sp_cl_%x+$") and require("store").peek("client", "c/" .. id)
-  if not c then return nil, "nobody knows it here" end
+  if not c then return nil, "it was never added, or was removed" end
   return { id = id, key = id, name = c.name, redirect_uris = c.redirect_uris, secret_hash = c.secret_hash, refreshes = true, source = "operator" }
 end
 

@@ -58,7 +58,9 @@ end
 
 -- ---- authorize -----------------------------------------------------------------------------------
 
-local function wrong(text) return page.says(400, "This request cannot go on", text) end
+local function wrong(text)
+  return page.says(400, "This request cannot go on", text .. " Go back to the program that sent you here, and connect it anew.")
+end
 
 -- The answer at the client's redirect URI: parameters behind those that it has (RFC 6749 4.1.2), and who answers (RFC 9207).
 local function back(r, pairs_)
@@ -81,7 +83,7 @@ local function read(q, query, signed_in)
   if not p then return nil, wrong "It is malformed." end
   local client, why = clients.find(q, p.client_id, signed_in)
   if why == "sign_in" then return nil, sign_in(query) end
-  if not client then return nil, wrong("The client that asks is not known here" .. (why and (": " .. why) or "") .. ".") end
+  if not client then return nil, wrong("The program that asks is not known here" .. (why and (": " .. why) or "") .. ".") end
   local uri = p.redirect_uri or #client.redirect_uris == 1 and client.redirect_uris[1] or nil
   local to = uri and redirect.match(uri, client.redirect_uris)
   twice = twice or {}
@@ -126,14 +128,14 @@ end
 local function consent(q, r, query, session, note)
   local tenants, picks, scopes = tenants_of(session.user, q.now), {}, {}
   for i, t in ipairs(tenants) do
-    picks[i] = html('<label><input type="radio" name="tenant" value="{name}" required{on}> {name} <small>{role}</small></label>',
+    picks[i] = html('<label class="pick"><input type="radio" name="tenant" value="{name}" required{on}> {name} <small>{role}</small></label>',
       { name = t.name, role = t.role.name, on = #tenants == 1 and html(" checked") })
   end
   for _, s in ipairs(r.scopes) do
     local where = {}
     for _, t in ipairs(tenants) do where[#where + 1] = access.allows(t.role, s.name) and t.name or nil end
     if where[1] then
-      scopes[#scopes + 1] = html('<label><input type="checkbox" name="scope" value="{name}" checked> {says} <small>{name}{where}</small></label>',
+      scopes[#scopes + 1] = html('<label class="pick"><input type="checkbox" name="scope" value="{name}" checked> {says} <small>{name}{where}</small></label>',
         { name = s.name, says = s.says, where = #where < #tenants and "; only in " .. table.concat(where, ", ") })
     end
   end

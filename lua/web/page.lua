@@ -58,6 +58,8 @@ body{margin:0;padding:1rem;display:grid;justify-items:center}
 main{width:100%;max-width:28rem;box-sizing:border-box;overflow-wrap:anywhere}
 h1{font-size:1.4rem}
 label{display:block;margin:.6rem 0}
+.pick{padding-left:1.8rem}
+.pick input{float:left;margin:.35rem 0 0 -1.8rem;width:1.1rem;height:1.1rem}
 input:not([type=checkbox],[type=radio]),button{font:inherit;box-sizing:border-box;width:100%;padding:.6rem;border-radius:.4rem;border:1px solid GrayText}
 button{cursor:pointer;margin:.4rem 0}
 .go{background:#0b57d0;color:#fff;border-color:#0b57d0}

@@ -165,7 +165,7 @@ end
 
 -- ---- connections ---------------------------------------------------------------------------------
 
-local function day(at) return require("dates").iso(at) end
+local function day(at) return (require("dates").iso(at):gsub("T(%d+:%d+).*", " %1 UTC")) end
 
 --- GET /connections: what is connected, and a button to end each.
 function M.connections(q)

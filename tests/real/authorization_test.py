@@ -536,6 +536,7 @@ def test_chromium(t):
     far, near = callback(tls), callback()
     uris = [f"https://client.test:{far.server_port}/cb", f"http://127.0.0.1:{near.server_port}/cb", "sallyport-test://x/cb"]
     client = box.register(redirect_uris=uris, client_name="Cl\u202eaude <b>")
+    box.connected()
 
     def request(uri):
         return box.base + "/oauth/authorize?" + urllib.parse.urlencode({"response_type": "code", "client_id": client["client_id"], "redirect_uri": uri, "state": "st",
@@ -549,11 +550,12 @@ def test_chromium(t):
         {"look": {"forced": True}, "shot": "consent-forced"},
         {"keys": ["Tab"]}, {"keys": ["Tab"]},
         {"keys": ["Tab"] * 5 + ["Enter"], "wait": 700},
-        {"go": request(uris[1]), "shot": "consent-loopback"}, {"click": "button.go", "wait": 700},
-        {"go": request(uris[2]), "shot": "consent-private"}, {"click": "button.go", "wait": 700},
-        {"go": box.base + "/connections", "shot": "connections"},
+        {"look": {"width": 360}, "go": request(uris[1]), "shot": "consent-loopback"}, {"click": "button.go", "wait": 700},
+        {"look": {"dark": True}, "go": request(uris[2]), "shot": "consent-private"}, {"click": "button.go", "wait": 700},
+        {"look": {"width": 360}, "go": box.base + "/connections", "shot": "connections"},
         {"go": box.base + "/login/totp", "shot": "totp"},
-        {"go": box.base + "/oauth/authorize?client_id=x", "shot": "error"},
+        {"look": {"width": 360, "dark": True}, "go": box.base + "/oauth/authorize?client_id=x", "shot": "error"},
+        {"go": box.base + "/login?link=0.0", "shot": "link"},
     ]
     seen = chromium(t, box.s, steps, "MAP client.test 127.0.0.1")
     assert seen[0]["focus"] == "textbox:E-mail address" and seen[2]["focus"] == "button:Sign in", seen[:3]
