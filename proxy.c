@@ -17895,6 +17895,50 @@ mcp_edit(const struct mcp *m, struct slice in, struct buf *out)
 	return t.type == JSON_END && buf_ok(out);
 }
 
+/* Is the text one call of a tool as nearly every client writes it: each member of the message, of `params` and the
+ * revision in `_meta` at most once, none beside those that are named here, and no escape in a key or in what is
+ * judged? Then: the tool's name, and the revision (NULL: not there). Any other text is lua/web/mcp.lua's to read. */
+static bool
+mcp_call(struct slice in, struct slice *name, struct slice *revision)
+{
+	enum { ID = 1, METHOD, PARAMS, NAME, META = 6, REVISION = 8, ROW = 4 };
+	static const char *const keys[] = {"jsonrpc", "id", "method", "params", "name", "arguments", "_meta", "",
+	    "io.modelcontextprotocol/protocolVersion"};
+	struct json_reader r;
+	struct json_token t;
+	struct slice value[COUNT(keys)] = {{NULL, 0}};
+	size_t at = 0, k, end;
+
+	json_open(&r, in);
+	if (json_next(&r, &t) != JSON_OBJECT)
+		return false;
+	while (json_next(&r, &t) > JSON_END) {
+		if (t.type != JSON_KEY || t.depth > 3 || (t.depth == 3 && at != META && at != REVISION))
+			continue;
+		k = (t.depth - 1) * ROW;
+		end = t.depth == 3 ? COUNT(keys) : k + ROW;
+		while (k < end && !slice_eq(json_inside(&t), slice_of(keys[k])))
+			k++;
+		if (t.escaped || (k < end && value[k].p != NULL) || (k == end && t.depth < 3))
+			return false;
+		if (k == end)
+			continue;       /* other metadata */
+		at = k;
+		json_next(&r, &t);
+		value[k] = t.raw;
+		if (k == METHOD || k == NAME || k == REVISION) {
+			if (t.type != JSON_STRING || t.escaped)
+				return false;
+			value[k] = json_inside(&t);
+		} else if (k == PARAMS || k == META ? t.type != JSON_OBJECT : k <= ID && t.type >= JSON_ARRAY) {
+			return false;
+		}
+	}
+	*name = value[NAME];
+	*revision = value[REVISION];
+	return t.type == JSON_END && slice_eq(value[METHOD], SLICE("tools/call")) && value[NAME].p != NULL;
+}
+
 /* -- ids of sessions and events: what the server gave reaches the client sealed, as a field of the record of its
  * connection, for all users of a tenant share one credential, and with it one server's sessions. */
 #define MCP_ID_MAX 512          /* bytes; a UUID has 36 */
@@ -23704,7 +23748,7 @@ l_req_came(lua_State *L)
 	struct req *r = l_check_req(L, 1);
 	char text[ADDR_TEXT_MAX];
 
-	lua_newtable(L);
+	lua_createtable(L, 0, (int)r->head.nfields);
 	for (const struct http_field *f = r->head.field; f < r->head.field + r->head.nfields; f++) {
 		l_push_name(L, f->name, ascii_lower);
 		lua_pushvalue(L, -1);
@@ -23833,6 +23877,20 @@ l_req_mcp(lua_State *L)
 		m->limits[MCP_TOOLS] |= slice_cut(&text, '\0').p[0] != '+';
 	return l_answer(L, req_open_mcp_id(r, mcp_session) && req_open_mcp_id(r, mcp_event) &&
 	    req_set_field(r, SLICE("accept-encoding"), SLICE("identity"), false));
+}
+
+/* request.mcp_call(text) -> the name of the tool, the protocol's revision | nil
+ *
+ * Of a message that mcp_call knows. nil: it may be any other, or none. */
+static int
+l_mcp_call(lua_State *L)
+{
+	struct slice name, revision;
+
+	if (!mcp_call(l_check_slice(L, 1), &name, &revision))
+		return 0;
+	l_push_slice(L, name);
+	return 1 + l_one(L, revision);
 }
 
 /* req:handed() -> { { domain=, type=, protocol=, listens=, netns=, at= }… } | nil: too many, or they are served already
@@ -25245,7 +25303,7 @@ static const luaL_Reg l_req[] = {
 
 static const luaL_Reg l_request[] = {{"example", l_request_example}, {"known", l_known_new},
     {"second", l_field_second}, {"form_names", l_form_names}, {"json_has", l_json_has},
-    {"documents", l_documents}, {"unseal", l_unseal}, {NULL, NULL}};
+    {"documents", l_documents}, {"unseal", l_unseal}, {"mcp_call", l_mcp_call}, {NULL, NULL}};
 
 /* What the methods of headers or query do not have: nil would be taken for a field that is not there. */
 static int

@@ -42,8 +42,9 @@ end
 --- The client's address: the other end's, or what a trusted proxy says it was (the rightmost address that is not a
 -- trusted proxy's, or the last trusted one before a text that is no address).
 function M.client(peer, forwarded, trusted)
+  if not forwarded then return peer end
   local at, left = peer, FORWARDED_MAX
-  for text in (forwarded or ""):reverse():gmatch("[^,]+") do
+  for text in forwarded:reverse():gmatch("[^,]+") do
     if not trusts(trusted, at) or left == 0 then break end
     local before = address(text:reverse():match("^%s*(.-)%s*$"))
     if not before then break end
@@ -106,21 +107,21 @@ local function hand_on(self, req, forward, fields, came, behind)
 end
 
 -- What the router answered lately to who showed this at this path, while no record has changed: ending a connection, a
--- key, a user changes one. The key is a hash, for no token is to lie about.
+-- key, a user changes one. The key is a hash, for no token is to lie about. (One block of it: the path is compared.)
 local lately
-local function known_key(path, shown) return shown and require("host").sha256_hex(path .. "\n" .. shown) end
+local function known_key(shown) return shown and require("host").sha256_hex(shown) end
 
-local function known(self, key)
+local function known(self, key, path)
   local kept = key and lately and lately:get(key)
-  if not kept or kept.generation ~= self.config.applied then return nil end
+  if not kept or kept.generation ~= self.config.applied or kept.path ~= path then return nil end
   local now = self.time.wall()
   if kept.since <= now and now < kept.until_ then return kept.out end
 end
 
-local function note(self, key, out)
+local function note(self, key, path, out)
   local now = self.time.wall()
   lately = lately or require("config").cache(KNOWN_MAX)
-  lately:put(key, { out = out, generation = self.config.applied, since = now,
+  lately:put(key, { out = out, path = path, generation = self.config.applied, since = now,
     until_ = math.min(out.forward.expires_at or math.maxinteger, now + KNOWN_LIFE) })
 end
 
@@ -149,8 +150,8 @@ function M.answer(self, req)
   local forwards = path:find("^/mcp/") ~= nil
   local body = not forwards and require("web.body").read(self, req, FORM_MAX)
   if not forwards and not body then return end
-  local key = forwards and known_key(path, came.authorization)
-  local before = known(self, key)
+  local key = forwards and known_key(came.authorization)
+  local before = known(self, key, path)
   local client = M.client(peer, came["x-forwarded-for"], settings.trusted_proxy or {})
   local behind = client ~= peer and client or nil
   if before then return hand_on(self, req, before.forward, fields, came, behind) end
@@ -161,7 +162,7 @@ function M.answer(self, req)
     peer = client,
     secure = public:find("^https:") ~= nil, now = self.time.wall(),
   }
-  if out.forward and generation == self.config.applied then note(self, key, out) end
+  if out.forward and generation == self.config.applied then note(self, key, path, out) end
   if out.forward then return hand_on(self, req, out.forward, fields, came, behind) end
   for _, f in ipairs(out.headers or {}) do fields[#fields + 1] = f end
   req:respond(out.status, fields, out.body or "")

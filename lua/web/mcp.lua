@@ -3,6 +3,7 @@
 -- would be told something else. f: what web.verify.check gave.
 local verify = require "web.verify"
 local json = require "json"
+local request = require "request"
 local M = {}
 
 local STATELESS = "2026-07-28"  -- from this revision on the head mirrors the body, and there are no sessions; the dates sort as texts
@@ -97,6 +98,18 @@ local function mirrored(fields, m, name, must)
   return true
 end
 
+-- May it call the tool? The first few names that it may are kept: f's scopes and tools never change.
+local function may_call(f, name)
+  local called = f.called
+  if called and called[name] then return true end
+  local ok, need = verify.tool(f, name)
+  if ok and #name <= NAME_KEPT then
+    f.called, f.calls = called or {}, (f.calls or 0) + 1
+    if f.calls <= CALLED_MAX then f.called[name] = true end
+  end
+  return ok, need
+end
+
 -- Which scopes the message needs that f lacks: true | nil, { scopes } | nil, "why", the code of JSON-RPC. true, true: params lost
 -- notifications that f may not have. Clients subscribe to all kinds at once, and take less than they asked for (2026-07-28,
 -- Subscriptions: the server names those that it will send).
@@ -105,16 +118,8 @@ local function allowed(f, m, params)
   local known = exact[method] or folded[method:lower():gsub("%W", "")]
   if known and known ~= method then return nil, "Method not found", -32601 end
   if method == "tools/call" then
-    local name = params.name
-    if type(name) ~= "string" then return nil, "params.name is no text", -32602 end
-    local called = f.called             -- tools that it may call, the first few: f's scopes and tools never change
-    if called and called[name] then return true end
-    local ok, need = verify.tool(f, name)
-    if ok and #name <= NAME_KEPT then
-      f.called, f.calls = called or {}, (f.calls or 0) + 1
-      if f.calls <= CALLED_MAX then f.called[name] = true end
-    end
-    return ok, need
+    if type(params.name) ~= "string" then return nil, "params.name is no text", -32602 end
+    return may_call(f, params.name)
   end
   if method == "subscriptions/listen" then
     local asked, some, lacks = object(params.notifications) or {}, false, nil
@@ -183,6 +188,19 @@ local function message(f, fields, m, version)
   return nil, verify.challenge(f, need), { method = m.method, name = name }
 end
 
+-- The name of the tool that the body calls, where it does nothing else, and the head mirrors that or nothing; nil: look closer.
+local function plain_call(fields, version, body)
+  local name, revision = request.mcp_call(body)
+  if not name or version and revision and version ~= revision then return nil end
+  local method, mirror = fields["mcp-method"], fields["mcp-name"]
+  if method and method ~= "tools/call" or mirror and mirror ~= name then return nil end
+  if (not method or not mirror) and (stateless(version) or stateless(revision)) then return nil end
+  for field in next, fields do
+    if field:byte() == 109 and field:sub(1, 10) == "mcp-param-" then return nil end     -- 'm'
+  end
+  return name
+end
+
 --- Judges a request. fields: its head's, { lower-case name = value }. body: text or nil.
 --- { method =, name = } of its (first) message, for the record, and body = what goes on instead of the body, where that asks for more than
 --- it may have | nil, answer, the same of what scopes refuse
@@ -194,9 +212,16 @@ function M.judge(f, method, fields, body)
   if fields["content-encoding"] then return fault(nil, -32700, "a body with a coding is not read here") end
   local kind = fields["content-type"] or ""
   if kind ~= "application/json" and kind:match("^%s*([^;%s]*)"):lower() ~= "application/json" then return nil, { status = 415, headers = {}, body = "" } end
+  local version = fields["mcp-protocol-version"]
+  local called = plain_call(fields, version, body or "")
+  if called then
+    local about = { method = "tools/call", name = called }
+    local ok, need = may_call(f, called)
+    if ok then return about end
+    return nil, verify.challenge(f, need), about
+  end
   local all = json.decode(body or "")
   if type(all) ~= "table" then return fault(nil, -32700, "the body is no JSON, or has a member twice") end
-  local version = fields["mcp-protocol-version"]
   if object(all) then
     local ok, what, name, narrowed = message(f, fields, all, version)
     if not ok then return nil, what, name end

@@ -352,14 +352,29 @@ def gateway(b, wrap=(), before=None):
     key = s.cli("key", "add", "bench", "--tenant", "acme", "--role", "admin").stdout.strip()
     if before:
         before(s)
-    s.serve("--gateway", f"127.0.0.1:{port}", timeout=60 if wrap else 15)
+    s.serve("--gateway", f"127.0.0.1:{port}", timeout=280 if wrap else 15)
     b.processes.append(s.process)
-    for p in children(s.process.pid):
+    for p in children(s.process.pid) if not wrap else []:       # instructions are the same on any core
         subprocess.run(["taskset", "-a", "-p", "-c", PROXY_CORE, str(p)], stdout=subprocess.DEVNULL, check=True)
     nice = {int(pathlib.Path(f"/proc/{p}/stat").read_text().rsplit(")", 1)[1].split()[16]): p for p in s.worker_pids()}   # the door's is nicer
     return s, {"door": (nice[max(nice)], port, f"POST /mcp/tools HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAuthorization: Bearer {key}\r\n".encode()),
                "proxy": (nice[min(nice)], s.port, f"POST http://127.0.0.1:{b.mcp}/mcp HTTP/1.1\r\nHost: 127.0.0.1:{b.mcp}\r\n"
                          f"Proxy-Authorization: Bearer {s.tokens['a']}\r\n".encode())}
+
+
+def worker_counted(b, name, n, tries=5):
+    """Instructions of a worker's whole life with so many calls. On a busy machine valgrind makes it slow enough to be killed."""
+    out = b.d / "callgrind"
+    s, these = gateway(b, ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}.%p"])
+    try:
+        calls(these[name], n)
+        s.stop()
+        return int(re.search(r"^(?:totals|summary): ([0-9]+)", pathlib.Path(f"{out}.{these[name][0]}").read_text(), re.M)[1])
+    except (AssertionError, OSError):
+        s.stop()
+        if tries == 1:
+            raise
+        return worker_counted(b, name, n, tries - 1)
 
 
 def door(b, rounds, seconds):
@@ -381,16 +396,7 @@ def door(b, rounds, seconds):
     target("CPU of a call through the door, of the proxy's", med["door"] / med["proxy"], 1.6)
     if not shutil.which("valgrind"):
         return print("  instructions skipped: valgrind is not installed")
-    each = {}
-    for name in ways:
-        counts = []
-        for n in (200, 700):
-            out = b.d / "callgrind"
-            s, these = gateway(b, ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}.%p"])
-            calls(these[name], n)
-            s.stop()
-            counts.append(int(re.search(r"^(?:totals|summary): ([0-9]+)", pathlib.Path(f"{out}.{these[name][0]}").read_text(), re.M)[1]))
-        each[name] = (counts[1] - counts[0]) / 500
+    each = {name: (worker_counted(b, name, 700) - worker_counted(b, name, 200)) / 500 for name in ways}
     print(f"  door {each['door']:,.0f} instructions a call, proxy {each['proxy']:,.0f}")
     target("instructions of a call through the door, of the proxy's", each["door"] / each["proxy"], 1.6)
 
