@@ -7081,7 +7081,8 @@ master_fork(unsigned i)
 		w->not_before = w->started + 1000;
 }
 
-/* Starts a worker that is missing, and kills one that has not beaten for MASTER_STALL_MS. */
+/* Starts a worker that is missing, and kills one that has not beaten for MASTER_STALL_MS (while it
+ * starts: for six times that). */
 static void
 master_keep_workers(void)
 {
@@ -7092,7 +7093,8 @@ master_keep_workers(void)
 
 		if (w->pid == 0 && now >= w->not_before)
 			master_fork(i);
-		if (w->pid == 0 || now - master_beats[i].at < MASTER_STALL_MS * (master_beats[i].ready ? 1 : 6))
+		if (w->pid == 0 ||
+		    now - master_beats[i].at < MASTER_STALL_MS * (master_beats[i].ready ? 1 : 6))
 			continue;
 		log_line("ev=worker_stalled pid=%ld policy=%s", (long)w->pid, master_beats[i].policy);
 		kill(w->pid, SIGKILL);
@@ -17895,15 +17897,16 @@ mcp_edit(const struct mcp *m, struct slice in, struct buf *out)
 	return t.type == JSON_END && buf_ok(out);
 }
 
-/* Is the text one call of a tool as nearly every client writes it: each member of the message, of `params` and the
- * revision in `_meta` at most once, none beside those that are named here, and no escape in a key or in what is
- * judged? Then: the tool's name, and the revision (NULL: not there). Any other text is lua/web/mcp.lua's to read. */
+/* Is the text one call of a tool as nearly every client writes it: each member of the message, of
+ * `params` and the revision in `_meta` at most once, none beside those that are named here, and no
+ * escape in a key or in what is judged? Then: the tool's name, and the revision (NULL: not there). Any
+ * other text is lua/web/mcp.lua's to read. */
 static bool
 mcp_call(struct slice in, struct slice *name, struct slice *revision)
 {
 	enum { ID = 1, METHOD, PARAMS, NAME, META = 6, REVISION = 8, ROW = 4 };
-	static const char *const keys[] = {"jsonrpc", "id", "method", "params", "name", "arguments", "_meta", "",
-	    "io.modelcontextprotocol/protocolVersion"};
+	static const char *const keys[] = {"jsonrpc", "id", "method", "params",
+	    "name", "arguments", "_meta", "", "io.modelcontextprotocol/protocolVersion"};
 	struct json_reader r;
 	struct json_token t;
 	struct slice value[COUNT(keys)] = {{NULL, 0}};
@@ -17913,7 +17916,8 @@ mcp_call(struct slice in, struct slice *name, struct slice *revision)
 	if (json_next(&r, &t) != JSON_OBJECT)
 		return false;
 	while (json_next(&r, &t) > JSON_END) {
-		if (t.type != JSON_KEY || t.depth > 3 || (t.depth == 3 && at != META && at != REVISION))
+		if (t.type != JSON_KEY || t.depth > 3 ||
+		    (t.depth == 3 && at != META && at != REVISION))
 			continue;
 		k = (t.depth - 1) * ROW;
 		end = t.depth == 3 ? COUNT(keys) : k + ROW;
@@ -17930,13 +17934,15 @@ mcp_call(struct slice in, struct slice *name, struct slice *revision)
 			if (t.type != JSON_STRING || t.escaped)
 				return false;
 			value[k] = json_inside(&t);
-		} else if (k == PARAMS || k == META ? t.type != JSON_OBJECT : k <= ID && t.type >= JSON_ARRAY) {
+		} else if (k == PARAMS || k == META ? t.type != JSON_OBJECT :
+		    k <= ID && t.type >= JSON_ARRAY) {
 			return false;
 		}
 	}
 	*name = value[NAME];
 	*revision = value[REVISION];
-	return t.type == JSON_END && slice_eq(value[METHOD], SLICE("tools/call")) && value[NAME].p != NULL;
+	return t.type == JSON_END && slice_eq(value[METHOD], SLICE("tools/call")) &&
+	    value[NAME].p != NULL;
 }
 
 /* -- ids of sessions and events: what the server gave reaches the client sealed, as a field of the record of its
