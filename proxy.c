@@ -7214,8 +7214,8 @@ master_main(void)
 		if (!up && now >= say && ready < serve.workers) {
 			say = now + MASTER_SLOW_MS;
 			fatal |= now - begun >= MASTER_READY_MS;
-			log_line("ev=start_%s ready=%u workers=%u seconds=%d", fatal ? "failed" : "slow",
-			    ready, serve.workers, (int)((now - begun) / 1000));
+			log_line("ev=start_%s ready=%u workers=%u seconds=%d",
+			    fatal ? "failed" : "slow", ready, serve.workers, (int)((now - begun) / 1000));
 		}
 		if (!up && fatal) {
 			master_stop(&set);
@@ -17899,8 +17899,8 @@ mcp_edit(const struct mcp *m, struct slice in, struct buf *out)
 
 /* Is the text one call of a tool as nearly every client writes it: each member of the message, of
  * `params` and the revision in `_meta` at most once, none beside those that are named here, and no
- * escape in a key or in what is judged? Then: the tool's name, and the revision (NULL: not there). Any
- * other text is lua/web/mcp.lua's to read. */
+ * escape in a key or in what is judged? Then: the tool's name, and the revision (NULL: not there).
+ * Any other text is lua/web/mcp.lua's to read. */
 static bool
 mcp_call(struct slice in, struct slice *name, struct slice *revision)
 {
