@@ -51,8 +51,6 @@
 #include <ifaddrs.h>
 #include <net/if.h>
 #include <limits.h>
-#include <linux/filter.h>
-#include <linux/seccomp.h>
 #include <malloc.h>
 #include <netdb.h>
 #include <netinet/in.h>
@@ -90,7 +88,6 @@
 #include <sys/uio.h>
 #include <sys/un.h>
 #include <sys/wait.h>
-#include <termios.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -1650,7 +1647,6 @@ static void conn_bound(uint64_t memory);
  * Listening, resolving, dialling. A dial resolves first, judges every address, and connects to the
  * very bytes it judged: a name that changes between check and dial changes nothing. Its owner frees
  * it by net_dial_cancel or on `done`, whichever comes first. */
-#define NET_BACKLOG 4096        /* the kernel caps it at net.core.somaxconn */
 #define NET_ADDRS_MAX 16        /* addresses of one name that are looked at */
 #define NET_LISTENERS_MAX 17    /* 16 that are named, and the control socket */
 #define NET_NAME_MAX (sizeof(struct sockaddr_un) + 8)
@@ -6852,7 +6848,7 @@ static struct {
 	char home[PATH_MAX];
 	char *overrides;        /* JSON, for worker.start; all five are owned, for ever */
 	char *log;              /* JSON, for reqlog.run */
-	char *at;               /* the listeners; `at` and `banner` are printed when the workers are up */
+	char *at;               /* the listeners; it and `banner` are said when workers are up */
 	char *banner;
 	char *note;             /* written to serve.lock then */
 	unsigned workers;       /* all of them; the last `doors` serve the door */
@@ -20399,8 +20395,8 @@ l_integer(lua_State *L, int table, const char *key, lua_Integer otherwise)
 	return n;
 }
 
-/* For each member of the list at `list`, an index from the bottom: it is on top while the body runs, which leaves the
- * stack as it was. */
+/* For each member of the list at `list`, an index from the bottom: it is on top while the body
+ * runs, which leaves the stack as it was. */
 #define L_EACH(L, list, i) for (lua_Integer i = 1, i##_most = luaL_len(L, list); \
     i <= i##_most && (lua_geti(L, list, i), true); i++, lua_pop(L, 1))
 
@@ -20430,8 +20426,8 @@ l_message(lua_State *co)
 	return lua_type(co, -1) == LUA_TSTRING ? lua_tostring(co, -1) : "?";
 }
 
-/* A kind of handle. luaL_checkudata looks a metatable up by name, l_check_type compares its address: there is one
- * state a process, which keeps the metatable. */
+/* A kind of handle. luaL_checkudata looks a metatable up by name, l_check_type compares its
+ * address: there is one state a process, which keeps the metatable. */
 struct l_type {
 	const char *name;
 	const void *meta;       /* where its metatable lies */
@@ -20481,7 +20477,8 @@ l_check_type(lua_State *L, int idx, const struct l_type *t)
 	return p != NULL ? p : luaL_checkudata(L, idx, t->name);
 }
 
-/* Pushes a handle of `size` zeroed bytes and so many user values. `t` NULL: memory alone, which the collector frees. */
+/* Pushes a handle of `size` zeroed bytes and so many user values. `t` NULL: memory alone, which the
+ * collector frees. */
 static void *
 l_new(lua_State *L, size_t size, int values, const struct l_type *t)
 {
@@ -20492,7 +20489,8 @@ l_new(lua_State *L, size_t size, int values, const struct l_type *t)
 	return p;
 }
 
-static struct l_type l_type_secret = {.name = "sallyport.secret"}, l_type_wait = {.name = "sallyport.wait"};
+static struct l_type l_type_secret = {.name = "sallyport.secret"};
+static struct l_type l_type_wait = {.name = "sallyport.wait"};
 
 /* -- waiting */
 
@@ -20622,7 +20620,7 @@ l_new_secret(lua_State *L)
 	luaL_checkstack(L, 3, NULL);
 	h = lua_newuserdatauv(L, sizeof *h, 0);
 	*h = (struct secret_handle){0};
-	if (luaL_getmetatable(L, l_type_secret.name) != LUA_TTABLE)  /* or luaL_setmetatable takes nil */
+	if (luaL_getmetatable(L, l_type_secret.name) != LUA_TTABLE)     /* nil would be set */
 		luaL_error(L, "module secret is not open");
 	lua_setmetatable(L, -2);
 	if ((h->scope = secret_scope_now) != NULL) {
@@ -21087,13 +21085,6 @@ l_check_alg(lua_State *L, int idx)
 	return a;
 }
 
-/* The key of an algorithm. An HMAC key may be any value, since nothing in it is parsed. */
-static struct slice
-l_check_alg_key(lua_State *L, const struct sign_alg *a, int idx, bool *is_secret)
-{
-	return a->kind == SIGN_HMAC ? l_check_value(L, idx, is_secret) : l_check_key(L, idx, is_secret);
-}
-
 /* sign.signature(alg, key, data) -> string | secret | nil, code
  *
  * The raw signature, for ES256 and ES384 R and S (RFC 7518 3.4). alg: HS256, HS384, HS512, RS256,
@@ -21103,7 +21094,9 @@ l_sign_signature(lua_State *L)
 {
 	const struct sign_alg *a = l_check_alg(L, 1);
 	bool is_secret = false;
-	struct slice key = l_check_alg_key(L, a, 2, &is_secret), data = l_check_value(L, 3, &is_secret);
+	/* an HMAC key may be any value, since nothing in it is parsed */
+	struct slice key = (a->kind == SIGN_HMAC ? l_check_value : l_check_key)(L, 2, &is_secret);
+	struct slice data = l_check_value(L, 3, &is_secret);
 	struct buf *b = l_text(L, is_secret, SIGN_MAX);
 	unsigned char sig[SIGN_MAX];
 	size_t n = 0;
@@ -21455,6 +21448,26 @@ l_json_push(lua_State *L, struct json_reader *r, const struct json_token *t)
 	return "malformed";
 }
 
+/* Pushes what the text says. NULL, or a code, and nothing was pushed. *at: where reading ended. */
+static const char *
+l_json_read(lua_State *L, struct slice text, size_t *at)
+{
+	struct json_reader r;
+	struct json_token t;
+	const char *why;
+	int top = lua_gettop(L);
+
+	json_open(&r, text);
+	json_next(&r, &t);
+	why = l_json_push(L, &r, &t);
+	if (why == NULL && json_next(&r, &t) != JSON_END)
+		why = "malformed";
+	if (why != NULL)
+		lua_settop(L, top);
+	*at = r.at;
+	return why;
+}
+
 /* json.decode(s) -> value | nil, "malformed" | "duplicate" | "number", byte
  *
  * null is json.null. An integer that fits 64 bits is an integer. An array is marked as json.array
@@ -21463,19 +21476,10 @@ l_json_push(lua_State *L, struct json_reader *r, const struct json_token *t)
 static int
 l_json_decode(lua_State *L)
 {
-	struct json_reader r;
-	struct json_token t;
-	const char *why;
+	size_t at;
+	const char *why = l_json_read(L, l_check_slice(L, 1), &at);
 
-	json_open(&r, l_check_slice(L, 1));
-	json_next(&r, &t);
-	why = l_json_push(L, &r, &t);
-	if (why == NULL && json_next(&r, &t) != JSON_END)
-		why = "malformed";
-	if (why == NULL)
-		return 1;
-	lua_settop(L, 1);
-	return l_three(L, L_NIL, why, r.at + 1);
+	return why == NULL ? 1 : l_three(L, L_NIL, why, at + 1);
 }
 
 /* json.array(t) -> t
@@ -21815,20 +21819,6 @@ l_sigv4_read(lua_State *L, int table, struct l_sigv4 *o)
 		luaL_error(L, "sigv4: region or service is missing or malformed");
 }
 
-/* "AWS4-HMAC-SHA256 Credential=…, SignedHeaders=…, Signature=…" */
-static bool
-sigv4_authorization(const struct l_sigv4 *o, struct slice names, const char *signature,
-    struct buf *out)
-{
-	const struct slice part[] = {
-		slice_of(o->scope.asymmetric ? sigv4_ecdsa : sigv4_hmac), SLICE(" Credential="), o->access_key,
-		SLICE("/"), slice_of(o->scope.text), SLICE(", SignedHeaders="), names, SLICE(", Signature="),
-		slice_of(signature),
-	};
-
-	return buf_join(out, part, COUNT(part));
-}
-
 /* Signs. `key` gets the derived key, for the chunks' signatures; the caller wipes it. */
 static bool
 sigv4_make(const struct l_sigv4 *o, const struct sigv4_request *r, unsigned char key[SIGV4_KEY],
@@ -21900,7 +21890,8 @@ static const luaL_Reg l_core_functions[] = {
 static int
 l_open_secret_core(lua_State *L)
 {
-	luaL_newmetatable(L, l_type_secret.name);       /* no __close: a policy would end a handle that others share */
+	/* not by l_metatable, for __close: a policy would end a handle that others share */
+	luaL_newmetatable(L, l_type_secret.name);
 	l_type_secret.meta = lua_topointer(L, -1);
 	for (size_t i = 0; i < COUNT(l_secret_refused); i++) {
 		lua_pushstring(L, l_secret_refused[i].why);
@@ -22048,21 +22039,14 @@ l_store_close(lua_State *L)
 
 /* -- reading */
 
-/* Pushes the plain members as a table. False: the text is not JSON; behind a valid tag that is a
- * bug of ours. */
+/* Pushes the plain members as a table. False: the text is no JSON object; behind a valid tag that
+ * is a bug of ours. */
 static bool
 l_push_plain(lua_State *L, struct slice text)
 {
-	struct json_reader r;
-	struct json_token t;
-	int top = lua_gettop(L);
+	size_t at;
 
-	json_open(&r, text);
-	if (json_next(&r, &t) == JSON_OBJECT && l_json_push(L, &r, &t) == NULL &&
-	    json_next(&r, &t) == JSON_END)
-		return true;
-	lua_settop(L, top);
-	return false;
+	return text.n != 0 && text.p[0] == '{' && l_json_read(L, text, &at) == NULL;
 }
 
 /* Pushes a record: its plain members, its version, id and epoch, and of each sealed field the handle
@@ -22109,10 +22093,11 @@ l_push_record(lua_State *L, enum store_db db, struct slice key, const struct sto
  *     unverified = true | nil }
  *   | nil, "absent" | "damaged" | "locked" | …
  *
- * Lua's store.get and store.peek. "damaged": it is not what was written there last, or it was removed on the disk. The
- * handles end with the task, but for those that core.keep keeps. id: of this record, and of no other of the same name.
- * epoch: another one once a secret, or the right to use it, has changed. peek unseals nothing. `unverified`: the store
- * was opened without its key, so no tag was checked. */
+ * Lua's store.get and store.peek. "damaged": it is not what was written there last, or it was
+ * removed on the disk. The handles end with the task, but for those that core.keep keeps. id: of
+ * this record, and of no other of the same name. epoch: another one once a secret, or the right to
+ * use it, has changed. peek unseals nothing. `unverified`: the store was opened without its key, so
+ * no tag was checked. */
 static int
 l_store_record(lua_State *L)
 {
@@ -22404,7 +22389,8 @@ l_batch_put(lua_State *L, struct store_batch *b, enum store_db db, struct slice 
 	if (room < 0 || room > STORE_PLAIN_MAX)
 		luaL_error(L, "room is out of bounds");
 	lua_getfield(L, op, "text");
-	l_check_batch(L, store_batch_put(b, db, key, l_check_slice(L, op + 1), version, l_flag(L, op, "keep"), (uint32_t)room));
+	l_check_batch(L, store_batch_put(b, db, key, l_check_slice(L, op + 1), version,
+	    l_flag(L, op, "keep"), (uint32_t)room));
 	b->op[b->n - 1].fresh = l_flag(L, op, "fresh");
 	b->op[b->n - 1].moves = l_flag(L, op, "moves");
 	lua_settop(L, op);
@@ -22488,9 +22474,9 @@ l_commit_push(lua_State *L, bool late)
  * record). keep: sealed fields that `secrets` does not name stay; false takes one away. room: a
  * later put of that many bytes over this record finds room on a full disk. moves: the record gets
  * another epoch, as a credential does whose secrets change; fresh: it is another record of the same
- * name, with an id and an epoch of its own. lua/store.lua makes the text. deadline: monotonic ms. After a
- * timeout with begun = false the commit is never applied; with begun = true it may reach the disk
- * at any moment. Yields. */
+ * name, with an id and an epoch of its own. lua/store.lua makes the text. deadline: monotonic ms.
+ * After a timeout with begun = false the commit is never applied; with begun = true it may reach
+ * the disk at any moment. Yields. */
 static int
 l_store_commit(lua_State *L)
 {
@@ -22872,7 +22858,8 @@ l_addr_parse(lua_State *L)
 
 	if (!addr_parse(l_check_text(L, 1), &a))
 		return l_one(L, L_NIL);
-	return l_two(L, ((struct slice){text, addr_format(&a, text)}), ((struct slice){(char *)a.b, a.v4 ? 4 : 16}));
+	lua_pushlstring(L, text, addr_format(&a, text));
+	return 1 + l_one(L, ((struct slice){(char *)a.b, a.v4 ? 4 : 16}));
 }
 
 /* addr.guard(text) -> nil | reason
@@ -22926,8 +22913,10 @@ static const luaL_Reg l_addr_functions[] = {
  * lies in the arena, and cannot be read as a string again. A view is a userdata that reads through
  * the runtime's `req`, whose handle req_stop empties: a view that is kept longer raises "request
  * is closed". Skip it unless you ask what a policy can do to a request. */
-static struct l_type l_type_req = {.name = "sallyport.request"}, l_type_view = {.name = "sallyport.view"};
-static struct l_type l_type_headers = {.name = "sallyport.headers"}, l_type_query = {.name = "sallyport.query"};
+static struct l_type l_type_req = {.name = "sallyport.request"};
+static struct l_type l_type_view = {.name = "sallyport.view"};
+static struct l_type l_type_headers = {.name = "sallyport.headers"};
+static struct l_type l_type_query = {.name = "sallyport.query"};
 
 /* User values of a view; the first is the request's handle. */
 enum { L_VIEW_HEADERS = 2, L_VIEW_QUERY, L_VIEW_STRIPPED };
@@ -23666,7 +23655,10 @@ req_sign(struct req *r, const struct l_sigv4 *o, struct sigv4_request *s)
 	s->query = o->query ? buf_slice(&text) : req_query_now(r);
 	ok = ok && buf_ok(&names) && buf_ok(&text) && sigv4_make(o, s, key, signature) && (o->query ?
 	    req_set_presigned(r, o, signature, &text) :
-	    sigv4_authorization(o, s->names, signature, &text) &&
+	    buf_join(&text, (const struct slice[]){
+	    slice_of(o->scope.asymmetric ? sigv4_ecdsa : sigv4_hmac), SLICE(" Credential="),
+	    o->access_key, SLICE("/"), slice_of(o->scope.text), SLICE(", SignedHeaders="), s->names,
+	    SLICE(", Signature="), slice_of(signature)}, 9) &&
 	    req_set_field(r, SLICE("authorization"), buf_slice(&text), true) && req_sign_chunks(r, o, key, signature));
 	wipe(key, sizeof key);
 	buf_free(&names);
@@ -23733,7 +23725,8 @@ static void
 l_req_fields(lua_State *L, int idx, struct req *r)
 {
 	L_EACH(L, idx, i) {
-		struct slice name = (lua_geti(L, -1, 1), l_check_slice(L, -1)), value = (lua_geti(L, -2, 2), l_check_slice(L, -1));
+		struct slice name = (lua_geti(L, -1, 1), l_check_slice(L, -1)),
+		    value = (lua_geti(L, -2, 2), l_check_slice(L, -1));
 
 		if (!http_is_token(name) || !http_valid_field_value(value) ||
 		    (http_field_rule(name) & (HDR_HOP | HDR_FRAMING)) != 0)
@@ -24076,7 +24069,8 @@ l_req_respond(lua_State *L)
 	return 0;
 }
 
-/* The list of CIDR strings at table[key]; where there is none, *n stays. Raises for more than NET_CIDRS_MAX. */
+/* The list of CIDR strings at table[key]; where there is none, *n stays. Raises for more than
+ * NET_CIDRS_MAX. */
 static void
 l_read_cidrs(lua_State *L, int table, const char *key, struct cidr *out, size_t *n)
 {
@@ -24351,32 +24345,20 @@ l_strip_form_k(lua_State *L, void *heavy)
 	return l_answer(L, e->answer);
 }
 
-/* req:strip's last step: the form without the pairs of the list's names. Answers `second`. Yields. */
-static int
-l_strip_form(lua_State *L, struct req *r, int list, bool second)
-{
-	struct edit *e = l_new(L, sizeof *e, 0, NULL);
-
-	e->r = r;
-	e->names = l_read_names(L, list);
-	e->answer = second;
-	buf_init(&e->out, r->body.max);
-	return l_heavy(L, &e->heavy, r->body.n, edit_strip, l_strip_form_k);
-}
-
 /* req:strip{ headers={[name]=true}, query={name…}, form={name…}, routing=bool, vhost=bool,
  *   trailers="name\n…" } -> bool
  *
  * Takes fields and pairs of these names out of the request; fields and the query's pairs become
  * view.stripped. Trailers of these names are dropped. routing: drops the fields that name another
  * method, path or host, too. vhost: drops those that name another host. Is a field left that names
- * a second target? */
+ * a second target? Of a long form, yields. */
 static int
 l_req_strip(lua_State *L)
 {
 	struct req *r = l_check_req(L, 1);
 	unsigned gone;
 	bool named, second = false;
+	struct edit *e;
 	struct buf *b;
 
 	luaL_checktype(L, 2, LUA_TTABLE);
@@ -24413,9 +24395,14 @@ l_req_strip(lua_State *L)
 			l_set_query(L, r);
 	}
 	lua_settop(L, 4);
-	if (lua_getfield(L, 2, "form") == LUA_TTABLE && r->body_read && r->body.n != 0)
-		return l_strip_form(L, r, 5, second);
-	return l_answer(L, second);
+	if (lua_getfield(L, 2, "form") != LUA_TTABLE || !r->body_read || r->body.n == 0)
+		return l_answer(L, second);
+	e = l_new(L, sizeof *e, 0, NULL);
+	e->r = r;
+	e->names = l_read_names(L, 5);
+	e->answer = second;
+	buf_init(&e->out, r->body.max);
+	return l_heavy(L, &e->heavy, r->body.n, edit_strip, l_strip_form_k);
 }
 
 /* Does `what` stand in the value `v`, or in the plain text of its Basic credentials? */
@@ -25746,7 +25733,8 @@ l_tls_serve(lua_State *L)
 }
 
 static const luaL_Reg l_tls[] = {
-	{"identity", l_tls_identity}, {"authority", l_tls_authority}, {"serve", l_tls_serve}, {NULL, NULL},
+	{"identity", l_tls_identity}, {"authority", l_tls_authority}, {"serve", l_tls_serve},
+	{NULL, NULL},
 };
 
 /* -- http_client */
@@ -25985,7 +25973,7 @@ l_texts(lua_State *L, int idx)
 	luaL_argcheck(L, n > 0 && n <= L_TEXTS_MAX, idx, "too many texts, or none");
 	list = lua_newuserdatauv(L, ((size_t)n + 1) * sizeof *list, 0);
 	L_EACH(L, idx, i) {
-		struct slice s = l_check_slice(L, -1);  /* no number: its text would not be the list's */
+		struct slice s = l_check_slice(L, -1);  /* no number: its text would be nobody's */
 
 		luaL_argcheck(L, memchr(s.p, '\0', s.n) == NULL, idx, "a NUL in a text");
 		list[i - 1] = (char *)s.p;
@@ -26137,18 +26125,6 @@ l_read_roots(lua_State *L, int list)
 	return ok ? trust : NULL;
 }
 
-/* From now on these roots are trusted. Idle connections were verified against the old ones: they are closed. */
-static void
-host_trust(struct tls_trust *trust)
-{
-	if (upstream_trust != NULL)
-		tls_trust_unref(upstream_trust);
-	upstream_trust = trust;
-	upstream_trusts++;
-	while (!TAILQ_EMPTY(&upstream_idle))
-		upstream_free(TAILQ_FIRST(&upstream_idle));
-}
-
 /* Bounds the number of connections by memory and by descriptors, two for each. */
 static void
 conn_bound(uint64_t memory)
@@ -26167,8 +26143,9 @@ conn_bound(uint64_t memory)
  *   upstream_proxy={ host=, port=, authorization=secret }, roots={…}, upstream_ca={…}, memory=bytes,
  *   dial_timeout=s, answer_timeout=s, idle_timeout=s, helpers=fd } -> true | nil, why
  *
- * Applies settings; those whose members are nil stay as they are. helpers: the folder of programs, once. roots: PEM files, the upstream_ca among them; read
- * where there is an upstream_ca, and once in any case. */
+ * Applies settings; those whose members are nil stay as they are. helpers: the folder of programs,
+ * once. roots: PEM files, the upstream_ca among them; read where there is an upstream_ca, and once
+ * in any case. */
 static int
 l_host_configure(lua_State *L)
 {
@@ -26194,7 +26171,13 @@ l_host_configure(lua_State *L)
 	conn_idle_ms = 1000 * l_integer(L, 1, "idle_timeout", conn_idle_ms / 1000);
 	if (lua_getfield(L, 1, "roots") == LUA_TTABLE && (upstream_trust == NULL || l_flag(L, 1, "upstream_ca"))) {
 		if ((trust = l_read_roots(L, 2)) != NULL) {
-			host_trust(trust);
+			if (upstream_trust != NULL)
+				tls_trust_unref(upstream_trust);
+			upstream_trust = trust;
+			upstream_trusts++;
+			/* idle connections were verified against the old ones */
+			while (!TAILQ_EMPTY(&upstream_idle))
+				upstream_free(TAILQ_FIRST(&upstream_idle));
 		} else {
 			log_line("ev=trust err=\"%s\"", l_message(L));
 			why = "the trusted roots cannot be read";
@@ -26226,8 +26209,8 @@ l_host_realpath(lua_State *L)
 
 /* host.stat(path [, follow]) -> { mode =, uid =, gid =, size =, inode =, mtime =, type = } | nil, "absent" | why
  *
- * Without `follow` as lstat: a symbolic link is not followed. mtime: ns. type: "file", "dir", "link", "socket"
- * or "other". */
+ * Without `follow` as lstat: a symbolic link is not followed. mtime: ns. type: "file", "dir",
+ * "link", "socket" or "other". */
 static int
 l_host_stat(lua_State *L)
 {
@@ -26258,8 +26241,8 @@ l_file_close(lua_State *L)
 
 /* host.file(fd, mode) -> file | nil, why
  *
- * The descriptor as io.open has files. Refused, and left open, unless it is a plain file of this user without a
- * second link. */
+ * The descriptor as io.open has files. Refused, and left open, unless it is a plain file of this
+ * user without a second link. */
 static int
 l_host_file(lua_State *L)
 {
@@ -26270,8 +26253,8 @@ l_host_file(lua_State *L)
 	*f = (luaL_Stream){NULL, NULL};
 	luaL_setmetatable(L, LUA_FILEHANDLE);
 	errno = EPERM;
-	if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode) || st.st_nlink != 1 || st.st_uid != geteuid() ||
-	    (f->f = fdopen(fd, luaL_checkstring(L, 2))) == NULL)
+	if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode) || st.st_nlink != 1 ||
+	    st.st_uid != geteuid() || (f->f = fdopen(fd, luaL_checkstring(L, 2))) == NULL)
 		return l_fail_errno(L);
 	f->closef = l_file_close;
 	return 1;
@@ -26337,7 +26320,8 @@ l_host_listen_close(lua_State *L)
 /* host.adopt{ fd=, kind=, tls=, host=, made=, captures=, control=, agent=, handler= }
  *   -> "as bound", port | nil, why
  *
- * The listening socket of that number is one of this process from now on: see host.listen in lua/cli/machine.lua. */
+ * The listening socket of that number is one of this process from now on: see host.listen in
+ * lua/cli/machine.lua. */
 static int
 l_host_adopt(lua_State *L)
 {
@@ -26389,8 +26373,10 @@ l_host_serve_lock(lua_State *L)
 static int
 l_host_serve(lua_State *L)
 {
-	static const struct { const char *key; char **to; } texts[] = {{"overrides", &serve.overrides}, {"log", &serve.log},
-	    {"at", &serve.at}, {"banner", &serve.banner}, {"note", &serve.note}};
+	static const struct { const char *key; char **to; } texts[] = {
+		{"overrides", &serve.overrides}, {"log", &serve.log}, {"at", &serve.at},
+		{"banner", &serve.banner}, {"note", &serve.note},
+	};
 	long workers;
 
 	for (size_t i = 0; i < COUNT(texts); i++) {
@@ -26414,9 +26400,9 @@ l_host_serve(lua_State *L)
  * host.read_secret("stdin", nil, opts) -> secret, empty | nil, code
  * host.read_secret("line", fd, opts) -> secret, empty | nil, "cancelled" | code
  *
- * empty: has the secret no bytes? One newline at the end is taken off. opts = { multiline = bool }: tab, CR and LF may stand in it, and
- * 1 MiB in place of 64 KiB is the most. Codes: "unset", "too_large", "control", "absent", or
- * errno's text. */
+ * empty: has the secret no bytes? One newline at the end is taken off. opts = { multiline = bool }:
+ * tab, CR and LF may stand in it, and 1 MiB in place of 64 KiB is the most. Codes: "unset",
+ * "too_large", "control", "absent", or errno's text. */
 static int
 l_host_read_secret(lua_State *L)
 {
@@ -26425,7 +26411,8 @@ l_host_read_secret(lua_State *L)
 	int kind = luaL_checkoption(L, 1, NULL, kinds);
 	const char *name = luaL_optstring(L, 2, ""), *why;
 	bool multiline = l_flag(L, 3, "multiline"), empty;
-	int fd = kind == FILE_ ? open(name, O_RDONLY | O_CLOEXEC) : kind == LINE ? (int)luaL_checkinteger(L, 2) : STDIN_FILENO;
+	int fd = kind == FILE_ ? open(name, O_RDONLY | O_CLOEXEC) :
+	    kind == LINE ? (int)luaL_checkinteger(L, 2) : STDIN_FILENO;
 	char line[4096];        /* no terminal has a longer one */
 	ssize_t n = 0;
 	struct buf b;
@@ -26437,7 +26424,8 @@ l_host_read_secret(lua_State *L)
 		why = getenv(name) == NULL ? "unset" :
 		    buf_adds(&b, getenv(name)) ? NULL : "too_large";
 	else if (kind == LINE)
-		why = (n = read(fd, line, sizeof line)) > 0 && buf_add(&b, line, (size_t)n) ? NULL : "cancelled";
+		why = (n = read(fd, line, sizeof line)) > 0 && buf_add(&b, line, (size_t)n) ?
+		    NULL : "cancelled";
 	else
 		why = buf_read(&b, fd);
 	wipe(line, n > 0 ? (size_t)n : 0);
@@ -26606,13 +26594,15 @@ static const luaL_Reg l_host_worker[] = {
 static const luaL_Reg l_host_command[] = {
 	{"become", l_host_become}, {"file", l_host_file}, {"adopt", l_host_adopt},
 	{"pem_check", l_host_pem_check}, {"ca_make", l_host_ca_make}, {"locked", l_host_locked},
-	{"listen_close", l_host_listen_close}, {"serve", l_host_serve}, {"serve_lock", l_host_serve_lock},
+	{"listen_close", l_host_listen_close},
+	{"serve", l_host_serve}, {"serve_lock", l_host_serve_lock},
 	{"stand_in_key", l_host_stand_in_key}, {NULL, NULL},
 };
 
 static char host_arg0[PATH_MAX];
 
-/* What process_harden changes, as this process was started with it: lua/cli/jail.lua gives it back to a command. */
+/* What process_harden changes, as this process was started with it: lua/cli/jail.lua gives it back
+ * to a command. */
 static struct {
 	uint64_t umask;
 	void (*pipe)(int), (*xfsz)(int);
@@ -26625,7 +26615,7 @@ l_open_host(lua_State *L, bool worker)
 	lua_bind(L, "host.core", l_host_worker);
 	if (!worker) {
 		luaL_setfuncs(L, l_host_command, 0);
-		l_set(L, "before", ((struct slice){(const char *)&host_before, sizeof host_before}));
+		l_set(L, "before", ((struct slice){(char *)&host_before, sizeof host_before}));
 	}
 	l_set(L, "version", VERSION);
 	l_set(L, "build_time", BUILD_TIME);
@@ -26635,9 +26625,9 @@ l_open_host(lua_State *L, bool worker)
 /* ---- jail ------------------------------------------------------------------
  * The way to the kernel for commands: which calls `run` makes, in which order and why is
  * lua/cli/jail.lua, with the filter of system calls; files, folders, terminals and listeners are
- * lua/cli/machine.lua. Invariants: commands alone have this module; a call is one of jail_calls; what
- * the kernel writes goes into memory of that size which the call itself has made. Skip it unless you
- * review `run`. */
+ * lua/cli/machine.lua. Invariants: commands alone have this module; a call is one of jail_calls;
+ * what the kernel writes goes into memory of that size which the call itself has made. Skip it
+ * unless you review `run`. */
 #define JAIL_ROOM_MAX (1024 * 1024)     /* the pointers to L_TEXTS_MAX texts are half of it */
 
 #define N(name) {#name, SYS_##name}
@@ -26676,9 +26666,9 @@ l_jail_number(lua_State *L)
 	return 0;
 }
 
-/* The argument of a system call that a value is: an integer (nil: 0), or the address of memory. A table, which the
- * memory takes the place of, has its bytes or its size at 1, and at `at` what the pointers in it point to, by where
- * they lie: { [offset] = text or table }. */
+/* The argument of a system call that a value is: an integer (nil: 0), or the address of memory. A
+ * table, which the memory takes the place of, has its bytes or its size at 1, and at `at` what the
+ * pointers in it point to, by where they lie: { [offset] = text or table }. */
 static long
 l_jail_memory(lua_State *L, int idx)
 {
@@ -26703,7 +26693,7 @@ l_jail_memory(lua_State *L, int idx)
 		for (lua_pushnil(L); lua_next(L, -2); lua_pop(L, 1)) {
 			size_t at = (size_t)luaL_checkinteger(L, -2);
 
-			luaL_argcheck(L, at < size && size - at >= sizeof to, 1, "a pointer lies outside");
+			luaL_argcheck(L, at < size && size - at >= sizeof to, 1, "no place");
 			to = l_jail_memory(L, lua_gettop(L));
 			memcpy(room + at, &to, sizeof to);
 			lua_pushvalue(L, -2);
@@ -26719,8 +26709,8 @@ l_jail_memory(lua_State *L, int idx)
 /* jail.call(name, …) -> result, text… | nil, why, errno
  *
  * A system call with integers (nil: 0), texts, which stand in memory with a NUL behind them, and room
- * for answers: { bytes }, or { text } to be overwritten. Each room is answered as a text of its size. { …, at =
- * { [offset] = text or room } }: pointers stand in it. */
+ * for answers: { bytes }, or { text } to be overwritten. Each room is answered as a text of its
+ * size. { …, at = { [offset] = text or room } }: pointers stand in it. */
 static int
 l_jail_call(lua_State *L)
 {
@@ -26755,15 +26745,15 @@ static void
 l_open_handles(lua_State *L)
 {
 	static const luaL_Reg none[] = {{NULL, NULL}};
-	static const struct { struct l_type *type; lua_CFunction gc; const luaL_Reg *methods; } handles[] = {
+	static const struct { struct l_type *type; lua_CFunction gc; const luaL_Reg *names; } kinds[] = {
 		{&l_type_wait, l_wait_gc, none}, {&l_type_raw, l_raw_gc, l_raw},
 		{&l_type_identity, l_identity_gc, none}, {&l_type_known, l_known_gc, l_known},
 	};
 
-	for (size_t i = 0; i < COUNT(handles); i++) {
+	for (size_t i = 0; i < COUNT(kinds); i++) {
 		lua_newtable(L);
-		luaL_setfuncs(L, handles[i].methods, 0);
-		l_metatable(L, handles[i].type, handles[i].gc, NULL);
+		luaL_setfuncs(L, kinds[i].names, 0);
+		l_metatable(L, kinds[i].type, kinds[i].gc, NULL);
 	}
 }
 
@@ -26771,7 +26761,8 @@ static void
 lua_bind_all(lua_State *L, bool worker)
 {
 	static const struct { const char *name; lua_CFunction open; } modules[] = {
-		{"secret.core", l_open_secret_core}, {"json.core", l_open_json}, {"request", l_open_request},
+		{"secret.core", l_open_secret_core}, {"json.core", l_open_json},
+		{"request", l_open_request},
 	};
 	static const struct { const char *name; const luaL_Reg *list; } functions[] = {
 		{"store.core", l_store}, {"tls", l_tls},
