@@ -89,7 +89,7 @@ return {
       want = "a person is asked: this push would move refs/heads/main" },
     { req = { method = "POST", url = "https://git.example.com/a.git/git-receive-pack",
       body = "0065" .. ("2"):rep(40) .. " " .. ("0"):rep(40) .. " refs/heads/main0000" }, want = "this push may not delete refs/heads/main" },
-    { req = { method = "POST", url = "https://git.example.com/a.git/git-receive-pack", body = "000ehello0000" }, want = "the commands of this push cannot be read" },
+    { req = { method = "POST", url = "https://git.example.com/a.git/git-receive-pack", body = "0009hello0000" }, want = "the commands of this push cannot be read" },
     { req = { method = "POST", url = "https://git.example.com/a.git/git-receive-pack", headers = { ["content-encoding"] = "gzip" }, body = "0000" }, want = true },
     { req = { method = "PUT", url = "https://git.example.com/a.git/refs/heads/main", body = "x" }, want = "a repository is written to by git push alone" },
   },
