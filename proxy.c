@@ -21,7 +21,7 @@
  *        net     listen, resolve, dial                  subst, scrub, known   placeholders
  *        tls     BearSSL's pump                         sign, ident    keys, SigV4, mTLS
  *        http    heads and framing                      filter  signed chunks, WebSockets, scrub, MCP
- *        peer    one end, plain or TLS                  handover, door, agent, count   doors, shares
+ *        peer    one end, plain or TLS                  handover, door, agent, count, tap  doors, shares
  *        flow    bytes from end to end                  store, table, seal, reqlog   the disk
  *        task    Lua on the loop                   III  embed, lua      modules and the sandbox
  *        req     one request, head to record            kept    decisions that hold on
@@ -1626,13 +1626,16 @@ static bool door_passes(struct slice name);
 /* -- bind: request: starts the task that decides a request, and tells Lua of the request's answer.
  * The entries are functions of lua/pipeline.lua, and hello.judge of lua/hello.lua; req_import finds them. */
 enum req_entry { ENTRY_CONNECT, ENTRY_REQUEST, ENTRY_ANSWER, ENTRY_REJUDGE, ENTRY_HELLO, ENTRY_KNOWS, ENTRY_SOCKS,
-	ENTRY_HANDOVER };
+	ENTRY_HANDOVER, ENTRY_ENDED };
 
 static bool req_import(void);
 static bool req_start(struct req *r, enum req_entry entry);
 static void req_stop(struct req *r);
 static bool req_wake_body(struct req *r);
 static void req_tell_answer(const struct req *r, const struct http_head *h);
+struct tap;
+static void req_tell_end(struct req *r);
+static void tap_run(struct tap *t, struct slice piece);
 static bool conn_rejudge(void);
 static int l_judge_hello(lua_State *L);
 static bool lua_ask(enum req_entry entry, const char *what, lua_Integer id, struct slice in, struct buf *out);
@@ -4199,6 +4202,7 @@ struct flow {
 	bool shut;              /* of a tunnel: and the destination was half-closed */
 	bool (*may_pass)(const struct flow *, const struct http_field *trailer); /* NULL: those the rules let */
 	struct filter *filter;  /* owned; NULL: as it came */
+	struct tap *tap;        /* borrowed; NULL: nobody wants to know */
 	/* the piece that is on its way */
 	bool held;              /* the filter has not taken it whole, or has more output: run it again */
 	bool end;               /* no piece comes after this one */
@@ -4234,7 +4238,7 @@ flow_init(struct flow *f, struct peer *src, struct peer *dst, int mode, uint64_t
 {
 	buf_free(&f->trailers);
 	*f = (struct flow){.src = src, .dst = dst, .mode = mode, .left = length, .out_chunked = out_chunked,
-	    .trailers.max = HTTP_TRAILERS_MAX, .filter = f->filter};
+	    .trailers.max = HTTP_TRAILERS_MAX, .filter = f->filter, .tap = f->tap};
 	f->done = mode == BODY_NONE || (mode == BODY_LENGTH && length == 0 && !out_chunked);
 }
 
@@ -4364,6 +4368,8 @@ flow_move(struct flow *f)
 			if ((io = flow_take(f)) != FLOW_DONE)
 				return io;
 			cost += f->used + FLOW_PIECE_COST;
+			if (f->tap != NULL)
+				tap_run(f->tap, f->piece);
 		}
 		out = f->piece;
 		if (filter != NULL) {
@@ -4952,6 +4958,7 @@ req_free(struct req *r)
 	upstream_drop(&r->up);
 	flow_free(&r->up_flow);         /* a filter's bytes are its agent's, who goes with req_unclaim */
 	flow_free(&r->down_flow);
+	free(r->down_flow.tap);
 	secret_drop(&r->new_path);
 	secret_drop(&r->new_query);
 	subst_free(r->subst);
@@ -14805,65 +14812,179 @@ req_claim(struct req *r, const char *name, unsigned share)
  * bits of the SHA-256 of its name and window, its value the window's number over the count. Nothing is
  * locked: a cell is taken by one exchange of its end, and counted by one of its value. Invariants: two keys
  * never share a cell, but for a collision of 64 bits; only a cell whose window is over is taken; where none
- * is free nearby nothing is counted, and who asked is told so, which refuses the request. Cells have no
- * owner: a rule that counts by what a request says lets an agent fill them, for all rules.
+ * is free nearby, or who takes it has its share, nothing is counted, and who asked is told so, which refuses
+ * the request.
  * Skip it if you trust that. */
 
 #define COUNT_CELLS (1u << 16)
 #define COUNT_NEAR 32           /* cells that are looked at for one key */
-#define COUNT_BITS 40           /* of a value that count; the others are the window's number */
+#define COUNT_BITS 40           /* of a value that count; the others are its window's end */
+#define COUNT_OWNERS 256
+#define COUNT_SHARE (COUNT_CELLS / 8)   /* cells of one owner: an agent may make a rule count what it likes */
 
 struct count_cell {
 	_Atomic uint64_t key;
 	_Atomic uint64_t value;
 	_Atomic int64_t ends;   /* Unix s at which its window is over; 0: nobody has had it */
+	_Atomic uint32_t owner; /* who took it: one of COUNT_OWNERS */
 };
 
-static struct count_cell *count_cells;  /* shared; NULL in a command */
+static struct count_table {
+	struct count_cell cell[COUNT_CELLS];
+	_Atomic uint32_t taken[COUNT_OWNERS];   /* cells that each took */
+} *count_table;                         /* shared; NULL in a command */
 
 /* False: no memory. Before the first worker. */
 static bool
 count_init(void)
 {
-	count_cells = mmap(NULL, sizeof *count_cells * COUNT_CELLS, PROT_READ | PROT_WRITE,
-	    MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	return count_cells != MAP_FAILED;
+	count_table = mmap(NULL, sizeof *count_table, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	return count_table != MAP_FAILED;
 }
 
-/* Adds n to the counter of that name, which begins anew at each multiple of `window` seconds, and answers
- * what it has then. Negative: no cell is free, or this process shares none. */
-static int64_t
-count_add(struct slice name, int64_t window, uint64_t n)
+/* The cell of that key, whose window then ends at `ends`; one whose window is over is taken, for `owner`, and
+ * by one that has its share only in the place of its own. NULL: all that are near are in use. */
+static struct count_cell *
+count_find(uint64_t key, int64_t now, int64_t ends, uint32_t owner)
 {
+	bool full = atomic_load(&count_table->taken[owner]) >= COUNT_SHARE;
+
+	for (int taking = 0; taking < 2; taking++)
+		for (uint64_t i = 0; i < COUNT_NEAR; i++) {
+			struct count_cell *c = &count_table->cell[(key + i) % COUNT_CELLS];
+			int64_t ended = atomic_load(&c->ends);
+			uint32_t was = atomic_load(&c->owner);
+
+			if (ended <= now && (taking ? !full || (was == owner && ended != 0) : atomic_load(&c->key) == key) &&
+			    atomic_compare_exchange_strong(&c->ends, &ended, ends)) {
+				atomic_store(&c->key, key);
+				atomic_fetch_add(&count_table->taken[owner], 1);
+				if (ended != 0)
+					atomic_fetch_sub(&count_table->taken[was], 1);
+				atomic_store(&c->owner, owner);
+			}
+			if (atomic_load(&c->key) == key && atomic_load(&c->ends) > now)
+				return c;
+		}
+	return NULL;
+}
+
+/* Adds n, which may be negative, to the counter of that name, which begins anew once `ends` has passed, and
+ * answers what it has then. first: only where it has nothing. Negative: no cell is free, or this process
+ * shares none. */
+static int64_t
+count_add(struct slice name, int64_t ends, int64_t n, bool first, uint32_t owner)
+{
+	const int64_t most = ((int64_t)1 << COUNT_BITS) - 1;
 	uint8_t hash[32];
-	int64_t now = clock_wall();
-	uint64_t number = (uint64_t)(now / window) << COUNT_BITS, was, is, key;
-	const struct slice part[] = {name, {(const char *)&window, sizeof window}};
-	struct count_cell *c = NULL;
+	int64_t now = clock_wall(), has;
+	uint64_t number = (uint64_t)ends << COUNT_BITS, was;
+	struct count_cell *c;
 
-	if (count_cells == NULL)
+	if (count_table == NULL)
 		return -1;
-	tls_sha256_join(part, COUNT(part), hash);
-	key = load_be64(hash);
-	/* The key's own cell; in a second round one whose window is over is taken for it. */
-	for (uint64_t i = 0; i < 2 * COUNT_NEAR && c == NULL; i++) {
-		struct count_cell *at = &count_cells[(key + i % COUNT_NEAR) % COUNT_CELLS];
-		int64_t ended = atomic_load(&at->ends);
-
-		if (ended <= now && (i >= COUNT_NEAR || atomic_load(&at->key) == key) &&
-		    atomic_compare_exchange_strong(&at->ends, &ended, (now / window + 1) * window))
-			atomic_store(&at->key, key);
-		if (atomic_load(&at->key) == key && atomic_load(&at->ends) > now)
-			c = at;
-	}
-	if (c == NULL)
+	tls_sha256_join(&name, 1, hash);
+	if (ends <= now || (c = count_find(load_be64(hash), now, ends, owner % COUNT_OWNERS)) == NULL)
 		return -1;
 	was = atomic_load(&c->value);
 	do {
-		is = (was >> COUNT_BITS << COUNT_BITS) == number ? was : number;
-		is += n < (1ull << COUNT_BITS) - 1 - (is - number) ? n : (1ull << COUNT_BITS) - 1 - (is - number);
-	} while (!atomic_compare_exchange_weak(&c->value, &was, is));
-	return (int64_t)(is - number);
+		has = was >> COUNT_BITS << COUNT_BITS == number ? (int64_t)(was - number) : 0;
+		if (!first || has == 0)
+			has = n > most - has ? most : n < -has ? 0 : has + n;
+	} while (!atomic_compare_exchange_weak(&c->value, &was, number | (uint64_t)has));
+	return has;
+}
+
+/* ---- tap -------------------------------------------------------------------
+ * What a rule wants to know of an answer that streams by: the JSON objects that are members of certain names,
+ * at whatever depth, the first and the last of them. Within a JSON text no other bytes look like a member's
+ * name: a quote within a string has a backslash before it. Nothing is held back, and nothing changed.
+ * Skip it unless a rule counts wrongly. */
+
+#define TAP_NAME_MAX 32
+#define TAP_TEXT_MAX 2048       /* of one object; a longer one is as good as none */
+
+struct tap {
+	lua_Integer id;         /* whose it is (lua/answers.lua) */
+	char names[128];        /* a line each */
+	enum { TAP_NAME, TAP_COLON, TAP_VALUE, TAP_TEXT } state;
+	bool quoted, escaped;   /* within the text */
+	unsigned depth;
+	size_t n;               /* bytes of `at` */
+	char at[TAP_TEXT_MAX];  /* a name, or a text */
+	size_t first_n, last_n;
+	char first[TAP_TEXT_MAX], last[TAP_TEXT_MAX];
+	int status;
+	bool answered, whole;
+	uint64_t up, down;      /* bytes of bodies */
+};
+
+/* The name has ended: is it one of those? */
+static bool
+tap_wants(const struct tap *t)
+{
+	for (struct slice left = slice_of(t->names); left.n != 0;)
+		if (slice_eq(slice_cut(&left, '\n'), (struct slice){t->at, t->n}))
+			return true;
+	return false;
+}
+
+/* The text has ended. */
+static void
+tap_keep(struct tap *t)
+{
+	if (t->first_n == 0) {
+		memcpy(t->first, t->at, t->n);
+		t->first_n = t->n;
+	}
+	memcpy(t->last, t->at, t->n);
+	t->last_n = t->n;
+	t->state = TAP_NAME;
+	t->n = TAP_TEXT_MAX;
+}
+
+static void
+tap_byte(struct tap *t, char b)
+{
+	bool space = b == ' ' || b == '\t' || b == '\r' || b == '\n';
+
+	if (t->state == TAP_TEXT) {
+		if (t->n == sizeof t->at) {
+			t->state = TAP_NAME;    /* too long */
+			return;
+		}
+		t->at[t->n++] = b;
+		if (t->quoted) {
+			t->quoted = b != '"' || t->escaped;
+			t->escaped = b == '\\' && !t->escaped;
+		} else if (b == '"')
+			t->quoted = true;
+		else if (b == '{' || b == '[')
+			t->depth++;
+		else if ((b == '}' || b == ']') && --t->depth == 0)
+			tap_keep(t);
+	} else if (b == '"') {
+		t->state = t->state == TAP_NAME && t->n <= TAP_NAME_MAX && tap_wants(t) ? TAP_COLON : TAP_NAME;
+		t->n = 0;
+	} else if (t->state == TAP_COLON && !space) {
+		t->state = b == ':' ? TAP_VALUE : TAP_NAME;
+		t->n = TAP_TEXT_MAX;
+	} else if (t->state == TAP_VALUE && !space) {
+		t->state = b == '{' ? TAP_TEXT : TAP_NAME;
+		t->n = b == '{' ? 0 : TAP_TEXT_MAX;
+		t->depth = 0;
+		t->quoted = t->escaped = false;
+		if (b == '{')
+			tap_byte(t, b);
+	} else if (t->state == TAP_NAME && t->n < TAP_TEXT_MAX)
+		t->at[t->n++] = b;
+}
+
+static void
+tap_run(struct tap *t, struct slice piece)
+{
+	for (size_t i = 0; i < piece.n && t->names[0] != '\0'; i++)
+		tap_byte(t, piece.p[i]);
 }
 
 /* ---- store: records --------------------------------------------------------
@@ -18490,6 +18611,8 @@ reqlog_request(struct req *r)
 	struct slice path = r->path;
 	size_t at;
 
+	if (r->down_flow.tap != NULL)
+		req_tell_end(r);
 	if (r->form == REQ_CONNECT && r->action == REQ_INTERCEPT)
 		return;                 /* the requests inside speak for themselves */
 	if (r->agent[0] == '\0' && (r->form == REQ_DOOR || (r->form == REQ_ORIGIN && r->code[0] == '\0')))
@@ -23960,7 +24083,7 @@ l_req_take_over(lua_State *L)
  * the view's members alone. Skip it unless you review lua/pipeline.lua, which calls these
  * functions. */
 
-static int req_entry_ref[ENTRY_HANDOVER + 1];
+static int req_entry_ref[ENTRY_ENDED + 1];
 
 static const char *const req_forms[] = {"connect", "absolute", "origin", "tunnel", "door"};
 
@@ -24209,6 +24332,25 @@ l_req_read_body(lua_State *L)
 	if (!r->body_read && !r->body_reading && !req_begin_body(r, max, *how != '\0'))
 		return l_fail(L, r->body_error);        /* the body is still on the wire: req_body_consumed */
 	return l_wait(L, l_req_read_body_push);
+}
+
+/* req:tap(id, names)
+ *
+ * The JSON objects that stand in the answer as members of these names (a line each, at most 127 bytes) are told
+ * answers.ended, under this id, when it has ended. Raises where there is no memory. */
+static int
+l_req_tap(lua_State *L)
+{
+	struct req *r = l_check_req(L, 1);
+	struct tap *t = r->down_flow.tap;
+
+	if (t == NULL && (t = calloc(1, sizeof *t)) == NULL)
+		return luaL_error(L, "out of memory");
+	r->down_flow.tap = t;
+	t->id = luaL_checkinteger(L, 2);
+	t->n = TAP_TEXT_MAX;
+	luaL_argcheck(L, text_copy(t->names, sizeof t->names, luaL_checkstring(L, 3)), 3, "too long");
+	return 0;
 }
 
 /* -- the module request: what a server may find in a name, a form, a JSON text */
@@ -25284,7 +25426,7 @@ l_req_dump(lua_State *L)
 static const luaL_Reg l_req[] = {
 	{"log", l_req_log}, {"fail", l_req_fail}, {"respond", l_req_respond}, {"forward", l_req_forward},
 	{"intercept", l_req_intercept}, {"tunnel", l_req_tunnel},
-	{"read_body", l_req_read_body}, /* yields */
+	{"tap", l_req_tap}, {"read_body", l_req_read_body}, /* yields */
 	{"came", l_req_came}, {"hand_on", l_req_hand_on}, {"mcp", l_req_mcp},
 	{"handed", l_req_handed}, {"take_over", l_req_take_over},
 	{"strip", l_req_strip}, {"substitute", l_req_substitute},
@@ -25444,6 +25586,47 @@ req_tell_answer(const struct req *r, const struct http_head *h)
 		task_run(task);
 }
 
+static int
+ended_push(lua_State *co, void *arg)
+{
+	const struct tap *t = arg;
+
+	l_push(co, t->id);
+	l_push(co, t->status);
+	l_push(co, t->answered);
+	l_push(co, t->whole);
+	l_push(co, (lua_Integer)t->up);
+	l_push(co, (lua_Integer)t->down);
+	l_push(co, ((struct slice){t->first, t->first_n}));
+	return 7 + l_one(co, ((struct slice){t->last, t->last_n}));
+}
+
+static void
+ended_done(struct task *t, bool ok, lua_State *co)
+{
+	answer_done(t, ok, co);
+	free(t->owner);
+}
+
+/* Calls answers.ended with what the request's tap found, which goes to that task. */
+static void
+req_tell_end(struct req *r)
+{
+	struct tap *t = r->down_flow.tap;
+	struct task *task = task_new(req_entry_ref[ENTRY_ENDED], ended_push, t, t, ended_done);
+
+	r->down_flow.tap = NULL;
+	t->status = r->status;
+	t->answered = r->answer_begun || r->answer_held;
+	t->whole = t->answered && r->down_flow.done;
+	t->up = r->bytes_up;
+	t->down = r->bytes_down;
+	if (task != NULL)
+		task_run(task);
+	else
+		free(t);
+}
+
 /* Calls hello.judge(bytes, host), and sets r->hello. */
 static int
 l_judge_hello(lua_State *L)
@@ -25510,6 +25693,7 @@ req_import(void)
 		[ENTRY_ANSWER] = {"pipeline", "answer"}, [ENTRY_REJUDGE] = {"pipeline", "rejudge"},
 		[ENTRY_HELLO] = {"hello", "judge"}, [ENTRY_KNOWS] = {"pipeline", "knows"},
 		[ENTRY_SOCKS] = {"socks", "request"}, [ENTRY_HANDOVER] = {"handover", "call"},
+		[ENTRY_ENDED] = {"answers", "ended"},
 	};
 
 	for (size_t i = 0; i < COUNT(names); i++)
@@ -26549,17 +26733,16 @@ l_host_tally(lua_State *L)
 	return 1;
 }
 
-/* host.count(name, window s, n) -> count | nil
+/* host.count(name, ends, n, owner [, first]) -> count | nil
  *
- * Adds n to a counter that all workers share; nil: it cannot be counted. See count_add. */
+ * Adds n to a counter that all workers share, until `ends` (Unix s); nil: it cannot be counted. owner: the name of
+ * whose share a new one is. See count_add. */
 static int
 l_host_count(lua_State *L)
 {
-	int64_t window = luaL_checkinteger(L, 2), n = luaL_checkinteger(L, 3);
+	int64_t ends = luaL_checkinteger(L, 2), n = luaL_checkinteger(L, 3);
 
-	luaL_argcheck(L, window > 0, 2, "seconds from 1");
-	luaL_argcheck(L, n >= 0, 3, "a number from 0");
-	n = count_add(l_check_slice(L, 1), window, (uint64_t)n);
+	n = count_add(l_check_slice(L, 1), ends, n, lua_toboolean(L, 5), text_hash(luaL_checkstring(L, 4)));
 	if (n < 0)
 		luaL_pushfail(L);
 	else

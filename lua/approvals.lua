@@ -132,7 +132,7 @@ end
 -- Takes an answer "once": true, for the one request that gets it.
 local function spend(self, key, record)
   local ok = self.store.commit({ { op = "del", db = "approval", key = key, version = record.version } }, self.time.now() + COMMIT)
-  return ok and self.count("approval " .. record.id, M.OPEN * 6, 1) == 1
+  return ok and self.count("approval " .. record.id, 6 * M.OPEN, 1, record.agent) == 1
 end
 
 -- One of the requests of an agent that wait, until it is closed; nil: it has its share of them.

@@ -54,7 +54,7 @@ function M.new(with)
   end
   self.tokens = with.tokens
   self.known = with.known
-  self.count = with.count or function(_, _, n) return n end     -- of rules; a command that explains counts nothing
+  self.count = with.count or function(_, _, n) return n end     -- of rules (lua/counters.lua); a command that explains counts nothing
   self.pages = require("config").cache(PAGES_MAX)
   self.log = with.log or function() end
   return self
@@ -651,12 +651,12 @@ end
 local counted = setmetatable({}, { __mode = "k" })      -- request -> { [name and place] = what it was }
 local function counter(self, req)
   local seen, times = counted[req], {}
-  return function(key, window, n)
+  return function(key, window, n, owner, kept)
     local at = key .. "\n" .. window
     times[at] = (times[at] or 0) + 1
     at = at .. "\n" .. times[at]
     if not (seen and seen[at]) then
-      local is = self.count(key, window, n)
+      local is = self.count(key, window, n, owner, kept)
       if not is then return nil end
       seen = seen or {}
       counted[req], seen[at] = seen, is
@@ -744,13 +744,21 @@ local function ruled(self, req, agent, bundle, name, deadline, blind)
   local seen, shown = rules.request(req, question, view)
   seen.pushed = push or why
   if seen.pushed then recorder.note(req, "push", push and { commands = push.commands } or why) end
-  local with = { agent = agent.name, bundle = bundle, credential = name, wall = wall, offset = self.time.offset(wall), count = recorder.counting(req, counter(self, req)) }
+  local with = { agent = agent.name, bundle = bundle, credential = name, wall = wall, offset = self.time.offset(wall),
+    count = recorder.counting(req, counter(self, req)),
+    warn = function(rule, text) self.log(("ev=rule_warning rule=%s text=%s"):format(rule.name, errors.quote(text))) end }
   for _, rule in ipairs(asked) do
     seen.body = reader and rule.pol and rule.pol.body and view.body or nil
+    local answers = rule.pol and rule.pol.on_response and require("answers")
+    with.memo = answers and answers.memo(req, rule) or nil
     local code, message, hint, options = rules.ask(rule, self.sandbox.call, shown, with)
     if code == "approval_timeout" then recorder.mark(req, "person") end
     if code == "approval_timeout" then code, message, hint, options = ask_person(self, req, agent, bundle, name, rule, options) end
     if code == "asked" then return code end
+    if answers and not code then
+      answers.add(self, req, rule, with)
+      if rule.pol.answer[1] then view.headers:set("accept-encoding", "identity") end   -- a coding hides what it reads
+    end
     if code then
       if code == "rule_failed" then
         self.log(("ev=rule_failed rule=%s policy=%s err=%s"):format(rule.name, rule.type, errors.quote(errors.place(options and options.trouble or message))))

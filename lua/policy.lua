@@ -79,8 +79,8 @@ local match_keys = {
   tunnel = "function", pure = "boolean",
 }
 local rule_keys = {
-  kind = "string", api = "integer", name = "string", title = "string", fields = "table", help = "string", body = "table", reader = "string",
-  on_request = "function", validate = "function", examples = "table",
+  kind = "string", api = "integer", name = "string", title = "string", fields = "table", help = "string", body = "table", reader = "string", answer = "table",
+  on_response = "function", on_request = "function", validate = "function", examples = "table",
 }
 local presets_keys = {
   kind = "string", api = "integer", name = "string", title = "string", presets = "table", shapes = "table",
@@ -625,6 +625,16 @@ function Check:rule(t, pol)
   end
   if t.reader and t.reader ~= "pkt-line" then return self:fail("reader", "reader is pkt-line") end
   pol.reader = t.reader
+  if t.on_response and not t.answer then return self:fail("on_response", 'on_response needs answer = { "NAME" … }: the members that it reads, or {}') end
+  if t.answer then
+    local names = self:strings(t.answer, "answer")
+    if not names then return nil end
+    for _, name in ipairs(names) do
+      if #name > 32 or name:find('[%c"\\]') or #names > 3 then return self:fail("answer", "answer: at most three names of 32 bytes") end
+    end
+    if not t.on_response then return self:fail("answer", "answer is what on_response reads") end
+    pol.answer, pol.on_response = names, t.on_response
+  end
   pol.examples = self:example_list(t.examples or {}, rule_example_keys, true)
   if not pol.examples then return nil end
   pol.on_request, pol.validate, pol.help = t.on_request, t.validate, t.help

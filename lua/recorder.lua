@@ -120,8 +120,8 @@ end
 function M.counting(req, count)
   local tap = taps[req]
   if not tap then return count end
-  return function(name, window, n)
-    local value = count(name, window, n)
+  return function(name, window, n, owner, kept)
+    local value = count(name, window, n, owner, kept)
     tap.counts = tap.counts or {}
     tap.counts[name] = value
     return value

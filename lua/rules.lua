@@ -13,7 +13,6 @@ local M = {}
 
 local REASON_MAX = 500      -- bytes of what a rule says to an agent
 local KEY_MAX = 200         -- bytes of a counter's name
-local WINDOW_MAX = 40 * 86400     -- s: a month and some days
 
 local function covers_host(hosts, host)
   for _, h in ipairs(hosts) do
@@ -182,22 +181,40 @@ M.functions = {
   ask = function(reason, key)
     return answer { ask = text_of(reason, "a reason"), key = key ~= nil and text_of(key, "what an answer covers") or nil }
   end,
-  limit = function(n, window, key)
+  limit = function(n, window, key, how)
     if math.type(n) ~= "integer" or n < 0 then error("limit(n, window): n is a whole number from 0", 2) end
-    return answer { limit = n, window = window, key = key }
+    return answer { limit = n, window = window, key = key, unit = how and how.unit ~= nil and text_of(how.unit, "a unit") or nil,
+      kept = how ~= nil and how.kept == true }
   end,
 }
 
 -- The counter of one rule, under a key of its own.
 local function counting(rule, with)
-  return function(key, window, n)
+  return function(key, window, n, kept)
     if type(key) ~= "string" or #key > KEY_MAX then error(("a counter's key is a text of at most %d bytes"):format(KEY_MAX), 2) end
-    if math.type(window) ~= "integer" or window < 1 or window > WINDOW_MAX then
-      error("a window is whole seconds, at most 40 days", 2)
-    end
-    if n ~= nil and (math.type(n) ~= "integer" or n < 0) then error("what is counted is a whole number from 0", 2) end
-    return with.count(with.bundle .. "/" .. rule.name .. "\n" .. key, window, n or 1) or error("too many counters are in use", 2)
+    if not require("counters").ends(window, 0) then error('a window is whole seconds, at most 40 days, or "day" or "month"', 2) end
+    if n ~= nil and math.type(n) ~= "integer" then error("what is counted is a whole number", 2) end
+    return with.count(with.bundle .. "/" .. rule.name .. "\n" .. key, window, n or 1, with.agent or "", kept == true)
+      or error("too many counters are in use", 2)
   end
+end
+
+-- What a rule's functions get beside the request or the answer. warn(key, text): a line of the log, once while the server runs.
+local function context(rule, with)
+  return shown {
+    rule = rule.fields, agent = with.agent, bundle = with.bundle, credential = with.credential, wall = with.wall, offset = with.offset,
+    count = counting(rule, with), memo = with.memo or {},
+    warn = function(key, text)
+      text_of(text, "a warning")
+      if with.warn and counting(rule, with)("warned " .. key, "month") == 1 then with.warn(rule, text) end
+    end,
+  }
+end
+
+--- A rule's on_response, once the answer has ended. with: ask's. nil | what went wrong
+function M.answered(rule, call, res, with)
+  local ok, got = call(rule.type, rule.pol.on_response, shown(res), context(rule, with))
+  return not ok and tostring(got) or nil
 end
 
 local function said(rule, text) return ("rule %s: %s"):format(rule.name, text) end
@@ -206,10 +223,7 @@ function M.ask(rule, call, seen, with)
   local hint = ("the operator sees it with: sallyport rule show %s"):format(rule.name)
   if not rule.pol then return "rule_failed", said(rule, rule.why), hint end
   local count = counting(rule, with)
-  local ok, got, more = call(rule.type, rule.pol.on_request, seen, shown {
-    rule = rule.fields, agent = with.agent, bundle = with.bundle, credential = with.credential, wall = with.wall, offset = with.offset,
-    count = count,
-  })
+  local ok, got, more = call(rule.type, rule.pol.on_request, seen, context(rule, with))
   if not ok then return "rule_failed", said(rule, "its script failed"), hint, { trouble = tostring(got) } end
   if got == nil and more == nil then return nil end
   local what = type(got) == "table" and answers[got]
@@ -219,11 +233,12 @@ function M.ask(rule, call, seen, with)
   end
   if what.ask then return "approval_timeout", said(rule, "a person is asked: " .. what.ask), hint, { reason = what.ask, key = what.key } end
   if what.reason then return "rule_denied", said(rule, what.reason), what.hint or hint end
-  local fine, n = pcall(count, what.key or with.agent or "", what.window)
+  local fine, n = pcall(count, what.key or with.agent or "", what.window, what.unit and 0 or 1, what.kept)
   if not fine then return "rule_failed", said(rule, "its script failed"), hint, { trouble = tostring(n) } end
-  if n <= what.limit then return nil end
-  return "too_many", said(rule, ("%d in %s is the limit"):format(what.limit, require("records").span(what.window))),
-    "wait; " .. hint, { retry_after = what.window - with.wall % what.window }
+  if n <= what.limit and not (what.unit and n == what.limit) then return nil end
+  local window = type(what.window) == "string" and "a " .. what.window or require("records").span(what.window)
+  return "too_many", said(rule, ("%d%s in %s is the limit"):format(what.limit, what.unit and " " .. what.unit or "", window)),
+    "wait; " .. hint, { retry_after = require("counters").ends(what.window, with.wall) - with.wall }
 end
 
 return M

@@ -73,7 +73,7 @@ function M.build(with)
   return require("pipeline").new {
     config = config, tokens = tokens, policy = policy, policies = policies, sandbox = sandbox, store = store, records = records, time = time,
     json = json, parse_url = http.parse_url, path_readings = require("paths").ways, log = log,
-    known = require("request").known, count = not with.command and host.count or nil,
+    known = require("request").known, count = not with.command and require("counters").add or nil,
   }
 end
 
@@ -107,6 +107,7 @@ function M.start(given)
   require("pipeline").serve(M.build { overrides = flags })
   -- Before the first connection and dial: certificate, connect-to, roots and the guard must be as they were set.
   config:load_settings()
+  require("counters").load()
   -- What the first requests need, while the texts are unpacked: each would unpack them again. `sallyport run` waits for one.
   for name in ("sign form body uri dates policy_log " .. (require("host").door() and ""
     or "web.control web.body handover dns holding allowed patterns aws")):gmatch("%S+") do require(name) end
@@ -118,6 +119,7 @@ end
 function M.tick()
   require("pipeline").tidy()
   require("own_cert").look()
+  require("counters").tick()
   local generation = require("store").generation()
   if generation == config.applied and config.build then return end
   require("host").spawn(function()

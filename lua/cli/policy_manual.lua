@@ -860,6 +860,16 @@ kind = "rule"; the others as of a type. A rule's fields hold no secrets.
 refused (413). Without it a rule reads the head alone, and bodies stream.
     body = { max = 1048576 }
 
+## rule.answer, rule.on_response
+function(res, ctx), once the answer has ended, whatever became of the request: res.status, res.answered (one began), res.whole (and came to its
+end), res.up and res.down (bytes of bodies), and res.objects: of the JSON objects that stand in the answer as members named in
+`answer`, at any depth, in a stream, too, the first and the last, of at most 2 KiB. ctx is as in on_request; what that put into ctx.memo is
+there. It cannot change the answer. The request asks for no coding then. A failure is logged, and what was counted stays.
+    answer = { "usage" },
+    on_response = function(res, ctx)
+      for _, usage in ipairs(res.objects) do ctx.count(ctx.agent, "day", usage.total_tokens or 0, true) end
+    end
+
 ## rule.reader
 "pkt-line": of a `git push` the commands are read, which stand before its pack; req.push() answers { commands = { { kind = "create" | "move" |
 "delete", ref, old, new } … }, options = { … } }; nil for what is no push; nil and a reason where it cannot be read. The pack streams. A refusal
@@ -870,8 +880,10 @@ is answered so that git shows it.
 function(req, ctx) -> nothing: it goes on | deny(…) | ask(…) | limit(…). req: method, scheme, host, port, path, query_text, length, has_body, websocket;
 headers:get(name, n), headers:names(), query:get(name); readings(): the paths that servers may read in the path, nil where nobody
 knows; push() (rule.reader); body, json() and form(), which answer nil and a reason where it cannot be read. ctx: rule (the fields), agent, bundle, credential,
-wall (Unix seconds), offset (seconds by which this machine's zone is east of UTC), count(key, window, n): adds n (1) to a counter of
-this rule's that all workers share and that begins anew each `window` seconds, and answers what it has then.
+wall (Unix seconds), offset (seconds by which this machine's zone is east of UTC), count(key, window, n [, kept]): adds n (1; it may be
+negative) to a counter of this rule's that all workers share and that begins anew each `window` seconds, or each "day" or "month" of UTC, and
+answers what it has then; kept: it survives a restart. memo: a table that on_response gets. warn(key, text): a line of the log
+(ev=rule_warning), once a month for each key.
     on_request = function(req, ctx)
       if req.query:get("admin") then return deny("no administration here") end
     end
@@ -890,9 +902,10 @@ answers with `sallyport approval allow`. An answer "once" is for the same reques
 `key`, a text that the person reads; without it: the agent, credential, method, host and path.
     ask("it deletes " .. req.path, "deleting in " .. req.host)
 
-## limit(n, window [, key])
+## limit(n, window [, key [, { unit, kept }]])
 What a rule returns to let n requests through each `window` seconds, counted by key (without it: for each agent). More are
-answered 429 too_many, with Retry-After.
+answered 429 too_many, with Retry-After. kept: as of ctx.count. unit: what the rule itself counts under that key ("bytes"): nothing is
+added, and once n are reached no more requests go through.
     limit(100, 3600)
 
 ## rule.examples

@@ -217,12 +217,16 @@ local function keep_proxy(ctx, opt, flags)
   db.change(function() return { url and proxy.write(key, url, password) or { op = "del", db = "meta", key = key } } end)
 end
 
--- Questions to a person are of one run: those of the last are withdrawn, and answers "once" with them. -> this run's name
+-- Questions to a person are of one run: those of the last are withdrawn, and answers "once" with them; counters
+-- whose window is over go, too. -> this run's name
 local function withdraw(ctx)
   db.change(function()
     local ops = {}
     for key, r in db.each("approval", "") do
       if not r or r.boot or r["until"] <= require("time").wall() then ops[#ops + 1] = { op = "del", db = "approval", key = key } end
+    end
+    for key, r in db.each("counter", "") do
+      if not r or r.ends <= require("time").wall() then ops[#ops + 1] = { op = "del", db = "counter", key = key } end
     end
     return ops
   end)

@@ -1,0 +1,73 @@
+--- Counters of rules, which all workers share (section count of proxy.c); those that a rule wants kept are written to the store
+-- each second, and a server that starts goes on from there. A kill loses what was counted in its last second.
+local M = {}
+
+local WINDOW_MAX = 40 * 86400   -- s
+local BATCH = 200               -- counters that one commit writes
+local COMMIT = 10000            -- ms
+local dirty, writing = {}, false        -- name -> { ends, owner }: those that changed since they were written
+
+--- When a window ends, that `wall` lies in: of so many seconds since 1970, of a "day" or a "month" in UTC. nil: it is none.
+function M.ends(window, wall)
+  if window == "day" then window = 86400 end
+  if window == "month" then
+    local dates = require "dates"
+    local y, m = dates.iso(wall):match("^(%d+)-(%d+)")
+    y, m = tonumber(y), tonumber(m)
+    return dates.seconds(tostring(m == 12 and y + 1 or y), m == 12 and 1 or m + 1, "01", "00", "00", "00")
+  end
+  if math.type(window) ~= "integer" or window < 1 or window > WINDOW_MAX then return nil end
+  return (wall // window + 1) * window
+end
+
+--- Adds n to the counter of that name and window -> what it has then | nil: it cannot be counted. owner: the agent of whose share it is.
+function M.add(name, window, n, owner, kept)
+  local host = require "host"
+  local ends = M.ends(window, require("time").wall())
+  name = name .. "\n" .. window
+  if kept then
+    name = host.sha256_hex(name)
+    dirty[name] = { ends, owner }
+  end
+  return host.count(name, ends, n, owner)
+end
+
+local function write()
+  local host, ops, names = require "host", {}, {}
+  for name, of in pairs(dirty) do
+    local n = host.count(name, of[1], 0, of[2])
+    if n then ops[#ops + 1] = { op = "put", db = "counter", key = name, plain = { ends = of[1], owner = of[2], n = n } } end
+    names[#names + 1] = name
+    if #names >= BATCH then break end
+  end
+  for _, name in ipairs(names) do dirty[name] = nil end
+  if ops[1] then
+    local ok, code = require("store").commit(ops, require("time").now() + COMMIT)
+    if not ok then host.log("ev=counters err=" .. tostring(code)) end
+  end
+end
+
+--- Writes what changed; each second.
+function M.tick()
+  if writing or not next(dirty) then return end
+  writing = true
+  require("host").spawn(function()
+    local _ <close> = setmetatable({}, { __close = function() writing = false end })
+    write()
+  end)
+end
+
+--- What the store has goes on, where nothing was counted yet; as a worker starts.
+function M.load()
+  local store, host, wall, after = require "store", require "host", require("time").wall(), nil
+  repeat
+    local page = store.each("counter", "", after, 64)
+    for _, row in ipairs(page) do
+      after = row.key
+      local r = row.record
+      if r and r.ends > wall then host.count(row.key, r.ends, r.n, r.owner, true) end
+    end
+  until #page < 64
+end
+
+return M

@@ -1,0 +1,199 @@
+--- What an agent may spend in a day or a month: requests, tokens, or money.
+--
+--   sallyport rule add spend --type budget --host api.anthropic.com usd=20 period=month
+--   sallyport rule add tokens --type budget --host api.openai.com tokens=2000000 per=all
+--   sallyport rule add calls --type budget --host api.acme.test requests=500 period=day per=credential
+--
+-- Days and months are those of UTC. Money and tokens are what the answers of OpenAI, Anthropic, Gemini, and those that copied them
+-- say in `usage` (usageMetadata), streams, too. Before a call goes out, the most that it may cost is reserved: its input, taken as a
+-- token for three bytes, and the bound that it names (max_tokens and its like; `unbounded` where it names none). What the answer says
+-- takes its place. An answer without `usage` counts what was reserved: OpenAI's streams have it where the call asks with
+-- stream_options.include_usage. So does a stream that broke off. A call that fails (a status of 400 and more) costs nothing but its request.
+-- A call is refused once what it may cost is no longer there; at 80 % the log says so (ev=rule_warning). Counters survive a restart; a
+-- kill loses at most the last second.
+--
+-- Prices are US dollars for a million tokens, as they were published in November 2025; `prices` beside a model's name pattern are yours to
+-- edit (sallyport policy edit budget). A model that is not listed counts at the dearest price. Batches, files and calls of other
+-- kinds have no `usage`: a body that is no JSON is refused where money or tokens are counted; narrow the rule with --path.
+local prices = {     -- pattern, input, output: the first that fits
+  { "gpt-5", 1.25, 10 }, { "gpt-5-2*", 1.25, 10 }, { "gpt-5-mini*", 0.25, 2 }, { "gpt-5-nano*", 0.05, 0.4 }, { "gpt-5-pro*", 15, 120 },
+  { "gpt-5.1", 1.25, 10 }, { "gpt-5.1-2*", 1.25, 10 }, { "gpt-4.1", 2, 8 }, { "gpt-4.1-2*", 2, 8 }, { "gpt-4.1-mini*", 0.4, 1.6 },
+  { "gpt-4.1-nano*", 0.1, 0.4 }, { "gpt-4o", 2.5, 10 }, { "gpt-4o-2*", 5, 15 }, { "gpt-4o-mini", 0.15, 0.6 }, { "gpt-4o-mini-2*", 0.15, 0.6 },
+  { "o1", 15, 60 }, { "o1-2*", 15, 60 }, { "o1-pro*", 150, 600 }, { "o3", 2, 8 }, { "o3-2*", 2, 8 }, { "o3-pro*", 20, 80 },
+  { "o3-mini*", 1.1, 4.4 }, { "o4-mini", 1.1, 4.4 }, { "o4-mini-2*", 1.1, 4.4 }, { "text-embedding-3-small", 0.02, 0.02 },
+  { "text-embedding-3-large", 0.13, 0.13 },
+  { "claude-opus-4-5*", 5, 25 }, { "claude-opus-4-1*", 15, 75 }, { "claude-opus-4-2*", 15, 75 }, { "claude-opus-4-0", 15, 75 },
+  { "claude-sonnet-4-5*", 6, 22.5 }, { "claude-sonnet-4-2*", 6, 22.5 }, { "claude-sonnet-4-0", 6, 22.5 }, { "claude-haiku-4-5*", 1, 5 },
+  { "claude-3-7-sonnet*", 3, 15 }, { "claude-3-5-haiku*", 0.8, 4 }, { "claude-3-haiku*", 0.25, 1.25 }, { "claude-3-opus*", 15, 75 },
+  { "gemini-3-pro*", 4, 18 }, { "gemini-2.5-pro*", 2.5, 15 }, { "gemini-2.5-flash", 1, 2.5 }, { "gemini-2.5-flash-lite*", 0.3, 0.4 },
+  { "gemini-2.0-flash", 0.7, 0.4 }, { "gemini-2.0-flash-lite*", 0.075, 0.3 },
+}
+local dearest = { "*", 150, 600 }
+for _, p in ipairs(prices) do dearest = { "*", math.max(dearest[2], p[2]), math.max(dearest[3], p[3]) } end
+
+local bounds = { "max_tokens", "max_completion_tokens", "max_output_tokens", "max_tokens_to_sample", "maxOutputTokens", "maxTokens", "num_predict" }
+local within = { "generationConfig", "generation_config", "inferenceConfig", "options" }
+local times = { "n", "best_of", "candidateCount", "candidate_count" }
+
+local function price_of(model)
+  local name = type(model) == "string" and model:match("[^/]*$") or ""
+  for _, p in ipairs(prices) do
+    if fits({ p[1] }, name) then return p end
+  end
+  return dearest
+end
+
+local function whole(v) return type(v) == "number" and v > 0 and v < 1e12 and math.ceil(v) or 0 end
+
+-- The largest of the members of these names.
+local function most(t, names)
+  local n = 0
+  for _, name in ipairs(names) do n = math.max(n, whole(t[name])) end
+  return n
+end
+
+-- Input, output and cached tokens of one object `usage`, whoever wrote it.
+local function usage_of(u)
+  local input = math.max(whole(u.prompt_tokens), whole(u.input_tokens), whole(u.promptTokenCount) + whole(u.toolUsePromptTokenCount))
+  local output = math.max(whole(u.completion_tokens), whole(u.output_tokens), whole(u.candidatesTokenCount) + whole(u.thoughtsTokenCount))
+  local total = math.max(whole(u.total_tokens), whole(u.totalTokenCount))
+  return input, math.max(output, total - input), whole(u.cache_creation_input_tokens), whole(u.cache_read_input_tokens)
+end
+
+-- US dollars as a whole number of millionths.
+local function micros(text) return math.ceil(tonumber(text) * 1000000 - 0.5) end
+
+local function dollars(n) return ("$%.2f"):format(n / 1000000) end
+
+-- The counters of a rule: { name, limit, what it shows } each.
+local function counters(rule)
+  local out = {}
+  if rule.usd ~= "" then out[#out + 1] = { "usd", micros(rule.usd), dollars } end
+  if rule.tokens > 0 then out[#out + 1] = { "tokens", rule.tokens, function(n) return n .. " tokens" end } end
+  if rule.requests > 0 then out[#out + 1] = { "requests", rule.requests, function(n) return n .. " requests" end } end
+  return out
+end
+
+local function key_of(ctx, name)
+  local who = { agent = ctx.agent, credential = ctx.credential or "", all = "*" }
+  return name .. " " .. who[ctx.rule.per]
+end
+
+-- What a call may cost at most: tokens in, tokens out, its price; nil: nothing that is counted | nil, why
+local function estimate(req, rule)
+  if req.websocket then return nil, "what goes through a WebSocket cannot be counted" end
+  if req.method ~= "POST" then return nil end
+  local path = req.path:lower()
+  if path:find("/count_tokens$") or path:find(":counttokens$") then return nil end
+  local body, why = req.json()
+  if type(body) ~= "table" or body[1] ~= nil then return nil, ("the body cannot be read: %s"):format(why or "it is no object") end
+  local model = body.model or req.path:match("/models/([^/:]+):")
+  local bound, copies = most(body, bounds), math.max(1, most(body, times))
+  for _, name in ipairs(within) do
+    if type(body[name]) == "table" then
+      bound, copies = math.max(bound, most(body[name], bounds)), math.max(copies, most(body[name], times))
+    end
+  end
+  local input = #req.body // 3 + 1
+  if path:find("/embeddings$") or path:find(":embedcontent$") then return input, 0, price_of(model) end
+  return input, copies * (bound > 0 and bound or rule.unbounded), price_of(model)
+end
+
+local function cost(name, input, output, price, made, read)
+  if name == "requests" then return 1 end
+  if name == "tokens" then return input + output + (made or 0) + (read or 0) end
+  return math.ceil((input + 2 * (made or 0) + (read or 0) / 4) * price[2] + output * price[3])
+end
+
+local function spoken(ctx) return ctx.rule.period == "day" and "today" or "this month" end
+
+return {
+  kind = "rule", api = 1, name = "budget", title = "What may be spent in a day or a month",
+  fields = {
+    { name = "requests", type = "integer", min = 0, default = 0, help = "Requests in a period; 0: any" },
+    { name = "tokens", type = "integer", min = 0, default = 0, help = "Tokens of models, in and out; 0: any" },
+    { name = "usd", default = "", help = "US dollars: 12.50" },
+    { name = "period", type = "enum", values = { "day", "month" }, default = "day", help = "Of UTC" },
+    { name = "per", type = "enum", values = { "agent", "credential", "all" }, default = "agent", help = "What has a budget of its own" },
+    { name = "unbounded", type = "integer", min = 1, default = 32000, help = "Output tokens of a call that names no bound" },
+  },
+  body = {}, answer = { "usage", "usageMetadata" },
+  validate = function(rule)
+    if rule.usd ~= "" and not (rule.usd:find("^%d+%.?%d*$") and #rule.usd <= 9) then return nil, "usd", "is an amount: 12.50" end
+    if #counters(rule) == 0 then return nil, "usd", "one of usd, tokens and requests is needed" end
+    return true
+  end,
+  on_request = function(req, ctx)
+    local rule, list = ctx.rule, counters(ctx.rule)
+    local input, output, price
+    if rule.usd ~= "" or rule.tokens > 0 then
+      local why
+      input, output, price = estimate(req, rule)
+      why = not input and output
+      if why then return deny(why) end
+    end
+    local held = {}
+    for _, c in ipairs(list) do
+      if c[1] == "requests" or input then
+        local n = cost(c[1], input, output, price)
+        local key = key_of(ctx, c[1])
+        local now = ctx.count(key, rule.period, n, true)
+        held[#held + 1] = { c[1], key, n }
+        if now > c[2] then
+          for _, h in ipairs(held) do ctx.count(h[2], rule.period, -h[3], true) end
+          return deny(now - n >= c[2] and ("the budget of %s is spent %s"):format(c[3](c[2]), spoken(ctx))
+            or ("of the budget of %s %s is left, and this call may cost %s"):format(c[3](c[2]), c[3](c[2] - now + n), c[3](n)))
+        end
+      end
+    end
+    ctx.memo.held, ctx.memo.price = held, price
+  end,
+  on_response = function(res, ctx)
+    local rule = ctx.rule
+    local input, output, made, read, said = 0, 0, 0, 0, false
+    for _, u in ipairs(res.objects) do
+      local a, b, c, d = usage_of(u)
+      input, output, made, read = math.max(input, a), math.max(output, b), math.max(made, c), math.max(read, d)
+      said = said or a + b > 0
+    end
+    for _, h in ipairs(ctx.memo.held or {}) do
+      local name, key, reserved = h[1], h[2], h[3]
+      local n = reserved
+      if not res.answered then n = 0
+      elseif name ~= "requests" and res.status >= 400 then n = 0
+      elseif name ~= "requests" and said then
+        n = cost(name, input, output, ctx.memo.price, made, read)
+        if not res.whole then n = math.max(n, reserved) end
+      end
+      local now = ctx.count(key, rule.period, n - reserved, true)
+      for _, c in ipairs(counters(rule)) do
+        if c[1] == name and now >= c[2] * 4 // 5 then
+          ctx.warn(key, ("%s of %s are spent %s"):format(c[3](now), c[3](c[2]), spoken(ctx)))
+        end
+      end
+    end
+  end,
+  examples = {
+    { rule = { requests = 2 } },
+    { rule = { requests = 2 }, counts = { ["requests a"] = 1 } },
+    { rule = { requests = 2 }, counts = { ["requests a"] = 2 }, want = "the budget of 2 requests is spent today" },
+    { rule = { tokens = 1000 }, req = { method = "GET", url = "https://api.openai.com/v1/models" } },
+    { rule = { tokens = 1000 }, req = { method = "POST", url = "https://api.openai.com/v1/chat/completions",
+      headers = { ["content-type"] = "application/json" }, body = '{"model":"gpt-5","max_completion_tokens":900}' } },
+    { rule = { tokens = 1000 }, counts = { ["tokens a"] = 1000 }, req = { method = "POST", url = "https://api.openai.com/v1/chat/completions",
+      headers = { ["content-type"] = "application/json" }, body = '{"model":"gpt-5","max_completion_tokens":900}' },
+      want = "the budget of 1000 tokens is spent today" },
+    { rule = { tokens = 1000 }, req = { method = "POST", url = "https://api.openai.com/v1/chat/completions",
+      headers = { ["content-type"] = "application/json" }, body = '{"model":"gpt-5","n":2,"max_tokens":900}' },
+      want = "of the budget of 1000 tokens 1000 tokens is left, and this call may cost 1814 tokens" },
+    { rule = { usd = "1", period = "month" }, req = { method = "POST", url = "https://api.anthropic.com/v1/messages",
+      headers = { ["content-type"] = "application/json" }, body = '{"model":"claude-haiku-4-5","max_tokens":1000}' } },
+    { rule = { usd = "0.50" }, req = { method = "POST", url = "https://api.anthropic.com/v1/messages",
+      headers = { ["content-type"] = "application/json" }, body = '{"model":"claude-of-tomorrow","max_tokens":1000}' },
+      want = "of the budget of $0.50 $0.50 is left, and this call may cost $0.60" },
+    { rule = { usd = "5" }, req = { method = "POST", url = "https://api.openai.com/v1/audio/transcriptions",
+      headers = { ["content-type"] = "multipart/form-data; boundary=x" }, body = "--x--" }, want = true },
+    { rule = { usd = "5" }, req = { method = "POST", url = "https://generativelanguage.googleapis.com/v1beta/models/gemini-2.5-pro:generateContent",
+      headers = { ["content-type"] = "application/json" }, body = '{"generationConfig":{"maxOutputTokens":100}}' } },
+  },
+}
