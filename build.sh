@@ -257,8 +257,8 @@ build_one() {
 # The binary needs glibc alone and stays small: a promise, so a failed build.
 check_needs() {
 	! readelf -d build/sallyport | grep NEEDED | grep -Ev 'lib(c|m)\.so\.6|ld-linux' || { say "needs more than libc"; exit 1; }
-	# seal, the door and the listeners have taken more than 1.03 MB leaves; 1.2 MB with HTTP/2 is the end
-	most=1180000
+	# seal, the door and the listeners have taken more than 1.03 MB leaves; nghttp2 takes 130 KB, which 1.2 MB does not hold any more
+	most=1310000
 	# There the linker of Debian 12 packs no addresses (40 KB), and a segment begins at a multiple of 64 KiB.
 	case $(${CC:-gcc} -dumpmachine) in aarch64*) most=$((most + 110000)) ;; esac
 	[ "$(wc -c <build/sallyport)" -lt "$most" ] || { say "the binary has passed $most bytes"; exit 1; }
