@@ -96,6 +96,9 @@
 #include <lauxlib.h>
 #include <lua.h>
 #include <lualib.h>
+#ifndef SALLYPORT_LEAN
+#include <nghttp2/nghttp2.h>
+#endif
 #include <zlib.h>
 
 #ifndef BUILD_TIME
@@ -1384,6 +1387,7 @@ struct agent;           /* what one agent holds (req) */
 struct conn;            /* a client's connection (req) */
 struct filter;          /* rewrites a body as it streams (flow) */
 struct flow;            /* bytes from one end to another (flow) */
+struct h2;              /* a session of HTTP/2 (h2) */
 struct handover;        /* listeners of another process, and what they need (handover) */
 struct http_head;       /* a parsed head (http) */
 struct kept;            /* a decision that holds for later requests (kept) */
@@ -1393,6 +1397,7 @@ struct peer;            /* one end of a connection (peer) */
 struct req;             /* a request (req) */
 struct seal;            /* what an answer's members become that are secrets (seal) */
 struct session_table;   /* TLS sessions (session) */
+struct stream;          /* a request and its answer in HTTP/2 (h2) */
 struct subst;           /* a credential's rows: placeholders and their secrets (subst) */
 struct scrub;           /* attached secrets, which an answer must not repeat (scrub) */
 struct task;            /* a coroutine on the loop (task) */
@@ -1572,6 +1577,26 @@ static void door_name(const struct conn *c, char out[REQ_WHO_MAX]);
 static void handover_came(struct conn *c);
 static void handover_left(struct conn *c);
 static ssize_t handover_read(struct handover *h, int fd, char *out, size_t n);
+
+/* -- h2: HTTP/2 with an agent. h2_step is the step of its connection. Each stream is the wire of another
+ * conn's peer: stream_read is read(2) there, stream_flush sends what waits, h2_leave ends a stream, or a session. */
+#ifndef SALLYPORT_LEAN
+#define H2_BUILT true
+static bool h2_step(struct conn *c);
+static ssize_t stream_read(struct peer *p, char *out, size_t n);
+static int stream_flush(struct peer *p);        /* enum io */
+static void h2_leave(struct peer *p);
+static int h2_wire(const struct peer *p);       /* the descriptor below it */
+static void grpc_fail(struct req *r, struct slice message, struct slice hint); /* to a gRPC client, in its own terms */
+#else                                           /* no session begins */
+#define H2_BUILT false
+#define h2_step conn_step_linger
+#define stream_read(p, out, n) (-1)
+#define stream_flush(p) IO_ERR
+#define h2_leave(p) ((void)(p))
+#define h2_wire(p) ((p)->watch.fd)
+#define grpc_fail(r, message, hint) ((void)(r))
+#endif
 
 /* -- store: LMDB with sealed values, and the lock files beside it. store_open_serve opens a worker's store;
  * where it is false the log has the reason. */
@@ -2133,7 +2158,7 @@ static br_ssl_client_context tls_client_template;
  * to read protocol_names[0xfffe]: any client could crash a worker. So the array of names is long
  * enough to have that entry (pages between stay untouched); tls_settle ends it. */
 #define TLS_ALPN_NONE 0xffff            /* selected_protocol: a list came, without a name of ours */
-static const char **tls_alpn;
+static const char **tls_alpn;           /* h2, and http/1.1: the second alone unless tls_offer_h2 was called */
 
 /* Forward secrecy and AEAD; with tls=legacy also CBC with SHA-2. Never RSA key exchange, SHA-1 or
  * 3DES. Where ChaCha20 stands depends on the processor. */
@@ -2192,12 +2217,13 @@ static bool
 tls_init(void)
 {
 	br_ssl_engine_context *const ends[] = {&tls_server_template.eng, &tls_client_template.eng};
-	size_t n = ((size_t)TLS_ALPN_NONE) * sizeof *tls_alpn;
+	size_t n = ((size_t)TLS_ALPN_NONE + 1) * sizeof *tls_alpn;
 
 	tls_alpn = mmap(NULL, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (tls_alpn == MAP_FAILED)
 		return false;
-	tls_alpn[0] = tls_alpn[TLS_ALPN_NONE - 1] = "http/1.1";
+	tls_alpn[0] = "h2";
+	tls_alpn[1] = tls_alpn[TLS_ALPN_NONE - 1] = tls_alpn[TLS_ALPN_NONE] = "http/1.1";
 	(void)mprotect(tls_alpn, n, PROT_READ);
 	tls_rng_hash = br_sha256_vtable;
 	tls_rng_hash.init = tls_rng_hash_init;
@@ -2220,7 +2246,7 @@ tls_init(void)
 		br_ssl_engine_set_default_ec(eng);
 		br_ssl_engine_set_default_rsavrfy(eng);
 		br_ssl_engine_set_default_ecdsa(eng);
-		br_ssl_engine_set_protocol_names(eng, tls_alpn, 1);
+		br_ssl_engine_set_protocol_names(eng, tls_alpn + 1, 1);
 		br_ssl_engine_set_all_flags(eng, BR_OPT_ENFORCE_SERVER_PREFERENCES |
 		    BR_OPT_NO_RENEGOTIATION | BR_OPT_FAIL_ON_ALPN_MISMATCH);
 		eng->rng_os_rand_done = 1;      /* tls_new seeds; BearSSL would open /dev/urandom */
@@ -2592,6 +2618,20 @@ tls_connect(struct tls_trust *trust, struct tls_ident *ident, struct slice host,
 	tls_prefer_x25519(&t->u.eng);
 	tls_settle(t);
 	return t;
+}
+
+/* Before the handshake: HTTP/2 may be chosen. All suites of ours are what RFC 9113 9.2.2 asks for, but those of tls=legacy. */
+static void
+tls_offer_h2(struct tls *t)
+{
+	br_ssl_engine_set_protocol_names(&t->u.eng, tls_alpn, 2);
+}
+
+/* Was it? */
+static bool
+tls_is_h2(const struct tls *t)
+{
+	return t->u.eng.protocol_names == tls_alpn && t->u.eng.selected_protocol == 1;
 }
 
 static enum tls_state
@@ -3496,6 +3536,8 @@ struct peer {
 	struct tls *tls;        /* owned; NULL: plain */
 	struct peer *under;     /* owned; TLS to the proxy itself, below that of a tunnel; NULL: none */
 	struct handover *over;  /* owned; takes descriptors that come with the bytes; NULL: they are dropped */
+	struct h2 *h2;          /* owned; HTTP/2 is spoken here, and each stream is the wire of another peer */
+	struct stream *stream;  /* owned; this is such a peer */
 	struct wirebuf *in;     /* owned while bytes from the wire wait; else NULL */
 	struct wirebuf *out;    /* owned while bytes for the wire wait; else NULL */
 	bool eof;               /* the wire ended */
@@ -3542,6 +3584,8 @@ peer_init(struct peer *p, int fd, void (*ready)(struct watch *))
 static void
 peer_close(struct peer *p)
 {
+	if (p->h2 != NULL || p->stream != NULL)
+		h2_leave(p);
 	watch_close(&p->watch);
 	if (p->under != NULL) {
 		p->under->watch.fd = -1;        /* it was the same */
@@ -3572,13 +3616,14 @@ peer_read_wire(struct peer *p)
 		return IO_ERR;
 	p->in->off = p->in->n = 0;
 	do
-		n = p->under != NULL ? under_read(p, p->in->p, PEER_READ) : p->over != NULL ?
+		n = p->stream != NULL ? stream_read(p, p->in->p, PEER_READ) :
+		    p->under != NULL ? under_read(p, p->in->p, PEER_READ) : p->over != NULL ?
 		    handover_read(p->over, p->watch.fd, p->in->p, PEER_READ) : read(p->watch.fd, p->in->p, PEER_READ);
 	while (n < 0 && errno == EINTR);
 	if (n > 0) {
 		p->in->n = (size_t)n;
 		/* Less than we asked for: the kernel has no more, and will say when it has (edge). */
-		if (n < PEER_READ && !p->watch.hup && p->under == NULL)
+		if (n < PEER_READ && !p->watch.hup && p->under == NULL && p->stream == NULL)
 			p->watch.readable = false;
 		return IO_OK;
 	}
@@ -3734,6 +3779,8 @@ peer_flush(struct peer *p)
 {
 	if (p->failed)
 		return IO_ERR;
+	if (p->stream != NULL)
+		return (enum io)stream_flush(p);
 	if (p->tls != NULL)
 		tls_flush(p->tls);
 	for (;;) {
@@ -4724,6 +4771,7 @@ enum conn_state {
 	CONN_SNIFF,     /* a tunnel is open: its first byte decides */
 	CONN_HANDSHAKE, /* TLS with the client */
 	CONN_BLIND,     /* bytes go both ways unread: a tunnel entry, or a WebSocket after its 101 */
+	CONN_H2,        /* HTTP/2: each of its streams is a conn, in one of the states above */
 	CONN_LINGER,    /* answered for the last time */
 	CONN_CLOSED,
 };
@@ -5001,6 +5049,8 @@ req_fail(struct req *r, int status, const char *code, struct slice message, stru
 	json_put_member(&r->answer, SLICE(",\"message\":"), message);
 	json_put_member(&r->answer, SLICE(",\"hint\":"), hint);
 	buf_addf(&r->answer, ",\"request\":\"%s\"}\n", r->id);
+	if (r->conn->peer.stream != NULL)
+		grpc_fail(r, message, hint);
 }
 
 static void
@@ -5102,7 +5152,7 @@ req_parse_target(struct req *r)
 	r->port = c->tunnel ? c->port : to->port < 0 ? default_port : to->port;
 	if (r->form == REQ_CONNECT)
 		r->path = SLICE("");
-	if (c->tunnel && r->head.form == HTTP_AUTHORITY)
+	if ((c->tunnel || c->peer.stream != NULL) && r->head.form == HTTP_AUTHORITY)
 		return req_bad(r, 400, "bad_request", "CONNECT inside a tunnel");
 	if (r->form >= REQ_ORIGIN && to->host.p == NULL && !c->tunnel)
 		return req_bad(r, 400, "bad_request", "Host is missing");
@@ -5591,7 +5641,8 @@ conn_evict_unknown(int fd)
 	size_t n = 0;
 
 	for (struct conn *c = LIST_FIRST(&conn_list); c != NULL; c = LIST_NEXT(c, link)) {
-		if (!c->counted_unknown || (c->state != CONN_HEAD && c->state != CONN_HANDSHAKE && c->state != CONN_SNIFF))
+		if (!c->counted_unknown || (c->state != CONN_HEAD && c->state != CONN_HANDSHAKE && c->state != CONN_SNIFF &&
+		    c->state != CONN_H2))
 			continue;
 		oldest = c;
 		if (c->client.addr.v4 == from.v4 && memcmp(c->client.addr.b, from.b, from.v4 ? 4 : 8) == 0) {
@@ -5781,6 +5832,15 @@ static const struct {
 	    "\0\0\x22\x07\0\0\0\0\0\0\0\0\0\0\0\0\x0dthis proxy speaks HTTP/1.1"), "HTTP/2 (it speaks HTTP/1.1)"},
 };
 
+/* Prior knowledge (RFC 9113 3.3): in a plain tunnel, and on a Unix socket, whose clients nobody has to tell apart by their
+ * network. */
+static bool
+conn_may_h2(const struct conn *c)
+{
+	return H2_BUILT && (c->tunnel ? !c->secure : c->at->kind == LISTEN_PROXY && c->at->at.port == 0 && !c->at->control &&
+	    c->peer.stream == NULL);
+}
+
 /* The first bytes of a request. False: there is no request yet. */
 static bool
 conn_head_begin(struct conn *c, struct slice in)
@@ -5797,6 +5857,10 @@ conn_head_begin(struct conn *c, struct slice in)
 	for (size_t i = 0; i < COUNT(conn_foreign); i++)
 		if (in.n >= conn_foreign[i].begins.n &&
 		    memcmp(in.p, conn_foreign[i].begins.p, conn_foreign[i].begins.n) == 0) {
+			if (i == 2 && conn_may_h2(c)) {
+				c->state = CONN_H2;
+				return false;
+			}
 			reqlog_note(c, "not_http", conn_foreign[i].what);
 			peer_put(&c->peer, conn_foreign[i].answer.p, conn_foreign[i].answer.n);
 			conn_linger(c);
@@ -6659,6 +6723,8 @@ conn_step_sniff(struct conn *c)
 			wipe(c->peer.in->p, c->peer.in->off);
 		if ((c->peer.tls != NULL && !under_begin(&c->peer)) || (c->peer.tls = tls_accept(slice_of(c->host), NULL)) == NULL)
 			return conn_close(c, true);
+		if (H2_BUILT)
+			tls_offer_h2(c->peer.tls);
 		c->state = CONN_HANDSHAKE;
 	} else if (sniff_is_http(in)) { /* Node's fetch tunnels http:// this way */
 		c->state = CONN_HEAD;
@@ -6681,7 +6747,7 @@ conn_step_handshake(struct conn *c)
 		    tls_why(c->peer.tls) : "closed");
 		return conn_close(c, false);
 	}
-	c->state = CONN_HEAD;
+	c->state = tls_is_h2(c->peer.tls) ? CONN_H2 : CONN_HEAD;
 	conn_deadline(c, c->tunnel ? CONN_IDLE_MS : CONN_HEAD_UNKNOWN_MS);
 	return true;
 }
@@ -6773,6 +6839,8 @@ conn_expire(struct conn *c)
 			conn_fail(c, 503, "injection_unavailable", "the decision took too long");
 	} else if (c->state == CONN_DIAL) {
 		conn_fail(c, 504, "upstream_timeout", "the upstream did not open in time");
+	} else if (c->state == CONN_H2) {
+		c->last = true;
 	} else {                /* in all other states it ends the connection */
 		if (c->state == CONN_HEAD)
 			conn_drop_req(c);
@@ -6789,7 +6857,7 @@ conn_expire(struct conn *c)
 static bool (*const conn_steps[])(struct conn *) = {
 	[CONN_HEAD] = conn_step_head, [CONN_DECIDE] = conn_step_decide, [CONN_DIAL] = conn_step_dial,
 	[CONN_RELAY] = conn_step_relay, [CONN_ANSWER] = conn_step_answer, [CONN_SNIFF] = conn_step_sniff,
-	[CONN_HANDSHAKE] = conn_step_handshake, [CONN_BLIND] = conn_step_blind, [CONN_LINGER] = conn_step_linger,
+	[CONN_HANDSHAKE] = conn_step_handshake, [CONN_BLIND] = conn_step_blind, [CONN_H2] = h2_step, [CONN_LINGER] = conn_step_linger,
 };
 _Static_assert(COUNT(conn_steps) == CONN_CLOSED, "each state but the last has a step");
 
@@ -6823,8 +6891,10 @@ conn_drain(void)
 	conn_draining = true;
 	for (struct conn *c = LIST_FIRST(&conn_list), *next; c != NULL; c = next) {
 		next = LIST_NEXT(c, link);
-		if (c->state == CONN_HEAD && c->req == NULL && c->peer.out == NULL)
+		if (c->state == CONN_HEAD && c->req == NULL && c->peer.out == NULL && c->peer.stream == NULL)
 			conn_close(c, false);
+		else if (c->state == CONN_H2)
+			loop_defer(&c->defer, conn_turn);       /* it tells its client */
 	}
 }
 
@@ -14642,6 +14712,732 @@ door_answer(struct conn *c, struct buf *b)
 		buf_add(b, reply, sizeof reply);
 }
 
+/* ---- h2 --------------------------------------------------------------------
+ * HTTP/2 (RFC 9113) over nghttp2, which sees bytes and no sockets: framing, HPACK and flow control are its
+ * business. A session belongs to the peer that carries it. Each stream is the wire of another peer, on which
+ * the message is one of HTTP/1.1: so a stream is a conn like any other, read, judged, counted and logged by
+ * the same code. Invariants: what came is written as one canonical message, whose body is delimited by us
+ * alone; a window opens when a flow has taken the bytes; nghttp2 keeps nothing beyond the bounds below, and
+ * wipes what it frees; no conn runs inside a callback: a stream that may go on is told in a deferred call. */
+#define H2_STREAMS 100          /* of a session at once; a stream that nghttp2 forgot counts while its conn lives */
+#define H2_WINDOW 65535         /* bytes of a body that wait in a stream: RFC 9113 6.9.2 begins with that many */
+#define H2_CALM 2000            /* what a peer may cost beyond its due: a point comes back each ms, */
+#define H2_CALM_DATA 2          /* and so many with each frame of data that we send: it moves two windows */
+#define H2_CALM_RESET 10        /* a stream that ends in an error, or settings */
+#define H2_DATA_SMALL 5         /* bytes: gRPC's smallest message; a frame of fewer costs a point */
+#define H2_QUEUE 1000           /* frames that wait for a peer which does not read */
+#define H2_TURN (128 * 1024)    /* bytes of frames that are read in a turn: a byte may be a whole field */
+
+#ifndef SALLYPORT_LEAN
+enum { H2_METHOD, H2_SCHEME, H2_AUTHORITY, H2_PATH, H2_PSEUDO };
+
+struct h2_wake {                /* a deferred call that tells the peer's owner of it */
+	struct defer defer;
+	struct peer *peer;      /* borrowed */
+};
+
+struct stream {
+	struct h2 *h2;          /* borrowed; NULL: the session has ended */
+	struct h2_wake wake;    /* of the peer whose wire it is; NULL: its head is not whole */
+	LIST_ENTRY(stream) link;
+	int32_t id;             /* 0: nghttp2 has closed it */
+	bool gone;              /* it was reset, or its session has ended */
+	/* what comes */
+	nghttp2_rcbuf *pseudo[H2_PSEUDO]; /* owned references */
+	struct buf in;          /* owned; a head, then bytes of the body */
+	struct buf cookies, trailers; /* owned */
+	size_t head;            /* bytes of `in` that are the head's */
+	bool begun;             /* `in` has the first line */
+	bool large;             /* the head is over HTTP_HEAD_MAX */
+	bool sized;             /* the body's length was said */
+	bool chunked;           /* else it is told in chunks */
+	bool taken;             /* its conn has read of it */
+	bool ended;
+	uint64_t left;          /* of the body, where its length was said */
+	/* what goes */
+	bool is_head;           /* a HEAD request: no body goes with its answer */
+	bool answered;          /* the final head was given to nghttp2 */
+	bool done;              /* and all of the body */
+	int mode;               /* enum http_body: how the answer is framed in peer->out */
+	uint64_t out_left;
+	struct http_chunked out_chunked;
+};
+
+struct h2 {
+	nghttp2_session *s;     /* owned */
+	struct h2_wake wake;    /* of the peer that carries the session */
+	LIST_HEAD(, stream) streams;
+	unsigned n;             /* of them */
+	bool over;              /* the client is a stranger, who was told so */
+	bool leaving;           /* GOAWAY was sent: the streams that there are go on */
+	int64_t calm, calm_at;
+};
+
+/* -- nghttp2's memory holds fields and bodies: it is wiped */
+static void *
+h2_malloc(size_t n, void *user)
+{
+	(void)user;
+	return malloc(n);
+}
+
+static void *
+h2_calloc(size_t n, size_t size, void *user)
+{
+	(void)user;
+	return calloc(n, size);
+}
+
+static void
+h2_free(void *p, void *user)
+{
+	(void)user;
+	if (p != NULL)
+		wipe(p, malloc_usable_size(p));
+	free(p);
+}
+
+static void *
+h2_realloc(void *old, size_t n, void *user)
+{
+	size_t had = old != NULL ? malloc_usable_size(old) : 0;
+	void *p = malloc(n);
+
+	if (p != NULL && old != NULL) {
+		memcpy(p, old, had < n ? had : n);
+		h2_free(old, user);
+	}
+	return p;
+}
+
+/* -- waking */
+static void
+h2_turn(struct defer *d)
+{
+	struct peer *p = OWNER(d, struct h2_wake, defer)->peer;
+
+	p->watch.ready(&p->watch);
+}
+
+/* The stream's conn may go on: bytes came, there is room, or it is over. */
+static void
+stream_wake(struct stream *st)
+{
+	if (st->wake.peer == NULL)
+		return;
+	st->wake.peer->watch.readable = st->wake.peer->watch.writable = true;
+	loop_defer(&st->wake.defer, h2_turn);
+}
+
+static void
+stream_free(struct stream *st)
+{
+	loop_undefer(&st->wake.defer);
+	for (size_t i = 0; i < H2_PSEUDO; i++)
+		if (st->pseudo[i] != NULL)
+			nghttp2_rcbuf_decref(st->pseudo[i]);
+	buf_free(&st->in);
+	buf_free(&st->cookies);
+	buf_free(&st->trailers);
+	if (st->h2 != NULL) {
+		LIST_REMOVE(st, link);
+		st->h2->n--;
+	}
+	free(st);
+}
+
+/* The stream was reset, or its session has ended: to its conn the wire has failed. */
+static void
+stream_gone(struct stream *st)
+{
+	if (st->wake.peer == NULL) {
+		stream_free(st);
+		return;
+	}
+	st->gone = st->wake.peer->failed = st->wake.peer->watch.hup = true;
+	stream_wake(st);
+}
+
+/* Takes `cost` off what the peer may still cost. An error for nghttp2: it is too much, the session ends. */
+static int
+h2_charge(struct h2 *h, int cost)
+{
+	int64_t now = clock_now();
+
+	h->calm += now - h->calm_at;
+	h->calm = (h->calm < H2_CALM ? h->calm : H2_CALM) - cost;
+	h->calm_at = now;
+	return h->calm < 0 ? NGHTTP2_ERR_CALLBACK_FAILURE : 0;
+}
+
+/* -- what comes: a head, as one of HTTP/1.1 */
+static struct slice
+h2_slice(nghttp2_rcbuf *b)
+{
+	nghttp2_vec v = b != NULL ? nghttp2_rcbuf_get_buf(b) : (nghttp2_vec){NULL, 0};
+
+	return (struct slice){(const char *)v.base, v.len};
+}
+
+/* The first line, and Host. In a tunnel the target has origin-form; one whose scheme is not the tunnel's
+ * keeps it, and is refused for that. */
+static void
+stream_begin(struct stream *st)
+{
+	const struct conn *c = OWNER(st->h2->wake.peer, struct conn, peer);
+	struct slice method = h2_slice(st->pseudo[H2_METHOD]), scheme = h2_slice(st->pseudo[H2_SCHEME]),
+	    authority = h2_slice(st->pseudo[H2_AUTHORITY]), path = h2_slice(st->pseudo[H2_PATH]);
+	bool connect = path.n == 0, origin = c->tunnel && slice_eq_nocase(scheme, c->secure ? SLICE("https") : SLICE("http"));
+	const struct slice line[] = {method, SLICE(" "), origin || connect ? SLICE("") : scheme,
+	    origin || connect ? SLICE("") : SLICE("://"), origin ? SLICE("") : authority,
+	    !origin && slice_eq(path, SLICE("*")) ? SLICE("") : path, SLICE(" HTTP/1.1\r\n"),
+	    authority.n != 0 ? SLICE("Host: ") : SLICE(""), authority, authority.n != 0 ? SLICE("\r\n") : SLICE("")};
+
+	st->begun = true;
+	st->is_head = slice_eq(method, SLICE("HEAD"));
+	st->large = !buf_join(&st->in, line, COUNT(line)) || st->in.n > HTTP_HEAD_MAX;
+}
+
+static int
+h2_on_begin_headers(nghttp2_session *s, const nghttp2_frame *f, void *user)
+{
+	struct h2 *h = user;
+	struct stream *st;
+
+	if (f->hd.type != NGHTTP2_HEADERS || f->headers.cat != NGHTTP2_HCAT_REQUEST)
+		return 0;
+	if (h->n == H2_STREAMS || h->leaving || (st = calloc(1, sizeof *st)) == NULL) {
+		nghttp2_submit_rst_stream(s, NGHTTP2_FLAG_NONE, f->hd.stream_id, NGHTTP2_REFUSED_STREAM);
+		return 0;
+	}
+	st->h2 = h;
+	st->id = f->hd.stream_id;
+	buf_init(&st->in, HTTP_HEAD_MAX + H2_WINDOW);
+	buf_init(&st->cookies, HTTP_HEAD_MAX);
+	buf_init(&st->trailers, HTTP_TRAILERS_MAX);
+	LIST_INSERT_HEAD(&h->streams, st, link);
+	h->n++;
+	return nghttp2_session_set_stream_user_data(s, st->id, st);
+}
+
+/* A field, also one that nghttp2 would leave out. Nothing in it may end a line of ours (RFC 9113 8.2.1, 10.3). */
+static int
+h2_on_header(nghttp2_session *s, const nghttp2_frame *f, nghttp2_rcbuf *name_, nghttp2_rcbuf *value_,
+    uint8_t flags, void *user)
+{
+	static const struct slice pseudo[] = {[H2_METHOD] = SLICE_INIT(":method"), [H2_SCHEME] = SLICE_INIT(":scheme"),
+	    [H2_AUTHORITY] = SLICE_INIT(":authority"), [H2_PATH] = SLICE_INIT(":path")};
+	struct stream *st = nghttp2_session_get_stream_user_data(s, f->hd.stream_id);
+	struct slice name = h2_slice(name_), value = h2_slice(value_);
+
+	(void)flags, (void)user;
+	if (st == NULL || st->large)
+		return 0;
+	if (!http_valid_field_value(value) || http_trim(value).n != value.n)
+		return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
+	for (size_t i = 0; i < H2_PSEUDO; i++)
+		if (slice_eq(name, pseudo[i])) {
+			nghttp2_rcbuf_incref(st->pseudo[i] = value_);
+			return 0;
+		}
+	if (!http_is_token(name))
+		return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
+	if (f->headers.cat == NGHTTP2_HCAT_HEADERS)
+		return put_field(&st->trailers, name, value) ? 0 : NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
+	if (!st->begun)
+		stream_begin(st);
+	if (slice_eq(name, SLICE("cookie"))) {          /* RFC 9113 8.2.3: in HTTP/1.1 there is one field of them */
+		if (st->cookies.n != 0)
+			buf_add(&st->cookies, "; ", 2);
+		st->large = !buf_addv(&st->cookies, value);
+	} else if (!slice_eq(name, SLICE("host")) || !slice_eq_nocase(value, h2_slice(st->pseudo[H2_AUTHORITY]))) {
+		if (slice_eq(name, SLICE("content-length")))    /* nghttp2 has let only one pass */
+			st->sized = slice_number(value, INT64_MAX, &st->left);
+		put_field(&st->in, name, value);        /* a Host that differs from :authority is a second one */
+	}
+	st->large = st->large || st->in.n + st->cookies.n > HTTP_HEAD_MAX || !buf_ok(&st->in);
+	return 0;
+}
+
+/* A conn for a stream whose head is whole: its client is that of the session. NULL: no room. */
+static struct conn *
+stream_conn(struct stream *st)
+{
+	const struct conn *p = OWNER(st->h2->wake.peer, struct conn, peer);
+	struct conn *c = conn_count < conn_max ? calloc(1, sizeof *c) : NULL;
+
+	if (c == NULL)
+		return NULL;
+	*c = (struct conn){.id = ++conn_ids, .at = p->at, .client = p->client, .uid = p->uid, .dialled = p->dialled,
+	    .tunnel = p->tunnel, .secure = p->secure, .port = p->port, .agent = p->agent};
+	peer_init(&c->peer, -1, conn_ready);
+	c->peer.stream = st;
+	memcpy(c->host, p->host, sizeof c->host);
+	memcpy(c->token, p->token, sizeof c->token);
+	if (c->agent != NULL)
+		c->agent->conns++;
+	handover_came(c);
+	LIST_INSERT_HEAD(&conn_list, c, link);
+	conn_count++;
+	conn_deadline(c, CONN_HEAD_MS);
+	return c;
+}
+
+/* The head is whole. */
+static int
+stream_open(struct stream *st)
+{
+	struct buf *b = &st->in;
+	struct conn *c;
+
+	if (!st->begun)
+		stream_begin(st);
+	if (st->cookies.n != 0)
+		put_field(b, SLICE("cookie"), buf_slice(&st->cookies));
+	buf_free(&st->cookies);
+	st->chunked = !st->ended && !st->sized;
+	buf_adds(b, st->chunked ? "transfer-encoding: chunked\r\n\r\n" : "\r\n");
+	if (st->large || !buf_ok(b)) {          /* a head without an end, which is answered as such */
+		b->bad = false;
+		if (b->n < HTTP_HEAD_MAX && buf_reserve(b, HTTP_HEAD_MAX - b->n))
+			memset(b->p + b->n, 'x', HTTP_HEAD_MAX - b->n);
+		b->n = HTTP_HEAD_MAX;
+	}
+	st->head = b->n;
+	if ((c = stream_conn(st)) == NULL)
+		return nghttp2_submit_rst_stream(st->h2->s, NGHTTP2_FLAG_NONE, st->id, NGHTTP2_REFUSED_STREAM);
+	st->wake.peer = &c->peer;
+	OWNER(st->h2->wake.peer, struct conn, peer)->deadline = clock_now() + CONN_HELD_MS;
+	return 0;
+}
+
+/* -- what comes: frames */
+
+/* Each frame but those of a request's own weight costs its sender a point. */
+static int
+h2_on_begin_frame(nghttp2_session *s, const nghttp2_frame_hd *hd, void *user)
+{
+	bool data = hd->type == NGHTTP2_DATA && (hd->length >= H2_DATA_SMALL || (hd->flags & NGHTTP2_FLAG_END_STREAM) != 0) &&
+	    (hd->flags & NGHTTP2_FLAG_PADDED) == 0;
+
+	if (nghttp2_session_get_outbound_queue_size(s) > H2_QUEUE)
+		return h2_charge(user, H2_CALM * 2);
+	return h2_charge(user, hd->type == NGHTTP2_SETTINGS ? H2_CALM_RESET : !data && hd->type != NGHTTP2_HEADERS);
+}
+
+static int
+h2_on_frame(nghttp2_session *s, const nghttp2_frame *f, void *user)
+{
+	struct stream *st = f->hd.stream_id == 0 ? NULL : nghttp2_session_get_stream_user_data(s, f->hd.stream_id);
+	bool opens = f->hd.type == NGHTTP2_HEADERS && f->headers.cat == NGHTTP2_HCAT_REQUEST;
+	int rc = 0;
+
+	(void)user;
+	if (st == NULL || (f->hd.type != NGHTTP2_HEADERS && f->hd.type != NGHTTP2_DATA))
+		return 0;
+	st->ended = st->ended || (f->hd.flags & NGHTTP2_FLAG_END_STREAM) != 0;
+	if (opens)
+		rc = stream_open(st);
+	if (opens || st->ended)
+		stream_wake(st);
+	return rc == 0 ? 0 : NGHTTP2_ERR_CALLBACK_FAILURE;
+}
+
+static int
+h2_on_data(nghttp2_session *s, uint8_t flags, int32_t id, const uint8_t *data, size_t n, void *user)
+{
+	struct stream *st = nghttp2_session_get_stream_user_data(s, id);
+
+	(void)flags, (void)user;
+	if (st != NULL && (st->chunked || n <= st->left) && buf_add(&st->in, data, n)) {
+		st->left -= st->chunked ? 0 : n;
+		stream_wake(st);
+		return 0;
+	}
+	if (st != NULL)                 /* more than its length, or than its window: nghttp2 has looked at both */
+		nghttp2_submit_rst_stream(s, NGHTTP2_FLAG_NONE, id, NGHTTP2_PROTOCOL_ERROR);
+	return nghttp2_session_consume_connection(s, n);
+}
+
+static int
+h2_on_close(nghttp2_session *s, int32_t id, uint32_t code, void *user)
+{
+	struct stream *st = nghttp2_session_get_stream_user_data(s, id);
+
+	if (st != NULL) {
+		st->id = 0;
+		if (code != NGHTTP2_NO_ERROR || !st->ended || !st->done)
+			stream_gone(st);
+	}
+	return h2_charge(user, code != NGHTTP2_NO_ERROR ? H2_CALM_RESET : 0);
+}
+
+static int
+h2_on_sent(nghttp2_session *s, const nghttp2_frame *f, void *user)
+{
+	struct h2 *h = user;
+
+	(void)s;
+	if (f->hd.type == NGHTTP2_GOAWAY && f->goaway.error_code != NGHTTP2_NO_ERROR)
+		reqlog_note(OWNER(h->wake.peer, struct conn, peer), "client_h2", nghttp2_http2_strerror(f->goaway.error_code));
+	return 0;
+}
+
+/* -- the stream as a wire: reading */
+static ssize_t
+stream_read(struct peer *p, char *out, size_t n)
+{
+	struct stream *st = p->stream;
+	struct buf *b = &st->in;
+	size_t k = st->head != 0 ? st->head : b->n, at = 0;
+
+	if (st->gone || (k == 0 && !st->ended)) {
+		errno = st->gone ? ECONNRESET : EAGAIN;
+		return -1;
+	}
+	st->taken = true;
+	if (k != 0) {
+		k = k < n - 32 ? k : n - 32;
+		if (st->head == 0 && st->chunked)
+			at = (size_t)snprintf(out, 32, "%zx\r\n", k);
+		memcpy(out + at, b->p, k);
+		at += k;
+		buf_drop(b, k);
+		if (st->head != 0) {
+			st->head -= k;
+			return (ssize_t)at;
+		}
+		if (b->n == 0)
+			buf_recycle(b, FLOW_BUF_KEEP);
+		if (st->id != 0)
+			nghttp2_session_consume(st->h2->s, st->id, k);
+		else
+			nghttp2_session_consume_connection(st->h2->s, k);
+		loop_defer(&st->h2->wake.defer, h2_turn);
+		if (st->chunked) {
+			memcpy(out + at, "\r\n", 2);
+			at += 2;
+		}
+		return (ssize_t)at;
+	}
+	if (!st->chunked)
+		return 0;
+	st->chunked = false;
+	return snprintf(out, n, "0\r\n%.*s\r\n", (int)st->trailers.n, st->trailers.n != 0 ? st->trailers.p : "");
+}
+
+/* -- the stream as a wire: writing */
+
+/* Takes n bytes off the front of what waits. */
+static void
+stream_took(struct peer *p, size_t n)
+{
+	wipe(p->out->p + p->out->off, n);
+	p->out->off += n;
+	if (p->out->off == p->out->n)
+		wirebuf_put(&p->out, true);
+}
+
+/* A field for nghttp2, which copies it. Its name becomes lower-case where it stands, in our own buffer. */
+static nghttp2_nv
+h2_field(const struct http_field *f)
+{
+	char *name = (char *)(uintptr_t)f->name.p;
+
+	for (size_t i = 0; i < f->name.n; i++)
+		name[i] = ascii_lower(name[i]);
+	return (nghttp2_nv){(uint8_t *)name, (uint8_t *)(uintptr_t)f->value.p, f->name.n, f->value.n, NGHTTP2_NV_FLAG_NONE};
+}
+
+/* The data of an answer, out of its framing. */
+static ssize_t
+stream_give(nghttp2_session *s, int32_t id, uint8_t *out, size_t n, uint32_t *flags, nghttp2_data_source *source, void *user)
+{
+	struct stream *st = nghttp2_session_get_stream_user_data(s, id);
+	struct http_field field[HTTP_TRAILER_FIELDS_MAX];
+	nghttp2_nv nv[HTTP_TRAILER_FIELDS_MAX];
+	struct h2 *h = user;
+	struct wirebuf *b;
+	size_t at = 0;
+
+	(void)source;
+	while (st != NULL && !st->done && (b = st->wake.peer->out) != NULL) {
+		struct slice in = {b->p + b->off, b->n - b->off}, piece = in;
+		size_t used = 0, count, all = in.n;
+		enum chunk_event e = CHUNK_DATA;
+
+		if (in.n > n - at)
+			in.n = n - at;
+		if (st->mode == BODY_LENGTH) {
+			piece.n = in.n < st->out_left ? in.n : (size_t)st->out_left;
+			st->done = (st->out_left -= used = piece.n) == 0;
+		} else {
+			if (st->out_chunked.state != CHUNKED_BODY)      /* framing needs no window: a byte at a time */
+				in.n = st->out_chunked.state == CHUNKED_TRAILERS ? all : 1;
+			e = http_chunked_step(&st->out_chunked, in.p, in.n, &used, &piece);
+			st->done = e == CHUNK_TRAILERS || e == CHUNK_END;
+		}
+		if (e == CHUNK_BAD)
+			return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
+		if (used == 0)
+			break;
+		if (e == CHUNK_DATA) {
+			memcpy(out + at, piece.p, piece.n);
+			at += piece.n;
+		} else if (e == CHUNK_TRAILERS && http_parse_fields(piece.p, piece.n, field, HTTP_TRAILER_FIELDS_MAX, &count) > 0) {
+			for (size_t i = 0; i < count; i++)
+				nv[i] = h2_field(&field[i]);
+			if (nghttp2_submit_trailer(s, id, nv, count) == 0)
+				*flags |= NGHTTP2_DATA_FLAG_NO_END_STREAM;
+		}
+		stream_took(st->wake.peer, used);
+	}
+	if (st == NULL || (at == 0 && !st->done))
+		return st == NULL ? NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE : NGHTTP2_ERR_DEFERRED;
+	if (st->done)
+		*flags |= NGHTTP2_DATA_FLAG_EOF;
+	h->calm += H2_CALM_DATA;
+	stream_wake(st);
+	return (ssize_t)at;
+}
+
+/* An answer's head lies in peer->out: gives it to nghttp2. False: it is none, and the stream fails. */
+static bool
+stream_answer(struct stream *st)
+{
+	static struct http_head head;           /* these two are dead when this returns */
+	static nghttp2_nv nv[COUNT(head.field) + 1];
+	const nghttp2_data_provider give = {.read_callback = stream_give};
+	struct wirebuf *b = st->wake.peer->out;
+	struct slice line, all = {b->p + b->off, b->n - b->off};
+	ssize_t at, n;
+	size_t k = 1;
+	bool grpc;
+
+	memset(&head, 0, offsetof(struct http_head, field));
+	if ((at = http_line(all.p, all.n, &line)) <= 0 || http_parse_status_line(line, &head) != 0 ||
+	    (n = http_parse_fields(all.p + at, all.n - (size_t)at, head.field, COUNT(head.field), &head.nfields)) <= 0 ||
+	    http_judge_fields(&head) != NULL || head.status == 101)
+		return false;
+	grpc = http_find(&head, SLICE("x-sallyport-error"), 0) >= 0 && http_find(&head, SLICE("grpc-status"), 0) >= 0;
+	nv[0] = (nghttp2_nv){(uint8_t *)(uintptr_t)":status", (uint8_t *)(uintptr_t)(grpc ? "200" : line.p + 9), 7, 3, NGHTTP2_NV_FLAG_NONE};
+	for (const struct http_field *f = head.field; f < head.field + head.nfields; f++)
+		if ((f->rule & HDR_HOP) == 0 && ((f->rule & HDR_FRAMING) == 0 ||
+		    (head.status >= 200 && !grpc && slice_eq_nocase(f->name, SLICE("content-length")))))
+			nv[k++] = h2_field(f);
+	if (head.status < 200 && nghttp2_session_get_outbound_queue_size(st->h2->s) < H2_QUEUE / 2) {
+		if (nghttp2_submit_headers(st->h2->s, NGHTTP2_FLAG_NONE, st->id, NULL, nv, k, NULL) < 0)
+			return false;
+	} else if (head.status >= 200) {
+		st->mode = (int)head.body;
+		st->out_left = head.length;
+		st->answered = true;
+		st->done = st->is_head || head.status == 204 || head.status == 304 || (head.body != BODY_CHUNKED && head.length == 0);
+		if (nghttp2_submit_response(st->h2->s, st->id, nv, k, st->done ? NULL : &give) != 0)
+			return false;
+	}
+	stream_took(st->wake.peer, (size_t)(at + n));
+	return true;
+}
+
+static int
+stream_flush(struct peer *p)
+{
+	struct stream *st = p->stream;
+
+	while (!st->gone && p->out != NULL && !st->answered)
+		if (!stream_answer(st))
+			st->gone = true;
+	if (st->gone)
+		return p->failed = true, IO_ERR;
+	if (st->done)
+		wirebuf_put(&p->out, true);     /* nothing goes on behind the end */
+	loop_defer(&st->h2->wake.defer, h2_turn);
+	if (p->out == NULL)
+		return IO_OK;
+	nghttp2_session_resume_data(st->h2->s, st->id);
+	return IO_AGAIN;
+}
+
+/* A refusal of ours becomes gRPC's: status and message are fields, without a body (its PROTOCOL-HTTP2, Trailers-Only). */
+static void
+grpc_fail(struct req *r, struct slice message, struct slice hint)
+{
+	static const struct { int http, grpc; } of[] = {{400, 13}, {401, 16}, {403, 7}, {404, 12}, {429, 14}, {502, 14}, {503, 14},
+	    {504, 14}, {0, 2}};
+	const struct slice text[] = {message, hint.n != 0 ? SLICE("; ") : SLICE(""), hint};
+	size_t i = 0;
+
+	if (!slice_begins_nocase(http_value(&r->head, SLICE("content-type")), SLICE("application/grpc")))
+		return;
+	while (of[i].http != 0 && of[i].http != r->status)
+		i++;
+	buf_clear(&r->answer);
+	buf_clear(&r->fields);
+	r->answer_type = NULL;
+	buf_addf(&r->fields, "\r\nContent-Type: application/grpc\r\ngrpc-status: %d\r\ngrpc-message: ", of[i].grpc);
+	for (i = 0; i < COUNT(text); i++)
+		for (size_t k = 0; k < text[i].n; k++)
+			buf_addf(&r->fields, text[i].p[k] == '%' || text[i].p[k] < ' ' || text[i].p[k] > '~' ? "%%%02X" : "%c",
+			    (unsigned char)text[i].p[k]);
+}
+
+/* The descriptor that carries it. */
+static int
+h2_wire(const struct peer *p)
+{
+	return p->stream != NULL && p->stream->h2 != NULL ? p->stream->h2->wake.peer->watch.fd : p->watch.fd;
+}
+
+/* -- the session */
+static struct h2 *
+h2_new(struct conn *c)
+{
+	static const nghttp2_settings_entry settings[] = {{NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, H2_STREAMS},
+	    {NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE, HTTP_HEAD_MAX}};
+	static nghttp2_mem mem = {NULL, h2_malloc, h2_free, h2_calloc, h2_realloc};
+	static nghttp2_session_callbacks *calls;
+	static nghttp2_option *opt;
+	struct h2 *h = calloc(1, sizeof *h);
+
+	if (calls == NULL && (nghttp2_session_callbacks_new(&calls) != 0 || nghttp2_option_new(&opt) != 0))
+		abort();
+	nghttp2_session_callbacks_set_on_begin_headers_callback(calls, h2_on_begin_headers);
+	nghttp2_session_callbacks_set_on_header_callback2(calls, h2_on_header);
+	nghttp2_session_callbacks_set_on_invalid_header_callback2(calls, h2_on_header);
+	nghttp2_session_callbacks_set_on_begin_frame_callback(calls, h2_on_begin_frame);
+	nghttp2_session_callbacks_set_on_frame_recv_callback(calls, h2_on_frame);
+	nghttp2_session_callbacks_set_on_data_chunk_recv_callback(calls, h2_on_data);
+	nghttp2_session_callbacks_set_on_stream_close_callback(calls, h2_on_close);
+	nghttp2_session_callbacks_set_on_frame_send_callback(calls, h2_on_sent);
+	nghttp2_option_set_no_auto_window_update(opt, 1);
+	nghttp2_option_set_no_closed_streams(opt, 1);
+	nghttp2_option_set_max_reserved_remote_streams(opt, 0);
+	nghttp2_option_set_max_send_header_block_length(opt, 2 * PEER_HEAD_MAX);
+	if (h == NULL || nghttp2_session_server_new3(&h->s, calls, h, opt, &mem) != 0) {
+		free(h);
+		return NULL;
+	}
+	h->wake.peer = &c->peer;
+	h->calm = H2_CALM;
+	h->calm_at = clock_now();
+	nghttp2_submit_settings(h->s, NGHTTP2_FLAG_NONE, settings, COUNT(settings));
+	nghttp2_session_set_local_window_size(h->s, NGHTTP2_FLAG_NONE, 0, H2_STREAMS * H2_WINDOW);
+	return c->peer.h2 = h;
+}
+
+/* Sends what nghttp2 has, as far as there is room. */
+static bool
+h2_send(struct h2 *h)
+{
+	const uint8_t *out;
+	ssize_t n;
+
+	while (peer_room(h->wake.peer, PEER_OUT_HIGH)) {
+		if ((n = nghttp2_session_mem_send(h->s, &out)) <= 0)
+			return n == 0 && peer_flush(h->wake.peer) != IO_ERR;
+		if (!peer_put(h->wake.peer, out, (size_t)n))
+			return false;
+	}
+	return !h->wake.peer->failed;
+}
+
+/* Ends the session, and its streams with it. */
+static bool
+h2_stop(struct conn *c, uint32_t code)
+{
+	struct h2 *h = c->peer.h2;
+
+	nghttp2_session_terminate_session(h->s, code);
+	h2_send(h);
+	for (struct stream *st = LIST_FIRST(&h->streams), *next; st != NULL; st = next) {
+		next = LIST_NEXT(st, link);
+		stream_gone(st);
+	}
+	conn_linger(c);
+	return true;
+}
+
+static bool
+h2_step(struct conn *c)
+{
+	struct h2 *h = c->peer.h2 != NULL ? c->peer.h2 : h2_new(c);
+	enum io io = IO_AGAIN;
+	size_t moved = 0;
+
+	if (h == NULL)
+		return conn_close(c, true);
+	while (moved < H2_TURN && (io = peer_fill(&c->peer)) == IO_OK) {
+		struct slice in = peer_data(&c->peer);
+		ssize_t n = nghttp2_session_mem_recv(h->s, (const uint8_t *)in.p, in.n);
+
+		if (n < 0)
+			return h2_stop(c, h->calm < 0 || n == NGHTTP2_ERR_FLOODED || n == NGHTTP2_ERR_TOO_MANY_CONTINUATIONS ?
+			    NGHTTP2_ENHANCE_YOUR_CALM : NGHTTP2_PROTOCOL_ERROR);
+		peer_consume(&c->peer, in.n);
+		moved += in.n;
+	}
+	if (moved >= H2_TURN)
+		loop_defer(&c->defer, conn_turn);
+	if ((conn_draining || h->over) && !h->leaving) {
+		h->leaving = true;
+		nghttp2_submit_goaway(h->s, NGHTTP2_FLAG_NONE, nghttp2_session_get_last_proc_stream_id(h->s), NGHTTP2_NO_ERROR, NULL, 0);
+	}
+	if (!h2_send(h))
+		return conn_close(c, true);
+	if (io == IO_EOF || io == IO_ERR)
+		return conn_close(c, false);
+	if (c->last || (!nghttp2_session_want_read(h->s) && !nghttp2_session_want_write(h->s)))
+		return h2_stop(c, NGHTTP2_NO_ERROR);
+	if (h->n == 0)
+		peer_park(&c->peer);
+	return false;
+}
+
+static void
+h2_leave(struct peer *p)
+{
+	struct stream *st = p->stream;
+	struct h2 *h = p->h2 != NULL ? p->h2 : st->h2;
+	struct conn *c, *own = OWNER(p, struct conn, peer);
+
+	if (p->h2 != NULL) {
+		for (struct stream *next; (st = LIST_FIRST(&h->streams)) != NULL; st = next) {
+			next = LIST_NEXT(st, link);
+			LIST_REMOVE(st, link);
+			st->h2 = NULL;
+			stream_gone(st);
+		}
+		loop_undefer(&h->wake.defer);
+		nghttp2_session_del(h->s);
+		free(h);
+		p->h2 = NULL;
+		return;
+	}
+	p->stream = NULL;
+	if (h != NULL) {
+		c = OWNER(h->wake.peer, struct conn, peer);
+		nghttp2_session_consume_connection(h->s, st->in.n - st->head);
+		if (st->id != 0) {
+			nghttp2_session_set_stream_user_data(h->s, st->id, NULL);
+			if (!st->done || !st->ended)
+				nghttp2_submit_rst_stream(h->s, NGHTTP2_FLAG_NONE, st->id, st->done ? NGHTTP2_NO_ERROR :
+				    st->taken ? NGHTTP2_INTERNAL_ERROR : NGHTTP2_REFUSED_STREAM);
+		}
+		if (c->agent == NULL && own->agent != NULL) {   /* on a Unix socket, each request says whose it is */
+			(c->agent = own->agent)->conns++;
+			conn_unknown -= c->counted_unknown;
+			c->counted_unknown = false;
+		}
+		h->over = h->over || (c->tunnel && c->agent == NULL);
+		if (h->n == 1)
+			conn_deadline(c, c->agent == NULL ? CONN_HEAD_UNKNOWN_MS : CONN_IDLE_MS);
+		loop_defer(&h->wake.defer, h2_turn);
+	}
+	stream_free(st);
+}
+#endif
+
 /* ---- agent -----------------------------------------------------------------
  * What one agent may have of a worker: connections, requests in progress, requests that wait for
  * their turn, and room in the request log's queue. Skip it if you trust that one agent cannot
@@ -18558,7 +19354,7 @@ reqlog_put_ends(struct buf *b, const struct req *r)
 		json_put_member(b, SLICE(",\"client\":"),
 		    (struct slice){text, (size_t)snprintf(text, sizeof text, "uid:%u", c->uid)});
 	if (net.several > 1 || c->at->at.port == 0)
-		json_put_member(b, SLICE(",\"listener\":"), (struct slice){text, net_name(c->peer.watch.fd, text)});
+		json_put_member(b, SLICE(",\"listener\":"), (struct slice){text, net_name(h2_wire(&c->peer), text)});
 }
 
 /* Adds one record: a JSON object that begins with its time, shorter than PIPE_BUF. Copies it, never
@@ -18663,6 +19459,8 @@ reqlog_request(struct req *r)
 		json_put_number(&b, SLICE(",\"sealed\":"), r->seal->made);
 	if (r->unsealed != 0)
 		buf_adds(&b, ",\"unsealed\":true");
+	if (r->conn->peer.stream != NULL || r->conn->peer.h2 != NULL)
+		buf_adds(&b, ",\"h2\":true");
 	buf_add(&b, "}", 1);
 	reqlog_add(buf_slice(&b), refused ? REQLOG_REFUSED : r->sent ? REQLOG_SENT : REQLOG_PLAIN,
 	    r->counted != NULL ? &r->counted->log : NULL, text_hash(r->agent) ^ text_hash(r->code) * 31);

@@ -64,9 +64,10 @@ def test_curl_refused(t):
     """curl is told why a host is refused"""
     t.need("curl")
     s, env, _ = start(t)
-    out = run(["curl", "-sS", "-i", "https://elsewhere.test/"], env)
-    assert "X-Sallyport-Error: host_not_allowed" in out, out
-    assert json.loads(out.split("\n\n")[-1])["error"] == "host_not_allowed"
+    for version in "--http1.1", "--http2":
+        out = run(["curl", "-sS", "-i", version, "https://elsewhere.test/"], env)
+        assert "x-sallyport-error: host_not_allowed" in out.lower(), out
+        assert json.loads(out.split("\n\n")[-1])["error"] == "host_not_allowed"
 
 
 def test_curl_uploads(t):

@@ -76,9 +76,9 @@ def test_causes(t):
     new.maximum_version = ssl.TLSVersion.TLSv1_3
     fails(s, new, host="new.test")
     seen(s, "client_tls: handshake_failure", agent="a", host="new.test")     # its suites are TLS 1.3's alone
-    h2 = s.client_context()
-    h2.set_alpn_protocols(["h2"])
-    fails(s, h2)
+    other = s.client_context()
+    other.set_alpn_protocols(["h3"])
+    fails(s, other)
     seen(s, "client_tls: no_application_protocol", agent="a", host="api.test")
     fails(s, sni="other.test")
     seen(s, "client_tls: unrecognized_name", agent="a", host="api.test")
