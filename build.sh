@@ -21,7 +21,7 @@ fuzz_packages="clang libclang-rt-14-dev"
 test_packages="$fuzz_packages publicsuffix python3 openssl curl wget git procps nginx fcgiwrap npm
 	python3-requests python3-urllib3 python3-boto3 python3-websockets awscli restic chromium fish
 	kubernetes-client python3-kubernetes python3-socks s3cmd skopeo docker-registry gdb python3-pip iptables nftables
-	nghttp2-client"
+	nghttp2-client golang-go default-jdk-headless"
 bench_packages="python3 openssl procps nginx haproxy valgrind libssl-dev"
 
 say() { printf '%s\n' "build.sh: $*" >&2; }
@@ -30,7 +30,9 @@ say() { printf '%s\n' "build.sh: $*" >&2; }
 missing() {
 	for p; do
 		case $p in gcc|clang|git|curl|wget|nginx|npm|haproxy|openssl|valgrind) command -v "$p" >/dev/null && continue ;;
-		kubernetes-client) command -v kubectl >/dev/null && continue ;; esac
+		kubernetes-client) command -v kubectl >/dev/null && continue ;;
+		golang-go) command -v go >/dev/null && continue ;;
+		default-jdk-headless) command -v javac >/dev/null && continue ;; esac
 		# this machine's: beside it there may be another's, to cross-compile
 		dpkg-query -W -f '${Status} ${Architecture}\n' "$p" 2>/dev/null | grep -Eq "ok installed ($(dpkg --print-architecture)|all)\$" || printf '%s ' "$p"
 	done

@@ -394,7 +394,9 @@ local function run(args, opt, ctx)
   if not cwd then report.fail("the folder in which this is has gone", "cd") end
   local paths = {}
   for i, path in ipairs(opt.allow_unix or {}) do
-    paths[i] = host.realpath(path) or report.fail(("--allow-unix %s: there is no such socket"):format(report.clean(path)))
+    local real = host.realpath(path)
+    local st = real and host.stat(real)
+    paths[i] = st and st.type == "socket" and real or report.fail(("--allow-unix %s: there is no such socket"):format(report.clean(path)))
   end
   local at = control.path(ctx)
   if not at then report.fail("no server runs here: there is no control socket in " .. ctx.home, "sallyport serve, or --home DIR") end

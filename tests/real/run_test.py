@@ -1,4 +1,5 @@
 """sallyport run: a command in a jail whose only way out is the proxy."""
+import ctypes
 import json
 import os
 import pathlib
@@ -253,12 +254,14 @@ def test_unix_sockets(t):
         for p in places.values():
             p.unlink(missing_ok=True)
         shutil.rmtree(places["tmp"].parent, ignore_errors=True)
-    r = j.run("true", options=["--allow-unix", "/nowhere/socket"])
-    assert r.returncode == 1 and "no such socket" in r.stderr, r
+    for path in ("/nowhere/socket", j.dir, j.binary, "/dev/null"):      # a folder would let in what is made there later
+        r = j.run("true", options=["--allow-unix", path])
+        assert r.returncode == 1 and "no such socket" in r.stderr, r
 
 
 FILES = r"""
-import json, os, sys
+import ctypes, json, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
 def try_(f, *a):
     try: r = f(*a); return r if isinstance(r, (str, list)) else "done"
     except OSError as e: return type(e).__name__
@@ -268,6 +271,11 @@ print(json.dumps({
   "home": try_(os.listdir, home), "key": try_(open, home + "/key"), "store": try_(open, home + "/store/data.mdb"),
   "proc": sorted(int(p) for p in os.listdir("/proc") if p.isdigit()), "server": try_(os.kill, int(pid), 0), "group": try_(os.kill, -int(pid), 15), "all": try_(os.kill, -1, 0),
   "one": [try_(open, "/proc/1/" + n) for n in ("environ", "mem", "maps", "root/etc/passwd", "cwd/x")] + [try_(os.readlink, "/proc/1/ns/net"), try_(os.listdir, "/proc/1/fd")],
+  # shared memory and queues of outside, by number and by key; what would make the kernel run a program, or root's files
+  "ipc": [libc.shmctl(int(sys.argv[4]), 2, ctypes.create_string_buffer(256)), libc.msgctl(int(sys.argv[5]), 2, ctypes.create_string_buffer(256)), libc.shmget(0x53504a, 0, 0), libc.msgget(0x53504a, 0)],
+  "written": [try_(open, p, "w") for p in ("/proc/sys/kernel/core_pattern", "/proc/sys/kernel/modprobe", "/sys/kernel/uevent_helper", "/sys/fs/cgroup/release_agent", "/proc/sysrq-trigger",
+    "/sys/fs/cgroup/cgroup.subtree_control", "/proc/1/oom_score_adj")],
+  "made": try_(os.mknod, "/tmp/disk", 0o60666, os.makedev(8, 0)),
   "kill init": try_(os.kill, 1, 9),
   "tmp": os.listdir("/tmp"), "run": sorted(os.listdir("/run")), "shm": os.listdir("/dev/shm"), "dev": sorted(os.listdir("/dev")), "outside": os.path.exists(outside),
   "runtime": [os.environ["XDG_RUNTIME_DIR"], os.stat(os.environ["XDG_RUNTIME_DIR"]).st_mode & 0o777],
@@ -285,23 +293,31 @@ def test_files_and_processes(t):
     j = Jails(t)
     outside = pathlib.Path("/dev/shm") / f"spj-{os.getpid()}"
     outside.write_text("x")
+    libc = ctypes.CDLL(None, use_errno=True)
+    segment = libc.shmget(ctypes.c_int(0x53504a), 4096, 0o1666)
+    queue = libc.msgget(ctypes.c_int(0x53504a), 0o1666)
+    assert segment >= 0 and queue >= 0
     try:
         for root in both(j):
             # as the owner of the store itself, whom no mode keeps out, where that is not root
             env = {} if ROOT else {"SALLYPORT_HOME": str(j.s.home)}
-            got = json.loads(j.python(FILES, j.s.home, j.s.process.pid, outside, root=root, env=env))
+            got = json.loads(j.python(FILES, j.s.home, j.s.process.pid, outside, segment, queue, root=root, env=env))
+            got["written"] = set(got["written"])
             assert got["home"] in ([], "PermissionError", "FileNotFoundError") and got["key"] != "done" and got["store"] != "done", got
             assert max(got["proc"]) < 10 and got["server"] == "ProcessLookupError" == got["group"], got
             assert set(got["one"]) <= {"PermissionError"}, got["one"]
             assert got["tmp"] == [] and set(got["run"]) <= {"sallyport", "user"} and got["shm"] == [] and got["outside"] is False, got
             assert set(got["dev"]) <= {"null", "zero", "full", "random", "urandom", "tty", "console", "pts", "ptmx", "shm", "fd", "stdin", "stdout", "stderr"}, got["dev"]
             assert got["runtime"] == [f"/run/user/{PLAIN.pw_uid}", 0o700], got["runtime"]
+            assert got["ipc"] == [-1] * 4 and got["written"] <= {"PermissionError", "OSError", "FileNotFoundError"} and got["made"] == "PermissionError", got
             assert got["cgroup"] != "done" and got["links"] == ["lo"], got
             assert set(got["caps"]) == {"0" * 16} and got["nnp"] == "1" and got["seccomp"] == "2" and set(got["uid"]) == {PLAIN.pw_uid}, got
             assert got["resolv"] == ["nameserver", "127.0.0.1"] and got["hosts"] in ([], ["hosts: files dns\n"]) and not any(got["nscd"]), got
         assert j.s.process.poll() is None and j.run("curl", "-sS", "https://api.test/").returncode == 0
     finally:
         outside.unlink()
+        libc.shmctl(segment, 0, None)
+        libc.msgctl(queue, 0, None)
 
 
 def test_home_elsewhere(t):
@@ -530,8 +546,8 @@ def test_many(t):
     assert sum(r.get("count", 1) for r in refused) > 150, refused[-3:]
 
 
-def test_programs(t):
-    """git, python3, node, Go and a JVM without proxy variables arrive, with the CA in place"""
+def programs(t):
+    """(a jail's server, arrived(argv): the program came through with the credential, though no proxy variable was set)"""
     j = Jails(t)
     none = ["env", *sum((["-u", v] for v in ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy", "NODE_USE_ENV_PROXY")), [])]
     n = len(j.up.requests)
@@ -543,20 +559,41 @@ def test_programs(t):
         n = len(j.up.requests)
         return r
 
+    return j, arrived
+
+
+def test_programs(t):
+    """git, python3 and node without proxy variables arrive, with the CA in place"""
+    t.need("git")
+    j, arrived = programs(t)
     arrived(PYTHON, "-c", "import urllib.request; urllib.request.urlopen('https://api.test/python')")
-    if shutil.which("git"):
-        arrived("git", "ls-remote", "https://api.test/x.git", env={"GIT_TERMINAL_PROMPT": "0"})
-    if shutil.which("node"):
-        arrived(os.path.realpath(shutil.which("node")), "-e", "fetch('https://api.test/node').then(r => process.exit(r.ok ? 0 : 1))")
-    if sallyport.SLOW == 1 and shutil.which("java"):
-        from doors_test import JAVA
-        (j.dir / "Ask.java").write_text(JAVA)
-        assert arrived("java", j.dir / "Ask.java").stdout.strip() == "200"
-    if sallyport.SLOW == 1 and shutil.which("go"):
-        (j.dir / "ask.go").write_text('package main\nimport ("net/http"; "fmt")\nfunc main() { r, e := http.Get("https://api.test/go"); fmt.Println(r.StatusCode, e) }\n')
-        subprocess.run(["go", "build", "-o", j.dir / "ask", j.dir / "ask.go"], check=True, cwd=j.dir, env={**os.environ, "GOFLAGS": "-mod=mod", "GO111MODULE": "off"})
-        (j.dir / "ask").chmod(0o755)
-        assert arrived(j.dir / "ask").stdout.startswith("200")
+    arrived("git", "ls-remote", "https://api.test/x.git", env={"GIT_TERMINAL_PROMPT": "0"})
+    found = shutil.which("node") or (node() or [None])[0]
+    if found:
+        arrived(os.path.realpath(found), "-e", "fetch('https://api.test/node').then(r => process.exit(r.ok ? 0 : 1))")
+
+
+def test_jvm(t):
+    """a JVM, which reads neither proxy variables nor the system's roots, arrives"""
+    from doors_test import JAVA
+    t.need("java", "javac")
+    if sallyport.SLOW > 1:
+        t.skip("on the plain build alone: what is tried is the client")
+    j, arrived = programs(t)
+    (j.dir / "Ask.java").write_text(JAVA)
+    assert arrived("java", j.dir / "Ask.java").stdout.strip() == "200"
+
+
+def test_go(t):
+    """a Go program without proxy variables arrives"""
+    t.need("go")
+    if sallyport.SLOW > 1:
+        t.skip("on the plain build alone: what is tried is the client")
+    j, arrived = programs(t)
+    (j.dir / "ask.go").write_text('package main\nimport ("net/http"; "fmt")\nfunc main() { r, e := http.Get("https://api.test/go"); fmt.Println(r.StatusCode, e) }\n')
+    subprocess.run(["go", "build", "-o", j.dir / "ask", j.dir / "ask.go"], check=True, cwd=j.dir, env={**os.environ, "GOFLAGS": "-mod=mod", "GO111MODULE": "off"})
+    (j.dir / "ask").chmod(0o755)
+    assert arrived(j.dir / "ask").stdout.startswith("200")
 
 
 BEDROCK = """
