@@ -5048,6 +5048,11 @@ req_fail(struct req *r, int status, const char *code, struct slice message, stru
 	json_put_member(&r->answer, SLICE("{\"error\":"), slice_of(code));
 	json_put_member(&r->answer, SLICE(",\"message\":"), message);
 	json_put_member(&r->answer, SLICE(",\"hint\":"), hint);
+	if (strcmp(code, "host_not_allowed") == 0) {    /* how an agent asks for it (lua/proposals.lua) */
+		json_put_member(&r->answer, SLICE(",\"proposal_hint\":{\"host\":"), slice_of(r->host));
+		buf_adds(&r->answer, ",\"endpoint\":\"POST /v1/proposals\",\"supported_auth_types\":"
+		    "[\"bearer\",\"basic\",\"api-key\",\"custom\",\"passthrough\"]}");
+	}
 	buf_addf(&r->answer, ",\"request\":\"%s\"}\n", r->id);
 	if (r->conn->peer.stream != NULL)
 		grpc_fail(r, message, hint);
@@ -5763,7 +5768,7 @@ req_put_answer(const struct req *r, struct buf *b)
 		i++;
 	buf_addf(b, "HTTP/1.1 %d %s", r->status, phrases[i].phrase);
 	if (r->code[0] != '\0')         /* many clients show the phrase of an error, and nothing else */
-		buf_addf(b, " (sallyport: %s)\r\nX-Sallyport-Error: %s", r->code, r->code);
+		buf_addf(b, " (sallyport: %s)\r\nX-Sallyport-Error: %s\r\nX-Agent-Vault-Proxy-Error: true", r->code, r->code);
 	if (r->status != 204)
 		buf_addf(b, "\r\nContent-Length: %zu", r->answer.n);
 	buf_addv(b, buf_slice(&r->fields));
@@ -15858,7 +15863,7 @@ static const char *const store_codes[] = {
 enum store_db {
 	DB_META, DB_POLICY, DB_CREDENTIAL, DB_STATE, DB_BUNDLE, DB_AGENT, DB_LEASE,
 	/* from here on: of a later version than format 2's first */
-	DB_USER, DB_CLIENT, DB_GATEWAY, DB_GRANT, DB_TOKEN, DB_APPROVAL, DB_COUNTER,
+	DB_USER, DB_CLIENT, DB_GATEWAY, DB_GRANT, DB_TOKEN, DB_APPROVAL, DB_COUNTER, DB_PROPOSAL,
 	STORE_DBS,
 };
 enum store_bump { BUMP_NONE, BUMP_CONFIG, BUMP_STATE };
@@ -15882,6 +15887,7 @@ static const struct {
 	[DB_TOKEN] = {"token", BUMP_NONE, 0},           /* counts while its grant is listed */
 	[DB_APPROVAL] = {"approval", BUMP_NONE, 0},     /* ends by itself, soon */
 	[DB_COUNTER] = {"counter", BUMP_NONE, 0},       /* of rules */
+	[DB_PROPOSAL] = {"proposal", BUMP_NONE, 0},     /* opens nothing */
 };
 
 /* The store's own entries in meta begin with a byte that no record's key begins with. Counters:

@@ -10,7 +10,7 @@ local families = {
   { "init", "cli.init" }, { "serve", "cli.serve" }, { "credential", "cli.credential" }, { "agent", "cli.agent" },
   { "connect", "cli.connect" }, { "disconnect", "cli.connect" }, { "mcp", "cli.mcp" }, { "import", "cli.import" },
   { "env", "cli.env" }, { "run", "cli.run" }, { "explain", "cli.explain" }, { "log", "cli.log" }, { "record", "cli.record" }, { "status", "cli.status" }, { "bundle", "cli.bundle" },
-  { "domain", "cli.bundle" }, { "rule", "cli.rule" }, { "approval", "cli.approval" }, { "seal", "cli.seal" }, { "gateway", "cli.door" }, { "tenant", "cli.door" }, { "user", "cli.door" }, { "role", "cli.door" },
+  { "domain", "cli.bundle" }, { "rule", "cli.rule" }, { "approval", "cli.approval" }, { "proposal", "cli.proposal" }, { "seal", "cli.seal" }, { "gateway", "cli.door" }, { "tenant", "cli.door" }, { "user", "cli.door" }, { "role", "cli.door" },
   { "client", "cli.door" }, { "key", "cli.door" }, { "connection", "cli.door" }, { "policy", "cli.policy" }, { "set", "cli.set" }, { "ca", "cli.ca" },
   { "admin", "cli.admin" }, { "doctor", "cli.doctor" }, { "backup", "cli.backup" }, { "restore", "cli.backup" },
   { "service", "cli.service" }, { "nft", "cli.nft" }, { "completion", "cli.shell" }, { "man", "cli.shell" }, { "version", "cli.version" }, { "lua", "cli.script" },
@@ -410,7 +410,7 @@ local function run(args, ctx)
   if not ctx.home and not command.homeless then
     report.usage("HOME is not set, so the data directory must be named", "--home DIR or SALLYPORT_HOME")
   end
-  note_changes(command, ctx)
+  if not ctx.part then note_changes(command, ctx) end
   if ctx.page then require("changes").process.door = "page" end
   if ctx.home and not command.homeless then act_as_owner(ctx, command) end
   if ctx.json and not command.raw and not command.lines then return answered(command, rest, opt, ctx) end

@@ -1313,6 +1313,10 @@ local function discover_page_all(self, agent, out, db, prefix, row_of)
           return
         end
         out.allowed[#out.allowed + 1] = entry
+        -- The same in the words that agents know from elsewhere.
+        local name = entry.credential
+        if name then out.available_credentials[#out.available_credentials + 1] = name:upper():gsub("%W", "_") end
+        for _, host in ipairs(entry.hosts) do out.services[#out.services + 1] = { name = name or host, host = host } end
       end
     end
     self.time.sleep(0)
@@ -1321,7 +1325,7 @@ end
 
 --- What an agent may reach, and with what in the credentials' places.
 function M:discover(agent)
-  local out = { agent = agent.name, allowed = self.json.array {} }
+  local out = { agent = agent.name, vault = agent.bundles[1], services = self.json.array {}, available_credentials = self.json.array {}, allowed = self.json.array {} }
   discover_page_all(self, agent, out, "credential", "", function(row)
     local rec = row.record
     if rec.enabled == false then return nil end
@@ -1356,26 +1360,47 @@ local function discover_page(self, agent)
   return text
 end
 
+-- What an agent asks a person for (lua/proposals.lua): GET and POST /v1/proposals.
+local function proposals(self, req, agent)
+  local body
+  if req.method == "POST" then
+    if req.path ~= "/v1/proposals" then return errors.fail(req, "method_not_allowed", "a proposal is read with GET", "use GET") end
+    body = require("web.body").read(self, req, require("proposals").BODY_MAX)
+    if not body then return nil end
+  end
+  local status, value, message, hint = require("proposals").answer(self, req, agent, body and (body == true and "" or body))
+  if not status then return errors.fail(req, value, message, hint) end
+  return req:respond(status, "application/json", self.json.encode(value) .. "\n")
+end
+
+-- The same under the names that agents know from elsewhere.
+local own_pages = { ["/healthz"] = "healthz", ["/ca.pem"] = "ca", ["/v1/mitm/ca.pem"] = "ca", ["/discover"] = "discover", ["/v1/proposals"] = "proposals" }
+
 local function own_endpoint(self, req)
   local path, method = req.path, req.method
-  if path ~= "/healthz" and path ~= "/ca.pem" and path ~= "/discover" then
+  local page = own_pages[path] or path:find("^/v1/proposals/%x+$") and "proposals"
+  if not page then
     return refuse(req, nil, "path_not_allowed", "the proxy itself has no such page",
-      "it has GET /discover, /ca.pem and /healthz; requests for other hosts go through it as a proxy")
+      "it has GET /discover, /ca.pem and /healthz, and POST /v1/proposals; requests for other hosts go through it as a proxy")
   end
-  if method ~= "GET" and method ~= "HEAD" then
+  if method ~= "GET" and method ~= "HEAD" and not (page == "proposals" and method == "POST") then
     return refuse(req, nil, "method_not_allowed", "the proxy's own pages are read with GET", "use GET")
   end
-  if path == "/healthz" then return req:respond(200, "text/plain", "ok\n") end
-  if path == "/ca.pem" then
+  if page == "healthz" then return req:respond(200, "text/plain", "ok\n") end
+  if page == "ca" then
     local ca = self.store.peek("meta", "ca")
     if not ca then return refuse(req, nil, "store_unavailable") end
+    if path ~= "/ca.pem" and req.port then
+      return req:respond(200, { { "Content-Type", "application/x-pem-file" }, { "X-MITM-Port", tostring(req.port) } }, ca.pem)
+    end
     return req:respond(200, "application/x-pem-file", ca.pem)
   end
   local agent, how, whose = asking(self, req.token)
   if not agent then return unknown(req, how, whose) end
-  local turn = req:log { agent = agent.name, requests = agent.requests, reason = "discover" }
+  local turn = req:log { agent = agent.name, requests = agent.requests, reason = page }
   if turn == false then return errors.fail(req, "too_many") end
   if turn == "waited" then return self:on_request(req, req.token) end
+  if page == "proposals" then return proposals(self, req, agent) end
   return req:respond(200, "application/json", discover_page(self, agent))
 end
 

@@ -23,6 +23,7 @@ local troubles = {
 
 -- What the page's form holds for a secret field: it ends and is refused as if it came from a file.
 local function typed(ctx, label, opts)
+  if type(ctx.typed[label]) ~= "string" then return ctx.typed[label] end     -- a secret already
   local text = ctx.typed[label]:gsub("\r\n", "\n"):gsub("\n$", "")
   local bad = text:gsub("\t", ""):find("[%z\1-\31\127]")
   if bad and not (opts.multiline and not text:find("[%z\1-\8\11-\31\127]")) then return nil, "control" end

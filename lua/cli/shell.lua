@@ -11,10 +11,10 @@ local function quote(text) return "'" .. text:gsub("'", [['\'']]) .. "'" end
 local stands_for = {
   AGENT = "agent", BUNDLE = "bundle", CREDENTIAL = "credential", API = "preset", TYPE = "type", FILE = "file", DIR = "dir",
   TENANT = "tenant", USER = "user", ROLE = "role", GATEWAY = "gateway", CLIENT = "client", CONNECTION = "connection",
-  RULETYPE = "ruletype", QUESTION = "approval", METHOD = "GET HEAD POST PUT PATCH DELETE OPTIONS WEBSOCKET", SOURCE = "file",
+  RULETYPE = "ruletype", QUESTION = "approval", PROPOSAL = "proposal", METHOD = "GET HEAD POST PUT PATCH DELETE OPTIONS WEBSOCKET", SOURCE = "file",
 }
 -- Of these the names are asked of the program (`completion --names`); all else stands in the script.
-local asked = { "agent", "approval", "bundle", "client", "connection", "credential", "gateway", "key", "policy", "preset", "role", "rule", "ruletype", "setting", "tenant", "type", "user" }
+local asked = { "agent", "approval", "bundle", "client", "connection", "credential", "gateway", "key", "policy", "preset", "proposal", "role", "rule", "ruletype", "setting", "tenant", "type", "user" }
 -- NAME is one of the family's own.
 local own = { credential = "credential", agent = "agent", bundle = "bundle", policy = "policy", set = "setting", connect = "credential",
   disconnect = "credential", tenant = "tenant", role = "role", gateway = "gateway", key = "key", rule = "rule" }
@@ -458,6 +458,11 @@ local kinds = {
   approval = function(db)
     local list = {}
     for _, r in db.each("approval", "") do list[#list + 1] = r and r.boot and r.id or nil end
+    return list
+  end,
+  proposal = function(db)
+    local list = {}
+    for _, r in db.each("proposal", "") do list[#list + 1] = r and r.proposal or nil end
     return list
   end,
   ruletype = function() return policies_of("rule") end,

@@ -8,7 +8,7 @@ local POLL, PATIENCE = 20, 30000        -- ms between two looks, and that one wa
 local allowed = {
   credential = { add = true, list = true, show = true, presets = true, set = true, enable = true, disable = true, test = true, remove = true },
   agent = true, bundle = true, domain = true, rule = true, gateway = true, tenant = true, user = true, role = true, client = true,
-  key = true, connection = true, approval = true, explain = true, log = true, env = true, status = true, doctor = true, disconnect = true,
+  key = true, connection = true, approval = true, proposal = true, explain = true, log = true, env = true, status = true, doctor = true, disconnect = true,
   seal = { revoke = true }, set = true,
   policy = { list = true, show = true, put = true, test = true, history = true, rollback = true, use = true, diff = true, remove = true },
 }
@@ -30,23 +30,24 @@ end
 
 local busy = false
 
---- run({ "credential", "add", … }, { home =, typed = { label = text } | nil, lines = bool }) ->
+--- run({ "credential", "add", … }, { home =, typed = { label = text or secret } | nil, lines = bool, within = ctx | nil }) ->
 -- { code =, value = (its JSON; with `lines` a list of lines), notes = { text … }, error = { message =, hint = } | nil }
--- typed: what stands for FIELD=- of a secret. Yields.
+-- typed: what stands for FIELD=- of a secret. within: the command whose part this one is, and whose name its changes bear. Yields.
 function M.run(args, given)
-  local time = require "time"
+  local time, changes = require "time", require "changes"
+  local within, before = given.within, changes.process
   local until_ = time.now() + PATIENCE
-  while busy do
+  while busy and not within do
     if time.now() > until_ then return { code = 1, notes = {}, error = { message = "another change is still being made", hint = "try again" } } end
     time.sleep(POLL)
   end
   busy = true
   local out, notes = {}, {}
-  local ctx = { home = given.home, opened = true, json = true, page = true, typed = given.typed or {},
+  local ctx = { home = given.home, opened = true, json = true, page = not within or within.page, part = within ~= nil, typed = given.typed or {},
     host = setmetatable({ isatty = function() return false end }, { __index = require "host" }),
     out = function(s) out[#out + 1] = s end, note = function(s) notes[#notes + 1] = s end }
   local ok, code = pcall(require("cli").main, args, ctx)
-  busy = false
+  if within then changes.process = before else busy = false end
   local text = table.concat(out)
   local got = { code = ok and code or 1, notes = notes }
   if given.lines then

@@ -132,9 +132,8 @@ local function specs_of(desk, c, form)
       local spec = { name = "o." .. o.name, label = o.name:gsub("-", " "), help = o.help }
       if not o.arg or o.bare then
         spec.kind = "switch"
-      elseif o.arg:find("^%l+|[%l|]+$") then
-        spec.kind, spec.values = "choice", {}
-        for word in o.arg:gmatch("[^|]+") do table.insert(spec.values, word) end
+      elseif o.of then
+        spec.kind, spec.values = "choice", o.of
       elseif o.many then
         spec.kind, spec.rows, spec.help = "lines", 2, ("%s. One a line."):format(o.help)
       else
@@ -240,7 +239,7 @@ end
 -- ---- pages ---------------------------------------------------------------------------------------
 
 local lists = { credential = "credentials", agent = "agents", bundle = "bundles", domain = "bundles", rule = "rules", policy = "policies",
-  user = "door", tenant = "door", role = "door", gateway = "door", client = "door", key = "door", connection = "door", set = "settings", approval = "approvals" }
+  user = "door", tenant = "door", role = "door", gateway = "door", client = "door", key = "door", connection = "door", set = "settings", approval = "approvals", proposal = "approvals" }
 
 local things = { credential = "credential", agent = "agent", bundle = "bundle", domain = "host", rule = "rule", policy = "policy", user = "person", tenant = "tenant",
   role = "role", gateway = "gateway", client = "client", key = "key", connection = "connection", approval = "request", seal = "sealed texts" }

@@ -120,6 +120,11 @@ local function home(desk)
   if open > 0 then
     pending = html('<p class="note">{n} a person. {l}</p>', { n = several(open, "request") .. (open == 1 and " waits for" or " wait for"), l = link(desk, "approvals", nil, "Look at them") })
   end
+  local asked = 0
+  for _, p in ipairs(ask(desk, "proposal", "list").value or {}) do asked = asked + (p.state == "pending" and 1 or 0) end
+  if asked > 0 then
+    pending = html('{before}<p class="note">{n} of agents {w} for an answer. {l}</p>', { before = pending, n = several(asked, "proposal"), w = asked == 1 and "waits" or "wait", l = link(desk, "approvals", nil, "Look") })
+  end
   return { title = "Home", body = html([[
 <p>{runs} {agents}, {credentials}.</p>{pending}<h2>The last day</h2>{chart}<h2>What needs you</h2>{troubles}{go}]], {
     runs = s.running and html("The proxy runs on <code>{at}</code>.", { at = table.concat(s.listen or {}, ", ") })
@@ -166,6 +171,8 @@ local lists = {
   keys = { "key", { { "State", "state" }, { "Tenant", "tenant" }, { "Role", "role" }, { "Ends", function(k) return ago(k.expires_at) end } }, "There is none.", { "revoke" }, { "do/key/add", "Add a key" } },
   roles = { "role", { { "Scopes", "scopes" } }, "", { "remove" }, { "do/role/add", "Add a role" } },
   clients = { "client", { { "Source", "source" }, { "Id", "id" } }, "There is none.", { "remove" }, { "do/client/add", "Add a client" } },
+  proposals = { "proposal", { { "State", "state" }, { "Agent", "agent" }, { "Hosts", function(p) return joined(p.services) end }, { "Ends", function(p) return ago(p.expires_at) end } },
+    "No agent has asked for anything. One that is refused a host reads in the answer how to ask.", {} },
   approvals = { "approval", { { "State", "state" }, { "Agent", "agent" }, { "Rule", "rule" }, { "Request", function(q) return ("%s %s"):format(q.method, q.url) end }, { "Ends", function(q) return ago(q.expires_at) end } },
     "Nothing waits for a person. A rule that asks holds a request until somebody answers here, or by `sallyport approval allow`.", {} },
 }
@@ -444,6 +451,75 @@ local function environment(desk, query, form)
   return { title = "Environment of " .. name, body = html('<p class="note" role="status">Shown this once: a token stands in these lines.</p>{parts}', { parts = parts }) }
 end
 
+local function titled_state(p) return p.state:gsub("^%l", string.upper) end
+
+-- What an agent asks for: each service in words, a box to leave it out, and the secrets that it needs.
+local function proposal(desk, id, form)
+  local got = ask(desk, "proposal", "show", id)
+  local p = got.value
+  if got.error or type(p) ~= "table" then return { status = 404, title = "No such proposal", body = wrong(got) } end
+  local at, note = "proposals/" .. id, nil
+  if form then
+    local args, typed = { "proposal", form.reject and "reject" or "approve", id }, {}
+    if form.reject then
+      if (form.reason or "") ~= "" then args[#args + 1] = "--reason=" .. form.reason end
+    else
+      local n = 0
+      for i, s in ipairs(p.services) do
+        if form["s." .. i] then
+          n, args[#args + 1] = n + 1, "--only=" .. s.name
+          local host = form["h." .. i]
+          if host and host ~= "" and host ~= s.host then args[#args + 1] = ("--host=%s=%s"):format(s.name, host) end
+        end
+      end
+      for name, value in pairs(form) do
+        local key = name:match("^k%.(.+)$")
+        if key and value ~= "" then
+          typed[key] = value
+          args[#args + 1] = key .. (name:find("client_id$") and "=" .. value or "=-")
+        end
+        local user = name:match("^u%.(.+)$")
+        if user and value ~= "" then args[#args + 1] = user .. "=" .. value end
+      end
+      if n == 0 then note = html '<p class="warn" role="alert">No service is chosen.</p>' end
+    end
+    if not note then
+      local did = commands.run(args, { home = desk.home, typed = typed })
+      if not did.error then return { see = forms.keep(desk, commands.find("proposal " .. args[2]), args, did) } end
+      note = html('<div class="warn" role="alert"><strong>{m}</strong></div>', { m = did.error.message })
+    end
+  end
+  local services, inputs, users = {}, {}, {}
+  for i, s in ipairs(p.services) do
+    if s.user_key then users[s.user_key] = true end
+    services[i] = html([[
+<fieldset><legend>{n}</legend><label class="on"><input type="checkbox" name="s.{i}" value="on" checked> {says}</label>{warning}
+<label for="h-{i}">Host</label><input id="h-{i}" name="h.{i}" value="{host}" spellcheck="false"></fieldset>]], { n = s.name, i = i, says = s.says, host = s.host,
+      warning = s.warning and html('<p class="warn">Careful: {w}.</p>', { w = s.warning }) })
+  end
+  local function input(name, label, help, kind)
+    inputs[#inputs + 1] = html('<label for="{n}">{l}</label><input id="{n}" name="{n}" type="{k}" autocomplete="off" aria-describedby="{n}-help"><small id="{n}-help">{h}</small>', { n = name, l = label, h = help, k = kind })
+  end
+  for _, c in ipairs(p.credentials) do
+    local help = html("{d} {o} {i}", { d = c.description, i = c.obtain_instructions, o = c.obtain and (c.obtain:find("^https://[^%s\"<>]+$")
+      and html('<a href="{u}" rel="noopener noreferrer" target="_blank">{u}</a>', { u = c.obtain }) or c.obtain) })
+    if c.oauth then
+      if not c.oauth.client_id then input("k." .. c.key .. ".client_id", c.key .. ": client id", help, "text") end
+      input("k." .. c.key .. ".client_secret", c.key .. ": client secret", html("Where the client has one. {h}", { h = help }), "password")
+      input("k." .. c.key .. ".refresh_token", c.key .. ": refresh token", "To paste one that is there; without it, sign in to the account afterwards.", "password")
+    else
+      input((users[c.key] and "u." or "k.") .. c.key, c.key, help, users[c.key] and "text" or "password")
+    end
+  end
+  local waits = p.state == "pending"
+  return { status = note and 400 or 200, title = "Proposal of " .. p.agent, body = html([[
+{note}<p>{words}</p><p class="dim">{state}, ends {ends}. These are the agent's words: look at the host, not at them.</p>{form}<p class="dim">On the command line: <code>{line}</code></p>]], { note = note,
+    words = p.user_message or p.message or "It says nothing.", state = titled_state(p), ends = ago(p.expires_at), line = commands.line { "proposal", "show", id },
+    form = waits and html([[<form method="post" action="{base}{at}">{csrf}{services}{inputs}<p class="row"><button class="go">Approve what is chosen</button></p></form>
+<form class="row" method="post" action="{base}{at}">{csrf}<label>Why not<br><input name="reason"></label><button name="reject" value="on">Reject</button></form>]], { base = desk.base, at = at, csrf = desk.csrf(at),
+      services = services, inputs = inputs }) or forms.members(p) }) }
+end
+
 local answers = { { "Once", "once" }, { "For an hour", "hour" }, { "For a day", "day" }, { "Always", "always" } }
 
 -- A question of a rule, with its answers.
@@ -519,7 +595,7 @@ end
 local pages = { [""] = home, connect = connect, door = door, settings = settings, log = log, allow = allow, record = record, explain = explain, policies = policies, environment = environment }
 local posts = { settings = true, environment = true }
 -- The part of the bar that a page is of.
-local under = { record = "log", allow = "log", explain = "log", users = "door", tenants = "door", gateways = "door", connections = "door", keys = "door", roles = "door", clients = "door", environment = "agents" }
+local under = { record = "log", allow = "log", explain = "log", users = "door", tenants = "door", gateways = "door", connections = "door", keys = "door", roles = "door", clients = "door", environment = "agents", proposals = "approvals" }
 
 --- answer(desk, the path behind the session's, its query, the form of a POST | nil) -> { title, body, status?, see?, live? }, which
 -- part of the bar | nil: there is no such page. Yields.
@@ -533,10 +609,12 @@ function M.answer(desk, rest, query, form)
     return policy(desk, second, form), "policies"
   end
   if first == "account" and second ~= "" then return account(desk, second, form), "credentials" end
+  if first == "proposals" and second ~= "" then return proposal(desk, second, form), "approvals" end
   if form and not posts[first] then return nil end
   if first == "approvals" and second ~= "" then return question(desk, second), "approvals" end
   if lists[first] then
-    local out = second == "" and { title = titled(first), live = query.live and 5 or nil, body = html("{l}{live}", { l = list_of(desk, first),
+    local out = second == "" and { title = titled(first), live = query.live and 5 or nil, body = html("{l}{live}{more}", { l = list_of(desk, first),
+      more = first == "approvals" and html("<h2>Proposals of agents</h2>{p}", { p = list_of(desk, "proposals") }),
       live = first == "approvals" and html("<p>{l}</p>", { l = query.live and link(desk, first, nil, again[2]) or link(desk, first, { { "live", "on" } }, again[1]) }) }) } or second ~= "" and item_page(desk, first, second)
     return out or nil, under[first] or first
   end

@@ -1,0 +1,236 @@
+--- What an agent asks for: hosts, and credentials that it would need, for a person to approve (sallyport proposal). An agent sends
+-- POST /v1/proposals to the proxy port with its token; the shape, the limits and the states are those that skill files written
+-- for Agent Vault know. A proposal opens nothing: a person says which of it comes to be, and types the secrets.
+--
+-- Records: database `proposal`, AGENT-ID/ID { proposal = ID, agent, agent_id, bundle, created, until, state = "pending" | "applied" | "rejected",
+-- services = { service … }, credentials = { credential … }, message, user_message, reason }.
+local M = {}
+
+M.BODY_MAX = 64 << 10
+M.LIFE = 7 * 86400
+local PENDING_MAX, KEPT_MAX = 20, 40        -- of an agent; with those that ended
+local LIST_MAX = 10                         -- services, credentials
+local COMMIT = 10000                        -- ms
+local texts = { message = 2000, user_message = 5000, description = 500, obtain = 500, obtain_instructions = 1000 }
+
+-- What a person reads must not look otherwise than it is: no controls but line ends, no directions, nothing unseen.
+local function words(v, max, what)
+  if v == nil or v == require("json").null then return nil end
+  if type(v) ~= "string" or #v > max or not utf8.len(v) then return nil, ("%s is a text of at most %d bytes"):format(what, max) end
+  local lines = {}
+  for line in (v .. "\n"):gmatch("([^\n]*)\n") do lines[#lines + 1] = require("web.page").clean(line, max) or "" end
+  local text = table.concat(lines, "\n"):match("^%s*(.-)%s*$")
+  return text ~= "" and text or nil
+end
+
+local function is_key(v) return type(v) == "string" and #v <= 64 and v:find("^[A-Z][A-Z0-9_]*$") ~= nil end
+
+-- { kind, and key or keys } of a service's auth | nil, why
+local auths = {
+  bearer = function(a)
+    if not is_key(a.token) then return nil, "auth.token is the name of a credential, in capitals" end
+    return { kind = "bearer", key = a.token }
+  end,
+  basic = function(a)
+    if not is_key(a.username) or a.password ~= nil and not is_key(a.password) then return nil, "auth.username and auth.password are names of credentials, in capitals" end
+    return { kind = "basic", user_key = a.username, key = a.password }
+  end,
+  passthrough = function(a)
+    if next(a, (next(a))) then return nil, "passthrough has no other member" end
+    return { kind = "passthrough" }
+  end,
+}
+auths["api-key"] = function(a)
+  if not is_key(a.key) then return nil, "auth.key is the name of a credential, in capitals" end
+  local header, why = require("records").header_name(type(a.header) == "string" and a.header or "Authorization")
+  if not header then return nil, "auth.header: " .. why end
+  if a.prefix ~= nil and (type(a.prefix) ~= "string" or #a.prefix > 64 or not require("http").field_value_ok(a.prefix)) then return nil, "auth.prefix is a short text of a header" end
+  return { kind = "api-key", key = a.key, header = header, prefix = a.prefix ~= "" and a.prefix or nil }
+end
+function auths.custom(a)
+  local name, value = next(type(a.headers) == "table" and a.headers or {})
+  if not name or next(a.headers, name) then return nil, "auth.headers: one header, in this version" end
+  local prefix, key = tostring(value):match("^([^{}]*){{%s*([A-Z][A-Z0-9_]*)%s*}}$")
+  if type(name) ~= "string" or not key then return nil, "auth.headers: a text and the name of a credential behind it: \"Token {{ KEY }}\"" end
+  return auths["api-key"] { key = key, header = name, prefix = prefix }
+end
+
+local function slug(host) return (host:gsub("^%*%.", ""):gsub("[^%w]+", "-"):sub(1, 40):gsub("^%-+", ""):gsub("%-+$", ""):lower()) end
+
+local function service(s)
+  local records = require "records"
+  if type(s) ~= "table" then return nil, "a service is an object" end
+  if s.action ~= nil and s.action ~= "set" then return nil, "action is \"set\": what is there, a person removes" end
+  if type(s.host) ~= "string" then return nil, "host is missing" end
+  local text, path = s.host:match("^([^/]*)(/?.*)$")
+  local bare, port = text:match("^(.+):(%d+)$")
+  if port and not records.port(port) then return nil, "host: the port is none" end
+  local host, why = records.host(bare or text)
+  if not host or host:find("$", 1, true) then return nil, "host: " .. (why or "it has no variables") end
+  path = path:gsub("/%*$", "")
+  if path ~= "" then
+    path, why = records.path(path)
+    if not path then return nil, "host: " .. why end
+  end
+  if s.substitutions ~= nil and (type(s.substitutions) ~= "table" or next(s.substitutions)) then
+    return nil, "substitutions: the operator adds those: sallyport credential add --type substitute"
+  end
+  local auth = type(s.auth) == "table" and auths[s.auth.type]
+  if not auth then return nil, "auth.type is bearer, basic, api-key, custom or passthrough" end
+  local out
+  out, why = auth(s.auth)
+  if not out then return nil, why end
+  local name = s.name == nil and slug(host) or s.name
+  if type(name) ~= "string" or #name > 64 or not records.name(name) then return nil, "name is 3 to 64 small letters, digits and hyphens" end
+  out.name, out.host, out.port, out.path = name, host, port and math.tointeger(tonumber(port)), path ~= "" and path or nil
+  return out
+end
+
+local function credential(c)
+  if type(c) ~= "table" or not is_key(c.key) then return nil, "key is a name in capitals: STRIPE_KEY" end
+  if c.action ~= nil and c.action ~= "set" then return nil, "action is \"set\": what is there, a person removes" end
+  local out, why = { key = c.key }, nil
+  for _, name in ipairs { "description", "obtain", "obtain_instructions" } do
+    out[name], why = words(c[name], texts[name], name)
+    if why then return nil, why end
+  end
+  if c.type ~= nil and c.type ~= "static" and c.type ~= "oauth" then return nil, "type is static or oauth" end
+  if c.type ~= "oauth" then return out end
+  local o, kept = type(c.oauth) == "table" and c.oauth or {}, {}
+  for _, name in ipairs { "authorization_url", "token_url" } do
+    local url = type(o[name]) == "string" and #o[name] <= 500 and require("http").parse_url(o[name])
+    if o[name] ~= nil and (not url or url.scheme ~= "https" and not require("addr").parse(url.host)) then return nil, "oauth." .. name .. " is an https address" end
+    kept[name] = o[name]
+  end
+  if not kept.token_url then return nil, "oauth.token_url is missing" end
+  for _, name in ipairs { "client_id", "scopes", "scope_separator" } do
+    if o[name] ~= nil and (type(o[name]) ~= "string" or #o[name] > 500 or o[name]:find("[%c]")) then return nil, ("oauth.%s is a short text"):format(name) end
+    kept[name] = o[name]
+  end
+  local method = o.token_auth_method
+  if method ~= nil and method ~= "client_secret_post" and method ~= "client_secret_basic" then return nil, "oauth.token_auth_method is client_secret_post or client_secret_basic" end
+  kept.auth_method = method and method:match("%a+$") or "post"
+  out.oauth = kept
+  return out
+end
+
+local function each(list, read, what)
+  local out, seen = {}, {}
+  if list == nil then return out end
+  if type(list) ~= "table" or #list > LIST_MAX or next(list) and #list == 0 then return nil, ("%s is a list of at most %d"):format(what, LIST_MAX) end
+  for i, item in ipairs(list) do
+    local got, why = read(item)
+    if not got then return nil, ("%s[%d]: %s"):format(what, i - 1, why) end
+    local id = got.name or got.key
+    if seen[id] then return nil, ("%s[%d]: %s is there twice"):format(what, i - 1, id) end
+    seen[id], out[i] = true, got
+  end
+  return out
+end
+
+--- The proposal in a request's body: { services, credentials, message, user_message } | nil, why. value: it brought a secret along,
+-- which is not kept: what an agent may hold already needs no proxy.
+function M.parse(text)
+  local v = require("json").decode(text)
+  if type(v) ~= "table" then return nil, "the body is a JSON object" end
+  local out, why = {}, nil
+  out.services, why = each(v.services, service, "services")
+  if not out.services then return nil, why end
+  out.credentials, why = each(v.credentials, credential, "credentials")
+  if not out.credentials then return nil, why end
+  if not out.services[1] then return nil, "services is empty: what is it for?" end
+  for _, name in ipairs { "message", "user_message" } do
+    out[name], why = words(v[name], texts[name], name)
+    if why then return nil, why end
+  end
+  local keys, used = {}, {}
+  for _, c in ipairs(out.credentials) do keys[c.key] = c end
+  for i, s in ipairs(out.services) do
+    for _, key in ipairs { s.key or false, s.user_key or false } do
+      if key and not keys[key] then return nil, ("services[%d]: %s is none of the proposal's credentials"):format(i - 1, key) end
+      if key then used[key] = true end
+    end
+    if s.key and keys[s.key].oauth and s.kind ~= "bearer" then return nil, ("services[%d]: a token of OAuth goes out as bearer"):format(i - 1) end
+  end
+  for _, c in ipairs(out.credentials) do
+    if not used[c.key] then return nil, ("no service uses the credential %s"):format(c.key) end
+  end
+  for _, c in ipairs(type(v.credentials) == "table" and v.credentials or {}) do out.value = out.value or c.value ~= nil end
+  return out
+end
+
+--- A record's state, its end considered: "pending", "applied", "rejected", "expired".
+function M.state(r, now) return r.state == "pending" and r["until"] <= now and "expired" or r.state end
+
+-- Keeps one: id | nil, code
+local function keep(self, agent, new)
+  local store, wall = self.store, self.time.wall()
+  local rows, ops, pending = store.each("proposal", agent.id .. "/", nil, KEPT_MAX + 1), {}, 0
+  table.sort(rows, function(a, b) return (a.record and a.record.created or 0) < (b.record and b.record.created or 0) end)
+  for i, row in ipairs(rows) do
+    local waits = row.record and M.state(row.record, wall) == "pending"
+    if waits then pending = pending + 1
+    elseif #rows - i >= KEPT_MAX / 2 or not row.record then ops[#ops + 1] = { op = "del", db = "proposal", key = row.key } end
+  end
+  if pending >= PENDING_MAX then return nil, "too_many" end
+  local id = require("host").sha256_hex((require("host").random_token(""))):sub(1, 8)
+  ops[#ops + 1] = { op = "put", db = "proposal", key = agent.id .. "/" .. id, version = 0, plain = { proposal = id, agent = agent.name, agent_id = agent.id,
+    bundle = agent.bundles[1], created = wall, ["until"] = wall + M.LIFE, state = "pending", services = new.services, credentials = new.credentials,
+    message = new.message, user_message = new.user_message } }
+  ops.context = { by = "agent " .. agent.name, door = "proxy", page = "POST /v1/proposals" }
+  local ok, code = store.commit(ops, self.time.now() + COMMIT)
+  return ok and id or nil, code
+end
+
+-- What the agent reads of one of its own.
+local function told(r, now)
+  return { id = r.proposal, status = M.state(r, now), vault = r.bundle, message = r.message, reason = r.reason, created_at = require("dates").iso(r.created) }
+end
+
+--- An agent's request at /v1/proposals or below: status, object | nil, code, message, hint. body: the text of a POST. Yields.
+function M.answer(self, req, agent, body)
+  local id, wall = req.path:match("^/v1/proposals/(%x+)$"), self.time.wall()
+  if body then
+    if not agent.bundles[1] then return nil, "path_not_allowed", "this agent holds no bundle to which anything could be added", "the operator grants one: sallyport agent set" end
+    local new, why = M.parse(body)
+    if not new then return nil, "bad_request", "the proposal cannot be read: " .. why, "sallyport help proposals has the shape" end
+    local code
+    id, code = keep(self, agent, new)
+    if code == "too_many" then return nil, "too_many", ("%d proposals of this agent wait already"):format(PENDING_MAX), "wait until they are answered" end
+    if not id then return nil, "store_unavailable" end
+    return 201, { id = id, status = "pending", vault = agent.bundles[1], message = ("Proposal created. A person approves it with `sallyport proposal approve %s`, or on the page (sallyport admin).%s"):format(id,
+      new.value and " The value that came along was not kept: a person types it." or "") }
+  end
+  if id then
+    local r = self.store.peek("proposal", agent.id .. "/" .. id)
+    if not r then return nil, "path_not_allowed", "there is no such proposal of this agent", "GET /v1/proposals lists them" end
+    return 200, told(r, wall)
+  end
+  local list = self.json.array {}
+  for _, row in ipairs(self.store.each("proposal", agent.id .. "/", nil, KEPT_MAX)) do
+    if row.record then list[#list + 1] = told(row.record, wall) end
+  end
+  return 200, { proposals = list }
+end
+
+--- What it would allow, in words: { text, warning | nil } of each service. holders: names of the agents that hold the bundle.
+function M.says(r, holders)
+  local out = {}
+  for i, s in ipairs(r.services) do
+    local where = ("%s%s%s"):format(s.host, s.port and ":" .. s.port or "", s.path or "")
+    local text = s.kind == "passthrough" and ("%s may read from %s, without a credential"):format(holders, where)
+      or ("%s may send anything to %s, with %s attached"):format(holders, where, s.key or s.user_key)
+    local warning
+    local shared = require("cli.suffixes").first { s.host }
+    local bare = s.host:gsub("^%*%.", "")
+    local why = require("addr").parse(bare) and require("addr").guard(bare)
+    if shared then warning = "strangers have names there: the secret may go to any of them"
+    elseif why then warning = ("%s is %s"):format(bare, why)
+    elseif bare:find("xn--", 1, true) then warning = "its name has letters of other scripts, and may look like another name"
+    elseif s.host:find("^%*") then warning = "every name below it is meant, whoever has it" end
+    out[i] = { text = text, warning = warning }
+  end
+  return out
+end
+
+return M

@@ -1,0 +1,163 @@
+"""Proposals: an agent that is refused asks, a person approves in part or whole, on the command line or the page; nothing opens by wording."""
+import base64
+import json
+import re
+
+import sallyport
+from admin_test import Admin
+
+SECRET = "canary-proposal-0123456789"
+ASK = {"services": [{"name": "stripe", "host": "api.test", "auth": {"type": "bearer", "token": "STRIPE_KEY"}}],
+       "credentials": [{"key": "STRIPE_KEY", "description": "to read invoices", "obtain": "https://keys.test/new"}], "user_message": "I need invoices."}
+
+
+def own(s, method, path, value=None, token=None, body=None, fields=""):
+    """A request to the proxy itself -> status, object."""
+    body = body if body is not None else json.dumps(value).encode() if value is not None else b""
+    w = s.connect()
+    w.send(f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{s.port}\r\nAuthorization: Bearer {token or s.tokens['a']}\r\n{fields}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body)
+    data = b""
+    while True:
+        part = w.recv(10 * sallyport.SLOW)
+        if not part:
+            break
+        data += part
+    w.close()
+    head, _, text = data.partition(b"\r\n\r\n")
+    return int(head.split()[1]), json.loads(text) if text.startswith(b"{") else text, head.decode()
+
+
+def test_asked_and_approved(t):
+    """refused, told how to ask, asked, approved with a secret: the next request carries it; the agent polls; the record of it names nothing secret"""
+    s, up = t.proxy(workers=2, upstream={"reply": "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"})
+    s.canaries.append(SECRET)
+    r = s.request()
+    hint = json.loads(r.body)
+    assert r.status == 403 and hint["error"] == "host_not_allowed" and r.get("x-agent-vault-proxy-error") == "true", hint
+    assert hint["proposal_hint"] == {"host": "api.test", "endpoint": "POST /v1/proposals", "supported_auth_types": ["bearer", "basic", "api-key", "custom", "passthrough"]}
+    status, made, _ = own(s, "POST", "/v1/proposals", ASK)
+    assert status == 201 and made["status"] == "pending" and made["vault"] == "default", made
+    at = "/v1/proposals/" + made["id"]
+    assert own(s, "GET", at)[1]["status"] == "pending" and s.request().status == 403
+    shown = s.cli("proposal", "show", made["id"]).stdout
+    assert "api.test" in shown and "https://keys.test/new" in shown and "every agent with the bundle default (a)" in shown, shown
+    r = s.cli("proposal", "approve", made["id"], check=False)
+    assert r.returncode == 2 and "STRIPE_KEY is missing" in r.stderr, r.stderr
+    s.cli("proposal", "approve", made["id"], "STRIPE_KEY=-", stdin=SECRET)
+    assert s.request().status == 200 and up.requests[-1].get("authorization") == "Bearer " + SECRET
+    assert own(s, "GET", at)[1]["status"] == "applied"
+    assert s.cli("proposal", "approve", made["id"], "STRIPE_KEY=-", stdin=SECRET, check=False).returncode == 1
+    page = own(s, "GET", "/discover")[1]
+    assert {"name": "stripe", "host": "api.test"} in page["services"] and page["available_credentials"] == ["STRIPE"] and page["vault"] == "default"
+    status, pem, head = own(s, "GET", "/v1/mitm/ca.pem")
+    assert status == 200 and b"BEGIN CERTIFICATE" in pem and re.search(r"X-MITM-Port: \d+", head), head
+    changes = [json.loads(x) for x in s.cli("log", "--json", "--kind", "change").stdout.splitlines()]
+    assert [c["command"] for c in changes if c.get("command", "").startswith("proposal")] == ["proposal approve", "proposal approve"], changes
+
+
+def test_kinds(t):
+    """each kind of auth comes to be as it was asked, in part where the person says so, at the host that they say"""
+    s, up = t.proxy(workers=1, upstream={"reply": "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"})
+    s.canaries.append(SECRET)
+    services = [{"name": "basic", "host": "basic.test", "auth": {"type": "basic", "username": "USER", "password": "PASS"}},
+                {"name": "keyed", "host": "api.test/v1/*", "auth": {"type": "api-key", "key": "KEY", "header": "X-Key", "prefix": "k "}},
+                {"name": "custom", "host": "custom.test:8443", "auth": {"type": "custom", "headers": {"X-Token": "Token {{ KEY }}"}}},
+                {"name": "docs", "host": "docs.test", "auth": {"type": "passthrough"}}]
+    ask = {"services": services, "credentials": [{"key": k} for k in ("USER", "PASS", "KEY")]}
+    first = own(s, "POST", "/v1/proposals", ask)[1]["id"]
+    s.cli("proposal", "approve", first, "--only", "keyed,docs", "--host", "docs=read.test", "KEY=-", stdin=SECRET)
+    assert s.request(target="/v1/x").status == 200 and up.requests[-1].get("x-key") == "k " + SECRET and s.request(target="/v2").status == 403
+    entries = json.loads(s.cli("bundle", "show", "default", "--json").stdout)
+    assert [d["host"] for d in entries["domains"]] == ["read.test"] and entries["credentials"] == ["keyed"]
+    assert own(s, "GET", "/v1/proposals/" + first)[1]["reason"] == "in part: keyed, docs"
+    second = own(s, "POST", "/v1/proposals", {**ask, "services": services[:1] + services[2:3]})[1]["id"]
+    s.cli("proposal", "approve", second, "USER=ada", f"PASS=@{s.secret_file(SECRET)}", f"KEY=@{s.secret_file(SECRET)}", "--method", "GET")
+    basic, custom = (json.loads(s.cli("credential", "show", n, "--json").stdout) for n in ("basic", "custom"))
+    assert basic["fields"]["username"] == "ada" and basic["methods"] == ["GET"] and custom["ports"] == [8443] and custom["fields"] == {"header": "x-token", "prefix": "Token "}, (basic, custom)
+    third = own(s, "POST", "/v1/proposals", {"services": [{"name": "drive", "host": "drive.test", "auth": {"type": "bearer", "token": "DRIVE"}}],
+        "credentials": [{"key": "DRIVE", "type": "oauth", "oauth": {"token_url": "https://id.test/token", "authorization_url": "https://id.test/auth", "client_id": "c1", "scopes": "read"}}]})
+    assert third[0] == 201, third
+    r = s.cli("proposal", "approve", third[1]["id"])
+    drive = json.loads(s.cli("credential", "show", "drive", "--json").stdout)
+    assert drive["type"] == "oauth_authorization_code" and drive["fields"]["client_id"] == "c1" and "sallyport connect drive" in r.stderr, r.stderr
+    fourth = own(s, "POST", "/v1/proposals", ask)[1]["id"]
+    assert s.cli("proposal", "approve", fourth, "--only", "none", check=False).returncode == 2
+    s.cli("proposal", "reject", fourth, "--reason", "not now")
+    assert own(s, "GET", "/v1/proposals/" + fourth)[1] | {"created_at": 0} == {"id": fourth, "status": "rejected", "vault": "default", "reason": "not now", "created_at": 0}
+
+
+def test_bounds_and_strangers(t):
+    """what is malformed is refused with its place; twenty wait for an agent and no more; another agent's is not there; seven days; hostile words are plain text"""
+    s, up = t.proxy(workers=2)
+    s.agent("other")
+    base = ASK["services"][0]
+    for change, why in (({"services": []}, "services is empty"), ({"services": [base] * 11}, "at most 10"), ({"services": [{**base, "host": "*"}]}, "services[0]: host"),
+                        ({"services": [{**base, "host": "$EVIL.test"}]}, "host"), ({"services": [{**base, "host": "a b"}]}, "host"), ({"services": [{**base, "auth": {"type": "bearer"}}]}, "auth.token"),
+                        ({"services": [{**base, "auth": {"type": "magic"}}]}, "auth.type"), ({"services": [{**base, "action": "delete"}]}, "action"), ({"services": [{**base, "name": "../x"}]}, "name"),
+                        ({"services": [base, base]}, "twice"), ({"services": [{**base, "auth": {"type": "bearer", "token": "OTHER"}}]}, "OTHER is none"), ({"services": "x"}, "services"),
+                        ({"services": {"a": 1}}, "services"), ({"credentials": []}, "STRIPE_KEY is none"), ({"credentials": [{"key": "lower"}]}, "credentials[0]"),
+                        ({"credentials": ASK["credentials"] + [{"key": "UNUSED"}]}, "no service uses"), ({"user_message": "x" * 5001}, "user_message"), ({"user_message": 5}, "user_message"),
+                        ({"services": [{**base, "auth": {"type": "api-key", "key": "STRIPE_KEY", "header": "a\r\nb"}}]}, "header"),
+                        ({"services": [{**base, "substitutions": [{"key": "K"}]}]}, "substitutions"),
+                        ({"credentials": [{"key": "STRIPE_KEY", "type": "oauth", "oauth": {"token_url": "http://evil.test/"}}]}, "https")):
+        status, said, _ = own(s, "POST", "/v1/proposals", {**ASK, **change})
+        assert status == 400 and why in said["message"], (change, status, said)
+    for body in (b"", b"{", b"[]", b"null", b'{"services":[', b"\xff", b'"x"'):
+        assert own(s, "POST", "/v1/proposals", body=body)[0] == 400, body
+    assert own(s, "POST", "/v1/proposals", body=b" " * 70000)[0] == 413
+    assert own(s, "POST", "/v1/proposals", ASK, token="sp_agt_" + "x" * 43)[0] in (403, 407)
+    for method, path in (("PUT", "/v1/proposals"), ("DELETE", "/v1/proposals/12ab"), ("POST", "/v1/proposals/12ab"), ("POST", "/discover")):
+        got = own(s, method, path, ASK)
+        assert got[0] == 403 and got[1]["error"] == "method_not_allowed", (method, path, got)
+    for path in ("/v1/proposals/", "/v1/proposals/zz", "/v1/admin/proposals/1/approve", "/v1/credentials"):
+        assert own(s, "GET", path)[0] == 403, path
+    kept = {**ASK, "credentials": [{**ASK["credentials"][0], "value": SECRET}], "user_message": "<x-canary>\u202e\x1b[31m hi\n\nthere"}
+    s.canaries.append(SECRET)
+    status, made, _ = own(s, "POST", "/v1/proposals", kept)
+    assert status == 201 and "not kept" in made["message"]
+    shown = s.cli("proposal", "show", made["id"]).stdout
+    assert "\x1b" not in shown and "\u202e" not in shown and "hi" in shown, shown
+    assert own(s, "GET", "/v1/proposals/" + made["id"], token=s.tokens["other"])[0] == 403
+    for i in range(19):
+        assert own(s, "POST", "/v1/proposals", ASK)[0] == 201, i
+    assert own(s, "POST", "/v1/proposals", ASK)[0] == 429 and own(s, "POST", "/v1/proposals", ASK, token=s.tokens["other"])[0] == 201
+    s.cli("proposal", "reject", made["id"])
+    assert own(s, "POST", "/v1/proposals", ASK)[0] == 201
+    for _ in range(30):
+        ids = [p["id"] for p in json.loads(s.cli("proposal", "list", "--json").stdout) if p["state"] == "pending" and p["agent"] == "a"]
+        if len(ids) < 20:
+            break
+        s.cli("proposal", "reject", ids[0])
+        assert own(s, "POST", "/v1/proposals", ASK)[0] == 201
+    assert len(own(s, "GET", "/v1/proposals")[1]["proposals"]) <= 41
+    wide = own(s, "POST", "/v1/proposals", {**ASK, "services": [{**base, "host": "*.github.io"}]}, token=s.tokens["other"])[1]["id"]
+    assert "careful" in s.cli("proposal", "show", wide).stdout
+    s.set_clock(7 * 86400 + 60)
+    assert own(s, "GET", "/v1/proposals/" + wide, token=s.tokens["other"])[1]["status"] == "expired"
+
+
+def test_on_the_page(t):
+    """the page shows what would be allowed, and approves a part of it, with the secret typed there"""
+    s, up = t.proxy(workers=1, upstream={"reply": "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"})
+    s.canaries.append(SECRET)
+    services = ASK["services"] + [{"name": "wide", "host": "*.github.io", "auth": {"type": "passthrough"}}]
+    made = own(s, "POST", "/v1/proposals", {**ASK, "services": services, "user_message": "<x-canary onclick=x>"})[1]["id"]
+    a = Admin(t, s).sign_in()
+    assert "1 proposal of agents waits" in a.get().text
+    a.click("Look")
+    a.click(made)
+    assert "Careful" in a.page.text and "I need" not in a.page.text and not any(tag == "x-canary" for tag, _ in a.page.tags)
+    form = next(f for f in a.page.forms if f["action"].endswith("proposals/" + made))
+    del form["fields"]["s.2"]
+    page = a.submit(form=form)
+    assert a.status == 400 and "STRIPE_KEY is missing" in page.text, page.text
+    form = next(f for f in a.page.forms if f["action"].endswith("proposals/" + made))
+    del form["fields"]["s.2"]
+    a.submit(form=form, **{"k.STRIPE_KEY": SECRET})
+    assert "Approved: stripe" in a.page.text and SECRET not in a.html, a.page.text
+    assert s.request().status == 200 and up.requests[-1].get("authorization") == "Bearer " + SECRET
+    assert json.loads(s.cli("bundle", "show", "default", "--json").stdout)["domains"] == []
+    made = own(s, "POST", "/v1/proposals", ASK)[1]["id"]
+    a.get("proposals/" + made)
+    a.submit(form=[f for f in a.page.forms if f["action"].endswith("proposals/" + made)][1], reject="on", reason="no <b>")
+    assert own(s, "GET", "/v1/proposals/" + made)[1]["reason"] == "no <b>"
