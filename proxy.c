@@ -18674,7 +18674,8 @@ struct mcp {
 	char connection[80];    /* whose ids of sessions and events these are */
 	struct buf id;          /* owned; the session's, for the answer's head */
 	struct buf note;        /* owned; members of the record: who asked for what */
-	struct buf rows;        /* owned; for names of tools: '+' or '-', the pattern, in which "*" is any text, and NUL */
+	struct buf rows;        /* owned; for names of tools: '+' or '-', the pattern, in which "*" is any text, and NUL; behind
+	                         * those of a rule '=', their `rest`, and NUL: the others must allow the name, too */
 };
 
 static void
@@ -18718,15 +18719,17 @@ static bool
 mcp_allows(const struct mcp *m, struct slice name)
 {
 	struct slice left = buf_slice(&m->rows);
+	bool decided = false;
 
 	while (left.n != 0) {
 		struct slice row = slice_cut(&left, '\0');
 
 		assert(row.n != 0);
-		if (mcp_fits((struct slice){row.p + 1, row.n - 1}, name))
-			return row.p[0] == '+';
+		if (!decided && (row.p[0] == '=' ? row.p[1] != '+' : row.p[0] == '-' && mcp_fits((struct slice){row.p + 1, row.n - 1}, name)))
+			return false;
+		decided = row.p[0] != '=' && (decided || mcp_fits((struct slice){row.p + 1, row.n - 1}, name));
 	}
-	return m->rest[MCP_TOOLS];
+	return decided || m->rest[MCP_TOOLS];
 }
 
 /* Reads an element of a list whose first token is `t`, to its end. True: it may be seen. */
@@ -18886,6 +18889,8 @@ mcp_put_id(const struct mcp *m, struct slice name, struct slice id, struct buf *
 
 	if (id.n == 0)
 		return true;
+	if (m->connection[0] == '\0')           /* no gateway's */
+		return buf_addv(out, id);
 	if (id.n > MCP_ID_MAX || store.keys == NULL || !rand_bytes(raw, MCP_ID_NONCE))
 		return false;
 	memcpy(raw + MCP_ID_NONCE, id.p, id.n);
@@ -24756,6 +24761,34 @@ req_open_mcp_id(struct req *r, struct slice name)
 	return id.p != NULL && http_find(&r->head, name, (size_t)i + 1) < 0 && req_set_field(r, name, id, false);
 }
 
+/* req:narrow(rows)
+ *
+ * Tools that an MCP answer lists must be allowed by these rows of a rule, too (struct mcp). */
+static int
+l_req_narrow(lua_State *L)
+{
+	struct req *r = l_check_req(L, 1);
+	struct slice text = l_check_slice(L, 2);
+	struct mcp *m = r->mcp;
+	struct buf rows;
+
+	if (m == NULL) {
+		if ((m = r->mcp = calloc(1, sizeof *m)) == NULL)
+			return luaL_error(L, "out of memory");
+		buf_init(&m->id, 1024);
+		memset(m->rest, true, sizeof m->rest);
+	}
+	m->limits[MCP_TOOLS] = true;
+	if (!slice_has(buf_slice(&m->rows), text)) {    /* it was decided anew */
+		buf_init(&rows, m->rows.n + text.n);
+		luaL_argcheck(L, rows.max <= MCP_ROWS_MAX && buf_addv(&rows, text) && buf_addv(&rows, buf_slice(&m->rows)), 2,
+		    "patterns without end, or out of memory");
+		buf_free(&m->rows);
+		m->rows = rows;
+	}
+	return l_answer(L, req_set_field(r, SLICE("accept-encoding"), SLICE("identity"), false));
+}
+
 /* req:mcp({ user=, client=, gateway=, connection=, tools=, rest= }, method | nil, name | nil) -> bool
  *
  * The answer's lists show what `tools` and `rest` say. tools: rows, each '+' or '-', a pattern and NUL; the first that fits
@@ -26230,7 +26263,7 @@ l_req_dump(lua_State *L)
 static const luaL_Reg l_req[] = {
 	{"log", l_req_log}, {"fail", l_req_fail}, {"respond", l_req_respond}, {"forward", l_req_forward},
 	{"intercept", l_req_intercept}, {"tunnel", l_req_tunnel},
-	{"tap", l_req_tap}, {"read_body", l_req_read_body}, /* yields */
+	{"tap", l_req_tap}, {"narrow", l_req_narrow}, {"read_body", l_req_read_body}, /* yields */
 	{"came", l_req_came}, {"hand_on", l_req_hand_on}, {"mcp", l_req_mcp},
 	{"handed", l_req_handed}, {"take_over", l_req_take_over},
 	{"strip", l_req_strip}, {"substitute", l_req_substitute},

@@ -665,6 +665,11 @@ local function counter(self, req)
   end
 end
 
+-- May the answer to this request list an MCP server's tools? It is JSON, or a stream of events, then.
+local function lists_tools(req, view)
+  return req.method == "POST" and req.has_body or req.method == "GET" and (view.headers:get("accept") or ""):lower():find("text/event-stream", 1, true) ~= nil
+end
+
 -- What a push asks for: the beginning of its body is read, and the rest streams on. -> pktline.parse's | nil, why nobody can read it |
 -- false, code, message
 local function pushed(self, req, view)
@@ -755,6 +760,10 @@ local function ruled(self, req, agent, bundle, name, deadline, blind)
     if code == "approval_timeout" then recorder.mark(req, "person") end
     if code == "approval_timeout" then code, message, hint, options = ask_person(self, req, agent, bundle, name, rule, options) end
     if code == "asked" then return code end
+    if not code and rule.pol and rule.pol.tools and lists_tools(req, view) then
+      local rows, why = rules.rows(rule, self.sandbox.call)
+      if rows then req:narrow(rows) else code, message, options = "rule_failed", ("rule %s: its script failed"):format(rule.name), { trouble = why } end
+    end
     if answers and not code then
       answers.add(self, req, rule, with)
       if rule.pol.answer[1] then view.headers:set("accept-encoding", "identity") end   -- a coding hides what it reads

@@ -79,7 +79,7 @@ local match_keys = {
   tunnel = "function", pure = "boolean",
 }
 local rule_keys = {
-  kind = "string", api = "integer", name = "string", title = "string", fields = "table", help = "string", body = "table", reader = "string", answer = "table",
+  kind = "string", api = "integer", name = "string", title = "string", fields = "table", help = "string", body = "table", reader = "string", answer = "table", tools = "function",
   on_response = "function", on_request = "function", validate = "function", examples = "table",
 }
 local presets_keys = {
@@ -624,7 +624,7 @@ function Check:rule(t, pol)
     if not pol.body then return nil end
   end
   if t.reader and t.reader ~= "pkt-line" then return self:fail("reader", "reader is pkt-line") end
-  pol.reader = t.reader
+  pol.reader, pol.tools = t.reader, t.tools
   if t.on_response and not t.answer then return self:fail("on_response", 'on_response needs answer = { "NAME" … }: the members that it reads, or {}') end
   if t.answer then
     local names = self:strings(t.answer, "answer")

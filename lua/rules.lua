@@ -211,6 +211,29 @@ local function context(rule, with)
   }
 end
 
+--- What a rule that has `tools` lets an MCP server's lists show, as req:narrow wants it | nil, what went wrong
+function M.rows(rule, call)
+  if rule.rows then return rule.rows end
+  local ok, got = call(rule.type, rule.pol.tools, rule.fields)
+  if not ok then return nil, tostring(got) end
+  local rows = {}
+  local function add(sign, patterns)
+    for _, p in ipairs(patterns or {}) do
+      if type(p) ~= "string" or p:find("%z") then error("a tool's pattern is a text", 0) end
+      rows[#rows + 1] = sign .. p .. "\0"
+    end
+  end
+  local fine, why = pcall(function()
+    if type(got) ~= "table" then error("tools returned no table", 0) end
+    add("-", got.deny)
+    add("+", got.allow)
+    rows[#rows + 1] = (got.allow and got.allow[1] and "=-" or "=+") .. "\0"
+  end)
+  if not fine then return nil, why end
+  rule.rows = table.concat(rows)
+  return rule.rows
+end
+
 --- A rule's on_response, once the answer has ended. with: ask's. nil | what went wrong
 function M.answered(rule, call, res, with)
   local ok, got = call(rule.type, rule.pol.on_response, shown(res), context(rule, with))

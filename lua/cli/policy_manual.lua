@@ -870,6 +870,12 @@ there. It cannot change the answer. The request asks for no coding then. A failu
       for _, usage in ipairs(res.objects) do ctx.count(ctx.agent, "day", usage.total_tokens or 0, true) end
     end
 
+## rule.tools
+function(rule) -> { allow = { patterns }, deny = { patterns } }: from the lists of tools in an MCP server's answers, JSON and streams of
+events, those are taken that `deny` fits, and those that no pattern of `allow` fits, where it has one. What does not answer as such a
+server does (502) is no place for this rule.
+    tools = function(rule) return { deny = rule.deny } end
+
 ## rule.reader
 "pkt-line": of a `git push` the commands are read, which stand before its pack; req.push() answers { commands = { { kind = "create" | "move" |
 "delete", ref, old, new } … }, options = { … } }; nil for what is no push; nil and a reason where it cannot be read. The pack streams. A refusal

@@ -1,4 +1,4 @@
---- Which tools of an MCP server may be called.
+--- Which tools of an MCP server may be called, and seen.
 --
 --   sallyport rule add careful --type mcp_tools --host mcp.acme.test allow='read_*' allow=search
 --   sallyport rule add nodrop --type mcp_tools deny='*delete*' deny=drop_database
@@ -6,7 +6,7 @@
 -- A call (`tools/call` in a POST's body, each of a batch) goes on if a pattern of `allow` fits the tool's name, or there is none, and
 -- none of `deny` does (`*`: any text). Other methods go on, unless methods=deny: then the handshake, pings, notifications and
 -- lists alone do. What the head mirrors (Mcp-Method, Mcp-Name) has to say what the body says. A body that is no JSON, has a member
--- twice, or members that only look like the protocol's, is refused. Lists of tools come whole: they are not judged.
+-- twice, or members that only look like the protocol's, is refused. From lists of tools, JSON and streams, what may not be called is taken out.
 local open = { initialize = true, ping = true, ["tools/list"] = true, ["resources/list"] = true, ["resources/templates/list"] = true,
   ["prompts/list"] = true, ["server/discover"] = true, ["logging/setLevel"] = true }
 local protocol = { method = true, params = true, name = true, jsonrpc = true, id = true }
@@ -45,6 +45,7 @@ return {
     { name = "methods", type = "enum", values = { "allow", "deny" }, default = "allow", help = "Other methods than calls and lists" },
   },
   body = {},
+  tools = function(rule) return { allow = rule.allow, deny = rule.deny } end,
   on_request = function(req, ctx)
     if req.method ~= "POST" then return nil end
     local body, why = req.json()

@@ -113,6 +113,18 @@ cases[#cases + 1] = { name = "where no rule is asked it goes as it came", send =
   expect = { status = 200, upstream = { requests = 1, header = { ["x-http-method-override"] = "DELETE" } } } }
 cases[#cases + 1] = { name = "without a credential, too", host = "open.test", send = "GET /mail HTTP/1.1\r\nHost: open.test\r\nX-HTTP-Method-Override: DELETE\r\n\r\n",
   expect = { status = 200, servers = { other = { requests = 1, head_not = "DELETE" } } } }
+-- mcp_tools takes from lists what may not be called
+local function listed(text, kind, answer, expect)
+  cases[#cases + 1] = { name = "tools: " .. text, send = to("/mcp", '{"jsonrpc":"2.0","id":1,"method":"tools/list"}', nil, "Accept-Encoding: gzip\r\nMcp-Session-Id: s-1\r\n"),
+    upstream = { reply = { status = 200, type = kind, headers = { ["Mcp-Session-Id"] = "s-1" }, body = answer } },
+    expect = { status = 200, headers = { ["mcp-session-id"] = "s-1" }, body_has = expect, body_not = "drop",
+      upstream = { header = { ["accept-encoding"] = "identity", ["mcp-session-id"] = "s-1" } } } }
+end
+local message = '{"jsonrpc":"2.0","id":1,"result":{"tools":[{"name":"drop","title":"read_x"},{"name":"read_a"},{"name":"dr\\u006fp"},{"name":"read_b"}]}}'
+listed("a list", "application/json", message, '"tools":[{"name":"read_a"},{"name":"read_b"}]')
+listed("a batch", "application/json", "[" .. message .. "," .. message .. "]", '"tools":[{"name":"read_a"},{"name":"read_b"}]')
+listed("a stream", "text/event-stream", "event: message\nid: 7\ndata: " .. message .. "\n\n", "id: 7\n")
+
 -- git_branches: what git sends, and what it does not
 local zero, one, two = ("0"):rep(40), ("1"):rep(40), ("2"):rep(40)
 local function pkt(text) return ("%04x%s"):format(#text + 4, text) end
