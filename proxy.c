@@ -8742,13 +8742,6 @@ der_extensions(struct der *d, const char *host, const uint8_t *skid, const struc
 	der_wrap(d, 0xa3, end);
 }
 
-/* A clock that was never set is before the build: the build's time stands in for it. */
-static int64_t
-cert_now(int64_t now)
-{
-	return now < (int64_t)BUILD_TIME ? (int64_t)BUILD_TIME : now;
-}
-
 /* A certificate for `pub`, made in `room`: a leaf for `host`, or with NULL the issuer's own. Empty:
  * there was no randomness, or the certificate did not fit. */
 static struct slice
@@ -8762,6 +8755,8 @@ cert_make(const char *host, const uint8_t pub[65], const struct issuer *by, int6
 	const uint8_t *span;
 	size_t n;
 
+	if (now < (int64_t)BUILD_TIME)                  /* the clock was never set */
+		now = (int64_t)BUILD_TIME;
 	if (!rand_bytes(serial, sizeof serial))
 		return (struct slice){NULL, 0};
 	serial[0] = (serial[0] & 0x7f) | 0x40;          /* positive, and 16 bytes long always */
@@ -8828,7 +8823,7 @@ tls_ca_make(uint8_t room[CERT_ROOM], uint8_t key[32], int64_t now)
 	der_name(&name, cn);
 	tls_sha256(pub, sizeof pub, skid);
 	return cert_make(NULL, pub, &(struct issuer){{(const char *)name.at,
-	    (size_t)(dn + sizeof dn - name.at)}, skid, key}, cert_now(now), room);
+	    (size_t)(dn + sizeof dn - name.at)}, skid, key}, now, room);
 }
 
 /* Owned. A host's leaf lies in one of the TLS_LEAF_WAYS places of its set, the one used last
@@ -8847,7 +8842,7 @@ static struct leaf *
 leaf_get(const char *host)
 {
 	const struct issuer by = {{(const char *)tls_ca.dn, tls_ca.dn_n}, tls_ca.skid, tls_keys->ca};
-	int64_t now = cert_now(clock_wall());
+	int64_t now = clock_wall();
 	uint32_t h = text_hash(host);
 	struct leaf **set = &leaves[(h ^ h >> 16) & (TLS_LEAVES - 1) & ~(uint32_t)(TLS_LEAF_WAYS - 1)];
 	struct leaf *l, *old;
@@ -16861,10 +16856,8 @@ store_counters_get(MDB_txn *txn, struct store_counters *c)
 	struct slice v;
 	enum store_err err = store_raw_get(txn, DB_META, STORE_K_COUNTERS, &v);
 
-	if (err != STORE_OK)
-		return err == STORE_ABSENT ? STORE_DAMAGED : err;
-	if (v.n != 32)
-		return STORE_DAMAGED;
+	if (err != STORE_OK || v.n != 32)
+		return err == STORE_OK || err == STORE_ABSENT ? STORE_DAMAGED : err;
 	*c = (struct store_counters){load_be64(v.p), load_be64(v.p + 8), load_be64(v.p + 16),
 	    load_be64(v.p + 24)};
 	return STORE_OK;
@@ -16929,9 +16922,7 @@ store_follow(uint64_t since, bool *known)
 
 	if (store.keys == NULL)
 		return STORE_LOCKED;
-	if ((err = store_read_begin()) != STORE_OK)
-		return err;
-	if ((err = table_sync(t, store.reader)) != STORE_OK)
+	if ((err = store_read_begin()) != STORE_OK || (err = table_sync(t, store.reader)) != STORE_OK)
 		return err;
 	for (unsigned i = 0; i < TABLE_BUCKETS; i++)
 		if ((err = table_bucket(t, store.reader, i)) != STORE_OK && err != STORE_DAMAGED)
