@@ -1,15 +1,15 @@
-// The MCP SDK's second generation of clients with its OAuth provider: node door_client.mjs NODE_MODULES URL PORT ERA
+// The MCP SDK's second generation of clients with its OAuth provider: node door_client.mjs NODE_MODULES URL PORT ERA [CLIENT_ID SECRET]
 // ERA: `legacy` (sessions) or a revision. Prints { open } where a person has to go, waits for them at http://127.0.0.1:PORT/callback, then
 // { version, tools, text, refused }.
 import { createRequire } from 'node:module';
 import http from 'node:http';
 import path from 'node:path';
 import { pathToFileURL } from 'node:url';
-const [modules, url, port, era] = process.argv.slice(2);
+const [modules, url, port, era, client_id, client_secret] = process.argv.slice(2);
 const load = (name) => import(pathToFileURL(createRequire(path.join(modules, 'x.js')).resolve(name)).href);
 const { Client, StreamableHTTPClientTransport, UnauthorizedError } = await load('@modelcontextprotocol/client');
 const say = (o) => process.stdout.write(JSON.stringify(o) + '\n');
-const redirect = `http://127.0.0.1:${port}/callback`, kept = {};
+const redirect = `http://127.0.0.1:${port}/callback`, kept = { client: client_id && { client_id, client_secret } };
 let arrived;
 const back = new Promise((done) => { arrived = done; });
 const server = http.createServer((req, res) => { res.end('done'); arrived(new URL(req.url, redirect).searchParams); }).listen(Number(port), '127.0.0.1');

@@ -157,11 +157,14 @@ def test_authorization_suite(t):
 
 
 def test_sdk_generations(t):
-    """the SDK's second generation of clients signs in, and works with the old transport and the new one [R6]"""
+    """the SDK's second generation of clients signs in, by itself and with an id and a secret, and works with the old transport and the new one [R6 S11]"""
     box = Everything(t)
     box.s.cli("gateway", "scope", "tools", "reading:logs", "--tool", "test_logging_tool", "--says", "Read logs")
-    for era in ("legacy", "2026-07-28"):
-        said = run(box, [NODE, HERE / "door_client.mjs", NPM, box.base + "/mcp/tools", str(free_port()), era], home(box, "sdk"), "Second SDK")
+    port = free_port()
+    typed = json.loads(box.s.cli("client", "add", "Typed in", "--redirect", f"http://127.0.0.1:{port}/callback", "--json").stdout)
+    box.s.canaries.append(typed["secret"])
+    for era, client in (("legacy", ()), ("2026-07-28", (typed["id"], typed["secret"]))):
+        said = run(box, [NODE, HERE / "door_client.mjs", NPM, box.base + "/mcp/tools", str(port), era, *client], home(box, "sdk"), "Typed in" if client else "Second SDK")
         got = json.loads(said.splitlines()[-1])
         assert got["version"] == ("2025-11-25" if era == "legacy" else era), got
         assert "test_simple_text" in got["tools"] and "test_logging_tool" not in got["tools"] and got["text"].startswith("This is a simple text"), got
@@ -170,6 +173,10 @@ def test_sdk_generations(t):
         assert "Unauthorized" in got["hidden"] and "entities%3Awrite" in said.splitlines()[-2], said
         box.s.canaries += [got["tokens"]["access_token"], got["tokens"]["refresh_token"]]
         box.check(got["tokens"]["access_token"], got["tokens"]["refresh_token"])
+    # the secret counts: without it, and with another, the same client gets nothing
+    for secret in ({}, {"client_secret": "canary-wrong"}):
+        status, answer = box.post("/oauth/token", grant_type="refresh_token", refresh_token=got["tokens"]["refresh_token"], client_id=typed["id"], **secret)
+        assert (status, answer["error"]) == (401, "invalid_client"), (status, answer)
     assert any("mcp-session-id" in h for h in box.got()) and any(h.get("mcp-protocol-version") == "2026-07-28" and h.get("mcp-param-region") for h in box.got())
 
 
