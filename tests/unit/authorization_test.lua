@@ -323,7 +323,7 @@ return {
     assert(refresh(client, t.refresh_token, { resource = BOX .. "/mcp/other" }).error == "invalid_target" and refresh(client, t.refresh_token, { resource = BOX .. "/mcp/tools" }).access_token)
   end),
 
-  ["S8 the consent page says who asks and where the answer goes; each scope can be unticked; it is no page to frame"] = with_box(function()
+  ["S8 the consent page says who asks and where the answer goes; each scope can be unticked; it is no page to frame (clickjacking)"] = with_box(function()
     local b = ada()
     local client = register { redirect_uris = { CB, "http://127.0.0.1/cb", "cursor://x/y" } }
     local a = b:go("GET", request(client))
@@ -356,7 +356,7 @@ return {
     assert(b:submit("/consent", { { "do", "approve" }, { "scope", "tools:read" }, { "tenant", "initech" } }).status == 200)
   end),
 
-  ["S9 a code is good once, for 60 s, for its client and its address; its replay ends what came of it"] = with_box(function()
+  ["S9 a code is good once, for 60 s, for its client and its address; its replay ends what came of it (code injection, replay)"] = with_box(function()
     local b, client, t, got = connected()
     assert(good(t.access_token))
     assert(trade(client, got.code).error == "invalid_grant" and not good(t.access_token) and refresh(client, t.refresh_token).error == "invalid_grant")
@@ -421,7 +421,7 @@ return {
     assert(with(nil, { client_id = c.client_id, client_secret = "x" }).error == "invalid_client")
   end),
 
-  ["S12 each refresh gives a new token; an old one that comes again ends the family; scopes narrow, never widen"] = with_box(function()
+  ["S12 each refresh gives a new token; an old one that comes again ends the family (refresh reuse); scopes narrow, never widen"] = with_box(function()
     local _, client, t = connected()
     local t2 = refresh(client, t.refresh_token)
     assert(t2.access_token ~= t.access_token and t2.refresh_token ~= t.refresh_token and good(t2.access_token) and good(t.access_token), "a call that runs is not cut")
@@ -736,7 +736,7 @@ return {
     end
   end),
 
-  ["attack: forged forms at sign-in, consent, disconnection and sign-out"] = with_box(function()
+  ["attack: forged forms (CSRF) at sign-in, consent, disconnection and sign-out"] = with_box(function()
     local b, client, t = connected()
     -- consent: no token, another request's token, another session's token
     b:go("GET", request(client))
@@ -789,7 +789,7 @@ return {
     assert(a.status == 400 and good(t.access_token))
   end),
 
-  ["attack: a session is never taken over, and ends with a sign-out, its password and its day"] = with_box(function()
+  ["attack: a session is never taken over (fixation), and ends with a sign-out, its password and its day"] = with_box(function()
     local b = browser()
     b.jar["__Host-sallyport"] = ("F"):rep(43)          -- planted
     b:go("GET", link_of "ada@box.test")
@@ -837,7 +837,31 @@ return {
     assert(page.page(200, "t", page.html("{x}", { x = { "<i>", page.html "<b>", { "&" } } })).body:find("&lt;i&gt;<b>&amp;", 1, true))
   end),
 
-  ["attack: no spelling of `next` leaves the box"] = with_box(function()
+  ["attack: a client that registers another's name shares nothing with it"] = with_box(function()
+    local b, first, t = connected { client_name = "Claude" }
+    local thief = register { client_name = "Claude", redirect_uris = { "https://thief.test/cb" } }
+    assert(thief.client_id ~= first.client_id)
+    -- it is asked about anew, and the page says where the answer goes
+    local a = b:go("GET", request(thief, { redirect_uri = "https://thief.test/cb" }))
+    assert(a.status == 200 and a.body:find("<strong>thief.test</strong>", 1, true) and a.body:find("nobody has checked the name", 1, true), a.body)
+    assert(b:go("GET", request(thief)).status == 400, "the address of the first one")
+    local code = approve(b, first).code
+    assert(trade(thief, code).error == "invalid_grant" and trade(thief, code, { redirect_uri = "https://thief.test/cb" }).error == "invalid_grant")
+    assert(refresh(thief, t.refresh_token).error == "invalid_grant" and refresh(first, t.refresh_token).access_token)
+  end),
+
+  ["attack: a token of one gateway is nothing at another, a key of one neither"] = with_box(function()
+    put("gateway", "other", { name = "other", url = "https://up.test/other" })
+    local _, _, t = connected()
+    assert(good(t.access_token))
+    local a = use(t.access_token, "other")
+    assert(a.status == 401 and header(a, "WWW-Authenticate"):find('error="invalid_token"', 1, true) and header(a, "WWW-Authenticate"):find("/mcp/other", 1, true))
+    local key = "sk_" .. access.random()
+    put("grant", "k/" .. access.hash("key", key), { name = "ci", tenant = "acme", tenant_id = store.peek("agent", "a/acme").id, role = "admin", gateways = { "tools" } })
+    assert(good(key) and use(key, "other").status == 401)
+  end),
+
+  ["attack: no spelling of `next` leaves the box (open redirect)"] = with_box(function()
     ada()
     for _, n in ipairs { "https://evil.test/", "//evil.test", "/\\evil.test", "javascript:alert(1)", "\r\nLocation: https://evil.test", "@evil.test", "%2f%2fevil.test", ("x"):rep(9000), "x y" } do
       local b = browser()

@@ -131,6 +131,38 @@ return {
     passes(f, '{"jsonrpc":"2.0","id":7,"error":{"code":1,"message":"x"}}')
   end,
 
+  ["the quick reader of a call reads what the other reads, or leaves it to that"] = function()
+    local read = require("request").mcp_call
+    local version = '"io.modelcontextprotocol/protocolVersion"'
+    local function is(name, revision, text)
+      local n, r = read(text)
+      assert(n == name and r == revision, text)
+      local all = name and assert(json.decode(text))
+      assert(not name or all.method == "tools/call" and all.params.name == name and (all.params._meta or {})["io.modelcontextprotocol/protocolVersion"] == revision, text)
+    end
+    is("x", nil, '{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"x"}}')
+    is("x", nil, ' { "params" : { "arguments" : {"name":"y","params":{"name":"z"},"_meta":{' .. version .. ':"1"}} , "name" : "x" } , "method" : "tools/call" } ')
+    is("\u{e4}", "2026-07-28", '{"method":"tools/call","params":{"name":"\u{e4}","_meta":{"progressToken":{"a":[1]},' .. version .. ':"2026-07-28","x":{' .. version .. ':"1"}}},"id":"q"}')
+    is("", nil, '{"method":"tools/call","params":{"name":"","arguments":[{"name":"y"}],"_meta":{}}}')
+    for _, text in ipairs { "", "{", "{}", "[]", '"tools/call"', '[{"method":"tools/call","params":{"name":"x"}}]', '{"method":"tools/call"}', '{"method":"tools/call","params":{}}',
+      '{"method":"tools/call","params":["x"]}', '{"method":"tools/call","params":{"name":5}}', '{"method":"tools/call","params":{"name":["x"]}}', '{"method":"tools/list","params":{"name":"x"}}',
+      '{"method":"tools/call","params":{"name":"x"}}{', '{"method":"tools/call","params":{"name":"x"},}', '{"method":"tools/call","params":{"name":"x"}', '{"method":["tools/call"],"params":{"name":"x"}}',
+      '{"method":"tools/call","method":"tools/call","params":{"name":"x"}}', '{"method":"tools/call","params":{"name":"x"},"params":{"name":"y"}}', '{"method":"tools/call","params":{"name":"x","name":"x"}}',
+      '{"method":"tools/call","params":{"name":"x"},"Params":{"name":"y"}}', '{"method":"tools/call","params":{"name":"x","NAME":"y"}}', '{"method":"tools/call","params":{"name":"x","uri":"y"}}',
+      '{"method":"tools/call","params":{"name":"x"},"result":{}}', '{"m\\u0065thod":"tools/call","params":{"name":"x"}}', '{"method":"tools\\/call","params":{"name":"x"}}',
+      '{"method":"tools/call","params":{"n\\u0061me":"y","name":"x"}}', '{"method":"tools/call","params":{"name":"\\u0078"}}', '{"id":{"name":"y"},"method":"tools/call","params":{"name":"x"}}',
+      '{"id":["name"],"method":"tools/call","params":{"name":"x"}}', '{"method":"tools/call","params":{"name":"x","_meta":[]}}', '{"method":"tools/call","params":{"name":"x","_meta":{' .. version .. ':1}}}',
+      '{"method":"tools/call","params":{"name":"x","_meta":{' .. version .. ':"1",' .. version .. ':"2"}}}', '{"method":"tools/call","params":{"name":"x","_meta":{},"_meta":{' .. version .. ':"2"}}}',
+      '{"method":"tools/call","params":{"name":"x\xff"}}', '{"method":"tools/call","params":{"arguments":{},"arguments":{},"name":"x"}}', '\u{feff}{"method":"tools/call","params":{"name":"x"}}' } do
+      is(nil, nil, text)
+    end
+    -- what only looks like a mirror of the head goes the long way, and is refused there
+    local f = may("tools:execute")
+    for field, value in pairs { ["mcp-method"] = "tools/list", ["mcp-name"] = "y", ["mcp-param-a"] = "1" } do refused(400, -32020, f, call "x", { [field] = value }) end
+    refused(400, -32020, f, call("x", { _meta = { ["io.modelcontextprotocol/protocolVersion"] = "2026-07-28" } }))
+    refused(400, -32020, f, call("x", { _meta = { ["io.modelcontextprotocol/protocolVersion"] = "2025-06-18" } }), { ["mcp-protocol-version"] = "2025-11-25" })
+  end,
+
   ["a batch is as strong as its strongest message"] = function()
     local f = may "tools:read"
     passes(f, { call "list_a", call "list_b" })
