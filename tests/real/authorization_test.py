@@ -255,6 +255,22 @@ def guessing(box):
     wait(lambda: guess() == (429, 900), 10, "the same answer of the new ones")
 
 
+def lane(box):
+    """passwords are hashed one at a time, four wait, and who comes then gets 429; the door goes on meanwhile"""
+    b = Browser(box.base).go(box.base + "/login")
+    fields = dict(re.findall(r'<input type="hidden" name="([^"]*)" value="([^"]*)">', b.page))
+    made = []
+    for i in range(24):         # from addresses of their own: ten of one would be too many
+        c = http.client.HTTPConnection("127.0.0.1", box.port, timeout=60 * sallyport.SLOW, source_address=(f"127.0.0.{i + 10}", 0))
+        c.request("POST", "/login", urllib.parse.urlencode({**fields, "user": f"nobody{i}", "password": "x"}), {
+            "Content-Type": "application/x-www-form-urlencoded", "Origin": box.base, "Cookie": "; ".join(f"{k}={v}" for k, v in b.jar["box"].items())})
+        made.append(c)
+    assert box.ask("GET", "/.well-known/oauth-authorization-server")[0] == 200
+    got = [(r.status, r.getheader("Retry-After")) for r in (c.getresponse() for c in made)]
+    [c.close() for c in made]
+    assert set(got) == {(403, None), (429, "3")}, got
+
+
 def explained(box):
     """explain says what the door and then the proxy decide, of a person, a connection, a client and a key"""
     s, at = box.s, f"{box.base}/mcp/tools"
@@ -306,6 +322,7 @@ def test_ends(t):
     s.canaries.append(key)
     every(key, 200)
     explained(box)
+    lane(box)
     guessing(box)
     s.cli("key", "revoke", "ci")
     every(key, 401)
