@@ -14,6 +14,13 @@ local function long_close(source, at)
   return e or #source
 end
 
+local function number_end(source, at)
+  local _, e = source:find("^0[xX][%x.]+", at)
+  local exponent = e and "^[pP][+-]?%d+" or "^[eE][+-]?%d+"
+  if not e then _, e = source:find("^[%d.]+", at) end
+  return select(2, source:find(exponent, e + 1)) or e
+end
+
 local function tokens(source)
   local out, at, line, counted = {}, 1, 1, 1
   local function line_of(to)
@@ -22,7 +29,7 @@ local function tokens(source)
     return line
   end
   local function add(kind, e, value)
-    out[#out + 1] = { kind = kind, line = line_of(at), value = value }
+    out[#out + 1] = { kind = kind, line = line_of(at), value = value, at = at }
     at = e + 1
   end
   while true do
@@ -34,11 +41,11 @@ local function tokens(source)
     elseif c == '"' or c == "'" then
       local e = at + 1
       while e <= #source and source:sub(e, e) ~= c do e = e + (source:sub(e, e) == "\\" and 2 or 1) end
-      add("text", e, source:sub(at + 1, e - 1))
+      add("<text>", e, source:sub(at + 1, e - 1))
     elseif long_close(source, at) then
-      add("text", long_close(source, at))
+      add("<text>", long_close(source, at))
     elseif source:find("^%.?%d", at) then
-      add("number", select(2, source:find("^[%w.]+[+-]?%w*", at)))
+      add("<number>", number_end(source, at))
     elseif source:find("^[%a_]", at) then
       local _, e, name = source:find("^([%w_]+)", at)
       add(name, e, name)
@@ -51,6 +58,9 @@ local function tokens(source)
     end
   end
 end
+
+--- A source's tokens: { kind =, value =, line =, at = byte } each; a name's kind is the name, a text's "<text>", a number's "<number>".
+M.tokens = tokens
 
 -- ---- what an expression is -----------------------------------------------------------------------
 
@@ -68,6 +78,8 @@ for word in ([[secret.base64 secret.base64url secret.hex secret.percent secret.f
   uri.query]]):gmatch("%S+") do
   builders[word] = true
 end
+
+M.keywords = keywords
 
 local function is_name(t) return t and t.value and t.kind == t.value and not keywords[t.kind] end
 
@@ -105,7 +117,7 @@ function Reader:primary(i)
   local list = self.list
   local t = list[i]
   if not t then return nil, i end
-  if t.kind == "text" or t.kind == "number" then return "plain", i + 1 end
+  if t.kind == "<text>" or t.kind == "<number>" then return "plain", i + 1 end
   local kind, name
   if t.kind == "(" then
     local inner
@@ -126,18 +138,18 @@ function Reader:primary(i)
     elseif k == "[" then
       local at = list[i + 1]
       local e = behind(list, i)
-      local text = at and at.kind == "text" and e == i + 3 and at.value
+      local text = at and at.kind == "<text>" and e == i + 3 and at.value
       kind, name, i = self:member(kind, text or ""), nil, e
     elseif k == ":" and is_name(list[i + 1]) then
       i = i + 2                       -- what a method makes of a secret is one
       if kind ~= "secret" then kind = nil end
-      i = list[i] and (opens[list[i].kind] and behind(list, i) or list[i].kind == "text" and i + 1) or i
+      i = list[i] and (opens[list[i].kind] and behind(list, i) or list[i].kind == "<text>" and i + 1) or i
       name = nil
     elseif (k == "(" or k == "{") and (name or kind) then
       local e = behind(list, i)
       kind = name and builders[name] and self:holds_secret(i + 1, e - 1) and "secret" or nil
       name, i = nil, e
-    elseif k == "text" and name then
+    elseif k == "<text>" and name then
       kind, name, i = nil, nil, i + 1
     else
       break

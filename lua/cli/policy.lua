@@ -310,6 +310,34 @@ local function try(args, opt, ctx)
   })
 end
 
+local function check(args, _, ctx)
+  local out, worst = report.array(), 0
+  for _, file in ipairs(args) do
+    local name, text = read(ctx, file)
+    local pol, why = policy.compile(name, text)
+    local found
+    if pol then
+      found = require("cli.policy_lint").check(pol)
+    else
+      local line, reason = in_file(why, name, file):match(":(%d+): (.*)$")
+      line = math.tointeger(tonumber(line)) or 1
+      local n, column = 0, 1
+      for l in (text .. "\n"):gmatch("([^\n]*)\n") do
+        n = n + 1
+        if n == line then column = l:find("%S") or 1 end
+      end
+      found = { { line = line, column = column, code = "refused", text = reason or why } }
+    end
+    for _, f in ipairs(found) do
+      ctx.out(("%s:%d:%d: %s (%s)\n"):format(report.clean(file), f.line, f.column, report.clean(f.text), f.code))
+    end
+    if found[1] then worst = 1 else ctx.out(("%s      %s\n"):format(terminal.paint(ctx, "good", "ok"), report.clean(file))) end
+    out[#out + 1] = { file = file, name = name, ok = not found[1], found = report.array(found) }
+  end
+  report.answer(ctx, out)
+  return worst
+end
+
 local function replay(args, opt, ctx)
   local file, recording = args[1], args[2]
   if file and not is_file(file) or not recording then file, recording = nil, file end
@@ -512,6 +540,22 @@ examples:
   sallyport policy new acme --like hmac
   sallyport policy new acme --like start     # a signature and a token exchange
 ]], run = new },
+  { words = "policy check", args = "FILE …", min = 1, homeless = true, summary = "what a policy says by mistake", help = [[
+Reads policies as their authors might after a break: names that are no globals, locals that nothing reads, comparisons that
+can only come out one way, patterns that take for ever on some texts, examples that are missing; and whatever the compiler
+refuses. Each with line and column. Nothing is run but the file's own top level. Exit 1 where something was found.
+
+examples:
+  sallyport policy check ./acme.lua
+  sallyport policy check ./*.lua --json | jq '.[].found[]'
+]], run = check },
+  { words = "policy api", max = 0, homeless = true, summary = "what policies may say and call, for editors", help = [[
+Prints annotations for editors that read LuaLS's or EmmyLua's: what a policy may say and call, with the manual's sentences. Put
+the file beside your policies; its head says how an editor is told of it.
+
+examples:
+  sallyport policy api > sallyport.lua
+]], run = function(...) return require("cli.policy_api").run(...) end },
   { words = "policy replay", args = "[FILE] RECORDING [FIELD=VALUE …]", min = 1,
     summary = "what a draft would decide otherwise of recorded requests",
     options = { { name = "bundle", arg = "BUNDLE", help = "a draft of a rule: asked as the last one of this bundle" } }, help = [[

@@ -89,7 +89,7 @@ def spec_of(words, cell):
 # What changes no record of the store. Every other command has a record of kind `change` that names it.
 READS = set("""credential list, credential show, credential presets, credential test, agent list, bundle list, bundle show, rule list, rule show, approval list, approval show, seal show, explain, log, status,
     proposal list, proposal show, gateway list, tenant list, user list, role list, client list, key list, connection list, connection show, policy list, policy show, policy new, policy test,
-    policy history, policy diff, policy try, policy replay, policy help, ca, backup, serve, service print, nft, completion, man, version, lua, run, admin""".replace("\n", " ").replace("  ", "").split(","))
+    policy history, policy diff, policy try, policy replay, policy check, policy api, policy help, ca, backup, serve, service print, nft, completion, man, version, lua, run, admin""".replace("\n", " ").replace("  ", "").split(","))
 READS = {words.strip() for words in READS}
 
 
@@ -253,6 +253,9 @@ def test_every_command(t):
     tried = run("policy try", str(source), "GET", "https://api.test/v1", code=1)
     assert "did you mean req.headers?" in tried["error"]["message"] and "after" not in tried, tried
     assert run("policy remove", "acme") == {"removed": ["acme"]}
+    source.write_text("return { kind = 1 }")
+    assert run("policy check", str(source), code=1)[0]["found"]
+    assert "---@meta" in run("policy api")["text"]
     assert run("policy new", "fresh", "--like", "hmac", cwd=s.dir) == {"name": "fresh", "file": "fresh.lua", "like": "hmac"}
     assert "secret.hex(x)" in run("policy help", "secret.hex")["text"]
     run("doctor")
