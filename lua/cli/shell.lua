@@ -28,7 +28,7 @@ local function kind_of(word, first, verb)
   end
   if begins[verb] and (word == "NAME" or stands_for[word] == first) then return nil end
   if word == "NAME" then return own[first] end
-  if word:find("^[%l|]+$") then return (word:gsub("|", " ")) end
+  if word:find("^[%l%d|]+$") then return (word:gsub("|", " ")) end
   local kinds = {}
   for part in word:gmatch("[^|]+") do kinds[#kinds + 1] = part == "NAME" and own[first] or stands_for[part] end
   if kinds[1] == "file" then kinds[1], kinds[2] = kinds[2] or "file", kinds[2] and "file" end
