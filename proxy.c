@@ -13123,18 +13123,18 @@ key_public(struct slice in, struct der *d)
  * key. Such an assertion is answered with a placeholder (lua/stand_in.lua); anywhere else the key
  * is worth nothing. */
 #define STAND_IN_BITS 2048u
+#define STAND_IN_DER (2 * STAND_IN_BITS / 2)
 
-/* Writes a new key to `pem` as PKCS#8 (RFC 5958), its modulus to `n`. Returns the length of the PEM
- * text; 0: no randomness, or no room. */
+/* Writes a new key to `der` as PKCS#8 (RFC 5958). Returns its length; 0: no randomness. */
 static size_t
-stand_in_key_make(char *pem, size_t cap, unsigned char n[STAND_IN_BITS / 8])
+stand_in_key_make(unsigned char der[STAND_IN_DER])
 {
 	br_hmac_drbg_context rng;
 	br_rsa_private_key sk;
 	br_rsa_public_key pk;
 	unsigned char priv[BR_RSA_KBUF_PRIV_SIZE(STAND_IN_BITS)], pub[BR_RSA_KBUF_PUB_SIZE(STAND_IN_BITS)];
-	unsigned char d[STAND_IN_BITS / 8], der[2 * STAND_IN_BITS / 2], seed[48];
-	size_t dn, len = 0;
+	unsigned char d[STAND_IN_BITS / 8], seed[48];
+	size_t dn;
 
 	if (!rand_bytes(seed, sizeof seed))
 		return 0;
@@ -13142,13 +13142,9 @@ stand_in_key_make(char *pem, size_t cap, unsigned char n[STAND_IN_BITS / 8])
 	if (br_rsa_keygen_get_default()(&rng.vtable, &sk, priv, &pk, pub, STAND_IN_BITS, 65537) &&
 	    (dn = br_rsa_compute_privexp_get_default()(d, &sk, 65537)) != 0 &&
 	    pk.nlen == STAND_IN_BITS / 8 &&
-	    br_encode_rsa_pkcs8_der(NULL, &sk, &pk, d, dn) <= sizeof der) {
-		len = br_encode_rsa_pkcs8_der(der, &sk, &pk, d, dn);
-		memcpy(n, pk.n, pk.nlen);
-		len = br_pem_encode(NULL, NULL, len, "PRIVATE KEY", BR_PEM_LINE64) < cap ?
-		    br_pem_encode(pem, der, len, "PRIVATE KEY", BR_PEM_LINE64) : 0;
-	}
-	return len;
+	    br_encode_rsa_pkcs8_der(NULL, &sk, &pk, d, dn) <= STAND_IN_DER)
+		return br_encode_rsa_pkcs8_der(der, &sk, &pk, d, dn);
+	return 0;
 }
 
 /* ---- ident -----------------------------------------------------------------
@@ -26601,7 +26597,7 @@ conn_rejudge(void)
  * file, the environment or the terminal is never in a Lua string. Skip it unless you review
  * commands, or the requests for tokens (http_client). */
 #define HOST_SECRET_MAX (64 * 1024)             /* a line: the longest keys and tokens have a few KiB */
-#define L_TEXTS_MAX 65536               /* of a program: arguments and variables, which execve bounds by their bytes */
+#define HOST_ARGUMENTS_MAX (64 * 1024)           /* bytes of a program's name and arguments */
 #define HOST_SECRET_LINES_MAX (1024 * 1024)     /* a key file or a document: the store takes no more */
 
 /* nil and "absent", or errno's text. */
@@ -26881,28 +26877,20 @@ static const luaL_Reg l_http_client[] = {{"request", l_http_request}, /* yields 
 static int
 l_secret_from(lua_State *L, struct buf *b, bool multiline)
 {
-	size_t n = b->n;
-	bool bad = false;
+	bool bad = false, empty;
 
-	if (n != 0 && b->p[n - 1] == '\n') {
-		n--;
-		if (n != 0 && b->p[n - 1] == '\r')
-			n--;
-	}
-	for (size_t i = 0; i < n; i++) {
-		unsigned char ch = (unsigned char)b->p[i];
-
-		if ((ch < 0x20 || ch == 0x7f) && !(multiline && (ch == '\t' || ch == '\n' || ch == '\r')))
-			bad = true;
-	}
+	if (b->n != 0 && b->p[b->n - 1] == '\n')
+		buf_cut(b, b->n - 1 - (b->n > 1 && b->p[b->n - 2] == '\r'));
+	for (size_t i = 0; i < b->n; i++)
+		bad |= http_is_control(b->p[i]) && !(multiline && memchr("\t\n\r", b->p[i], 3) != NULL);
 	if (bad) {
 		buf_free(b);
 		return l_fail(L, "control");
 	}
-	buf_cut(b, n);
+	empty = b->n == 0;
 	buf_make_secret(b);
 	l_push_buf(L, b);
-	return 1 + l_answer(L, n == 0);
+	return 1 + l_answer(L, empty);
 }
 
 struct l_command {
@@ -26975,49 +26963,35 @@ l_command_push(lua_State *L, bool late)
 	return l_three(L, L_NIL, codes[c->run->code], c->run->status);
 }
 
-/* Pushes an array of the list's texts, ended by NULL; the list keeps the texts. */
-static char **
-l_texts(lua_State *L, int idx)
-{
-	const lua_Integer n = luaL_len(L, idx);
-	char **list;
-
-	luaL_argcheck(L, n > 0 && n <= L_TEXTS_MAX, idx, "too many texts, or none");
-	list = lua_newuserdatauv(L, ((size_t)n + 1) * sizeof *list, 0);
-	L_EACH(L, idx, i) {
-		struct slice s = l_check_slice(L, -1);  /* no number: its text would be nobody's */
-
-		luaL_argcheck(L, memchr(s.p, '\0', s.n) == NULL, idx, "a NUL in a text");
-		list[i - 1] = (char *)s.p;
-	}
-	list[n] = NULL;
-	return list;
-}
-
-/* host.command({ program, argument…, timeout=ms [, whole=bool, multiline=bool] }, deadline)
+/* host.run(texts, deadline, timeout ms, whole, multiline)
  *   -> { { name, secret } … } | nil, code [, exit status]
  *   -> secret, empty, where `whole`; nil, "control" too
  *
- * Runs a program of the helpers' folder; its standard output is a JSON object, the headers' names
- * and values, or with `whole` one value, as read_secret takes it. Codes: "no_helpers", "command_failed", "command_timeout", "command_too_large",
- * "command_missing", "command_unsafe", "command_busy", "command_malformed". Yields. */
+ * Lua's host.command. Runs a program of the helpers' folder: its name and arguments, a NUL behind
+ * each. Its standard output is a JSON object, the headers' names and values, or with `whole` one
+ * value, as read_secret takes it. Codes: "no_helpers", "command_failed", "command_timeout",
+ * "command_too_large", "command_missing", "command_unsafe", "command_busy", "command_malformed".
+ * Yields. */
 static int
 l_host_run(lua_State *L)
 {
+	struct slice texts = l_check_slice(L, 1);
+	lua_Integer ms = luaL_checkinteger(L, 3);
+	bool whole = lua_toboolean(L, 4), multiline = lua_toboolean(L, 5);
 	struct l_command *c;
-	char **argv;
-	lua_Integer ms;
+	char **argv, **last;
 
-	luaL_checktype(L, 1, LUA_TTABLE);
 	luaL_checkinteger(L, 2);
+	luaL_argcheck(L, texts.n != 0 && texts.n <= HOST_ARGUMENTS_MAX &&
+	    texts.p[texts.n - 1] == '\0', 1, "none, or too long");
 	if (helper_dir < 0)
 		return l_fail(L, "no_helpers");
 	c = l_wait_new(L, sizeof *c, l_command_drop);
-	lua_getfield(L, 1, "timeout");
-	ms = luaL_checkinteger(L, -1);
-	c->whole = l_flag(L, 1, "whole");
-	c->multiline = l_flag(L, 1, "multiline");
-	argv = l_texts(L, 1);
+	c->whole = whole;
+	c->multiline = multiline;
+	last = argv = l_new(L, (texts.n + 1) * sizeof *argv, 0, NULL);  /* zeroed: NULL at the end */
+	while (texts.n != 0)
+		*last++ = (char *)slice_cut(&texts, '\0').p;
 	if ((c->run = calloc(1, sizeof *c->run)) == NULL)
 		return luaL_error(L, "out of memory");
 	c->run->watch.fd = -1;
@@ -27286,20 +27260,16 @@ l_host_sha256_hex(lua_State *L)
 	return l_one(L, ((struct slice){hex, sizeof hex}));
 }
 
-/* host.stand_in_key() -> PEM of a new RSA key, its modulus in hex
+/* host.rsa_key() -> a new RSA key as PKCS #8 in DER
  *
- * About a second of work, so for commands alone. */
+ * About a second of work, so for commands alone. It is no secret: it is worth nothing elsewhere. */
 static int
-l_host_stand_in_key(lua_State *L)
+l_host_rsa_key(lua_State *L)
 {
-	unsigned char n[STAND_IN_BITS / 8];
-	char pem[3072], hex[2 * sizeof n];
-	size_t len = stand_in_key_make(pem, sizeof pem, n);
+	unsigned char der[STAND_IN_DER];
+	size_t n = stand_in_key_make(der);
 
-	if (len == 0)
-		return luaL_error(L, "no key could be made");
-	hex_encode(hex, n, sizeof n);
-	return l_two(L, ((struct slice){pem, len}), ((struct slice){hex, sizeof hex}));
+	return n != 0 ? l_one(L, ((struct slice){(char *)der, n})) : luaL_error(L, "no key could be made");
 }
 
 /* host.random(n) -> n random bytes, 64 at most */
@@ -27422,7 +27392,7 @@ l_host_read_secret(lua_State *L)
 	static const char *const kinds[] = {"file", "env", "stdin", "line", NULL};
 	int kind = luaL_checkoption(L, 1, NULL, kinds);
 	const char *name = luaL_optstring(L, 2, ""), *why;
-	bool multiline = l_flag(L, 3, "multiline"), empty;
+	bool multiline = l_flag(L, 3, "multiline");
 	int fd = kind == FILE_ ? open(name, O_RDONLY | O_CLOEXEC) :
 	    kind == LINE ? (int)luaL_checkinteger(L, 2) : STDIN_FILENO;
 	char line[4096];        /* no terminal has a longer one */
@@ -27443,19 +27413,10 @@ l_host_read_secret(lua_State *L)
 	wipe(line, n > 0 ? (size_t)n : 0);
 	if (kind == FILE_)
 		close(fd);
-	if (b.n != 0 && b.p[b.n - 1] == '\n')
-		buf_cut(&b, b.n - 1 - (b.n > 1 && b.p[b.n - 2] == '\r'));
-	for (size_t i = 0; i < b.n; i++)
-		if (http_is_control(b.p[i]) && !(multiline && memchr("\t\n\r", b.p[i], 3) != NULL))
-			why = why != NULL ? why : "control";
-	if (why != NULL) {
-		buf_free(&b);
-		return l_fail(L, why);
-	}
-	empty = b.n == 0;
-	buf_make_secret(&b);
-	l_push_buf(L, &b);
-	return 1 + l_answer(L, empty);
+	if (why == NULL)
+		return l_secret_from(L, &b, multiline);
+	buf_free(&b);
+	return l_fail(L, why);
 }
 
 /* -- certificates */
@@ -27594,7 +27555,7 @@ l_host_door(lua_State *L)
 static const luaL_Reg l_host_worker[] = {
 	{"spawn", l_host_spawn}, {"configure", l_host_configure}, {"log", l_host_log},
 	{"sha256_hex", l_host_sha256_hex}, {"random", l_host_random},
-	{"command", l_host_run}, /* yields */
+	{"run", l_host_run}, /* yields */
 	{"pid", l_host_pid}, {"uid", l_host_uid},
 	{"stat", l_host_stat}, {"read_secret", l_host_read_secret}, {"door", l_host_door}, {"home", l_host_home},
 	{"realpath", l_host_realpath},
@@ -27607,7 +27568,7 @@ static const luaL_Reg l_host_command[] = {
 	{"pem_check", l_host_pem_check}, {"ca_make", l_host_ca_make}, {"locked", l_host_locked},
 	{"listen_close", l_host_listen_close},
 	{"serve", l_host_serve}, {"serve_lock", l_host_serve_lock},
-	{"stand_in_key", l_host_stand_in_key}, {NULL, NULL},
+	{"rsa_key", l_host_rsa_key}, {NULL, NULL},
 };
 
 static char host_arg0[PATH_MAX];
@@ -27639,7 +27600,7 @@ l_open_host(lua_State *L, bool worker)
  * lua/cli/machine.lua. Invariants: commands alone have this module; a call is one of jail_calls;
  * what the kernel writes goes into memory of that size which the call itself has made. Skip it
  * unless you review `run`. */
-#define JAIL_ROOM_MAX (1024 * 1024)     /* the pointers to L_TEXTS_MAX texts are half of it */
+#define JAIL_ROOM_MAX (1024 * 1024)     /* pointers to more texts than execve takes */
 
 #define N(name) {#name, SYS_##name}
 static const struct { const char *name; long number; } jail_calls[] = {

@@ -10,4 +10,12 @@ function M.random_token(prefix)
   return token, M.sha256_hex(token)
 end
 
+--- command({ program, argument…, timeout=ms [, whole=bool, multiline=bool] }, deadline): host.run in proxy.c. Yields.
+function M.command(spec, deadline)
+  for _, text in ipairs(spec) do
+    if type(text) ~= "string" or text:find("\0", 1, true) then error("an argument is a text without a NUL") end
+  end
+  return M.run(table.concat(spec, "\0") .. "\0", deadline, spec.timeout, spec.whole, spec.multiline)
+end
+
 return M

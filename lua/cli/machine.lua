@@ -119,6 +119,15 @@ function M.helpers(dir, look)
   return core.configure { helpers = fd }
 end
 
+local MODULUS = 33         -- where it begins in the SubjectPublicKeyInfo of an RSA key of 2,048 bits
+
+--- stand_in_key() -> PEM of a new RSA key, its modulus in hex
+function M.stand_in_key()
+  local secret = require "secret"
+  local pem = "-----BEGIN PRIVATE KEY-----\n" .. secret.base64(core.rsa_key()):gsub(("."):rep(64), "%0\n") .. "\n-----END PRIVATE KEY-----\n"
+  return pem, secret.hex(require("sign.core").public_key(pem):sub(MODULUS + 1, MODULUS + 256))
+end
+
 -- ---- terminals -------------------------------------------------------------------------------------
 
 local TCGETS, TCSETSF, TIOCGWINSZ = 0x5401, 0x5404, 0x5413
