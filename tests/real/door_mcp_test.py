@@ -98,6 +98,16 @@ def test_lists(t):
             status, fields, text = post(box, token, {"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": {"name": name, "arguments": {}}}, Mcp_Session_Id=at)
             assert status == (200 if name in want else 403), (name, status, text)
             assert name in want or 'error="insufficient_scope"' in fields["www-authenticate"], fields
+    # a rule of the bundle must allow a tool, too: here it allows less than the scopes, and never more
+    bundle = json.loads(box.s.cli("tenant", "list", "--json").stdout)[0]["bundles"][0]
+    box.s.cli("rule", "add", "few", "--type", "mcp_tools", "--bundle", bundle, "deny=set_*", "allow=*_page")
+    for token, want in ((reader, {"get_page"}), (executor, {"get_page"}), (all_, {"get_page", "create_page"})):
+        at = session(token)
+        status, fields, text = post(box, token, LIST, Mcp_Session_Id=at)
+        assert status == 200 and {x["name"] for x in data(text)[0]["result"]["tools"]} == want, text
+        status, fields, text = post(box, token, {"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": {"name": "set_page", "arguments": {}}}, Mcp_Session_Id=at)
+        assert status == 403, text
+    box.s.cli("rule", "remove", "few")
     records = [json.loads(l) for l in box.s.cli("log", "--json").stdout.splitlines()]
     made = [r for r in records if r.get("mcp_name") == "create_page"]
     assert {r["reason"] for r in made if r["decision"] == "deny"} == {"insufficient_scope"}, made
