@@ -706,6 +706,23 @@ local function ask_person(self, req, agent, bundle, name, rule, what)
   return require("approvals").ask(self, req, agent, bundle, name, rule, what)
 end
 
+local judge_method      -- stands below, with its kind
+
+-- A rule is asked about other methods than POST alone, and the body of this POST could name one of those (`_method`, a batch). Is it one?
+-- nil | code, message, hint, options
+local function hides_method(self, req, rule, methods)
+  local body, needs = require "body", {}
+  local of = body.of(req:view().headers)
+  if not (of.form or of.json or of.multipart) then return nil end
+  local why = body.unreadable(of)
+  if why then return "rule_denied", ("rule %s: %s, so it may name another method"):format(rule.name, why) end
+  wants(self, needs, nil, ("the rule %s is asked about some methods, and a body may name one of them"):format(rule.name))
+  local ok, failed = read_whole(self, req, needs.max)
+  if not ok then return body_refused(self, req, failed, needs, "rule " .. rule.name) end
+  local code, message = judge_method(self, req, of, setmetatable({}, { __index = function(_, m) return not methods[m] end }))
+  if code then return "rule_denied", ("rule %s: %s"):format(rule.name, message) end
+end
+
 -- What the bundle's rules say of a request that was decided. nil: none is asked; false: it goes on, and what would make a server
 -- see another method or path than they did must go | code, message, hint, options. It waits where one reads the body. `blind`:
 -- a tunnel, in which nobody sees anything. "asked": a person answered meanwhile, and all is decided anew.
@@ -718,6 +735,7 @@ local function ruled(self, req, agent, bundle, name, deadline, blind)
     readings = function() return not blind and paths.readings(self.path_readings, req.path) or nil end,
   }
   local asked, needs, reader, pushes = {}, {}, nil, false
+  local hidden, methods = nil, {}
   for _, rule in ipairs(list) do
     if rules.covers(rule, question) then
       asked[#asked + 1] = rule
@@ -730,9 +748,19 @@ local function ruled(self, req, agent, bundle, name, deadline, blind)
         reader = rule
         wants(self, needs, reads.max, ("rule %s reads it"):format(rule.name))
       end
+    elseif req.method == "POST" and req.has_body and rule.methods and not blind and rules.covers(rule, question, true) then
+      hidden = hidden or rule
+      for _, m in ipairs(rule.methods) do methods[m] = true end
     end
   end
-  if not asked[1] then return nil end
+  if hidden then
+    local code, message, hint, options = hides_method(self, req, hidden, methods)
+    if code then
+      req:log { agent = agent.name, decision = "deny", reason = "rule " .. hidden.name }
+      return code, message, hint, options
+    end
+  end
+  if not asked[1] and not hidden then return nil end
   if reader then
     local ok, why = read_whole(self, req, needs.max)
     if not ok then
@@ -780,7 +808,7 @@ local function ruled(self, req, agent, bundle, name, deadline, blind)
       return code, message, hint, options
     end
   end
-  if not reader and not push then return false end
+  if not reader and not push and not hidden then return false end
   local synced, lost = self.config:sync(deadline + WAIT_MAX)
   if not synced then return lost end
   return self.config.applied ~= generation and "changed"
@@ -852,7 +880,7 @@ local UNREADABLE = ", so it cannot be looked into, and this is kept to some meth
 
 -- A method rule decided, and a body could say another. nil: it does not | code, message. A form's own is cut out, unless
 -- the form is long. `of`: body.of for this request, whose body has been read; allowed: the set of methods. It may wait.
-local function judge_method(self, req, of, allowed)
+function judge_method(self, req, of, allowed)
   local config, has, why = require "config", nil, nil
   local function pause() take_turns(self) end
   if of.form and (req.length or #(req:view().body or "")) <= CUT_MAX then req:strip { form = config.overrides } end

@@ -39,10 +39,11 @@ local function covers_path(paths, readings)
   return false
 end
 
-function M.covers(rule, question)
+--- Is it asked about this request? any: if it had another method, too.
+function M.covers(rule, question, any)
   if rule.enabled == false then return false end
   if rule.hosts and not covers_host(rule.hosts, question.host) then return false end
-  if rule.methods and not covers_method(rule.methods, question.method) then return false end
+  if rule.methods and not any and not covers_method(rule.methods, question.method) then return false end
   return not rule.paths or covers_path(rule.paths, question.readings())
 end
 

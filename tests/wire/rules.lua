@@ -29,7 +29,7 @@ local function shared(before, more)
     credentials = { { name = "api", type = "bearer", host = "api.test", secrets = { token = "canary-rules-1" } } },
     domains = { { host = "open.test", method = { "GET", "POST" } } },
     servers = { other = { host = "open.test", reply = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nother" } },
-    policies = { { name = "probe", source = probe } },
+    policies = { { name = "probe", source = probe }, { name = "no", source = 'return { kind = "rule", api = 1, name = "no", title = "t", on_request = function() return deny("no") end }' } },
     before = before,
   }
   for k, v in pairs(more or {}) do out[k] = v end
@@ -113,6 +113,16 @@ cases[#cases + 1] = { name = "where no rule is asked it goes as it came", send =
   expect = { status = 200, upstream = { requests = 1, header = { ["x-http-method-override"] = "DELETE" } } } }
 cases[#cases + 1] = { name = "without a credential, too", host = "open.test", send = "GET /mail HTTP/1.1\r\nHost: open.test\r\nX-HTTP-Method-Override: DELETE\r\n\r\n",
   expect = { status = 200, servers = { other = { requests = 1, head_not = "DELETE" } } } }
+-- a rule on a method is asked about a POST whose body names that method, or refuses it
+shipped("nodelete", "a POST", to("/items/1", '{"a":1}'))
+shipped("nodelete", "a form of another method, which is cut out", to("/items/1", "a=1&_method=DELETE", "application/x-www-form-urlencoded"))
+cases[#cases].expect.upstream.body = "a=1"
+shipped("nodelete", "JSON that names the method", to("/items/1", '{"_method":"DELETE"}'), "rule_denied")
+shipped("nodelete", "JSON that names it in other letters", to("/items/1", '{"_\\u006dethod":"DELETE"}'), "rule_denied")
+shipped("nodelete", "JSON with a coding", to("/items/1", "x", nil, "Content-Encoding: gzip\r\n"), "rule_denied")
+shipped("nodelete", "the method itself", "DELETE /items/1 HTTP/1.1\r\nHost: api.test\r\n\r\n", "rule_denied")
+shipped("nodelete", "a file, which streams", to("/items/1", ('{"_method":"DELETE"}'):rep(2), "application/octet-stream"))
+
 -- mcp_tools takes from lists what may not be called
 local function listed(text, kind, answer, expect)
   cases[#cases + 1] = { name = "tools: " .. text, send = to("/mcp", '{"jsonrpc":"2.0","id":1,"method":"tools/list"}', nil, "Accept-Encoding: gzip\r\nMcp-Session-Id: s-1\r\n"),
@@ -172,6 +182,7 @@ return {
     { "rule", "add", "objects", "--type", "s3", "--path", "/s3" },
     { "rule", "add", "small", "--type", "size", "--path", "/small", "bytes=10" },
     { "rule", "add", "pushes", "--type", "git_branches", "--path", "/git", "refs=agent/*" },
+    { "rule", "add", "nodelete", "--type", "no", "--path", "/items", "--method", "DELETE" },
     { "rule", "add", "none", "--type", "rate", "--path", "/none", "requests=0" },
   },
   cases = cases,
