@@ -11379,31 +11379,15 @@ scrub_table(struct scrub *s, bool body, const struct scrub_table **t)
 
 /* -- characters of a text that may be escaped */
 
-/* The character of a reference, without its "&", and with what ends it: ";" of a name. Returns its bytes in `out`; 0: unknown. */
-static size_t
-scrub_reference(struct slice ref, char out[4])
+/* The character that has the name, which ends with its ";". '\0': unknown. */
+static char
+scrub_named(struct slice name)
 {
-	uint32_t c = 0;
+	const char *p = scrub_names;
 
-	if (ref.n > 2 && ref.p[0] == '#') {
-		bool hex = (ref.p[1] | 0x20) == 'x';
-		size_t i = hex ? 2 : 1;
-
-		for (; i < ref.n - 1 && c < 0x110000; i++) {
-			int d = hex_digit(ref.p[i]);
-
-			if (d < 0 || (!hex && d > 9))
-				return 0;
-			c = c * (hex ? 16 : 10) + (uint32_t)d;
-		}
-		return c == 0 || c >= 0x110000 || i != ref.n - 1 ? 0 : json_put_utf8(out, c);
-	}
-	for (const char *p = scrub_names; *p != '\0'; p += 2 + p[1])
-		if ((size_t)p[1] == ref.n && memcmp(p + 2, ref.p, ref.n) == 0) {
-			out[0] = *p;
-			return 1;
-		}
-	return 0;
+	while (*p != '\0' && ((size_t)p[1] != name.n || memcmp(p + 2, name.p, name.n) != 0))
+		p += 2 + p[1];
+	return *p;
 }
 
 /* Reads a character, escaped or not: its bytes into `out`, their number into *n. Returns the bytes read; 0:
@@ -11414,7 +11398,8 @@ scrub_unit(struct slice in, size_t at, unsigned coding, bool end, char out[4], s
 	struct slice rest = {in.p + at, in.n - at};
 	size_t used, more = coding == SCRUB_PERCENT ? 3 : coding == SCRUB_TWICE ? 5 : coding == SCRUB_JSON ? 12 : SCRUB_UNIT_MAX;
 	bool number;
-	unsigned top;
+	unsigned base;
+	uint32_t c = 0;
 
 	*n = 1;
 	out[0] = rest.p[0];
@@ -11436,12 +11421,20 @@ scrub_unit(struct slice in, size_t at, unsigned coding, bool end, char out[4], s
 		break;
 	default:
 		number = rest.n > 1 && rest.p[1] == '#';        /* its ";" may lack: WHATWG HTML 13.2.5.80 */
-		top = rest.n > 2 && (rest.p[2] | 0x20) == 'x' ? 15 : 9;
-		for (used = number ? top == 15 ? 3 : 2 : 1; used < rest.n && rest.p[used] != ';'; used++)
-			if (number && (unsigned)hex_digit(rest.p[used]) > top)
+		base = rest.n > 2 && (rest.p[2] | 0x20) == 'x' ? 16 : 10;
+		for (used = number ? base == 16 ? 3 : 2 : 1; used < rest.n && rest.p[used] != ';'; used++) {
+			unsigned d = (unsigned)hex_digit(rest.p[used]);
+
+			if (number && d >= base)
 				break;
+			c = c < 0x110000 ? c * base + d : c;
+		}
 		if (used < rest.n || (number && end)) {
-			if ((*n = scrub_reference((struct slice){rest.p + 1, used}, out)) != 0)
+			if (!number)
+				*n = (out[0] = scrub_named((struct slice){rest.p + 1, used})) != '\0';
+			else
+				*n = c == 0 || c >= 0x110000 ? 0 : json_put_utf8(out, c);
+			if (*n != 0)
 				return used + (used < rest.n && rest.p[used] == ';');
 			rest.n = more;
 		}
@@ -11675,6 +11668,27 @@ scrub_widen(const struct scrub_scan *z, struct scrub_hit *hit)
 		}
 }
 
+/* Takes in the escapes of the text, in whatever coding, of which a part is the spelling's: what is left of one would break
+ * the text. Before z->at none is looked for. */
+static void
+scrub_whole(const struct scrub_scan *z, struct scrub_hit *hit)
+{
+	size_t end = hit->at + hit->n, from = hit->at - z->at > SCRUB_UNIT_MAX ? hit->at - SCRUB_UNIT_MAX : z->at, at = hit->at, i, n;
+	char c[4];
+
+	for (unsigned k = SCRUB_TWICE; k < SCRUB_CODINGS; k++) {
+		for (i = from; i < end; i += i < hit->at ? 1 : n) {
+			n = scrub_unit(z->in, i, k, true, c, &n);
+			at = i + n > hit->at && i < at ? i : at;
+		}
+		hit->n = i > hit->at + hit->n ? i - hit->at : hit->n;
+	}
+	while (at < hit->at && at > z->at && z->in.p[at] == '\\' && z->in.p[at - 1] == '\\')
+		at--;                   /* JSON within JSON */
+	hit->n += hit->at - at;
+	hit->at = at;
+}
+
 /* The next spelling of a value; of a text that is too dear to compare, all that is left. False: there is none. */
 static bool
 scrub_next(struct scrub_scan *z, struct scrub_hit *hit)
@@ -11705,6 +11719,7 @@ scrub_next(struct scrub_scan *z, struct scrub_hit *hit)
 	if (hit->n == 0)
 		return false;
 	scrub_widen(z, hit);
+	scrub_whole(z, hit);
 	z->at = z->sample = hit->at + hit->n;
 	for (unsigned k = SCRUB_PERCENT; k < SCRUB_CODINGS; k++)
 		if (z->escape[k] < z->at && k != SCRUB_TWICE)

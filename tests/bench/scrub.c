@@ -84,7 +84,11 @@ main(int argc, char **argv)
 	    {"JSON-in-JSON", "{\\\"id\\\":12345,\\\"name\\\":\\\"A name\\\"},\\n"}, {"\\u-dense", "\\u4e2d\\u6587\\u5b57\\u7b26"},
 	    {"%E4-dense", "%E4%B8%AD%E6%96%87"}, {"HTML-in-HTML", "&lt;div class=&quot;item&quot;&gt;A name&lt;/div&gt;\n"},
 	    {"&#-dense", "&#20013;&#x6587;"}, {"JSON-in-a-query", "%7B%22id%22%3A12345%2C%22name%22%3A%22A%20name%22%7D%2C"},
-	    {"all-%", "%41%20%6e%61%6d%65%20%6f%66"}, {"all-\\u", "\\u0041\\u0020\\u006e\\u0061\\u006d\\u0065"}, {"%25-dense", "%25E4%25B8%25AD"}};
+	    {"all-%", "%41%20%6e%61%6d%65%20%6f%66"}, {"all-\\u", "\\u0041\\u0020\\u006e\\u0061\\u006d\\u0065"}, {"%25-dense", "%25E4%25B8%25AD"},
+	    {"all-%25", "%2541%2520%256e%2561%256d%2565"}, {"all-&#", "&#65;&#32;&#110;&#97;&#109;&#101;"},
+	    {"all-&#x", "&#x41;&#x20;&#x6e;&#x61;&#x6d;"}, {"names", "&lt;&gt;&amp;&quot;&lt;&apos;"},
+	    {"every-third", "ab%63de%66gh%69"}, {"short-\\", "\\/\\\"\\/\\t"}, {"mixed", "ab%63de&#103;hi\\u006a"}, {"\\\\u-dense", "\\\\u4e2d\\\\u6587"},
+	    {"all-\\\\u", "\\\\u0041\\\\u006e\\\\u0061"}};
 	static char body[MB], scratch[PEER_PIECE];
 	int rounds = argc > 1 ? atoi(argv[1]) : 20;
 	uint64_t seed = 1;

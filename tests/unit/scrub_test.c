@@ -769,6 +769,81 @@ test_dense(void)
 	test_result(missed == 0 && all > 10000, "between escapes", "%u of %u missed", missed, all);
 }
 
+/* -- escapes of the text of which a part is the value's */
+
+/* Is every escape of the text whole, and of what it spells, if `levels` says so? */
+static bool
+escapes_whole(struct slice in, unsigned coding, unsigned levels)
+{
+	struct buf out = {.max = in.n + 1};
+	bool ok = buf_reserve(&out, in.n + 1);
+	size_t n, used;
+	char c[4];
+
+	for (size_t i = 0; i < in.n; i += used) {
+		used = scrub_unit(in, i, coding, true, c, &n);
+		ok = ok && (in.p[i] != scrub_escape[coding] || used > 1);
+		buf_add(&out, c, n);
+	}
+	ok = ok && (levels == 1 || escapes_whole(buf_slice(&out), coding, levels - 1));
+	buf_free(&out);
+	return ok;
+}
+
+static void
+test_cut_escapes(void)
+{
+#define LONG "bcdefghijklmnopqrs"
+	static const struct { unsigned coding, levels; const char *before, *value, *behind; const char *spelled; } cases[] = {
+	    {SCRUB_JSON, 1, "\\n", "\"b\\" LONG, "\\n", "\\\"b\\\\" LONG}, {SCRUB_JSON, 1, "", "AbC" LONG, "", "\\u0041b\\u0043" LONG},
+	    {SCRUB_JSON, 1, "", "\xf0\x9f\x98\x80-" LONG, "", "\\ud83d\\ude00-" LONG}, {SCRUB_JSON, 1, "", "a\\u0041" LONG, "", NULL},
+	    {SCRUB_PERCENT, 1, "", "a/b" LONG, "", "%61%2fb" LONG}, {SCRUB_PERCENT, 2, "", "a/b" LONG, "", "%2561%252fb" LONG},
+	    {SCRUB_HTML, 1, "", "a/b" LONG, "", "&#97;&#x2f;b" LONG}, {SCRUB_HTML, 1, "", "a&b" LONG, "", "a&amp;b" LONG},
+	    {SCRUB_JSON, 1, "x\\u00", "41" LONG, " y\\n", NULL}, {SCRUB_JSON, 1, "\\\"\\", "u0041" LONG, "\\\"", NULL},
+	    {SCRUB_JSON, 1, "\\\\\\u004", "1" LONG, "\\t", NULL}, {SCRUB_JSON, 1, "token:\\", "npm_" LONG, "\\n", NULL},
+	    {SCRUB_JSON, 1, "\\ud83d\\ude", "00" LONG, "", NULL}, {SCRUB_JSON, 1, "\\u4e", "2d" LONG, "\\u4e2d", NULL},
+	    {SCRUB_JSON, 2, "\\\\u00", "41" LONG, "\\\\n", NULL}, {SCRUB_JSON, 2, "C:\\\\", "npm_" LONG, "\\\\\\\"", NULL},
+	    {SCRUB_JSON, 2, "\\\\\\\\u", "0041" LONG, "", NULL}, {SCRUB_JSON, 1, "\\", "\\u0041" LONG, "", NULL},
+	    {SCRUB_JSON, 1, "a", LONG "\\", "\"z", NULL}, {SCRUB_JSON, 1, "a", LONG "\\u", "0041z", NULL},
+	    {SCRUB_JSON, 1, "\\u00", "41" LONG "\\u00", "41z", NULL},
+	    {SCRUB_PERCENT, 1, "a=%", "41" LONG, "%2f", NULL}, {SCRUB_PERCENT, 1, "a=%4", "1" LONG, "", NULL},
+	    {SCRUB_PERCENT, 1, "a", LONG "%", "41", NULL}, {SCRUB_PERCENT, 1, "a", LONG "%4", "1", NULL},
+	    {SCRUB_PERCENT, 2, "a=%2", "541" LONG, "%2541", NULL}, {SCRUB_PERCENT, 2, "%25", "41" LONG, "", NULL},
+	    {SCRUB_PERCENT, 2, "%254", "1" LONG, "", NULL}, {SCRUB_PERCENT, 2, "%", "2541" LONG, "", NULL},
+	    {SCRUB_PERCENT, 2, "a", LONG "%25", "41", NULL}, {SCRUB_PERCENT, 2, "a", LONG "%2", "541", NULL},
+	    {SCRUB_HTML, 1, "&#6", "5;" LONG, "&amp;", NULL}, {SCRUB_HTML, 1, "&", "#x41;" LONG, "", NULL}, {SCRUB_HTML, 1, "&#x", "4e2d;" LONG, "", NULL},
+	    {SCRUB_HTML, 1, "&l", "t;" LONG, "&gt;", NULL}, {SCRUB_HTML, 1, "&DiacriticalG", "rave;" LONG, "", NULL},
+	    {SCRUB_HTML, 1, "a", LONG "&", "lt;", NULL}, {SCRUB_HTML, 1, "a", LONG "&#x4", "1;", NULL}, {SCRUB_HTML, 1, "&a", "mp;" LONG "&a", "mp;", NULL}};
+	unsigned wrong = 0;
+
+	for (unsigned k = 0; k < COUNT(cases); k++) {
+		struct scrub *s = scrub_of(cases[k].value, strlen(cases[k].value), "PLACEHOLDER", "");
+		char text[128];
+		const char *spelled = cases[k].spelled != NULL ? cases[k].spelled : cases[k].value;
+		size_t n = (size_t)snprintf(text, sizeof text, "%s%s%s", cases[k].before, spelled, cases[k].behind);
+
+		/* held, and as it flows */
+		for (unsigned flows = 0; flows < 2; flows++) {
+			struct filter *f = filter_of(s, UINT64_MAX, false, SLICE(""), &tally, NULL);
+			struct buf out = {.max = 1024};
+			bool ok;
+
+			if (flows == 0)
+				ok = buf_add(&out, text, n) && scrub_body(s, &out, &tally);
+			else
+				ok = filter_feed(f, (struct slice){guard_copy(text, n), n}, true, &out) && out.n == n;
+			ok = ok && memmem(out.p, out.n, "cdefghijklmn", 12) == NULL && escapes_whole(buf_slice(&out), cases[k].coding, cases[k].levels);
+			if (!ok && wrong++ < 8)
+				printf("# %u, %u: %s became %.*s\n", k, flows, text, (int)out.n, out.p);
+			filter_free(f);
+			buf_free(&out);
+		}
+		scrub_free(s);
+	}
+	test_result(wrong == 0, "what takes a value's place breaks no escape of which a part is the value's", "%u", wrong);
+#undef LONG
+}
+
 int
 main(void)
 {
@@ -776,6 +851,7 @@ main(void)
 		return 1;
 	test_heads();
 	test_dense();
+	test_cut_escapes();
 	test_forms();
 	test_websocket();
 	test_websocket_hurry();
