@@ -7,6 +7,8 @@ local terminal = require "cli.terminal"
 
 local SOURCE_MAX = 256 << 10   -- the largest policy is a tenth of it
 
+local function plain_pattern(text) return (text:gsub("%W", "%%%0")) end
+
 local function names()
   local list = {}
   for i, p in ipairs(require("cli.policy_versions").list()) do list[i] = p.name end
@@ -23,14 +25,59 @@ local function need(name)
     near and ("did you mean %s?"):format(near) or "sallyport policy list")
 end
 
+--- Who uses which policy: name -> { credentials, rules = { { name, bundle } … }, bundles }, each list in order.
+local function uses()
+  local out = {}
+  local function of(name)
+    out[name] = out[name] or { credentials = report.array(), rules = report.array(), bundles = report.array(), seen = {} }
+    return out[name]
+  end
+  local function in_bundle(use, bundle)
+    if not use.seen[bundle] then
+      use.seen[bundle] = true
+      use.bundles[#use.bundles + 1] = bundle
+    end
+  end
+  for key, rec in db.each("credential", "") do
+    if rec and rec.type then
+      local use = of(rec.type)
+      use.credentials[#use.credentials + 1] = key
+      for _, b in ipairs(rec.bundles or {}) do in_bundle(use, b) end
+    end
+  end
+  for key, rec in db.each("bundle", "") do
+    for _, rule in ipairs(rec and not key:find("/", 1, true) and rec.rules or {}) do
+      local use = of(rule.type)
+      use.rules[#use.rules + 1] = { name = rule.name, bundle = key }
+      in_bundle(use, key)
+    end
+  end
+  for _, use in pairs(out) do
+    table.sort(use.bundles)
+    use.seen = nil
+  end
+  return out
+end
+
+-- "gh, jira (default)", "office, by night (default)"
+local function used_by(use)
+  if not use then return "" end
+  local names = {}
+  for i, name in ipairs(use.credentials) do names[i] = name end
+  for _, rule in ipairs(use.rules) do names[#names + 1] = "rule " .. rule.name end
+  return report.several(names) .. (use.bundles[1] and (" (%s)"):format(report.several(use.bundles)) or "")
+end
+
 local function list(_, _, ctx)
   db.open(ctx)
-  local rows, out = {}, report.array()
+  local rows, out, used = {}, report.array(), uses()
   for i, p in ipairs(require("cli.policy_versions").list()) do
-    rows[i] = { p.name, p.kind or "refused", p.version or "", p.status, p.title or p.why or "" }
-    out[i] = { name = p.name, kind = p.kind, version = p.version, status = p.status, title = p.title, why = p.why }
+    local use = used[p.name]
+    rows[i] = { p.name, p.kind or "refused", p.version or "", p.status, used_by(use), p.title or p.why or "" }
+    out[i] = { name = p.name, kind = p.kind, version = p.version, status = p.status, title = p.title, why = p.why,
+      credentials = use and use.credentials or report.array(), rules = use and use.rules or report.array(), bundles = use and use.bundles or report.array() }
   end
-  ctx.out(ctx.json and report.json(out) or terminal.columns(ctx, { "POLICY", "KIND", "VERSION", "STATUS", "TITLE" }, rows, 4))
+  ctx.out(ctx.json and report.json(out) or terminal.columns(ctx, { "POLICY", "KIND", "VERSION", "STATUS", "USED BY", "TITLE" }, rows, 4))
   return 0
 end
 
@@ -117,6 +164,13 @@ local function put(args, opt, ctx)
   if not note then report.usage("--note: " .. bad) end
   db.open(ctx)
   local name, text = read(ctx, args[1])
+  if opt.sha256 then
+    local want, is = opt.sha256:lower():gsub("^sha256:", ""), require("policy_store").sha256(text)
+    if not want:find("^%x+$") or #want ~= 64 then report.usage("--sha256 is 64 hexadecimal digits, as sha256sum prints them") end
+    if want ~= is then
+      report.fail(("%s is not what was pinned: its SHA-256 is %s"):format(report.clean(args[1]), is), "nothing was changed; what served before goes on serving")
+    end
+  end
   local version, why, pol = require("cli.policy_versions").put(name, text, note)
   if not version then
     report.fail(in_file(why, name, args[1]), "nothing was changed; what served before goes on serving")
@@ -235,8 +289,6 @@ local HEAD = [[
 --   sallyport policy put ./%s        from then on: sallyport credential add NAME --type %s …
 --
 ]]
-
-local function plain_pattern(text) return (text:gsub("%W", "%%%0")) end
 
 local function new(args, opt, ctx)
   local name, like = args[1]:gsub("%.lua$", ""), opt.like or "api_key"
@@ -363,11 +415,60 @@ local function replay(args, opt, ctx)
 end
 
 local function users_of(name)
-  local list = {}
-  for key, rec in db.each("credential", "") do
-    if rec and rec.type == name then list[#list + 1] = key end
-  end
+  local use, list = uses()[name], {}
+  for i, key in ipairs(use and use.credentials or {}) do list[i] = key end
+  for _, rule in ipairs(use and use.rules or {}) do list[#list + 1] = ("rule %s of %s"):format(rule.name, rule.bundle) end
   return list
+end
+
+local function rename(args, _, ctx)
+  db.open(ctx)
+  local name, new = need(args[1]), args[2]
+  if not policy.name_ok(new) then report.usage("a policy's name is small letters, digits and _, at most 40, and begins with a letter") end
+  if require("sandbox").default_source(name) then
+    report.fail(("%s came with this binary, and keeps its name"):format(name), ("sallyport policy new %s --like %s copies it"):format(new, name))
+  end
+  local store, policies = require "store", require "policy_store"
+  local users
+  db.change(function()
+    if require("sandbox").default_source(new) or store.peek("policy", new) then report.fail(("there is a policy '%s' already"):format(new)) end
+    local head, ops = policies.head(name), {}
+    local source
+    for key, rec in db.each("policy", name .. "/") do
+      if rec then
+        local text = rec.source:gsub("(%f[%w_]name%s*=%s*)([\"'])" .. plain_pattern(name) .. "%2", ("%%1%%2%s%%2"):format(new), 1)
+        local n = math.tointeger(tonumber(key:sub(#name + 2)))
+        if n == head.active then source = text end
+        ops[#ops + 1] = { op = "put", db = "policy", key = policies.key(new, n), version = 0,
+          plain = { source = text, saved_at = rec.saved_at, note = rec.note, base = rec.base } }
+      end
+      ops[#ops + 1] = { op = "del", db = "policy", key = key }
+    end
+    local pol, why
+    if source then pol, why = require("cli.policy_examples").test(new, source) end
+    if not pol then report.fail(("%s would be refused under its new name: %s"):format(name, tostring(why or "it has no version in force"))) end
+    ops[#ops + 1] = { op = "del", db = "policy", key = name, version = head.version }
+    ops[#ops + 1] = { op = "put", db = "policy", key = new, version = 0, plain = { name = new, active = head.active, latest = head.latest } }
+    users = users_of(name)
+    for key, rec in db.each("credential", "") do
+      if rec and rec.type == name then
+        local plain = db.plain(rec)
+        plain.type = new
+        ops[#ops + 1] = { op = "put", db = "credential", key = key, version = rec.version, plain = plain, keep = true }
+      end
+    end
+    for key, rec in db.each("bundle", "") do
+      local plain, changed = rec and not key:find("/", 1, true) and db.plain(rec), false
+      for _, rule in ipairs(plain and plain.rules or {}) do
+        if rule.type == name then rule.type, changed = new, true end
+      end
+      if changed then ops[#ops + 1] = { op = "put", db = "bundle", key = key, version = rec.version, plain = plain, keep = true } end
+    end
+    return ops
+  end)
+  ctx.note(("%s is %s now, with all its versions%s."):format(name, new, users[1] and "; so for " .. report.several(users) or ""))
+  report.answer(ctx, { name = new, was = name, users = report.array(users) })
+  return 0
 end
 
 local function remove(args, _, ctx)
@@ -379,8 +480,9 @@ local function remove(args, _, ctx)
   end
   local users = users_of(name)
   if users[1] then
-    report.fail(("%s is the type of %s"):format(name, report.several(users)),
-      ("remove %s first: sallyport credential remove %s"):format(#users == 1 and "it" or "those", users[1]))
+    local rule = users[1]:match("^rule (.*) of ")
+    report.fail(("%s is the type of %s"):format(name, report.several(users)), ("remove %s first: sallyport %s"):format(#users == 1 and "it" or "those",
+      rule and "rule remove " .. rule or "credential remove " .. users[1]))
   end
   local count = require("cli.policy_versions").remove(name, function() return #users_of(name) == 0 end)
   report.answer(ctx, { removed = report.array { name } })
@@ -474,7 +576,8 @@ examples:
   sallyport policy show match 0
 ]], run = show },
   { words = "policy put", args = "FILE", min = 1, max = 1, summary = "keep a policy; its examples must pass",
-    options = { { name = "note", arg = "TEXT", help = "why, for the history" } }, help = [[
+    options = { { name = "note", arg = "TEXT", help = "why, for the history" },
+      { name = "sha256", arg = "HEX", help = "only if the file has this SHA-256: what was reviewed is what is kept" } }, help = [[
 Keeps the file as the policy of its name (NAME.lua) and puts it in force at the next request of every worker.
 A script that does not compile, has a key that is not known, or fails one of its own examples is refused with
 file, line and reason; what served before goes on serving.
@@ -484,6 +587,7 @@ examples:
   sed -i 's/"api_key"/"acme"/' acme.lua      # its name is the file's
   sallyport policy put acme.lua
   sallyport policy put bearer.lua --note "prefix for the old gateway"
+  sallyport policy put acme.lua --sha256 "$(cut -c1-64 acme.lua.sha256)"
 ]], run = put },
   { words = "policy edit", args = "NAME", min = 1, max = 1, summary = "change it in $EDITOR", help = [[
 Opens the policy in $VISUAL or $EDITOR, and then does what `policy put` does. What is refused stays in a file,
@@ -586,6 +690,13 @@ examples:
   sallyport policy try acme POST https://api.acme.test/v1/x -H 'Content-Type: application/json' -d '{"a":1}' account=7
   sallyport policy try ./acme.lua GET https://api.acme.test/v1/me --credential a1
 ]], run = try },
+  { words = "policy rename", args = "NAME NEW", min = 2, max = 2, summary = "give a policy of your own another name", help = [[
+Gives a policy of your own another name, with all its versions; credentials of that type and rules of bundles follow in the same
+write. Tokens that a type has fetched are fetched anew, but for accounts that were connected.
+
+example:
+  sallyport policy rename acme acme_payments
+]], run = rename },
   { words = "policy remove", args = "NAME", min = 1, max = 1, summary = "forget a type of your own", help = [[
 Removes a policy of your own with all its versions. Refused while a credential is of that type, and for what came
 with this binary.
@@ -595,11 +706,12 @@ example:
 ]], run = remove },
   { words = "policy help", args = "[TOPIC|NAME]", max = 1, homeless = true, summary = "the manual for authors of policies", help = [[
 Shows the topics of the manual, a topic, or the entry of one name: every key of a type, every member of a request, every
-function, with an example.
+function, with an example; and of a policy's name its page, made from its own comment and tables.
 
 examples:
   sallyport policy help
   sallyport policy help start
   sallyport policy help secret.hex
+  sallyport policy help oauth_client_credentials
 ]], run = function(...) return require("cli.policy_help").run(...) end },
 }

@@ -46,8 +46,8 @@ local function overview()
   return out
 end
 
---- A topic, or every entry of that name, as lines of Markdown | nil
-function M.find(word)
+--- A topic, or every entry of that name, as lines of Markdown | nil. named: not those that only use the word.
+function M.find(word, named)
   local out = {}
   for _, t in ipairs(manual.topics()) do
     if t.name == word then
@@ -69,7 +69,7 @@ function M.find(word)
       end
     end
   end
-  if out[1] then return out end
+  if out[1] or named then return out[1] and out end
   -- a word that entries use: those whose text has it
   local word_pattern = "%f[%w_]" .. bare:gsub("%W", "%%%0") .. "%f[^%w_]"
   for _, t in ipairs(#bare > 2 and manual.topics() or {}) do
@@ -80,8 +80,84 @@ function M.find(word)
   return out[1] and out or nil
 end
 
+-- A value of a policy's tables, in a line.
+local function spoken(value)
+  if type(value) ~= "table" then return tostring(value) end
+  if #value > 0 then return table.concat(value, ", ") end
+  local parts = {}
+  for k, v in pairs(value) do parts[#parts + 1] = ("%s=%s"):format(k, tostring(v)) end
+  table.sort(parts)
+  return table.concat(parts, " ")
+end
+
+local function cell(text) return (text:gsub("|", "\\|"):gsub("\n", " ")) end
+
+--- A policy's page, from its comment and its tables, as lines of Markdown.
+function M.page(pol)
+  local out = { ("# %s: %s"):format(pol.name, pol.title), "" }
+  local code = false
+  for line in pol.source:gmatch("([^\n]*)\n") do
+    local text = line:match("^%-%-%-?%s?(.*)$")
+    if not text then break end
+    if #out > 2 or text:gsub("%.$", "") ~= pol.title then
+      local is = text:find("^  ") ~= nil
+      if is ~= code then out[#out + 1], code = "```", is end
+      out[#out + 1] = is and text:sub(3) or text
+    end
+  end
+  if code then out[#out + 1] = "```" end
+  if pol.help then table.move({ "", pol.help }, 1, 2, #out + 1, out) end
+  if pol.fields and pol.fields[1] then
+    table.move({ "", "## Fields", "", "| field | | |", "|---|---|---|" }, 1, 5, #out + 1, out)
+    for _, f in ipairs(pol.fields) do
+      local notes = { f.type ~= "string" and f.type or nil }
+      if records.is_secret(f) then notes[#notes + 1] = "secret" end
+      if f.required then notes[#notes + 1] = "required" end
+      if f.values then notes[#notes + 1] = table.concat(f.values, ", ") end
+      if f.min or f.max then notes[#notes + 1] = ("%s to %s"):format(f.min or "…", f.max or "…") end
+      if f.default ~= nil and f.default ~= "" then notes[#notes + 1] = "default " .. spoken(f.default) end
+      out[#out + 1] = ("| %s | %s | %s |"):format(f.name, cell(table.concat(notes, "; ")), cell(f.help or ""))
+    end
+  end
+  local rows = {}
+  local function row(what, text) if text and text ~= "" then rows[#rows + 1] = ("| %s | %s |"):format(what, cell(text)) end end
+  if pol.hosts then row("hosts", table.concat(pol.hosts, ", ")) end
+  local strip = type(pol.strip) == "table" and pol.strip or {}
+  for _, kind in ipairs { "headers", "query", "form" } do
+    if strip[kind] and strip[kind][1] then row("takes off: " .. kind, table.concat(strip[kind], ", ")) end
+  end
+  if type(pol.strip) == "function" then row("takes off", "what its fields name") end
+  if type(pol.body) == "table" then row("reads bodies", pol.body.max and ("to %d bytes"):format(pol.body.max) or "to body-max") end
+  if pol.refresh then row("fetches tokens", pol.connect and "of an account that a person connects" or "yes") end
+  for _, url in ipairs(pol.reach or {}) do row("asks", url.scheme and ("%s://%s%s"):format(url.scheme, url.host, url.path) or (url.below and "*." or "") .. url.host) end
+  for _, m in ipairs(type(pol.mint) == "table" and pol.mint or {}) do
+    row("refuses", ("%s (%s)"):format(require("seal").call(m), m.what))
+  end
+  if pol.env then row("variable", pol.env.name .. (pol.env.shape and ", shaped " .. pol.env.shape or "")) end
+  if rows[1] then
+    table.move({ "", "## What it does", "", "| | |", "|---|---|" }, 1, 5, #out + 1, out)
+    table.move(rows, 1, #rows, #out + 1, out)
+  end
+  local n = #(pol.examples or {})
+  table.move({ "", ("%d example%s: sallyport policy test %s. Its text: sallyport policy show %s"):format(n, n == 1 and "" or "s", pol.name, pol.name), "" }, 1, 3, #out + 1, out)
+  return out
+end
+
+-- The page of the policy of that name, with what the manual has on the word behind it | nil
+local function page_of(word, ctx)
+  for _, t in ipairs(manual.topics()) do
+    if t.name == word then return nil end
+  end
+  if not require("policy").name_ok(word) then return nil end
+  if ctx.home and ctx.host.stat(ctx.home .. "/store") then require("cli.db").open(ctx) end
+  local pol = require("policy_store").load(word)
+  if not pol then return nil end
+  local out, more = M.page(pol), M.find(word, true)
+  return more and table.move(more, 1, #more, #out + 1, out) or out
+end
+
 function M.run(args, _, ctx)
-  local out = not args[1] and overview() or M.find(args[1])
+  local out = not args[1] and overview() or page_of(args[1], ctx) or M.find(args[1])
   if not out then
     local all = {}
     for _, t in ipairs(manual.topics()) do all[#all + 1] = t.name end

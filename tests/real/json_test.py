@@ -252,7 +252,8 @@ def test_every_command(t):
     source.write_text(source.read_text().replace("req.headers:set", "req.heders:set"))
     tried = run("policy try", str(source), "GET", "https://api.test/v1", code=1)
     assert "did you mean req.headers?" in tried["error"]["message"] and "after" not in tried, tried
-    assert run("policy remove", "acme") == {"removed": ["acme"]}
+    assert run("policy rename", "acme", "acme_two") == {"name": "acme_two", "was": "acme", "users": []}
+    assert run("policy remove", "acme_two") == {"removed": ["acme_two"]}
     source.write_text("return { kind = 1 }")
     assert run("policy check", str(source), code=1)[0]["found"]
     assert "---@meta" in run("policy api")["text"]

@@ -429,3 +429,58 @@ def test_no_entry_no_build(t):
         said = builds(tree)
         assert "no entry in lua/cli/policy_manual.lua" in said and missing in said, (missing, said)
         (tree / path).write_text(was)
+
+
+def test_pins_names_and_uses(t):
+    """put --sha256, rename with all that uses it, list's users, a policy's own page"""
+    s, up = t.proxy(serve=False)
+    acme = s.dir / "acme.lua"
+    acme.write_text(s.cli("policy", "show", "bearer").stdout.replace('"bearer"', '"acme"', 1))
+    import hashlib
+    pin = hashlib.sha256(acme.read_bytes()).hexdigest()
+    for bad, code in (("0" * 64, 1), ("xyz", 2), (pin[:-1], 2)):
+        r = s.cli("policy", "put", acme, "--sha256", bad, check=False)
+        assert r.returncode == code, (bad, r)
+        assert code == 2 or pin in r.stderr and "nothing was changed" in r.stderr, r.stderr
+    assert "acme" not in s.cli("policy", "list").stdout
+    s.cli("policy", "put", acme, "--sha256", "sha256:" + pin.upper())
+    acme.write_text(acme.read_text() + "-- two\n")
+    s.cli("policy", "put", acme)
+    s.cli("bundle", "add", "work")
+    s.cli("credential", "add", "a1", "--type", "acme", "--host", "api.test", "--bundle", "work", "token=-", stdin="canary-a1")
+    s.canaries.append("canary-a1")
+    office = s.dir / "office.lua"
+    office.write_text("""return { kind = "rule", api = 1, name = "office", title = "Never", on_request = function(req, ctx) return deny("closed") end,
+      examples = { { req = { method = "GET", url = "https://api.test/" }, want = "closed" } } }""")
+    s.cli("policy", "put", office)
+    s.cli("rule", "add", "closed", "--type", "office", "--bundle", "default")
+    listed = {p["name"]: p for p in json.loads(s.cli("policy", "list", "--json").stdout)}
+    assert (listed["acme"]["credentials"], listed["acme"]["bundles"]) == (["a1"], ["work"]) and listed["bearer"]["credentials"] == []
+    assert listed["office"]["rules"] == [{"name": "closed", "bundle": "default"}], listed["office"]
+    assert re.search(r"acme .*a1 \(work\)", s.cli("policy", "list").stdout) and "rule closed (default)" in s.cli("policy", "list").stdout
+    r = s.cli("policy", "remove", "office", check=False)
+    assert r.returncode == 1 and "rule closed of default" in r.stderr and "sallyport rule remove closed" in r.stderr, r.stderr
+    s.serve("--upstream-ca", sallyport.certs() / "root.pem", "--connect-to", f"api.test:443:127.0.0.1:{up.port}")
+    s.cli("agent", "set", "a", "--bundle", "work")
+    assert s.request().status == 200
+    said = s.cli("policy", "rename", "acme", "acme_two").stderr
+    assert "a1" in said, said
+    assert s.request().status == 200 and up.requests[-1].get("authorization") == "Bearer canary-a1"
+    assert json.loads(s.cli("credential", "show", "a1", "--json").stdout)["type"] == "acme_two"
+    assert [v["version"] for v in json.loads(s.cli("policy", "history", "acme_two", "--json").stdout)] == [1, 2]
+    s.cli("policy", "rollback", "acme_two", "1")
+    assert s.request().status == 200 and s.cli("policy", "show", "acme", check=False).returncode == 1
+    s.cli("policy", "rename", "office", "shut")
+    s.cli("agent", "set", "a", "--bundle", "default")
+    assert json.loads(s.cli("rule", "show", "closed", "--json").stdout)["type"] == "shut"
+    for words, word in ((("bearer", "mine"), "keeps its name"), (("shut", "acme_two"), "already"), (("shut", "basic"), "already"), (("shut", "A-b"), "small letters"), (("gone", "x"), "no policy")):
+        r = s.cli("policy", "rename", *words, check=False)
+        assert r.returncode in (1, 2) and word in r.stderr, (words, r.stderr)
+    page = s.cli("policy", "help", "api_key").stdout
+    assert page.startswith("# api_key: ") and "| header |" in page and "secret; required" in page and "example" in page, page
+    page = s.cli("policy", "help", "hmac").stdout
+    assert page.startswith("# hmac: ") and "## sign.hmac(" in page, page[:500]
+    assert "# acme_two: " in s.cli("policy", "help", "acme_two").stdout
+    for p in listed:
+        if p not in ("match", "presets", "acme", "office"):
+            assert s.cli("policy", "help", p).stdout.startswith(f"# {p}: "), p
