@@ -1,5 +1,6 @@
 --- The door: a request of the world, that came in at a gateway. Whether it came as it may (Host, Origin, through which
 -- proxy), what CORS says, and then the router's answer, or the request handed on as a tenant's.
+local body_of, host, mcp = require "web.body", require "host", require "web.mcp"
 local M = {}
 
 local FORM_MAX = 64 << 10       -- bytes of a form or a registration
@@ -85,12 +86,11 @@ local function hand_on(self, req, forward, fields, came, behind)
   if req:log { agent = forward.tenant, requests = tenant and tenant.requests, decision = "allow", behind = behind } == false then
     return req:fail(429, "too_many", "this tenant has its share of requests in use", "", { close = true, retry_after = 1 })
   end
-  local body = require("web.body").read(self, req, MCP_MAX)
+  local body = body_of.read(self, req, MCP_MAX)
   if not body then return end
   local url = forward.parsed or require("http").parse_url(forward.url)
   forward.parsed = url
   if not url then return req:fail(502, "policy_failed", "this gateway's URL is malformed") end
-  local mcp = require "web.mcp"
   local what, answer, denied = mcp.judge(forward, req.method, came, type(body) == "string" and body or nil)
   if not req:hand_on { host = url.host, port = url.port, tls = url.scheme == "https", path = url.path, query = url.query,
     connection = forward.connection, fields = fields } then
@@ -109,7 +109,7 @@ end
 -- What the router answered lately to who showed this at this path, while no record has changed: ending a connection, a
 -- key, a user changes one. The key is a hash, for no token is to lie about. (One block of it: the path is compared.)
 local lately
-local function known_key(shown) return shown and require("host").sha256_hex(shown) end
+local function known_key(shown) return shown and host.sha256_hex(shown) end
 
 local function known(self, key, path)
   local kept = key and lately and lately:get(key)
@@ -148,7 +148,7 @@ function M.answer(self, req)
   local fields = cors(origin, path)
   if req.method == "OPTIONS" then return preflight(req, fields) end
   local forwards = path:find("^/mcp/") ~= nil
-  local body = not forwards and require("web.body").read(self, req, FORM_MAX)
+  local body = not forwards and body_of.read(self, req, FORM_MAX)
   if not forwards and not body then return end
   local key = forwards and known_key(came.authorization)
   local before = known(self, key, path)
