@@ -14778,7 +14778,7 @@ struct h2 {
 	nghttp2_session *s;     /* owned */
 	struct h2_wake wake;    /* of the peer that carries the session */
 	LIST_HEAD(, stream) streams;
-	unsigned n;             /* of them */
+	unsigned n;             /* of them, those whose head is whole: the others have the session's deadline */
 	bool over;              /* the client is a stranger, who was told so */
 	bool leaving;           /* GOAWAY was sent: the streams that there are go on */
 	int64_t calm, calm_at;
@@ -14852,7 +14852,7 @@ stream_free(struct stream *st)
 	buf_free(&st->trailers);
 	if (st->h2 != NULL) {
 		LIST_REMOVE(st, link);
-		st->h2->n--;
+		st->h2->n -= st->wake.peer != NULL;
 	}
 	free(st);
 }
@@ -14927,7 +14927,6 @@ h2_on_begin_headers(nghttp2_session *s, const nghttp2_frame *f, void *user)
 	buf_init(&st->cookies, HTTP_HEAD_MAX);
 	buf_init(&st->trailers, HTTP_TRAILERS_MAX);
 	LIST_INSERT_HEAD(&h->streams, st, link);
-	h->n++;
 	return nghttp2_session_set_stream_user_data(s, st->id, st);
 }
 
@@ -15007,7 +15006,7 @@ stream_open(struct stream *st)
 		put_field(b, SLICE("cookie"), buf_slice(&st->cookies));
 	buf_free(&st->cookies);
 	st->chunked = !st->ended && !st->sized;
-	buf_adds(b, st->chunked ? "transfer-encoding: chunked\r\n\r\n" : "\r\n");
+	buf_adds(b, st->large ? "x" : st->chunked ? "transfer-encoding: chunked\r\n\r\n" : "\r\n");
 	if (st->large || !buf_ok(b)) {          /* a head without an end, which is answered as such */
 		b->bad = false;
 		if (b->n < HTTP_HEAD_MAX && buf_reserve(b, HTTP_HEAD_MAX - b->n))
@@ -15015,9 +15014,10 @@ stream_open(struct stream *st)
 		b->n = HTTP_HEAD_MAX;
 	}
 	st->head = b->n;
-	if ((c = stream_conn(st)) == NULL)
+	if ((c = buf_ok(b) ? stream_conn(st) : NULL) == NULL)
 		return nghttp2_submit_rst_stream(st->h2->s, NGHTTP2_FLAG_NONE, st->id, NGHTTP2_REFUSED_STREAM);
 	st->wake.peer = &c->peer;
+	st->h2->n++;
 	OWNER(st->h2->wake.peer, struct conn, peer)->deadline = clock_now() + CONN_HELD_MS;
 	return 0;
 }
@@ -15074,13 +15074,14 @@ static int
 h2_on_close(nghttp2_session *s, int32_t id, uint32_t code, void *user)
 {
 	struct stream *st = nghttp2_session_get_stream_user_data(s, id);
+	bool cut = code != NGHTTP2_NO_ERROR || (st != NULL && (!st->ended || !st->done));
 
 	if (st != NULL) {
 		st->id = 0;
-		if (code != NGHTTP2_NO_ERROR || !st->ended || !st->done)
+		if (cut)
 			stream_gone(st);
 	}
-	return h2_charge(user, code != NGHTTP2_NO_ERROR ? H2_CALM_RESET : 0);
+	return h2_charge(user, cut ? H2_CALM_RESET : 0);
 }
 
 static int
@@ -15236,7 +15237,7 @@ stream_answer(struct stream *st)
 		if ((f->rule & HDR_HOP) == 0 && ((f->rule & HDR_FRAMING) == 0 ||
 		    (head.status >= 200 && !grpc && slice_eq_nocase(f->name, SLICE("content-length")))))
 			nv[k++] = h2_field(f);
-	if (head.status < 200 && nghttp2_session_get_outbound_queue_size(st->h2->s) < H2_QUEUE / 2) {
+	if (head.status < 200 && nghttp2_session_get_outbound_queue_size(st->h2->s) * (size_t)(at + n + 256) < H2_TURN) {
 		if (nghttp2_submit_headers(st->h2->s, NGHTTP2_FLAG_NONE, st->id, NULL, nv, k, NULL) < 0)
 			return false;
 	} else if (head.status >= 200) {
@@ -15441,7 +15442,7 @@ h2_leave(struct peer *p)
 			c->counted_unknown = false;
 		}
 		h->over = h->over || (c->tunnel && c->agent == NULL);
-		if (h->n == 1)
+		if (h->n == 1 && c->state == CONN_H2)
 			conn_deadline(c, c->agent == NULL ? CONN_HEAD_UNKNOWN_MS : CONN_IDLE_MS);
 		loop_defer(&h->wake.defer, h2_turn);
 	}
