@@ -28,7 +28,7 @@ PYTHON = sys.executable
 # What a plain user runs too: what commands and the server do with files, processes and limits; every Lua module; and
 # of the wire what needs no root to begin with. The rest knows no user.
 AS_USER = ("test real/command_test", "test real/commands_test", "test real/faults_test", "test real/rotation_test", "test real/log_test",
-           "test real/git_test", "test unit/", "unit/store_test", "test wire/agents", "test wire/injection",
+           "test real/git_test", "test real/run_test", "test unit/", "unit/store_test", "test wire/agents", "test wire/injection",
            "test wire/tokens", "test wire/tls_upstream", "test wire/connect")
 
 
