@@ -1,7 +1,7 @@
 --- A person's word: what a rule says with ask(reason, key) is held until somebody answers (sallyport approval). Questions and
 -- answers are records of the store, so each worker sees an answer when it looks next; nothing else waits for them.
 --
--- A question's key is AGENT-ID/DIGEST: { id, state = "open" | "once" | "denied", … }, of one run of the server (`boot`). An answer
+-- A question's key is AGENT-ID/DIGEST: { question = its name, state = "open" | "once" | "denied", … }, of one run of the server (`boot`). An answer
 -- for an hour or a day is AGENT-ID/+DIGEST-OF-WHAT-IT-COVERS; one for always stands in the rule (`exceptions`).
 -- "Once" is spent by the commit that removes its record, and by a counter that all workers share: a record that somebody put back
 -- on the disk is spent already.
@@ -18,8 +18,8 @@ local COMMIT = 10000        -- ms
 local WORDS_MAX = 1000      -- bytes of a URL that a person reads
 local PAGE = 64
 
--- Fields that are no part of what is asked for, for they differ each time: the date, the hop, tracing, and how a client counts
--- its own calls and tries.
+-- Fields that are no part of what is asked for, for they differ each time: the date, the hop, tracing, how a client counts its
+-- own calls and tries, and what it says of itself (botocore's User-Agent lists its features in another order in each process).
 local changing = {}
 for name in ([[date x-amz-date x-ms-date x-goog-date connection keep-alive proxy-connection proxy-authorization te trailer
   transfer-encoding content-length upgrade expect host traceparent tracestate baggage b3 x-b3-traceid x-b3-spanid
@@ -27,7 +27,7 @@ for name in ([[date x-amz-date x-ms-date x-goog-date connection keep-alive proxy
   x-datadog-trace-id x-datadog-parent-id x-datadog-sampling-priority x-datadog-tags newrelic x-request-id x-correlation-id
   request-id correlation-context x-client-request-id x-ms-client-request-id client-request-id return-client-request-id
   amz-sdk-invocation-id amz-sdk-request x-stainless-retry-count x-stainless-timeout x-stainless-read-timeout
-  x-goog-api-client x-goog-gcs-idempotency-token idempotency-key x-idempotency-key sec-websocket-key]]):gmatch("%S+") do changing[name] = true end
+  user-agent x-amz-user-agent x-goog-api-client x-goog-gcs-idempotency-token idempotency-key x-idempotency-key sec-websocket-key]]):gmatch("%S+") do changing[name] = true end
 
 local held = {}                                      -- agent's id -> requests of it that wait in this worker
 local memos = setmetatable({}, { __mode = "k" })     -- request -> { [what was asked] = "granted" | when its hold ends }
@@ -115,7 +115,7 @@ local function question(self, req, agent, bundle, name, rule, what, key, covers,
     local body = req:view().body
     local same = had and had.boot == boot and had["until"] > wall
     local plain = {
-      id = same and had.id or require("host").sha256_hex((require("host").random_token(""))):sub(1, 8), state = "open", boot = boot,
+      question = same and had.question or require("host").sha256_hex((require("host").random_token(""))):sub(1, 8), state = "open", boot = boot,
       agent = agent.name, agent_id = agent.id, bundle = bundle, credential = name, rule = rule.name, reason = what.reason,
       covers = covers, keyed = what.key ~= nil or nil, method = req.method, asked = same and had.asked or wall, ["until"] = wall + hold + M.OPEN,
       url = (("%s://%s%s%s"):format(req.scheme or "tunnel", require("errors").host(req.host), req.path or "", req.query and "?" .. req.query or "")):sub(1, WORDS_MAX),
@@ -132,7 +132,7 @@ end
 -- Takes an answer "once": true, for the one request that gets it.
 local function spend(self, key, record)
   local ok = self.store.commit({ { op = "del", db = "approval", key = key, version = record.version } }, self.time.now() + COMMIT)
-  return ok and self.count("approval " .. record.id, 6 * M.OPEN, 1, record.agent) == 1
+  return ok and self.count("approval " .. record.question, 6 * M.OPEN, 1, record.agent) == 1
 end
 
 -- One of the requests of an agent that wait, until it is closed; nil: it has its share of them.
@@ -170,7 +170,7 @@ function M.ask(self, req, agent, bundle, name, rule, what)
       if spend(self, key, r) then memo[mark] = "granted" end
       return "asked"
     end
-    if now() >= till then return timed_out(rule, what.reason, r.id, hold) end
+    if now() >= till then return timed_out(rule, what.reason, r.question, hold) end
     self.time.sleep(POLL)
   end
 end

@@ -36,7 +36,7 @@ local names = {
   gateway = function(key) return "gateway " .. key end,
   grant = function(key, r) return key:sub(1, 2) == "g/" and "connection " .. key:sub(3) or "key " .. tostring(r.name) end,
   proposal = function(_, r) return ("proposal %s of agent %s"):format(tostring(r.proposal), tostring(r.agent)) end,
-  approval = function(_, r) return ("%s of agent %s, rule %s"):format(r.boot and "question " .. tostring(r.id) or "approval", tostring(r.agent), tostring(r.rule)) end,
+  approval = function(_, r) return ("%s of agent %s, rule %s"):format(r.boot and "question " .. tostring(r.question) or "approval", tostring(r.agent), tostring(r.rule)) end,
   token = function(key, r) return key:sub(1, 2) == "l/" and "link for user " .. tostring(r.user) or nil end,
 }
 

@@ -730,6 +730,8 @@ local function ruled(self, req, agent, bundle, name, deadline, blind)
   local list, generation = self.config:rules(bundle), self.config.applied
   if list == nil then return "rule_failed", "the rules of the bundle cannot be read", "the operator mends it: sallyport doctor" end
   if not list then return nil end
+  list = rules.at(list, req.host)
+  if not list[1] then return nil end
   local question = {
     method = blind and "CONNECT" or method_of(req.method, req.websocket), host = req.host,
     readings = function() return not blind and paths.readings(self.path_readings, req.path) or nil end,

@@ -39,6 +39,21 @@ local function covers_path(paths, readings)
   return false
 end
 
+local HOSTS_MAX = 200       -- of a bundle: those whose rules are kept
+
+--- The rules of a bundle that could be asked at this host, for so many of them are others'.
+function M.at(list, host)
+  local known = list.at and list.at[host]
+  if known then return known end
+  known = {}
+  for _, rule in ipairs(list) do
+    if rule.enabled ~= false and (not rule.hosts or covers_host(rule.hosts, host)) then known[#known + 1] = rule end
+  end
+  if not list.at or list.hosts >= HOSTS_MAX then list.at, list.hosts = {}, 0 end
+  list.at[host], list.hosts = known, list.hosts + 1
+  return known
+end
+
 --- Is it asked about this request? any: if it had another method, too.
 function M.covers(rule, question, any)
   if rule.enabled == false then return false end

@@ -18,20 +18,20 @@ local function all()
 end
 
 local function shape(r)
-  return { id = r.id, state = r.state, agent = r.agent, bundle = r.bundle, credential = r.credential, rule = r.rule, reason = r.reason,
+  return { id = r.question, state = r.state, agent = r.agent, bundle = r.bundle, credential = r.credential, rule = r.rule, reason = r.reason,
     covers = r.covers, method = r.method, url = r.url, port = r.port, content_type = r.type, bytes = r.bytes, sha256 = r.sha256,
     asked_at = r.asked, expires_at = r["until"] }
 end
 
 local function named(id)
   for _, row in ipairs(all()) do
-    if row.record.id == id then return row end
+    if row.record.question == id then return row end
   end
   report.fail(("there is no question '%s'"):format(report.clean(id)), "it may have been answered, or its time may be over: sallyport approval list")
 end
 
 local function row_of(r)
-  return { r.id, r.state, r.agent, r.rule, ("%s %s"):format(r.method, r.url), r.reason, report.time(r["until"]) }
+  return { r.question, r.state, r.agent, r.rule, ("%s %s"):format(r.method, r.url), r.reason, report.time(r["until"]) }
 end
 
 local HEAD = { "QUESTION", "STATE", "AGENT", "RULE", "REQUEST", "REASON", "ENDS" }
@@ -42,11 +42,11 @@ local function follow(ctx)
   while true do
     for _, row in ipairs(all()) do
       local r = row.record
-      if known[row.key] ~= r.state .. r.id then
-        known[row.key] = r.state .. r.id
-        ctx.out(ctx.json and report.json_event(shape(r)) or ("%s  %s  agent %s  rule %s: %s\n    %s %s%s\n%s"):format(r.id, r.state, r.agent, r.rule, r.reason,
+      if known[row.key] ~= r.state .. r.question then
+        known[row.key] = r.state .. r.question
+        ctx.out(ctx.json and report.json_event(shape(r)) or ("%s  %s  agent %s  rule %s: %s\n    %s %s%s\n%s"):format(r.question, r.state, r.agent, r.rule, r.reason,
           r.method, r.url, r.bytes and (" (%d bytes)"):format(r.bytes) or "",
-          r.state == "open" and ("    sallyport approval allow %s\n"):format(r.id) or ""))
+          r.state == "open" and ("    sallyport approval allow %s\n"):format(r.question) or ""))
       end
     end
     if not io.stdout:flush() then return 0 end
@@ -72,7 +72,7 @@ local function show(args, _, ctx)
     ctx.out(report.json(shape(r)))
     return 0
   end
-  local rows = { { "question", r.id }, { "state", r.state }, { "agent", r.agent }, { "rule", ("%s, of the bundle %s"):format(r.rule, r.bundle) },
+  local rows = { { "question", r.question }, { "state", r.state }, { "agent", r.agent }, { "rule", ("%s, of the bundle %s"):format(r.rule, r.bundle) },
     { "reason", r.reason }, { "credential", r.credential or "none" }, { "request", ("%s %s"):format(r.method, r.url) } }
   if r.bytes then rows[#rows + 1] = { "body", ("%d bytes%s, SHA-256 %s"):format(r.bytes, r.type and " of " .. r.type or "", r.sha256) } end
   rows[#rows + 1] = { "for longer", ("--for hour, day and always cover, for this agent: %s"):format(r.covers) }

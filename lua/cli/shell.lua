@@ -457,7 +457,7 @@ local kinds = {
   type = function() return policies_of("type") end,
   approval = function(db)
     local list = {}
-    for _, r in db.each("approval", "") do list[#list + 1] = r and r.boot and r.id or nil end
+    for _, r in db.each("approval", "") do list[#list + 1] = r and r.boot and r.question or nil end
     return list
   end,
   proposal = function(db)
