@@ -15033,6 +15033,9 @@ h2_on_begin_frame(nghttp2_session *s, const nghttp2_frame_hd *hd, void *user)
 
 	if (nghttp2_session_get_outbound_queue_size(s) > H2_QUEUE)
 		return h2_charge(user, H2_CALM * 2);
+	if (hd->type == NGHTTP2_HEADERS && hd->stream_id <= nghttp2_session_get_last_proc_stream_id(s) &&
+	    nghttp2_session_find_stream(s, hd->stream_id) == NULL)  /* a later one was opened: RFC 9113 5.1.1 */
+		nghttp2_session_terminate_session(s, NGHTTP2_PROTOCOL_ERROR);
 	return h2_charge(user, hd->type == NGHTTP2_SETTINGS ? H2_CALM_RESET : !data && hd->type != NGHTTP2_HEADERS);
 }
 
@@ -15077,6 +15080,7 @@ h2_on_close(nghttp2_session *s, int32_t id, uint32_t code, void *user)
 	bool cut = code != NGHTTP2_NO_ERROR || (st != NULL && (!st->ended || !st->done));
 
 	if (st != NULL) {
+		nghttp2_session_set_stream_user_data(s, id, NULL);
 		st->id = 0;
 		if (cut)
 			stream_gone(st);
@@ -15323,7 +15327,6 @@ h2_new(struct conn *c)
 	nghttp2_session_callbacks_set_on_stream_close_callback(calls, h2_on_close);
 	nghttp2_session_callbacks_set_on_frame_send_callback(calls, h2_on_sent);
 	nghttp2_option_set_no_auto_window_update(opt, 1);
-	nghttp2_option_set_no_closed_streams(opt, 1);
 	nghttp2_option_set_max_reserved_remote_streams(opt, 0);
 	nghttp2_option_set_max_send_header_block_length(opt, 2 * PEER_HEAD_MAX);
 	if (h == NULL || nghttp2_session_server_new3(&h->s, calls, h, opt, &mem) != 0) {

@@ -244,6 +244,14 @@ def test_h2load(t):
     assert "END_STREAM" in r.stdout and len(up.requests[-1].body) == 700_000, r.stdout[-2000:]
 
 
+def test_h2spec(t):
+    """h2spec: all of generic, hpack and http2"""
+    t.need("h2spec")            # go install github.com/summerwind/h2spec/cmd/h2spec@latest
+    s, up = arrange(t, upstream={"reply": "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"})
+    r = subprocess.run(["h2spec", "-t", "-k", "-h", "127.0.0.1", "-p", str(Bridge(s).port)], capture_output=True, text=True, timeout=200 * sallyport.SLOW)
+    assert ", 0 failed" in r.stdout and "145 tests" in r.stdout, r.stdout[-3000:]
+
+
 NODE = """
 const http2 = require("http2"), net = require("net"), tls = require("tls"), fs = require("fs");
 const [port, auth, ca] = process.argv.slice(1);
