@@ -14735,6 +14735,7 @@ door_answer(struct conn *c, struct buf *b)
 #define H2_CALM 2000            /* what a peer may cost beyond its due: a point comes back each ms, */
 #define H2_CALM_DATA 2          /* and so many with each frame of data that we send: it moves two windows */
 #define H2_CALM_RESET 10        /* a stream that ends in an error, or settings */
+#define H2_CALM_BYTES 512       /* of a value that is in vain cost a point */
 #define H2_DATA_SMALL 5         /* bytes: gRPC's smallest message; a frame of fewer costs a point */
 #define H2_QUEUE 1000           /* frames that wait for a peer which does not read */
 #define H2_TURN (128 * 1024)    /* bytes of frames that are read in a turn: a byte may be a whole field */
@@ -14940,9 +14941,9 @@ h2_on_header(nghttp2_session *s, const nghttp2_frame *f, nghttp2_rcbuf *name_, n
 	struct stream *st = nghttp2_session_get_stream_user_data(s, f->hd.stream_id);
 	struct slice name = h2_slice(name_), value = h2_slice(value_);
 
-	(void)flags, (void)user;
-	if (st == NULL || st->large)
-		return 0;
+	(void)flags;
+	if (st == NULL || st->large)            /* nghttp2 has looked at each byte: a byte of HPACK may name 4,000 */
+		return h2_charge(user, (int)(value.n / H2_CALM_BYTES));
 	if (!http_valid_field_value(value) || http_trim(value).n != value.n)
 		return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
 	for (size_t i = 0; i < H2_PSEUDO; i++)
