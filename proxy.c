@@ -1532,6 +1532,7 @@ static const struct filter_fault *scrub_fault(const struct scrub_tally *t);
 /* -- seal: an answer is held whole and its secrets are sealed. seal_begin looks at its head alone; seal_answer edits
  * head and held body, whose end was `io`; false: seal_fault tells why neither may go on. */
 static enum scrub_way seal_begin(struct req *r, const struct http_head *h);
+static bool seal_whole(struct req *r, const struct http_head *h);
 static bool seal_answer(struct req *r, struct http_head *h, int io);
 static const struct filter_fault *seal_fault(struct req *r);
 static void seal_free(struct seal *s);
@@ -4861,6 +4862,7 @@ struct req {
 	struct upstream *up;    /* owned while set */
 	bool answer_begun;
 	bool answer_held;       /* its body is gathered in `answer`, to be searched before the head goes on */
+	unsigned answer_io;     /* 1 + how that ended; 0: it goes on */
 	bool echoes;            /* the answer's head has one of `back` */
 	struct scrub_tally tally; /* secrets that were taken out of the answer */
 	bool retried;           /* the second try, on no pooled connection */
@@ -6414,22 +6416,27 @@ answer_fault(struct req *r)
 	return r->seal != NULL ? seal_fault(r) : r->tally.over || r->mcp == NULL ? scrub_fault(&r->tally) : mcp_fault();
 }
 
-/* Gathers a held body. Once it is whole, head and body go on, without what was attached. `h`: the head, as long
+/* Gathers a held body. Once it is whole, and read, head and body go on, without what was attached. `h`: the head, as long
  * as it is there; else NULL. False: the body is not whole, or the conn has left CONN_RELAY. */
 static bool
 conn_gather_answer(struct conn *c, struct http_head *h)
 {
 	static struct http_head head;   /* dead before this returns */
 	struct req *r = c->req;
-	enum flow_io io = conn_pump(c, &r->down_flow);
+	enum flow_io io = r->answer_io != 0 ? (enum flow_io)(r->answer_io - 1) : conn_pump(c, &r->down_flow);
 
 	if (io == FLOW_WAIT)
 		return false;
+	r->answer_io = io + 1;
 	if (io != FLOW_DONE && r->seal == NULL && (r->mcp == NULL || io != FLOW_DST_GONE))
 		return conn_upstream_gone(c, 502, "closed the connection within its answer");
 	flow_attach(&r->down_flow, NULL);       /* of events: they were judged on their way into memory */
 	if (h == NULL && http_parse_response(r->up_bytes.p, r->up_bytes.n, r->head.method, h = &head) <= 0)
 		return conn_close(c, true);
+	if (r->seal != NULL && !seal_whole(r, h)) {
+		loop_defer(&c->defer, conn_turn);
+		return false;
+	}
 	if (r->seal != NULL ? !seal_answer(r, h, io) :
 	    (r->mcp != NULL && !mcp_answer(r, h, io)) || !scrub_body(r->back, &r->answer, &r->tally)) {
 		conn_fault(c, answer_fault(r));
@@ -10562,6 +10569,7 @@ struct subst_run {
 	unsigned again;         /* how often rows in `hits` were found once more */
 	struct slice sent[SUBST_ROWS_MAX]; /* borrowed from `in`: as the client wrote it, the first time */
 	struct subst_spots *spots; /* borrowed, or NULL */
+	struct subst_turns *turns; /* borrowed; NULL: a text is read at once */
 };
 
 static void
@@ -10886,6 +10894,13 @@ struct subst_walk {
 	bool twice;             /* a step was met twice: which of them counts is the server's choice */
 };
 
+/* A text that is read in turns of so many tokens. */
+struct subst_turns {
+	unsigned left;          /* in this turn */
+	bool more;              /* it is not read to its end; of JSON Lines, it begins here: */
+	size_t line; struct subst_walk walk; struct json_reader reader;
+};
+
 /* A value begins: sets t->rows to the rows whose member it is. */
 static void
 subst_step_into(struct subst_run *t, struct subst_walk *w, const struct json_token *v, bool in_array)
@@ -10922,11 +10937,15 @@ static bool
 subst_json_text(struct subst_run *t, enum subst_place place, size_t at, size_t end)
 {
 	struct subst_walk w = {.place = place};
+	struct subst_turns *turns = t->turns;
 	struct json_reader r;
 	struct json_token token;
+	bool more = false;
 
 	json_open(&r, (struct slice){t->in.p + at, end - at});
-	while (json_next(&r, &token) != JSON_BAD && token.type != JSON_END) {
+	if (turns != NULL && turns->more)
+		w = turns->walk, r = turns->reader;
+	while (!(more = turns != NULL && turns->left-- == 0) && json_next(&r, &token) != JSON_BAD && token.type != JSON_END) {
 		size_t i = (size_t)(token.raw.p - t->in.p) + 1;
 
 		if (token.type == JSON_KEY) {
@@ -10953,17 +10972,23 @@ subst_json_text(struct subst_run *t, enum subst_place place, size_t at, size_t e
 		} else if (token.type == JSON_STRING)
 			subst_range(t, &subst_json, i, i + token.raw.n - 2);
 	}
-	return token.type == JSON_END && !(w.twice && t->hits != 0);
+	if (turns != NULL)
+		turns->walk = w, turns->reader = r, turns->more = more;
+	return more || (token.type == JSON_END && !(w.twice && t->hits != 0));
 }
 
 /* JSON Lines: one JSON text a line; empty lines are skipped. */
 static bool
 subst_json_lines(struct subst_run *t)
 {
-	for (size_t at = 0, end; at < t->in.n; at = end + 1) {
+	for (size_t at = t->turns != NULL ? t->turns->line : 0, end; at < t->in.n; at = end + 1) {
 		end = at + slice_until((struct slice){t->in.p + at, t->in.n - at}, '\n').n;
 		if (end > at && !(end == at + 1 && t->in.p[at] == '\r') && !subst_json_text(t, PLACE_JSON, at, end))
 			return false;
+		if (t->turns != NULL && t->turns->more) {
+			t->turns->line = at;
+			break;
+		}
 	}
 	return true;
 }
@@ -11685,8 +11710,7 @@ scrub_whole(const struct scrub_scan *z, struct scrub_hit *hit)
 	}
 	while (at < hit->at && at > z->at && z->in.p[at] == '\\' && z->in.p[at - 1] == '\\')
 		at--;                   /* JSON within JSON */
-	hit->n += hit->at - at;
-	hit->at = at;
+	*hit = (struct scrub_hit){at, hit->n + hit->at - at, hit->value, hit->form, hit->coding};
 }
 
 /* The next spelling of a value; of a text that is too dear to compare, all that is left. False: there is none. */
@@ -18193,6 +18217,7 @@ store_init(const char *home)
 #define SEAL_KEPT_MAX 65535     /* two bytes */
 #define SEAL_PREFIX_MAX 64      /* bytes */
 #define SEAL_BODY_MAX (1024 * 1024)
+#define SEAL_TURN 20000         /* tokens of JSON that are read at once: the shortest take 80 ns each */
 #define SEAL_VALUE_MAX (64 * 1024) /* bytes of a secret; no head takes more */
 #define SEAL_RELATIVE_MAX 315360000 /* s: ten years; a larger number is a time */
 #define SEAL_MS_MIN 100000000000 /* and from here on it counts milliseconds (the year 5138 in s) */
@@ -18217,6 +18242,8 @@ struct seal {
 	char note[192];         /* for the record, and the message: why the answer does not go on; empty: it does */
 	struct filter_fault fault;
 	struct buf text, fields; /* owned: the sealed texts; values of fields with one in them */
+	bool well;              /* the body is what its type says; it is read in turns */
+	struct subst_turns turns; struct subst_spots spots;
 };
 
 static void
@@ -18441,30 +18468,28 @@ seal_begin(struct req *r, const struct http_head *h)
 	return SCRUB_FAILS;
 }
 
-/* Notes the members' values. False: the body is not what its type says, or what the rows ask for. */
+/* Notes the values of the body's members, as many as a turn may. False: there are more. */
 static bool
-seal_read(struct subst_spots *c, struct http_head *h, struct slice body)
+seal_whole(struct req *r, const struct http_head *h)
 {
-	struct subst_run t = {.s = c->s, .in = body, .spots = c};
+	struct seal *s = r->seal;
+	struct slice body = buf_slice(&r->answer);
+	struct subst_run t = {.s = s->rows, .in = body, .spots = &s->spots, .turns = &s->turns};
 	enum subst_kind kind = subst_kind_of(http_value(h, SLICE("content-type")));
 	size_t mark = body.n > 3 && memcmp(body.p, "\xef\xbb\xbf", 3) == 0 ? 3 : 0;     /* before UTF-8: some write it */
-	bool json = body.n != 0 && subst_places(c->s, 1u << PLACE_JSON), well = json &&
-	    (kind == SUBST_LINES ? subst_json_lines(&t) : subst_json_text(&t, PLACE_JSON, mark, body.n));
+	bool json = body.n != 0 && subst_places(s->rows, 1u << PLACE_JSON), typed = kind == SUBST_JSON || kind == SUBST_LINES;
 
-	if (!well) {
-		*c = (struct subst_spots){.s = c->s};
-		if (kind != SUBST_JSON && kind != SUBST_LINES)
+	s->spots.s = s->rows, s->turns.left = SEAL_TURN;
+	s->well = json && (kind == SUBST_LINES ? subst_json_lines(&t) : subst_json_text(&t, PLACE_JSON, mark, body.n));
+	if (s->turns.more)
+		return false;
+	if (!s->well) {
+		s->spots = (struct subst_spots){.s = s->rows};
+		if (!typed)
 			subst_pairs(&t, PLACE_FORM);
-		well = !json || c->n != 0 || kind == SUBST_FORM || (h->status / 100 != 2 && kind != SUBST_JSON && kind != SUBST_LINES);
+		s->well = !json || s->spots.n != 0 || kind == SUBST_FORM || (h->status / 100 != 2 && !typed);
 	}
-	for (struct http_field *f = h->field; f < h->field + h->nfields; f++) {
-		struct slice value = slice_until(f->value, ';'), name = http_trim(slice_cut(&value, '='));
-
-		subst_note(c, subst_rows(c->s, PLACE_HEADER, f->name), (struct json_token){.raw = f->value}, PLACE_HEADER, f);
-		if (slice_eq_nocase(f->name, SLICE("set-cookie")))      /* RFC 6265 4.1.1 */
-			subst_note(c, subst_rows(c->s, PLACE_COOKIE, name), (struct json_token){.raw = http_trim(value)}, PLACE_COOKIE, f);
-	}
-	return well;
+	return true;
 }
 
 /* The first of the rows that point there. */
@@ -18598,7 +18623,7 @@ static bool
 seal_answer(struct req *r, struct http_head *h, int io)
 {
 	struct seal *s = r->seal;
-	struct subst_spots c = {.s = s->rows};
+	struct subst_spots *c = &s->spots;
 	bool searched = r->scrub == SCRUB_TEXT || r->scrub == SCRUB_ALL, must = h->status / 100 == 2, ok;
 	unsigned hits = r->tally.hits;
 	size_t from[SUBST_ROWS_MAX + 1] = {0};
@@ -18608,20 +18633,27 @@ seal_answer(struct req *r, struct http_head *h, int io)
 	    clock_unset() ? "came while the clock is not set" : h->status == 206 ? "is a part of the whole" :
 	    r->answer.n != 0 && coding >= 0 && !(slice_eq_nocase(h->field[coding].value, SLICE("identity")) &&
 	    http_find(h, SLICE("content-encoding"), (size_t)coding + 1) < 0) ? "is encoded, though identity was asked for" :
-	    !seal_read(&c, h, buf_slice(&r->answer)) ? "is no JSON" : NULL;
+	    !s->well ? "is no JSON" : NULL;
 
 	if (why != NULL)
 		return seal_fail(r, why, SLICE(""));
-	if (!seal_check(r, &c, must && !slice_eq(r->head.method, SLICE("HEAD"))))
+	for (struct http_field *f = h->field; f < h->field + h->nfields; f++) {
+		struct slice value = slice_until(f->value, ';'), name = http_trim(slice_cut(&value, '='));
+
+		subst_note(c, subst_rows(c->s, PLACE_HEADER, f->name), (struct json_token){.raw = f->value}, PLACE_HEADER, f);
+		if (slice_eq_nocase(f->name, SLICE("set-cookie")))      /* RFC 6265 4.1.1 */
+			subst_note(c, subst_rows(c->s, PLACE_COOKIE, name), (struct json_token){.raw = http_trim(value)}, PLACE_COOKIE, f);
+	}
+	if (!seal_check(r, c, must && !slice_eq(r->head.method, SLICE("HEAD"))))
 		return false;
 	ok = true;
-	for (size_t i = 0; i < c.n && ok; i++) {
-		ok = seal_row(&c, i)->locked || seal_inside(&c.spot[i]).n == 0 || seal_one(r, &c, i, &all);
+	for (size_t i = 0; i < c->n && ok; i++) {
+		ok = seal_row(c, i)->locked || seal_inside(&c->spot[i]).n == 0 || seal_one(r, c, i, &all);
 		from[i + 1] = s->text.n;
 	}
 	if (all != NULL)
 		all->sealed = (unsigned)all->n;
-	ok = ok && seal_rewrite(s, &c, from, &r->answer) && (!searched || scrub_join(&all, back)) &&
+	ok = ok && seal_rewrite(s, c, from, &r->answer) && (!searched || scrub_join(&all, back)) &&
 	    scrub_body(all, &r->answer, &r->tally) && (searched || scrub_join(&all, back)) &&
 	    req_count_answer(r, r->answer.cap > r->answer_counted ? r->answer.cap : r->answer_counted);
 	scrub_free(back);

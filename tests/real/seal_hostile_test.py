@@ -7,6 +7,7 @@ import re
 import urllib.parse
 
 import sallyport
+from real import wait
 
 SECRET = "canary-minted-5b1e8f0c7d2a49"      # what the API hands out
 TYPE = """
@@ -279,6 +280,29 @@ def test_many(t):
     b.s.wait_record({"path": "/a/sealed/b"})
     log = b.s.cli("log", "--json").stdout + b.s.log()
     assert not any(x in log for x in texts), "a log has a sealed text"
+
+
+def test_large(t):
+    """a large answer is read in turns: it is sealed as a small one is, others are served meanwhile, and its client may leave"""
+    b = Box(t)
+    full = "[" + "1," * 500_000 + "1]"                   # the slowest that JSON has
+    for leaves in (False, True, False):
+        b.say('{"token":"%s","list":%s}' % (SECRET, full))
+        wire = b.s.tunnel("api.test", auth=b.s.auth(name="a"))
+        wire.send(b"POST /mint HTTP/1.1\r\nHost: api.test\r\nContent-Length: 0\r\n\r\n")
+        wait(lambda: any(r.target == "/mint" for r in b.up.requests), 10, "the request")
+        b.up.reset({"reply": "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"})
+        assert b.ask("GET", "/me", agent="b").status == 200
+        if leaves:
+            wire.close()
+        else:
+            data = b""
+            while len(data) < len(full) or not data.endswith(b"]}"):
+                part = wire.recv(20 * sallyport.SLOW)
+                assert part, data[:300]
+                data += part
+            assert data.startswith(b"HTTP/1.1 200") and SECRET.encode() not in data and b'{"token":"' in data
+        assert b.ask("GET", "/me", agent="b").status == 200
 
 
 def test_repeated(t):

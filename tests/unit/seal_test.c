@@ -147,6 +147,7 @@ test_text(const char *name, const char *kept, const char *value, size_t n)
 /* -- the answer */
 
 static const char *attached;    /* to the request; NULL: nothing */
+static unsigned turns;          /* in which the last body was read, but one */
 
 /* Seals the answer; "<" and ">" around a value in `want` stand for a text that opens to it. want_head NULL: the answer
  * does not go on, and says want_body; or its body has that. */
@@ -159,6 +160,7 @@ answer(const char *name, const char *members, const char *head, const char *body
 	ssize_t n;
 	bool ok = true, fine;
 
+	turns = 0;
 	memset(&req, 0, sizeof req);
 	req.conn = &conn;
 	req.head.method = SLICE("POST");
@@ -177,7 +179,10 @@ answer(const char *name, const char *members, const char *head, const char *body
 		secret_unref(secret);
 	}
 	req.tally.free = true;
-	fine = n > 0 && seal_answer(&req, &h, FLOW_DONE);
+	fine = n > 0;
+	while (fine && !seal_whole(&req, &h))
+		turns++;
+	fine = fine && seal_answer(&req, &h, FLOW_DONE);
 	if (!fine || want_head == NULL) {
 		struct slice said = fine ? buf_slice(&req.answer) : slice_of(seal_fault(&req)->message);
 
@@ -384,6 +389,43 @@ test_ends(void)
 	seal_free(s);
 }
 
+/* A body of many tokens is read in turns, each of which is short; what is found and what is refused are as in one. */
+static void
+test_turns(void)
+{
+	static const struct { const char *type, *begin, *many, *end; unsigned values; bool well; } cases[] = {
+	    {"application/json", "{\"token\":\"first\",\"list\":[", "1,", "1],\"token\":\"s3cret-value\"}", 2, true},
+	    {"application/json", "{\"list\":[", "1,", "1],\"token\":\"s3cret-value\"", 0, false},
+	    {"application/x-ndjson", "{\"token\":\"first\"}\n", "{}\n1\n", "{\"token\":\"s3cret-value\"}\n", 2, true},
+	    {"application/x-ndjson", "{\"token\":\"first\"}\n", "[1]\n", "{\"token\":\"s3cret-value\"\n", 0, false}};
+	static struct http_head h;
+
+	for (unsigned k = 0; k < COUNT(cases); k++) {
+		static struct req r;
+		struct subst_spots *c;
+		char head[128];
+		ssize_t n = snprintf(head, sizeof head, "HTTP/1.1 200 OK\r\nContent-Type: %s\r\n\r\n", cases[k].type);
+
+		n = http_parse_response(head, (size_t)n, SLICE("POST"), &h);
+		memset(&r, 0, sizeof r);
+		r.conn = &conn;
+		r.seal = seal_of("json token");
+		buf_init(&r.answer, SEAL_BODY_MAX);
+		buf_adds(&r.answer, cases[k].begin);
+		while (r.answer.n < SEAL_BODY_MAX - 100)
+			buf_adds(&r.answer, cases[k].many);
+		buf_adds(&r.answer, cases[k].end);
+		for (turns = 0; n > 0 && !seal_whole(&r, &h); turns++)
+			;
+		c = &r.seal->spots;
+		test_result(turns >= 10 && r.seal->well == cases[k].well && c->n == cases[k].values &&
+		    (c->n == 0 || slice_eq(json_inside(&c->spot[c->n - 1].value), SLICE("s3cret-value"))),
+		    "a large body is read in turns", "%u: %u turns, %zu values, %d", k, turns, c->n, r.seal->well);
+		seal_free(r.seal);
+		buf_free(&r.answer);
+	}
+}
+
 int
 main(void)
 {
@@ -400,6 +442,7 @@ main(void)
 	test_text("any bytes", "", "\0\n\"\xff", 4);
 	test_text("a long one", "abc", long_value, 300);
 	test_answers();
+	test_turns();
 	hides("/a/T/b", "/a/sealed/b");
 	hides("T", "sealed");
 	hides("/T/T/", "/sealed/sealed/");
