@@ -197,6 +197,9 @@ local list = {
         ttl = "client_secret/expires_at", prefix = "ek_" },
       { method = "POST", path = "/v1/realtime/transcription_sessions", what = "a client secret", members = { "client_secret/value" },
         ttl = "client_secret/expires_at", prefix = "ek_" },
+      { method = "POST", path = "/v1/realtime/translations/client_secrets", what = "a client secret", members = { "value" },
+        ttl = "expires_at", prefix = "ek_" },
+      { method = "POST", path = "/v1/chatkit/sessions", what = "a client secret", members = { "client_secret" }, ttl = "expires_at" },
     },
     mint = post {
       { "/v1/organization/admin_api_keys", "an admin key" },
@@ -204,6 +207,7 @@ local list = {
       { "/v1/realtime/client_secrets", "a client secret" },
       { "/v1/realtime/sessions", "a client secret" },
       { "/v1/realtime/transcription_sessions", "a client secret" },
+      { "/v1/realtime/translations/client_secrets", "a client secret" },
       { "/v1/chatkit/sessions", "a client secret" },
     },
     make = "https://platform.openai.com/api-keys", test = "https://api.openai.com/v1/models" },
@@ -212,6 +216,7 @@ local list = {
     carriers = { headers = { "api-key" }, query = { "api-key" } },
     mint = post {
       { "/openai/realtimeapi/sessions", "a client secret" }, { "/openai/v1/realtime/client_secrets", "a client secret" },
+      { "/openai/v1/realtime/translations/client_secrets", "a client secret" },
     },
     make = "https://portal.azure.com", test = "https://{host}/openai/models?api-version=2024-10-21",
     note = "The resource's page in the portal has its keys and endpoint under Resource Management." },
