@@ -690,6 +690,7 @@ end
 
 -- The answer where a rule refused: git reads one of its own.
 local function fail_ruled(self, req, code, message, hint, options)
+  recorder.note(req, "code", code)      -- a push is answered without errors.fail
   local push = options and options.push
   if push and require("pktline").answer(req, push, code, message, hint, self.time.now) then return end
   return errors.fail(req, code, message, hint, options)
@@ -778,7 +779,7 @@ local function ruled(self, req, agent, bundle, name, deadline, blind)
   end
   local seen, shown = rules.request(req, question, view)
   seen.pushed = push or why
-  if seen.pushed then recorder.note(req, "push", push and { commands = push.commands } or why) end
+  if seen.pushed then recorder.note(req, "push", push and { commands = push.commands, options = not push.options[1] and {} or nil } or why) end
   local with = { agent = agent.name, bundle = bundle, credential = name, wall = wall, offset = self.time.offset(wall),
     count = recorder.counting(req, counter(self, req)),
     warn = function(rule, text) self.log(("ev=rule_warning rule=%s text=%s"):format(rule.name, errors.quote(text))) end }

@@ -160,6 +160,30 @@ def test_rules_and_counters(t):
     assert r["same"] + r["unknown"] == 8 and r["otherwise"] == 0 and r["same"] >= 5, r
 
 
+def test_pushes(t):
+    """of a push the record has the commands, which git_branches read; its options are not kept"""
+    s, up, env = arrange(t)
+    s.cli("rule", "add", "branches", "--type", "git_branches", "--host", "api.test", "refs=agent/*")
+
+    def line(command, more):
+        return b"%04x%s" % (len(command) + len(more) + 5, command + b"\0" + more)
+
+    zero, one = b"0" * 40, b"1" * 40
+    with Recording(s) as rec:
+        for command, more, options in ((zero + b" " + one + b" refs/heads/agent/x", b"report-status", b""), (zero + b" " + one + b" refs/heads/main", b"report-status", b""),
+                                       (zero + b" " + one + b" refs/heads/agent/y", b"push-options", b"000asecret0000"[:14])):
+            body = line(command, more) + b"0000" + options
+            s.request("POST", "/a.git/git-receive-pack", headers={"Content-Type": "application/x-git-receive-pack-request"}, body=body)
+    lines = rec.lines()
+    assert [l["push"]["commands"][0]["ref"] for l in lines[:2]] == ["refs/heads/agent/x", "refs/heads/main"] and lines[0]["push"]["options"] == {}, lines
+    assert "secret" not in rec.file.read_text() and "options" not in lines[2].get("push", {}), lines[2]
+    r = replay(s, rec.file)
+    assert r["same"] == 2 and r["unknown"] == 1, r
+    s.cli("rule", "set", "branches", "refs=*")
+    r = replay(s, rec.file, code=1)
+    assert r["otherwise"] == 1 and r["differences"][0]["was"] == "deny rule_denied", r
+
+
 def test_half_a_million(t):
     """500,000 records; how long it takes is printed, and bounded on a plain build alone"""
     if "asan" in t.binary:
