@@ -117,6 +117,6 @@ def test_commands_of_readme(t):
     text = (sallyport.ROOT / "README.md").read_text()
     blocks = re.findall(r"(?<=\n\n)((?:    .*\n|\n(?=    ))+)", text)
     assert sum(read_by_the_command(s, b, "README") for b in blocks) >= 25
-    for name in re.findall(r"sallyport help ([a-z]+)", text):
+    for name in re.findall(r"sallyport help ([a-z0-9]+)", text):
         assert name in TOPICS, name
     assert len(text.splitlines()) < 300
