@@ -114,7 +114,7 @@ test_fetch(const char *name, const char *head, const char *unit)
 	assert((f.up = calloc(1, sizeof *f.up)) != NULL);
 	f.up->state = UP_OPEN;
 	peer_from(&f.up->peer, source(head, unit));
-	fetch_advance(&f);
+	fetch_advance(&f.defer);
 	told(name, f.defer.queued && !f.wait.done, f.up->peer.received / strlen(unit));
 	fetch_free(&f.wait);
 	test_result(!f.defer.queued, "  and none once it is freed", "it is queued");
