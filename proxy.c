@@ -11701,7 +11701,7 @@ scrub_whole(const struct scrub_scan *z, struct scrub_hit *hit)
 	size_t end = hit->at + hit->n, from = hit->at - z->at > SCRUB_UNIT_MAX ? hit->at - SCRUB_UNIT_MAX : z->at, at = hit->at, i, n;
 	char c[4];
 
-	for (unsigned k = SCRUB_TWICE; k < SCRUB_CODINGS; k++) {
+	for (unsigned k = SCRUB_TWICE; k < (hit->value < z->s->sealed ? SCRUB_HTML : SCRUB_CODINGS); k++) {    /* "&" parts a form's pairs */
 		for (i = from; i < end; i += i < hit->at ? 1 : n) {
 			n = scrub_unit(z->in, i, k, true, c, &n);
 			at = i + n > hit->at && i < at ? i : at;
