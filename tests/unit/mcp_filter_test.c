@@ -4,7 +4,7 @@
 #include "guard.h"
 
 static char rows[] = "-secret_*\0+get*page\0+list_*\0+\"q\"";       /* and the NUL that ends the text */
-static const struct mcp some = {.rest = {false, false, true, false}, .limits = {true, true, false, true}, .rows = {.p = rows, .n = sizeof rows}};
+static const struct mcp some = {.connection = "c", .rest = {false, false, true, false}, .limits = {true, true, false, true}, .rows = {.p = rows, .n = sizeof rows}};
 static const struct mcp all = {.rest = {true, true, true, true}};
 
 /* -- patterns */
