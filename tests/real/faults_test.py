@@ -1,4 +1,5 @@
 """Processes that die, stop, or take all they can: the store stays whole, and everybody else is served."""
+import contextlib
 import json
 import os
 import pathlib
@@ -104,6 +105,13 @@ def begin(s):
     return False
 
 
+def each(s, number):
+    """A signal to every child of the master that is still there."""
+    for pid in s.worker_pids():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
 def test_slow_start(t):
     """a worker that takes long to start: serve says so and waits, one that dies is replaced, and SIGTERM ends the wait"""
     s = t.bare(workers=2)
@@ -111,8 +119,7 @@ def test_slow_start(t):
     wait(lambda: begin(s), 60, "a worker caught at its start")
     wait(lambda: "ev=start_slow ready=0" in s.log() or "ev=start_slow ready=1" in s.log(), 15, "a word about it")
     assert s.process.poll() is None
-    for pid in s.worker_pids():
-        os.kill(pid, signal.SIGKILL)
+    each(s, signal.SIGKILL)
     s.may_die = "yes"
     wait(lambda: "listening proxy=" in s.log(), 20, "the server behind it")
     s.process.terminate()
@@ -120,8 +127,7 @@ def test_slow_start(t):
     s.log_path.write_text("")
     wait(lambda: begin(s), 60, "a worker caught at its start")
     s.process.terminate()
-    for pid in s.worker_pids():
-        os.kill(pid, signal.SIGCONT)
+    each(s, signal.SIGCONT)
     assert s.process.wait(40) == 0 and "listening" not in s.log(), s.log()
 
 

@@ -619,6 +619,11 @@ def child_of(pid):
 
 def test_records_while_rotated(t):
     """records are written while a rotation goes on, which on a large log takes seconds, and one that is killed is made up for"""
+    # A machine may end the rotation before it can be stopped: then it is begun again, in another home.
+    assert any(rotated(t) for _ in range(5)), "no rotation was caught"
+
+
+def rotated(t):
     s, up = t.proxy(credentials=[API], serve=False)
     s.cli("set", "log-size", "40m")
     file_of(s).parent.mkdir(mode=0o700, exist_ok=True)
@@ -635,7 +640,8 @@ def test_records_while_rotated(t):
     pid = wait(lambda: child_of(writer(s)), 10, "a rotation")
     os.kill(pid, signal.SIGSTOP)
     try:
-        assert moved.exists()
+        if not moved.exists():
+            return False
         s.request(target="/meanwhile")
         wait(lambda: any(json.loads(x).get("path") == "/meanwhile" for x in lines(file_of(s))), 5, "a record beside the rotation")
     finally:
@@ -646,3 +652,4 @@ def test_records_while_rotated(t):
     s.stop()
     seen = [r["path"] for r in s.records()]
     assert seen[-3:] == ["/begins", "/meanwhile", "/after"] and len(seen) >= 10000, (len(seen), seen[-3:])
+    return True
