@@ -99,7 +99,7 @@ local function credential(c)
   local o, kept = type(c.oauth) == "table" and c.oauth or {}, {}
   for _, name in ipairs { "authorization_url", "token_url" } do
     local url = type(o[name]) == "string" and #o[name] <= 500 and require("http").parse_url(o[name])
-    if o[name] ~= nil and (not url or url.scheme ~= "https" and not require("addr").parse(url.host)) then return nil, "oauth." .. name .. " is an https address" end
+    if o[name] ~= nil and (not url or url.scheme ~= "https") then return nil, "oauth." .. name .. " is an https address" end
     kept[name] = o[name]
   end
   if not kept.token_url then return nil, "oauth.token_url is missing" end
@@ -220,6 +220,10 @@ function M.says(r, holders)
     local where = ("%s%s%s"):format(s.host, s.port and ":" .. s.port or "", s.path or "")
     local text = s.kind == "passthrough" and ("%s may read from %s, without a credential"):format(holders, where)
       or ("%s may send anything to %s, with %s attached"):format(holders, where, s.key or s.user_key)
+    for _, c in ipairs(r.credentials) do      -- where what the person types goes: the agent chose it
+      local token = c.key == s.key and c.oauth and require("http").parse_url(c.oauth.token_url)
+      if token then text = ("%s; its account is signed in to, and its client secret goes, at %s"):format(text, token.host) end
+    end
     local warning
     local shared = require("cli.suffixes").first { s.host }
     local bare = s.host:gsub("^%*%.", "")

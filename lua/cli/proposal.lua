@@ -85,9 +85,9 @@ end
 
 -- The command that makes one service come to be, and the secrets that it reads: args, typed
 local function command_of(r, s, given, opt)
-  local hosts = opt.host and opt.host[s.name] or s.host
+  local host = opt.host[s.name] or s.host
   if s.kind == "passthrough" then
-    local args = { "domain", "add", r.bundle, hosts }
+    local args = { "domain", "add", r.bundle, host }
     if s.port then args[#args + 1] = "--port=" .. s.port end
     if s.path then args[#args + 1] = "--path=" .. s.path end
     return args, {}
@@ -95,7 +95,7 @@ local function command_of(r, s, given, opt)
   local oauth
   for _, c in ipairs(r.credentials) do oauth = oauth or c.key == s.key and c.oauth end
   local types = { bearer = oauth and "oauth_authorization_code" or "bearer", basic = "basic", ["api-key"] = "api_key" }
-  local args, typed = { "credential", "add", s.name, "--type=" .. types[s.kind], "--host=" .. hosts, "--bundle=" .. r.bundle }, {}
+  local args, typed = { "credential", "add", s.name, "--type=" .. types[s.kind], "--host=" .. host, "--bundle=" .. r.bundle }, {}
   if s.port then args[#args + 1] = "--port=" .. s.port end
   if s.path then args[#args + 1] = "--path=" .. s.path end
   for _, m in ipairs(opt.method or {}) do args[#args + 1] = "--method=" .. m end

@@ -77,6 +77,7 @@ def test_kinds(t):
     third = own(s, "POST", "/v1/proposals", {"services": [{"name": "drive", "host": "drive.test", "auth": {"type": "bearer", "token": "DRIVE"}}],
         "credentials": [{"key": "DRIVE", "type": "oauth", "oauth": {"token_url": "https://id.test/token", "authorization_url": "https://id.test/auth", "client_id": "c1", "scopes": "read"}}]})
     assert third[0] == 201, third
+    assert "its client secret goes, at id.test" in s.cli("proposal", "show", third[1]["id"]).stdout
     r = s.cli("proposal", "approve", third[1]["id"])
     drive = json.loads(s.cli("credential", "show", "drive", "--json").stdout)
     assert drive["type"] == "oauth_authorization_code" and drive["fields"]["client_id"] == "c1" and "sallyport connect drive" in r.stderr, r.stderr
@@ -99,7 +100,8 @@ def test_bounds_and_strangers(t):
                         ({"credentials": ASK["credentials"] + [{"key": "UNUSED"}]}, "no service uses"), ({"user_message": "x" * 5001}, "user_message"), ({"user_message": 5}, "user_message"),
                         ({"services": [{**base, "auth": {"type": "api-key", "key": "STRIPE_KEY", "header": "a\r\nb"}}]}, "header"),
                         ({"services": [{**base, "substitutions": [{"key": "K"}]}]}, "substitutions"),
-                        ({"credentials": [{"key": "STRIPE_KEY", "type": "oauth", "oauth": {"token_url": "http://evil.test/"}}]}, "https")):
+                        ({"credentials": [{"key": "STRIPE_KEY", "type": "oauth", "oauth": {"token_url": "http://evil.test/"}}]}, "https"),
+                        ({"credentials": [{"key": "STRIPE_KEY", "type": "oauth", "oauth": {"token_url": "http://10.0.0.1/"}}]}, "https")):
         status, said, _ = own(s, "POST", "/v1/proposals", {**ASK, **change})
         assert status == 400 and why in said["message"], (change, status, said)
     for body in (b"", b"{", b"[]", b"null", b'{"services":[', b"\xff", b'"x"'):
