@@ -63,17 +63,12 @@ local places = { { "", "Home" }, { "connect", "Connect an app" }, { "credentials
 
 -- ---- the frame -----------------------------------------------------------------------------------
 
-local hash
-local function answer(status, body, more)
-  hash = hash or require("secret").base64(require("secret").sha256(STYLE))
-  local fields = {
-    { "Content-Type", "text/html; charset=utf-8" },
-    { "Content-Security-Policy", ("default-src 'none'; style-src 'sha256-%s'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"):format(hash) },
-    { "X-Frame-Options", "DENY" }, { "X-Content-Type-Options", "nosniff" }, { "Referrer-Policy", "no-referrer" }, { "Cache-Control", "no-store" },
-    { "Cross-Origin-Opener-Policy", "same-origin" }, { "Cross-Origin-Resource-Policy", "same-origin" },
-  }
-  table.move(more or {}, 1, #(more or {}), #fields + 1, fields)
-  return { status = status, headers = fields, body = body }
+local OWN = { { "Cross-Origin-Opener-Policy", "same-origin" }, { "Cross-Origin-Resource-Policy", "same-origin" } }
+
+local function answer(status, text, more)
+  local fields = table.move(OWN, 1, #OWN, 1, {})
+  fields[#fields + 1] = more
+  return page.document(status, text, STYLE, fields)
 end
 
 local function document(title, body, refresh)
@@ -102,15 +97,9 @@ end
 
 -- ---- who may -------------------------------------------------------------------------------------
 
-local function cookie(came, name)
-  for n, v in (came.cookie or ""):gmatch("([^=;%s]+)=([^;%s]*)") do
-    if n == name then return v end
-  end
-end
-
 -- POST /start with the code, once: the session's cookie, and a page that leads to it. The browser comes from a file, whose
 -- requests are of another site; so do its redirects, which SameSite=Strict cookies do not follow. A page of ours can lead on.
-local function start(desk, came, req, form)
+local function start(desk, req, form)
   local code = form and form.code
   if req.method ~= "POST" then
     return answer(200, document("Sign in", html([[
@@ -125,13 +114,13 @@ local function start(desk, came, req, form)
   desk.base, desk.seen = "/s/" .. desk.path .. "/", desk.now()
   return answer(200, document("Signed in", html('<main><p>Signed in. <a href="{base}">Go on</a></p></main>', { base = desk.base }),
     html('<meta http-equiv="refresh" content="0;url={base}">', { base = desk.base })),
-    { { "Set-Cookie", ("sallyport=%s; Path=%s; HttpOnly; SameSite=Strict"):format(desk.key, desk.base) } })
+    { "Set-Cookie", ("sallyport=%s; Path=%s; HttpOnly; SameSite=Strict"):format(desk.key, desk.base) })
 end
 
 -- The rest of the path behind the session's own, where both path and cookie are right | nil
-local function inside(desk, came, path)
+local function inside(desk, q, path)
   local shown, rest = path:match("^/s/([%w_-]+)/(.*)$")
-  if not desk.path or not shown or not access.same(desk.path, shown) or not access.same(desk.key, cookie(came, "sallyport")) then return nil end
+  if not desk.path or not shown or not access.same(desk.path, shown) or not access.same(desk.key, require("web.sessions").cookie(q, "sallyport")) then return nil end
   if desk.now() - desk.seen > IDLE then
     desk.path, desk.key, desk.over = nil, nil, true
     return nil
@@ -144,21 +133,22 @@ local function respond(desk, req, came)
   local origin = "http://" .. desk.at
   -- A name that somebody has pointed at this address is not ours (DNS rebinding).
   if came.host ~= desk.at then return gone(421, "This is not an address of this page.") end
-  local form, twice
+  local q, form, twice = { header = function(name) return came[name] end }, nil, nil
   if req.method == "POST" then
     local body = require("web.body").read(desk, req, FORM_MAX)
     if not body then return nil end
-    form, twice = page.posted { header = function(name) return came[name] end, body = type(body) == "string" and body or "" }
+    q.body = type(body) == "string" and body or ""
+    form, twice = page.posted(q)
     if not form or twice then return gone(400, "That was no form of this page.") end
   elseif req.method ~= "GET" and req.method ~= "HEAD" then
     return { status = 405, headers = { { "Allow", "GET, HEAD, POST" } }, body = "" }
   end
-  if req.path == "/start" then return start(desk, came, req, form) end
+  if req.path == "/start" then return start(desk, req, form) end
   if req.path == "/callback" and desk.path and not form then
     local out = require("web.desk_pages").callback(desk, req.query)
     return answer(out.status or 200, document(out.title, html("<main><h1>{t}</h1>{b}</main>", { t = out.title, b = out.body })))
   end
-  local rest = inside(desk, came, req.path)
+  local rest = inside(desk, q, req.path)
   if not rest then return gone(404, "There is nothing here, or its session has ended. `sallyport admin` opens a new one.") end
   if form then
     local site = came["sec-fetch-site"]

@@ -69,11 +69,19 @@ small{display:block}
 :focus-visible{outline:3px solid #f90;outline-offset:2px}
 ]]
 
-local style_hash
-local function policy(target)
-  style_hash = style_hash or require("secret").base64(require("secret").sha256(STYLE))
-  return ("default-src 'none'; style-src 'sha256-%s'; form-action 'self'%s; frame-ancestors 'none'; base-uri 'none'")
-    :format(style_hash, target and " " .. target or "")
+local hashes = {}       -- style -> its base64 SHA-256
+
+--- A page with a style of its own: every byte of it, and the fields that all our pages have. target: as below.
+function M.document(status, text, style, headers, target)
+  hashes[style] = hashes[style] or require("secret").base64(require("secret").sha256(style))
+  local list = {
+    { "Content-Type", "text/html; charset=utf-8" },
+    { "Content-Security-Policy", ("default-src 'none'; style-src 'sha256-%s'; form-action 'self'%s; frame-ancestors 'none'; base-uri 'none'")
+      :format(hashes[style], target and " " .. target or "") },
+    { "X-Frame-Options", "DENY" }, { "X-Content-Type-Options", "nosniff" }, { "Referrer-Policy", "no-referrer" }, { "Cache-Control", "no-store" },
+  }
+  table.move(headers or {}, 1, #(headers or {}), #list + 1, list)
+  return { status = status, headers = list, body = text }
 end
 
 --- A page. body: a piece. target: the origin that a form's answer may redirect to (Chromium asks form-action for it too).
@@ -81,12 +89,7 @@ function M.page(status, title, body, headers, target)
   local text = html('<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
     .. '<title>{title}</title><style>{style}</style><main><h1>{title}</h1>{body}</main></html>',
     { title = title, body = body, style = M.raw(STYLE) })[1]
-  local list = {
-    { "Content-Type", "text/html; charset=utf-8" }, { "Content-Security-Policy", policy(target) }, { "X-Frame-Options", "DENY" },
-    { "X-Content-Type-Options", "nosniff" }, { "Referrer-Policy", "no-referrer" }, { "Cache-Control", "no-store" },
-  }
-  table.move(headers or {}, 1, #(headers or {}), #list + 1, list)
-  return { status = status, headers = list, body = text }
+  return M.document(status, text, STYLE, headers, target)
 end
 
 --- A page that says one thing.
