@@ -81,6 +81,8 @@ end
 local function from_elsewhere(ctx, a, label, sealed, multiline, into)
   local elsewhere = require "elsewhere"
   if not into.elsewhere or a.from ~= "literal" or not elsewhere.is(a.value) then return nil end
+  -- Whoever holds the page must not have this user's files read for a host of theirs.
+  if ctx.page then report.usage(label .. ": exec: and file: are set on the command line", "on this page a secret is typed") end
   local ok, why = elsewhere.parse(a.value)
   if not ok then report.usage(("%s %s"):format(label, why)) end
   M.helpers(ctx)

@@ -13,10 +13,9 @@ local allowed = {
   policy = { list = true, show = true, put = true, test = true, history = true, rollback = true, use = true, diff = true, remove = true },
 }
 
---- Settings that are not changed on a page: they name files, helpers, or where connections go.
-M.KEPT = { ["connect-to"] = true, ["upstream-ca"] = true, helpers = true, ["log-file"] = true, ["log-group"] = true, public = true,
-  control = true, ["upstream-proxy"] = true, ["allow-address"] = true, ["trusted-proxy"] = true, ["gateway-cert"] = true, ["gateway-key"] = true,
-  ["listen-cert"] = true, ["listen-key"] = true, ["login-oidc"] = true }
+--- Settings that a page changes. The others name files and helpers, open listeners, or say where connections go.
+M.SETTINGS = { memory = true, ["body-max"] = true, ["seal-max"] = true, ["approval-wait"] = true, ["dial-timeout"] = true, ["answer-timeout"] = true,
+  ["idle-timeout"] = true, workers = true, ["gateway-workers"] = true, log = true, ["log-size"] = true, ["log-age"] = true, echo = true }
 
 --- The command of these words that a page may run: its row of the table | nil
 function M.find(words)
@@ -30,6 +29,9 @@ end
 
 local busy = false
 
+-- The turn of one command, until it is closed, on whatever way it ends.
+local function turn() return setmetatable({}, { __close = function() busy = false end }) end
+
 --- run({ "credential", "add", … }, { home =, typed = { label = text or secret } | nil, lines = bool, within = ctx | nil }) ->
 -- { code =, value = (its JSON; with `lines` a list of lines), notes = { text … }, error = { message =, hint = } | nil }
 -- typed: what stands for FIELD=- of a secret. within: the command whose part this one is, and whose name its changes bear. Yields.
@@ -41,13 +43,14 @@ function M.run(args, given)
     if time.now() > until_ then return { code = 1, notes = {}, error = { message = "another change is still being made", hint = "try again" } } end
     time.sleep(POLL)
   end
+  local _ <close> = not within and turn() or nil
   busy = true
   local out, notes = {}, {}
   local ctx = { home = given.home, opened = true, json = true, page = not within or within.page, part = within ~= nil, typed = given.typed or {},
     host = setmetatable({ isatty = function() return false end }, { __index = require "host" }),
     out = function(s) out[#out + 1] = s end, note = function(s) notes[#notes + 1] = s end }
   local ok, code = pcall(require("cli").main, args, ctx)
-  if within then changes.process = before else busy = false end
+  if within then changes.process = before end
   local text = table.concat(out)
   local got = { code = ok and code or 1, notes = notes }
   if given.lines then
@@ -56,13 +59,12 @@ function M.run(args, given)
   else
     got.value = require("json").decode(text)
   end
-  local value = got.value
   if not ok then
     got.error = { message = "this is a fault in sallyport", hint = "sallyport log --kind change" }
   elseif code ~= 0 then
-    local said = value or require("json").decode(text)
+    local said = got.value or require("json").decode(text)
     got.error = type(said) == "table" and type(said.error) == "table" and said.error or nil
-    if got.error then notes[#notes], notes[#notes - 1] = nil, nil end
+    for _ = 1, got.error and (got.error.hint and 2 or 1) or 0 do notes[#notes] = nil end      -- the same, for a terminal
   end
   return got
 end

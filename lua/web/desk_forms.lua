@@ -5,10 +5,9 @@ local records = require "records"
 local html = page.sparse
 local M = {}
 
-local SUFFIX = 12       -- hex digits of the name under which an answer waits to be shown once
-local KEPT_MAX = 32
+local KEPT_MAX = 32     -- answers that wait to be shown; a person looks at each at once
 
--- Options that have no part in a page's form: of all commands, and of one.
+-- Options that have no part in a page's form.
 local hidden = { home = true, json = true, help = true }
 -- Where a credential's secret goes: a change of these asks for the secret again.
 local leads = { host = true, port = true, ["plain-http"] = true, ["seal-host"] = true, address = true, preset = true }
@@ -53,7 +52,7 @@ local function names(desk, kind)
   local out = {}
   local words = { AGENT = "agent", BUNDLE = "bundle", CREDENTIAL = "credential", TENANT = "tenant", GATEWAY = "gateway", ROLE = "role" }
   if not words[kind] then return nil end
-  local got = commands.run({ words[kind], "list", "--json" }, { home = desk.home })
+  local got = commands.run({ words[kind], "list" }, { home = desk.home })
   for i, item in ipairs(type(got.value) == "table" and got.value or {}) do out[i] = item.name end
   return out[1] and out or nil
 end
@@ -155,18 +154,17 @@ local function each_line(text)
   return (text or ""):gmatch("[^\r\n]+")
 end
 
--- The arguments of the command, and the secrets of the form by label | nil, message, which input
+-- The arguments of the command, the secrets of the form by label, and whether the secret may go to another place then | nil, message,
+-- which input
 local function arguments_of(c, form, specs, pol)
   local args, typed, led = {}, {}, false
   for word in c.words:gmatch("%S+") do args[#args + 1] = word end
-  local function put(text)
-    args[#args + 1] = text
-  end
-  -- An argument that begins with a dash would be an option.
+  local function put(text) args[#args + 1] = text end
   for _, s in ipairs(specs) do
     local value = form[s.name] or ""
     if s.name:find("^a%d+$") then
       for line in each_line(value) do
+        -- It would be an option.
         if line:sub(1, 1) == "-" then return nil, "it cannot begin with a dash", s.name end
         put(line)
       end
@@ -202,7 +200,9 @@ local function arguments_of(c, form, specs, pol)
     elseif s.name == "more" then
       for line in each_line(value) do
         if line:sub(1, 1) == "-" or not line:find("=", 1, true) then return nil, "a line is NAME=VALUE", "more" end
-        led = led or leads_fields[line:match("^[^=]*")] or pol and pol.by_name[line:match("^[^=]*")] and pol.by_name[line:match("^[^=]*")].type == "url"
+        local name = line:match("^[^=]*")
+        local f = pol and pol.by_name[name]
+        led = led or leads_fields[name] or f and f.type == "url"
         put(line)
       end
     end
@@ -211,15 +211,13 @@ local function arguments_of(c, form, specs, pol)
 end
 
 -- Whoever holds the page must not have a key sent to a place of theirs: then its secret is typed again.
-local function unled(record, pol, typed)
+local function unled(record, typed)
   for _, name in ipairs(require("cli.shape").secrets(record)) do
-    local field = name:match("^[^.]+")
-    local there = typed[name] or typed[field]
-    for label in pairs(typed) do there = there or label:match("^[^.]+") == field and field ~= "headers" end
-    if not there then return ("its secret %s is asked for again where hosts, ports or addresses change; the command line changes it without"):format(name) end
+    -- A document's members come with the document; of a map each is typed.
+    if not typed[name] and not typed[name:match("^[^.]+")] then return ("its secret %s is asked for again where hosts, ports or addresses change; the command line changes it without"):format(name) end
   end
-  if pol and pol.connect and require("store").peek("state", record.name) then
-    return "it holds the tokens of an account: where hosts, ports or addresses change, disconnect it first, or use the command line"
+  if require("store").peek("state", record.name) then
+    return "it holds tokens that were made with its secret: the command line changes hosts, ports and addresses"
   end
 end
 
@@ -322,10 +320,10 @@ end
 
 --- What a command answered, kept to be shown once: the address.
 function M.keep(desk, c, args, got)
-  local ids = {}
-  for id in pairs(desk.kept) do ids[#ids + 1] = id end
-  if #ids >= KEPT_MAX then desk.kept = {} end
-  local id = require("web.access").id():sub(1, SUFFIX)
+  local n = 0
+  for _ in pairs(desk.kept) do n = n + 1 end
+  if n >= KEPT_MAX then desk.kept = {} end
+  local id = require("web.access").id()
   desk.kept[id] = { words = c.words, line = commands.line(args), got = got }
   return "done/" .. id
 end
@@ -361,7 +359,7 @@ function M.answer(desk, words, query, form)
   local args, typed, led = arguments_of(c, form, specs, pol)
   if not args then return M.show(desk, c, form, { at = led, message = typed }) end
   if led and words == "credential set" and record then
-    local why = unled(record, pol, typed)
+    local why = unled(record, typed)
     if why then return M.show(desk, c, form, { message = why }) end
   end
   local got = commands.run(args, { home = desk.home, typed = typed })

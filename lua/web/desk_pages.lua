@@ -8,6 +8,8 @@ local M = {}
 local CHART_MAX = 20000         -- newest records that a day's chart looks at
 local LOG_ROWS = 100
 local LOOK = 5000               -- newest records among which one is looked up
+local DOCTOR_KEPT = 60          -- s: it asks for each secret that lies elsewhere
+local CONSENT = 600             -- s for a person at the provider's page, as `connect` has
 local SOURCE_MAX = 256 << 10
 
 local again = { "Load it again every five seconds", "Stop loading it again every five seconds" }
@@ -111,7 +113,9 @@ local function home(desk)
   local s, troubles, pending = ask(desk, "status").value or {}, {}, nil
   for _, t in ipairs(s.credentials and s.credentials.troubled or {}) do troubles[#troubles + 1] = { link(desk, "credentials/" .. t.name, nil, t.name), t.why } end
   for _, a in ipairs(s.agents and s.agents.ending or {}) do troubles[#troubles + 1] = { link(desk, "agents/" .. a.name, nil, a.name), html("its token ends {t}", { t = ago(a.expires_at) }) } end
-  for _, d in ipairs(ask(desk, "doctor").value or {}) do
+  local now = desk.now()
+  if not desk.doctor or now - desk.doctor.at > DOCTOR_KEPT then desk.doctor = { at = now, found = ask(desk, "doctor").value or {} } end
+  for _, d in ipairs(desk.doctor.found) do
     if d.level ~= "ok" then troubles[#troubles + 1] = { d.check, html("{t}{f}", { t = d.text, f = d.fix and html("<br><small>{f}</small>", { f = d.fix }) or false }) } end
   end
   local held = commands.find "approval list" and ask(desk, "approval", "list").value
@@ -246,7 +250,7 @@ local function settings(desk, query, form)
   local note
   if form then
     local name, value = form.name or "", form.value or ""
-    if commands.KEPT[name] or not require("records").setting(name) then return { status = 400, title = "Settings", body = html "<p>That one is set on the command line.</p>" } end
+    if not commands.SETTINGS[name] then return { status = 400, title = "Settings", body = html "<p>That one is set on the command line.</p>" } end
     local args = { "set", name }
     if value == "" then
       args[3] = "--default"
@@ -264,7 +268,7 @@ local function settings(desk, query, form)
     local box = html('<form class="row" method="post" action="{base}settings">{csrf}<input type="hidden" name="name" value="{n}"><input name="value" value="{v}" aria-label="{n}"><button>Set</button></form>',
       { base = desk.base, csrf = desk.csrf "settings", n = s.name, v = kept.set and value or "" })
     rows[i] = { html("<strong>{n}</strong><br><small>{h}</small>", { n = s.name, h = s.help }), html("{v}{d}", { v = value, d = not kept.set and html " <small>default</small>" or false }),
-      commands.KEPT[s.name] and html("<small>sallyport set {n}</small>", { n = s.name }) or box }
+      commands.SETTINGS[s.name] and box or html("<small>sallyport set {n}</small>", { n = s.name }) }
   end
   return { title = "Settings", body = html("{note}<p>An empty field brings the default back.</p>{rows}", { note = note or false, rows = grid({ "Setting", "Value", "Change" }, rows) }) }
 end
@@ -562,7 +566,7 @@ local function account(desk, name, form)
       { uri = uri, base = desk.base, n = name, csrf = desk.csrf("account/" .. name), line = commands.line { "connect", name } }) }
   end
   local asked = connect.ask(env, opened, { redirect_uri = uri, scopes = (connect.scopes(env, opened)) })
-  desk.asked = { asked = asked, env = env, opened = opened, name = name }
+  desk.asked = { till = desk.now() + CONSENT, asked = asked, env = env, opened = opened, name = name }
   return { title = title, body = html('<p>{l}</p><p class="dim">Come back to this window when it says that you may.</p>', { l = html('<a class="button go" rel="noreferrer" href="{u}">Open {h}</a>', {
     u = asked.url, h = asked.url:match("^https?://([^/?#]+)") or "the provider" }) }) }
 end
@@ -572,7 +576,7 @@ end
 function M.callback(desk, query)
   local waiting = desk.asked
   local function says(status, title, text) return { status = status, title = title, body = html("<p>{t}</p>", { t = text }) } end
-  if not waiting then return says(404, "Nothing here", "This address waits for one answer of an authorization server.") end
+  if not waiting or desk.now() > waiting.till then return says(404, "Nothing here", "This address waits for one answer of an authorization server.") end
   local connect, token = require "cli.authorization", require "token"
   local code, bad, detail = connect.judge(waiting.env, waiting.asked, query or "")
   if not code and (bad == "wrong_state" or bad == "malformed_callback") then return says(400, "Not connected", connect.say[bad]) end

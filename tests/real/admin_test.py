@@ -75,14 +75,14 @@ class Admin:
         assert found, self.link
         self.at, self.code = found.groups()
 
-    def raw(self, method, path, body=None, **headers):
+    def raw(self, method, path, body=None, length=None, **headers):
         c = http.client.HTTPConnection(self.at, timeout=30 * sallyport.SLOW)
         given = {"Host": self.at, **({"Content-Type": "application/x-www-form-urlencoded"} if body is not None else {}), **{k.replace("_", "-"): v for k, v in headers.items() if v is not None}}
         c.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
         for k, v in given.items():
             c.putheader(k, v)
         if body is not None:
-            c.putheader("Content-Length", str(len(body)))
+            c.putheader("Content-Length", str(length or len(body)))
         c.endheaders(body.encode() if body is not None else None)
         r = c.getresponse()
         text = r.read().decode()
@@ -221,7 +221,7 @@ def test_who_gets_in(t):
     assert a.raw("POST", at, "a1=thief", Cookie=a.cookie, Origin=own)[0] == 403
     assert a.raw("POST", at, "a1=thief&a1=thief&" + fields, Cookie=a.cookie, Origin=own)[0] == 400
     assert a.raw("POST", at, json.dumps({"a1": "thief"}), Cookie=a.cookie, Origin=own, Content_Type="application/json")[0] == 400
-    assert a.raw("POST", at, "x" * (2 << 20), Cookie=a.cookie, Origin=own)[0] == 413
+    assert a.raw("POST", at, "", length=2 << 20, Cookie=a.cookie, Origin=own)[0] == 413
     assert "thief" not in s.cli("agent", "list", "--json").stdout
     for path in ("do/lua", "do/serve", "do/run", "do/backup", "do/restore", "do/init", "do/credential/sandbox-file", "do/policy/put", "do/policy/edit", "do/set", "do/env",
                  "do/mcp/import", "policies/../../key", "policies/%2e%2e%2fkey", "credentials/..%2f", "nothing", "do/"):
@@ -264,6 +264,31 @@ def test_secrets(t):
     a.get("do/credential/set?a1=app")
     a.submit(a1="app", f__token="two\nlines")
     assert a.status == 400 and "control byte" in a.page.text, a.page.text
+    for line in (f"token=file:{hostile}", f"headers.X-Note=file:{hostile}", "headers.X-Note=exec:env", f"client_key=file:{hostile}"):
+        a.get("do/credential/set?a1=app")
+        a.submit(a1="app", more=line)
+        assert a.status == 400 and "command line" in a.page.text, (line, a.page.text)
+        a.get("do/credential/add?o.type=bearer")
+        a.submit(a1="mine", o__host="evil.test", more=line)
+        assert a.status == 400, (line, a.page.text)
+    s.cli("credential", "add", "two", "--type", "substitute", "--host", "api.test", "values.A=-", f"values.B=@{hostile}", "--substitute", "values.A:header=x-a:__A_SECRET__",
+          "--substitute", "values.B:header=x-b:__B_SECRET__", stdin=SECRET)
+    for typed in ("A=" + OTHER, "C=" + OTHER):
+        a.get("do/credential/set?a1=two")
+        a.submit(a1="two", o__host="evil.test", f__values=typed)
+        assert a.status == 400 and "asked for again" in a.page.text, "one of a map's secrets is not the others"
+    hostile.chmod(0o600)
+    s.cli("credential", "add", "away", "--type", "bearer", "--host", "api.test", f"token=file:{hostile}")
+    a.get("do/credential/set?a1=away")
+    a.submit(a1="away", o__host="evil.test")
+    assert a.status == 400 and "asked for again" in a.page.text, a.page.text
+    for name in ("connect-to", "upstream-ca", "upstream-proxy", "upstream-no-proxy", "allow-address", "helpers", "listen", "transparent", "public", "trusted-proxy", "nothing"):
+        a.get("settings")
+        a.submit(form=next(f for f in a.page.forms if f["fields"].get("name") == "memory"), name=name, value="127.0.0.1:1")
+        assert a.status == 400 and "command line" in a.page.text, name
+    a.get("settings")
+    a.submit(form=next(f for f in a.page.forms if f["fields"].get("name") == "idle-timeout"), value="20m")
+    assert "Done" in a.page.text and json.loads(s.cli("set", "idle-timeout", "--json").stdout)["idle-timeout"]["value"] == 1200
     for path, page, text in a.every():
         assert SECRET not in text and OTHER not in text, path
 
