@@ -16,7 +16,8 @@ local texts = { message = 2000, user_message = 5000, description = 500, obtain =
 -- What a person reads must not look otherwise than it is: no controls but line ends, no directions, nothing unseen.
 local function words(v, max, what)
   if v == nil or v == require("json").null then return nil end
-  if type(v) ~= "string" or #v > max or not utf8.len(v) then return nil, ("%s is a text of at most %d bytes"):format(what, max) end
+  if type(v) ~= "string" or #v > max or not utf8.len(v) then return nil,
+    ("%s is a text of at most %d bytes"):format(what, max) end
   local lines = {}
   for line in (v .. "\n"):gmatch("([^\n]*)\n") do lines[#lines + 1] = require("web.page").clean(line, max) or "" end
   local text = table.concat(lines, "\n"):match("^%s*(.-)%s*$")
@@ -32,7 +33,8 @@ local auths = {
     return { kind = "bearer", key = a.token }
   end,
   basic = function(a)
-    if not is_key(a.username) or a.password ~= nil and not is_key(a.password) then return nil, "auth.username and auth.password are names of credentials, in capitals" end
+    if not is_key(a.username) or a.password ~= nil and not is_key(a.password) then return nil,
+      "auth.username and auth.password are names of credentials, in capitals" end
     return { kind = "basic", user_key = a.username, key = a.password }
   end,
   passthrough = function(a)
@@ -44,18 +46,21 @@ auths["api-key"] = function(a)
   if not is_key(a.key) then return nil, "auth.key is the name of a credential, in capitals" end
   local header, why = require("records").header_name(type(a.header) == "string" and a.header or "Authorization")
   if not header then return nil, "auth.header: " .. why end
-  if a.prefix ~= nil and (type(a.prefix) ~= "string" or #a.prefix > 64 or not require("http").field_value_ok(a.prefix)) then return nil, "auth.prefix is a short text of a header" end
+  if a.prefix ~= nil and (type(a.prefix) ~= "string" or #a.prefix > 64
+    or not require("http").field_value_ok(a.prefix)) then return nil, "auth.prefix is a short text of a header" end
   return { kind = "api-key", key = a.key, header = header, prefix = a.prefix ~= "" and a.prefix or nil }
 end
 function auths.custom(a)
   local name, value = next(type(a.headers) == "table" and a.headers or {})
   if not name or next(a.headers, name) then return nil, "auth.headers: one header, in this version" end
   local prefix, key = tostring(value):match("^([^{}]*){{%s*([A-Z][A-Z0-9_]*)%s*}}$")
-  if type(name) ~= "string" or not key then return nil, "auth.headers: a text and the name of a credential behind it: \"Token {{ KEY }}\"" end
+  if type(name) ~= "string" or not key then return nil,
+    "auth.headers: a text and the name of a credential behind it: \"Token {{ KEY }}\"" end
   return auths["api-key"] { key = key, header = name, prefix = prefix }
 end
 
-local function slug(host) return (host:gsub("^%*%.", ""):gsub("[^%w]+", "-"):sub(1, 40):gsub("^%-+", ""):gsub("%-+$", ""):lower()) end
+local function slug(host) return (host:gsub("^%*%.", ""):gsub("[^%w]+", "-"):sub(1, 40):gsub("^%-+", ""):gsub("%-+$",
+  ""):lower()) end
 
 local function service(s)
   local records = require "records"
@@ -81,7 +86,8 @@ local function service(s)
   out, why = auth(s.auth)
   if not out then return nil, why end
   local name = s.name == nil and slug(host) or s.name
-  if type(name) ~= "string" or #name > 64 or not records.name(name) then return nil, "name is 3 to 64 small letters, digits and hyphens" end
+  if type(name) ~= "string" or #name > 64 or not records.name(name) then return nil,
+    "name is 3 to 64 small letters, digits and hyphens" end
   out.name, out.host, out.port, out.path = name, host, port and math.tointeger(tonumber(port)), path ~= "" and path or nil
   return out
 end
@@ -104,11 +110,13 @@ local function credential(c)
   end
   if not kept.token_url then return nil, "oauth.token_url is missing" end
   for _, name in ipairs { "client_id", "scopes", "scope_separator" } do
-    if o[name] ~= nil and (type(o[name]) ~= "string" or #o[name] > 500 or o[name]:find("[%c]")) then return nil, ("oauth.%s is a short text"):format(name) end
+    if o[name] ~= nil and (type(o[name]) ~= "string" or #o[name] > 500 or o[name]:find("[%c]")) then return nil,
+      ("oauth.%s is a short text"):format(name) end
     kept[name] = o[name]
   end
   local method = o.token_auth_method
-  if method ~= nil and method ~= "client_secret_post" and method ~= "client_secret_basic" then return nil, "oauth.token_auth_method is client_secret_post or client_secret_basic" end
+  if method ~= nil and method ~= "client_secret_post" and method ~= "client_secret_basic" then return nil,
+    "oauth.token_auth_method is client_secret_post or client_secret_basic" end
   kept.auth_method = method and method:match("%a+$") or "post"
   out.oauth = kept
   return out
@@ -117,7 +125,8 @@ end
 local function each(list, read, what)
   local out, seen = {}, {}
   if list == nil then return out end
-  if type(list) ~= "table" or #list > LIST_MAX or next(list) and #list == 0 then return nil, ("%s is a list of at most %d"):format(what, LIST_MAX) end
+  if type(list) ~= "table" or #list > LIST_MAX or next(list) and #list == 0 then return nil,
+    ("%s is a list of at most %d"):format(what, LIST_MAX) end
   for i, item in ipairs(list) do
     local got, why = read(item)
     if not got then return nil, ("%s[%d]: %s"):format(what, i - 1, why) end
@@ -150,7 +159,8 @@ function M.parse(text)
       if key and not keys[key] then return nil, ("services[%d]: %s is none of the proposal's credentials"):format(i - 1, key) end
       if key then used[key] = true end
     end
-    if s.key and keys[s.key].oauth and s.kind ~= "bearer" then return nil, ("services[%d]: a token of OAuth goes out as bearer"):format(i - 1) end
+    if s.key and keys[s.key].oauth and s.kind ~= "bearer" then return nil,
+      ("services[%d]: a token of OAuth goes out as bearer"):format(i - 1) end
   end
   for _, c in ipairs(out.credentials) do
     if not used[c.key] then return nil, ("no service uses the credential %s"):format(c.key) end
@@ -174,8 +184,10 @@ local function keep(self, agent, new)
   end
   if pending >= PENDING_MAX then return nil, "too_many" end
   local id = require("host").sha256_hex((require("host").random_token(""))):sub(1, 8)
-  ops[#ops + 1] = { op = "put", db = "proposal", key = agent.id .. "/" .. id, version = 0, plain = { proposal = id, agent = agent.name, agent_id = agent.id,
-    bundle = agent.bundles[1], created = wall, ["until"] = wall + M.LIFE, state = "pending", services = new.services, credentials = new.credentials,
+  ops[#ops + 1] = { op = "put", db = "proposal", key = agent.id .. "/" .. id, version = 0,
+    plain = { proposal = id, agent = agent.name, agent_id = agent.id,
+    bundle = agent.bundles[1], created = wall, ["until"] = wall + M.LIFE, state = "pending", services = new.services,
+      credentials = new.credentials,
     message = new.message, user_message = new.user_message } }
   ops.context = { by = "agent " .. agent.name, door = "proxy", page = "POST /v1/proposals" }
   local ok, code = store.commit(ops, self.time.now() + COMMIT)
@@ -184,21 +196,26 @@ end
 
 -- What the agent reads of one of its own.
 local function told(r, now)
-  return { id = r.proposal, status = M.state(r, now), vault = r.bundle, message = r.message, reason = r.reason, created_at = require("dates").iso(r.created) }
+  return { id = r.proposal, status = M.state(r, now), vault = r.bundle, message = r.message, reason = r.reason,
+    created_at = require("dates").iso(r.created) }
 end
 
 --- An agent's request at /v1/proposals or below: status, object | nil, code, message, hint. body: the text of a POST. Yields.
 function M.answer(self, req, agent, body)
   local id, wall = req.path:match("^/v1/proposals/(%x+)$"), self.time.wall()
   if body then
-    if not agent.bundles[1] then return nil, "path_not_allowed", "this agent holds no bundle to which anything could be added", "the operator grants one: sallyport agent set" end
+    if not agent.bundles[1] then return nil, "path_not_allowed", "this agent holds no bundle to which anything could be added",
+      "the operator grants one: sallyport agent set" end
     local new, why = M.parse(body)
-    if not new then return nil, "bad_request", "the proposal cannot be read: " .. why, "sallyport help proposals has the shape" end
+    if not new then return nil, "bad_request", "the proposal cannot be read: " .. why,
+      "sallyport help proposals has the shape" end
     local code
     id, code = keep(self, agent, new)
-    if code == "too_many" then return nil, "too_many", ("%d proposals of this agent wait already"):format(PENDING_MAX), "wait until they are answered" end
+    if code == "too_many" then return nil, "too_many", ("%d proposals of this agent wait already"):format(PENDING_MAX),
+      "wait until they are answered" end
     if not id then return nil, "store_unavailable" end
-    return 201, { id = id, status = "pending", vault = agent.bundles[1], message = ("Proposal created. A person approves it with `sallyport proposal approve %s`, or on the page (sallyport admin).%s"):format(id,
+    return 201, { id = id, status = "pending", vault = agent.bundles[1],
+      message = ("Proposal created. A person approves it with `sallyport proposal approve %s`, or on the page (sallyport admin).%s"):format(id,
       new.value and " The value that came along was not kept: a person types it." or "") }
   end
   if id then

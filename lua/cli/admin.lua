@@ -27,7 +27,8 @@ local function run(_, opt, ctx)
   local desk = require("web.desk").new(ctx.home)
   local at, why = ctx.host.listen { address = "127.0.0.1", port = port, handler = desk.answer }
   if not at then
-    report.fail(("cannot listen on 127.0.0.1:%d: %s"):format(port, why == "in_use" and "Address already in use" or why), "--port 0 picks a free one")
+    report.fail(("cannot listen on 127.0.0.1:%d: %s"):format(port, why == "in_use" and "Address already in use" or why),
+      "--port 0 picks a free one")
   end
   desk.at = ("127.0.0.1:%s"):format(at:match(":(%d+)$"))
   local file = not opt.print and open_browser(ctx, desk)

@@ -10,7 +10,8 @@ local function all()
   for key, r in db.each("proposal", "") do
     if r then out[#out + 1] = { key = key, record = r } end
   end
-  table.sort(out, function(a, b) return a.record.created < b.record.created or a.record.created == b.record.created and a.key < b.key end)
+  table.sort(out, function(a, b) return a.record.created < b.record.created or a.record.created == b.record.created
+    and a.key < b.key end)
   return out
 end
 
@@ -36,13 +37,16 @@ end
 local function shape(r)
   local services, credentials, says = report.array(), report.array(), proposals.says(r, holders(r.bundle))
   for i, s in ipairs(r.services) do
-    services[i] = { name = s.name, host = s.host, port = s.port, path = s.path, kind = s.kind, key = s.key, user_key = s.user_key, header = s.header, prefix = s.prefix,
+    services[i] = { name = s.name, host = s.host, port = s.port, path = s.path, kind = s.kind, key = s.key, user_key = s.user_key,
+      header = s.header, prefix = s.prefix,
       says = says[i].text, warning = says[i].warning }
   end
   for i, c in ipairs(r.credentials) do
-    credentials[i] = { key = c.key, description = c.description, obtain = c.obtain, obtain_instructions = c.obtain_instructions, oauth = c.oauth }
+    credentials[i] = { key = c.key, description = c.description, obtain = c.obtain, obtain_instructions = c.obtain_instructions,
+      oauth = c.oauth }
   end
-  return { id = r.proposal, agent = r.agent, bundle = r.bundle, state = proposals.state(r, require("time").wall()), message = r.message, user_message = r.user_message,
+  return { id = r.proposal, agent = r.agent, bundle = r.bundle, state = proposals.state(r, require("time").wall()),
+    message = r.message, user_message = r.user_message,
     reason = r.reason, services = services, credentials = credentials, created = r.created, expires_at = r["until"] }
 end
 
@@ -68,13 +72,15 @@ local function show(args, _, ctx)
     ctx.out(report.json(s))
     return 0
   end
-  local rows = { { "proposal", s.id }, { "state", s.state }, { "agent", s.agent }, { "it says", s.user_message or s.message }, { "reason", s.reason } }
+  local rows = { { "proposal", s.id }, { "state", s.state }, { "agent", s.agent }, { "it says", s.user_message or s.message },
+    { "reason", s.reason } }
   for _, x in ipairs(s.services) do
     rows[#rows + 1] = { "service " .. x.name, x.says }
     if x.warning then rows[#rows + 1] = { "", "careful: " .. x.warning } end
   end
   for _, c in ipairs(s.credentials) do
-    rows[#rows + 1] = { "secret " .. c.key, table.concat({ c.description or "", c.obtain or "", c.obtain_instructions or "" }, "  "):match("^%s*(.-)%s*$") }
+    rows[#rows + 1] = { "secret " .. c.key, table.concat({ c.description or "", c.obtain or "", c.obtain_instructions or "" },
+      "  "):match("^%s*(.-)%s*$") }
   end
   rows[#rows + 1] = { "ends", report.time(s.expires_at) }
   local kept = {}
@@ -100,7 +106,8 @@ local function command_of(r, s, given, opt)
   if s.path then args[#args + 1] = "--path=" .. s.path end
   for _, m in ipairs(opt.method or {}) do args[#args + 1] = "--method=" .. m end
   local function secret(field, key)
-    if given[key] == nil then report.usage(("%s is missing: the secret for %s"):format(key, s.host), ("%s=@FILE, %s=-, %s=env:NAME; or --only the services without it"):format(key, key, key)) end
+    if given[key] == nil then report.usage(("%s is missing: the secret for %s"):format(key, s.host),
+      ("%s=@FILE, %s=-, %s=env:NAME; or --only the services without it"):format(key, key, key)) end
     typed[field] = given[key]
     args[#args + 1] = field .. "=-"
   end
@@ -145,14 +152,17 @@ local function given_of(r, texts, ctx)
   for _, c in ipairs(r.credentials) do
     if c.oauth then
       plain[c.key .. ".client_id"] = true
-      for _, name in ipairs { "client_id", "client_secret", "access_token", "refresh_token" } do known[c.key .. "." .. name] = true end
+      for _, name in ipairs { "client_id", "client_secret", "access_token", "refresh_token" } do
+        known[c.key .. "." .. name] = true
+      end
     end
   end
   for _, text in ipairs(texts) do
     local a, why = fields.assignment(ctx, text)
     if not a then report.usage(why, "KEY=@FILE, KEY=- or KEY=env:NAME") end
     local label = a.key and a.name .. "." .. a.key or a.name
-    if not known[label] then report.usage(("the proposal has no %s"):format(report.clean(label):sub(1, 64)), "sallyport proposal show " .. r.proposal) end
+    if not known[label] then report.usage(("the proposal has no %s"):format(report.clean(label):sub(1, 64)),
+      "sallyport proposal show " .. r.proposal) end
     if plain[label] then out[label] = a.text else out[label] = fields.secret(ctx, a, label) end
   end
   return out
@@ -186,7 +196,8 @@ local function approve(args, opt, ctx)
     for _, n in ipairs(names) do
       if n == name then return name end
     end
-    report.usage(("the proposal has no service '%s'"):format(report.clean(name):sub(1, 64)), "it has " .. table.concat(names, ", "))
+    report.usage(("the proposal has no service '%s'"):format(report.clean(name):sub(1, 64)),
+      "it has " .. table.concat(names, ", "))
   end
   for _, name in ipairs(opt.only or {}) do only = only or {}; only[known(name)] = true end
   for _, text in ipairs(opt.host or {}) do
@@ -206,11 +217,13 @@ local function approve(args, opt, ctx)
     local got = commands.run(t.args, { home = ctx.home, typed = t.typed, within = ctx })
     if got.error then
       if made[1] then settle(row, "applied", { reason = ("in part: %s"):format(table.concat(made, ", ")) }) end
-      report.fail(("%s: %s%s"):format(t.service.name, got.error.message, made[1] and ("; made before it: " .. table.concat(made, ", ")) or ""), got.error.hint)
+      report.fail(("%s: %s%s"):format(t.service.name, got.error.message,
+        made[1] and ("; made before it: " .. table.concat(made, ", ")) or ""), got.error.hint)
     end
     made[#made + 1] = t.service.name
     for _, text in ipairs(got.notes) do
-      if text:find("sign in", 1, true) then ctx.note(("Next, sign in to the account: sallyport connect %s"):format(t.service.name)) end
+      if text:find("sign in", 1,
+        true) then ctx.note(("Next, sign in to the account: sallyport connect %s"):format(t.service.name)) end
     end
   end
   settle(row, "applied", { reason = #made < #r.services and ("in part: %s"):format(table.concat(made, ", ")) or nil })
@@ -221,7 +234,8 @@ end
 
 local function reject(args, opt, ctx)
   local reason = opt.reason
-  if reason and (#reason > 500 or reason:find("%c") or not utf8.len(reason)) then report.usage("--reason is a line of at most 500 bytes") end
+  if reason and (#reason > 500 or reason:find("%c")
+    or not utf8.len(reason)) then report.usage("--reason is a line of at most 500 bytes") end
   db.open(ctx)
   settle(pending(args[1]), "rejected", { reason = reason })
   ctx.note("Rejected: the agent reads so when it looks.")
@@ -232,7 +246,8 @@ end
 return {
   { words = "proposal list", max = 0, summary = "what agents ask for", run = list },
   { words = "proposal show", args = "PROPOSAL", min = 1, max = 1, summary = "one of them, and what it would allow", run = show },
-  { words = "proposal approve", args = "PROPOSAL [KEY=@FILE …]", min = 1, max = math.huge, summary = "makes it so, whole or in part",
+  { words = "proposal approve", args = "PROPOSAL [KEY=@FILE …]", min = 1, max = math.huge,
+    summary = "makes it so, whole or in part",
     options = {
       { name = "only", arg = "SERVICE", many = true, help = "this service of it, and not the others" },
       { name = "host", arg = "SERVICE=HOST", many = true, help = "another host in the place of the one that was asked for" },

@@ -6,16 +6,21 @@ local POLL, PATIENCE = 20, 30000        -- ms between two looks, and that one wa
 -- What a page may run: a family, and verbs of it or all. What reads or writes files, opens listeners, or says where
 -- secrets go without asking for one again (connect-to, upstream-ca) stays on the command line.
 local allowed = {
-  credential = { add = true, list = true, show = true, presets = true, set = true, enable = true, disable = true, test = true, remove = true },
+  credential = { add = true, list = true, show = true, presets = true, set = true, enable = true, disable = true, test = true,
+    remove = true },
   agent = true, bundle = true, domain = true, rule = true, gateway = true, tenant = true, user = true, role = true, client = true,
-  key = true, connection = true, approval = true, proposal = true, explain = true, log = true, env = true, status = true, doctor = true, disconnect = true,
+  key = true, connection = true, approval = true, proposal = true, explain = true, log = true, env = true, status = true,
+    doctor = true, disconnect = true,
   seal = { revoke = true }, set = true,
-  policy = { list = true, show = true, put = true, test = true, history = true, rollback = true, use = true, diff = true, remove = true },
+  policy = { list = true, show = true, put = true, test = true, history = true, rollback = true, use = true, diff = true,
+    remove = true },
 }
 
 --- Settings that a page changes. The others name files and helpers, open listeners, or say where connections go.
-M.SETTINGS = { memory = true, ["body-max"] = true, ["seal-max"] = true, ["approval-wait"] = true, ["dial-timeout"] = true, ["answer-timeout"] = true,
-  ["idle-timeout"] = true, workers = true, ["gateway-workers"] = true, log = true, ["log-size"] = true, ["log-age"] = true, echo = true }
+M.SETTINGS = { memory = true, ["body-max"] = true, ["seal-max"] = true, ["approval-wait"] = true, ["dial-timeout"] = true,
+  ["answer-timeout"] = true,
+  ["idle-timeout"] = true, workers = true, ["gateway-workers"] = true, log = true, ["log-size"] = true, ["log-age"] = true,
+    echo = true }
 
 --- The command of these words that a page may run: its row of the table | nil
 function M.find(words)
@@ -40,13 +45,15 @@ function M.run(args, given)
   local within, before = given.within, changes.process
   local until_ = time.now() + PATIENCE
   while busy and not within do
-    if time.now() > until_ then return { code = 1, notes = {}, error = { message = "another change is still being made", hint = "try again" } } end
+    if time.now() > until_ then return { code = 1, notes = {},
+      error = { message = "another change is still being made", hint = "try again" } } end
     time.sleep(POLL)
   end
   local _ <close> = not within and turn() or nil
   busy = true
   local out, notes = {}, {}
-  local ctx = { home = given.home, opened = true, json = true, page = not within or within.page, part = within ~= nil, typed = given.typed or {},
+  local ctx = { home = given.home, opened = true, json = true, page = not within or within.page, part = within ~= nil,
+    typed = given.typed or {},
     host = setmetatable({ isatty = function() return false end }, { __index = require "host" }),
     out = function(s) out[#out + 1] = s end, note = function(s) notes[#notes + 1] = s end }
   local ok, code = pcall(require("cli").main, args, ctx)

@@ -59,7 +59,8 @@ svg .ok{fill:var(--go)}svg .no{fill:var(--bad)}svg text{fill:var(--dim);font-siz
 ]]
 
 local places = { { "", "Home" }, { "connect", "Connect an app" }, { "credentials", "Credentials" }, { "agents", "Agents" },
-  { "bundles", "Bundles" }, { "rules", "Rules" }, { "approvals", "Approvals" }, { "policies", "Policies" }, { "log", "Log" }, { "door", "Door" }, { "settings", "Settings" } }
+  { "bundles", "Bundles" }, { "rules", "Rules" }, { "approvals", "Approvals" }, { "policies", "Policies" }, { "log", "Log" },
+    { "door", "Door" }, { "settings", "Settings" } }
 
 -- ---- the frame -----------------------------------------------------------------------------------
 
@@ -86,7 +87,8 @@ local function framed(desk, here, out)
   end
   local live = out.live and html('<meta http-equiv="refresh" content="{s}">', { s = out.live })
   return answer(out.status or 200, document(out.title, html([[
-<a class="skip" href="#main">To the page</a><header><nav aria-label="Parts"><ul>{items}<li><form method="post" action="{base}out">{csrf}<button>Sign out</button></form></li></ul></nav></header>
+<a class="skip" href="#main">To the page</a><header><nav aria-label="Parts"><ul>{items}<li>
+<form method="post" action="{base}out">{csrf}<button>Sign out</button></form></li></ul></nav></header>
 <main id="main"><h1>{title}</h1>{body}</main>]], { items = items, base = desk.base, title = out.title, body = out.body,
     csrf = desk.csrf "out" }), live))
 end
@@ -112,7 +114,8 @@ local function start(desk, req, form)
   end
   desk.code, desk.path, desk.key = nil, access.random(), access.random()
   desk.base, desk.seen = "/s/" .. desk.path .. "/", desk.now()
-  return answer(200, document("Signed in", html('<main><p>Signed in. <a href="{base}">Go on</a></p></main>', { base = desk.base }),
+  return answer(200, document("Signed in", html('<main><p>Signed in. <a href="{base}">Go on</a></p></main>',
+    { base = desk.base }),
     html('<meta http-equiv="refresh" content="0;url={base}">', { base = desk.base })),
     { "Set-Cookie", ("sallyport=%s; Path=%s; HttpOnly; SameSite=Strict"):format(desk.key, desk.base) })
 end
@@ -120,7 +123,8 @@ end
 -- The rest of the path behind the session's own, where both path and cookie are right | nil
 local function inside(desk, q, path)
   local shown, rest = path:match("^/s/([%w_-]+)/(.*)$")
-  if not desk.path or not shown or not access.same(desk.path, shown) or not access.same(desk.key, require("web.sessions").cookie(q, "sallyport")) then return nil end
+  if not desk.path or not shown or not access.same(desk.path, shown)
+    or not access.same(desk.key, require("web.sessions").cookie(q, "sallyport")) then return nil end
   if desk.now() - desk.seen > IDLE then
     desk.path, desk.key, desk.over = nil, nil, true
     return nil
@@ -161,7 +165,8 @@ local function respond(desk, req, came)
     return gone(200, "Signed out. You can close this window.")
   end
   local out, here = require("web.desk_pages").answer(desk, rest, page.params(req.query) or {}, form)
-  if not out then return framed(desk, "", { status = 404, title = "No such page", body = html "<p>There is nothing at this address.</p>" }) end
+  if not out then return framed(desk, "", { status = 404, title = "No such page",
+    body = html "<p>There is nothing at this address.</p>" }) end
   if out.see then return page.see(desk.base .. out.see) end
   return framed(desk, here, out)
 end

@@ -19,12 +19,14 @@ local function input(spec, form, fault)
   local id, value = "i-" .. spec.name, form[spec.name] or spec.default or ""
   local about = id .. "-help"
   local wrong = fault and fault.at == spec.name
-  local attrs = html('id="{id}" name="{name}" aria-describedby="{about}"{wrong}{required}', { id = id, name = spec.name, about = about,
+  local attrs = html('id="{id}" name="{name}" aria-describedby="{about}"{wrong}{required}',
+    { id = id, name = spec.name, about = about,
     wrong = wrong and html ' aria-invalid="true"', required = spec.required and html " required" })
   local box
   if spec.kind == "switch" then
     return html('<label class="on"><input type="checkbox" value="on"{on} {attrs}> {label}</label><small id="{about}">{help}</small>',
-      { attrs = attrs, on = form[spec.name] and html " checked", label = spec.label:gsub("^%l", string.upper), about = about, help = spec.help or "" })
+      { attrs = attrs, on = form[spec.name] and html " checked", label = spec.label:gsub("^%l", string.upper), about = about,
+        help = spec.help or "" })
   elseif spec.kind == "choice" then
     local list = {}
     for i, v in ipairs(spec.values) do
@@ -32,11 +34,14 @@ local function input(spec, form, fault)
     end
     box = html("<select {attrs}><option></option>{list}</select>", { attrs = attrs, list = list })
   elseif spec.kind == "secret" then
-    box = html('<input type="password" autocomplete="off" spellcheck="false" placeholder="{hint}" {attrs}>', { attrs = attrs, hint = spec.hint or "" })
+    box = html('<input type="password" autocomplete="off" spellcheck="false" placeholder="{hint}" {attrs}>',
+      { attrs = attrs, hint = spec.hint or "" })
   elseif spec.kind == "lines" then
-    box = html('<textarea rows="{rows}" spellcheck="false" autocomplete="off" {attrs}>\n{value}</textarea>', { attrs = attrs, value = spec.secret and "" or value, rows = spec.rows or 3 })
+    box = html('<textarea rows="{rows}" spellcheck="false" autocomplete="off" {attrs}>\n{value}</textarea>',
+      { attrs = attrs, value = spec.secret and "" or value, rows = spec.rows or 3 })
   else
-    box = html('<input value="{value}" spellcheck="false" autocapitalize="none" autocomplete="off"{list} {attrs}>', { attrs = attrs, value = value,
+    box = html('<input value="{value}" spellcheck="false" autocapitalize="none" autocomplete="off"{list} {attrs}>',
+      { attrs = attrs, value = value,
       list = spec.list and html(' list="{l}"', { l = id .. "-list" }) })
     if spec.list then
       local items = {}
@@ -44,13 +49,15 @@ local function input(spec, form, fault)
       box = html('{box}<datalist id="{id}-list">{items}</datalist>', { box = box, id = id, items = items })
     end
   end
-  return html('<label for="{id}">{label}</label>{box}<small id="{about}">{help}{wrong}</small>', { id = id, label = spec.label:gsub("^%l", string.upper):gsub("_", " "), box = box, about = about,
+  return html('<label for="{id}">{label}</label>{box}<small id="{about}">{help}{wrong}</small>',
+    { id = id, label = spec.label:gsub("^%l", string.upper):gsub("_", " "), box = box, about = about,
     help = spec.help or "", wrong = wrong and html(' <span class="bad">{m}</span>', { m = fault.message }) })
 end
 
 local function names(desk, kind)
   local out = {}
-  local words = { AGENT = "agent", BUNDLE = "bundle", CREDENTIAL = "credential", TENANT = "tenant", GATEWAY = "gateway", ROLE = "role" }
+  local words = { AGENT = "agent", BUNDLE = "bundle", CREDENTIAL = "credential", TENANT = "tenant", GATEWAY = "gateway",
+    ROLE = "role" }
   if not words[kind] then return nil end
   local got = commands.run({ words[kind], "list" }, { home = desk.home })
   for i, item in ipairs(type(got.value) == "table" and got.value or {}) do out[i] = item.name end
@@ -73,7 +80,8 @@ local function of_fields(pol, out, record)
   for _, name in ipairs(record and require("cli.shape").secrets(record) or {}) do set[name:match("^[^.]+")] = true end
   for _, f in ipairs(require("policy").fields(pol)) do
     local secret = records.is_secret(f)
-    local spec = { name = "f." .. f.name, label = f.label or f.name, help = f.help, required = f.required and not record and f.default == nil }
+    local spec = { name = "f." .. f.name, label = f.label or f.name, help = f.help,
+      required = f.required and not record and f.default == nil }
     if f.type == "map" then
       spec.kind, spec.rows, spec.help = "lines", 2, (f.help or "") .. " One KEY=VALUE a line."
       spec.required = false
@@ -143,7 +151,8 @@ local function specs_of(desk, c, form)
   end
   if pol or (c.args or ""):find("=", 1, true) then
     out[#out + 1] = { name = "more", label = pol and "more fields" or "variables", kind = "lines", rows = 2,
-      help = pol and "One FIELD=VALUE a line: env, mint, scrub, attach, headers.NAME, … No secret stands here." or "One NAME=VALUE a line." }
+      help = pol and "One FIELD=VALUE a line: env, mint, scrub, attach, headers.NAME, … No secret stands here."
+        or "One NAME=VALUE a line." }
   end
   return out, pol, record
 end
@@ -214,7 +223,9 @@ end
 local function unled(record, typed)
   for _, name in ipairs(require("cli.shape").secrets(record)) do
     -- A document's members come with the document; of a map each is typed.
-    if not typed[name] and not typed[name:match("^[^.]+")] then return ("its secret %s is asked for again where hosts, ports or addresses change; the command line changes it without"):format(name) end
+    if not typed[name] and not typed[name:match("^[^.]+")] then
+      return ("its secret %s is asked for again where hosts, ports or addresses change; the command line changes it without"):format(name)
+    end
   end
   if require("store").peek("state", record.name) then
     return "it holds tokens that were made with its secret: the command line changes hosts, ports and addresses"
@@ -236,13 +247,19 @@ end
 
 -- ---- pages ---------------------------------------------------------------------------------------
 
-local lists = { credential = "credentials", agent = "agents", bundle = "bundles", domain = "bundles", rule = "rules", policy = "policies",
-  user = "door", tenant = "door", role = "door", gateway = "door", client = "door", key = "door", connection = "door", set = "settings", approval = "approvals", proposal = "approvals" }
+local lists = { credential = "credentials", agent = "agents", bundle = "bundles", domain = "bundles", rule = "rules",
+  policy = "policies",
+  user = "door", tenant = "door", role = "door", gateway = "door", client = "door", key = "door", connection = "door",
+    set = "settings", approval = "approvals", proposal = "approvals" }
 
-local things = { credential = "credential", agent = "agent", bundle = "bundle", domain = "host", rule = "rule", policy = "policy", user = "person", tenant = "tenant",
-  role = "role", gateway = "gateway", client = "client", key = "key", connection = "connection", approval = "request", seal = "sealed texts" }
-M.verbs = { add = "Add", set = "Change", remove = "Remove", revoke = "Revoke", rotate = "New token for", enable = "Enable", disable = "Disable", test = "Test",
-  attach = "Put credentials into", detach = "Take credentials out of", move = "Move", scope = "A scope for", allow = "Allow", deny = "Deny", use = "Use a version of",
+local things = { credential = "credential", agent = "agent", bundle = "bundle", domain = "host", rule = "rule", policy = "policy",
+  user = "person", tenant = "tenant",
+  role = "role", gateway = "gateway", client = "client", key = "key", connection = "connection", approval = "request",
+    seal = "sealed texts" }
+M.verbs = { add = "Add", set = "Change", remove = "Remove", revoke = "Revoke", rotate = "New token for", enable = "Enable",
+  disable = "Disable", test = "Test",
+  attach = "Put credentials into", detach = "Take credentials out of", move = "Move", scope = "A scope for", allow = "Allow",
+    deny = "Deny", use = "Use a version of",
   rollback = "Roll back" }
 
 local function title_of(c, form)
@@ -265,7 +282,8 @@ function M.show(desk, c, form, fault)
   local first, rest = {}, {}
   local set = c.words:find(" set$")
   for _, s in ipairs(specs) do
-    local main = s.name:find("^[af]") or s.required or form[s.name] or s.name == "o.host" and needs_host(c, form, pol) or #specs < 8 or fault and fault.at == s.name
+    local main = s.name:find("^[af]") or s.required or form[s.name] or s.name == "o.host" and needs_host(c, form, pol)
+      or #specs < 8 or fault and fault.at == s.name
     if s.name == "o.preset" and form["o.preset"] or s.name == "o.type" and form["o.type"] then
       first[#first + 1] = html('<input type="hidden" name="{n}" value="{v}">', { n = s.name, v = form[s.name] })
     elseif main and not (set and s.name:find("^o")) or set and s.name:find("^[af]") then
@@ -281,13 +299,18 @@ function M.show(desk, c, form, fault)
   local made = preset and html('<p>A key for it is made here: {at}</p>', { at = preset.make:find("^https://[^%s]+$")
     and html('<a href="{u}" rel="noopener noreferrer" target="_blank">{u}</a>', { u = preset.make }) or preset.make })
   return { status = fault and 400 or 200, title = title, body = html([[
-{warn}{about}<form method="{method}" action="{base}{at}">{csrf}{first}{rest}<p class="row"><button class="go">{word}</button> <a class="button" href="{base}{back}">Back</a></p></form>
+{warn}{about}<form method="{method}" action="{base}{at}">{csrf}{first}{rest}<p class="row">
+<button class="go">{word}</button> <a class="button" href="{base}{back}">Back</a></p></form>
 <p class="dim">The same on the command line: <code>{line}</code></p>]], {
-    warn = fault and html('<div class="warn" role="alert"><strong>{m}</strong>{h}</div>', { m = fault.message, h = fault.hint and "\n" .. fault.hint or "" }),
-    about = made or help and html("<p>{t}</p>", { t = help:gsub("\n", " ") }) or html("<p>{t}.</p>", { t = c.summary:gsub("^%l", string.upper) }), method = type_missing and "get" or "post",
+    warn = fault and html('<div class="warn" role="alert"><strong>{m}</strong>{h}</div>',
+      { m = fault.message, h = fault.hint and "\n" .. fault.hint or "" }),
+    about = made or help and html("<p>{t}</p>", { t = help:gsub("\n", " ") })
+      or html("<p>{t}.</p>", { t = c.summary:gsub("^%l", string.upper) }), method = type_missing and "get" or "post",
     base = desk.base, at = at, csrf = not type_missing and desk.csrf(at), first = first,
-    rest = rest[1] and html("<details{open}><summary>More</summary>{rest}</details>", { rest = rest, open = set and html " open" }),
-    word = type_missing and "Go on" or (c.words:find "remove$" or c.words:find "revoke$") and "Yes, " .. c.words:match("%S+$") .. " it" or preset and "Connect" or M.verbs[c.words:match("%S+$")] or "Do it",
+    rest = rest[1] and html("<details{open}><summary>More</summary>{rest}</details>",
+      { rest = rest, open = set and html " open" }),
+    word = type_missing and "Go on" or (c.words:find "remove$" or c.words:find "revoke$")
+      and "Yes, " .. c.words:match("%S+$") .. " it" or preset and "Connect" or M.verbs[c.words:match("%S+$")] or "Do it",
     back = lists[c.words:match("^%S+")] or "", line = "sallyport " .. c.words .. " " .. (c.args or "") }) }
 end
 
@@ -313,7 +336,8 @@ function M.members(value)
       if #v == 0 then parts[1] = require("json").encode(v) end
       shown = table.concat(parts, ", ")
     end
-    if shown and shown ~= "" then rows[#rows + 1] = html("<dt>{k}</dt><dd>{v}</dd>", { k = tostring(k):gsub("_", " "), v = shown }) end
+    if shown and shown ~= "" then rows[#rows + 1] = html("<dt>{k}</dt><dd>{v}</dd>",
+      { k = tostring(k):gsub("_", " "), v = shown }) end
   end
   return html("<dl>{rows}</dl>", { rows = rows })
 end
@@ -331,21 +355,26 @@ end
 -- A credential that somebody signs in for is of no use before that.
 local function account_button(desk, kept, value)
   local pol = kept.words == "credential add" and value and load_type(value.type)
-  return pol and pol.connect and html('<p class="row"><a class="button go" href="{base}account/{n}">Sign in to the account</a></p>', { base = desk.base, n = value.name })
+  return pol and pol.connect
+    and html('<p class="row"><a class="button go" href="{base}account/{n}">Sign in to the account</a></p>',
+    { base = desk.base, n = value.name })
 end
 
 function M.done(desk, id)
   local kept = desk.kept[id]
   desk.kept[id] = nil
-  if not kept then return { status = 410, title = "Shown already", body = html("<p>What was done is shown once. The lists say how things stand now.</p>") } end
+  if not kept then return { status = 410, title = "Shown already",
+    body = html("<p>What was done is shown once. The lists say how things stand now.</p>") } end
   local notes = table.concat(kept.got.notes, "\n"):gsub("^note: ", "")
   local value = type(kept.got.value) == "table" and #kept.got.value == 0 and kept.got.value or nil
   local once = value and (value.token or value.secret or value.link)
   if type(once) ~= "string" then once = nil end
   if once then value.token, value.secret, value.link = nil, nil, nil end
   return { title = "Done", body = html([[
-{once}{notes}{account}{value}<p class="row"><a class="button go" href="{base}{back}">Go on</a></p><p class="dim">On the command line: <code>{line}</code></p>]], {
-    account = account_button(desk, kept, value), once = once and html('<div class="note" role="status"><strong>Shown this once:</strong> <code>{t}</code></div>', { t = once }),
+{once}{notes}{account}{value}<p class="row"><a class="button go" href="{base}{back}">Go on</a></p>
+<p class="dim">On the command line: <code>{line}</code></p>]], {
+    account = account_button(desk, kept, value), once = once
+      and html('<div class="note" role="status"><strong>Shown this once:</strong> <code>{t}</code></div>', { t = once }),
     notes = notes ~= "" and html('<p class="note" role="status">{n}</p>', { n = notes }), value = value and M.members(value),
     base = desk.base, back = lists[kept.words:match("^%S+")] or "", line = kept.line }) }
 end
@@ -353,7 +382,8 @@ end
 --- GET and POST do/FAMILY/VERB
 function M.answer(desk, words, query, form)
   local c = commands.find(words)
-  if not c or words:find " list$" or words:find " show$" or words == "set" or words == "env" or words == "log" or words == "policy put" then return nil end
+  if not c or words:find " list$" or words:find " show$" or words == "set" or words == "env" or words == "log"
+    or words == "policy put" then return nil end
   if not form then return M.show(desk, c, query) end
   local specs, pol, record = specs_of(desk, c, form)
   local args, typed, led = arguments_of(c, form, specs, pol)

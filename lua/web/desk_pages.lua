@@ -20,14 +20,17 @@ end
 
 local function lines(desk, ...)
   local out = {}
-  for i, line in ipairs(commands.run({ ... }, { home = desk.home, lines = true }).value) do out[i] = require("json").decode(line) or {} end
+  for i, line in ipairs(commands.run({ ... }, { home = desk.home, lines = true }).value) do
+    out[i] = require("json").decode(line) or {}
+  end
   return out
 end
 
 -- A list of rows as a table; a cell is a text or a piece. A column without a title has one for those who hear the page.
 local function grid(titles, rows, numbers)
   local head, body = {}, {}
-  for i, t in ipairs(titles) do head[i] = html('<th scope="col"{n}>{t}</th>', { t = t ~= "" and t or html '<span class="skip">More</span>',
+  for i, t in ipairs(titles) do head[i] = html('<th scope="col"{n}>{t}</th>',
+    { t = t ~= "" and t or html '<span class="skip">More</span>',
     n = numbers and numbers[i] and html ' class="n"' }) end
   for i, row in ipairs(rows) do
     local cells = {}
@@ -37,18 +40,22 @@ local function grid(titles, rows, numbers)
     end
     body[i] = html("<tr>{cells}</tr>", { cells = cells })
   end
-  return html('<div class="wide" tabindex="0" role="region" aria-label="{about}"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>', { head = head, body = body, about = table.concat(titles, " "):match("^%s*(.-)%s*$") .. ", a table" })
+  return html('<div class="wide" tabindex="0" role="region" aria-label="{about}"><table>'
+    .. "<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>", { head = head, body = body,
+    about = table.concat(titles, " "):match("^%s*(.-)%s*$") .. ", a table" })
 end
 
 local function joined(v)
   if type(v) ~= "table" then return v end
   local out = {}
-  for i, x in ipairs(v) do out[i] = type(x) == "table" and (x.host or x.name or x.label or require("json").encode(x)) or tostring(x) end
+  for i, x in ipairs(v) do out[i] = type(x) == "table" and (x.host or x.name or x.label or require("json").encode(x))
+    or tostring(x) end
   return table.concat(out, ", ")
 end
 
 local function link(desk, path, query, text, class)
-  return html('<a href="{base}{path}{q}"{class}>{t}</a>', { base = desk.base, path = path, t = text, class = class and html(' class="{c}"', { c = class }),
+  return html('<a href="{base}{path}{q}"{class}>{t}</a>',
+    { base = desk.base, path = path, t = text, class = class and html(' class="{c}"', { c = class }),
     q = query and "?" .. require("form").encode(query) or "" })
 end
 
@@ -65,7 +72,8 @@ local function ago(iso)
   local s = require("time").wall() - at
   local ahead = s < 0
   s = math.abs(s)
-  local text = s < 60 and ("%d s"):format(s) or s < 3600 and ("%d min"):format(s // 60) or s < 172800 and ("%d h"):format(s // 3600) or ("%d days"):format(s // 86400)
+  local text = s < 60 and ("%d s"):format(s) or s < 3600 and ("%d min"):format(s // 60) or s < 172800
+    and ("%d h"):format(s // 3600) or ("%d days"):format(s // 86400)
   return html('<time datetime="{iso}" title="{iso}">{t}</time>', { iso = iso, t = ahead and "in " .. text or text .. " ago" })
 end
 
@@ -104,38 +112,53 @@ local function chart(desk)
       { agent = link(desk, "do/agent/add", nil, "Add an agent"), env = html "<code>sallyport env</code>" })
   end
   return html([[<p>{sent} requests went out in the last day, {refused} were refused.</p>
-<svg viewBox="0 0 480 116" role="img" aria-label="Requests by hour of the last day: {sent} went out, {refused} were refused">{bars}<text x="0" y="114">{from}</text><text x="480" y="114" text-anchor="end">now</text></svg>
-<details><summary>As a table</summary>{rows}</details>]], { sent = sent, refused = refused, bars = bars, from = ("%02d:00 UTC"):format(first % 24),
+<svg viewBox="0 0 480 116" role="img" aria-label="Requests by hour of the last day: {sent} went out, {refused} were refused">{bars}
+<text x="0" y="114">{from}</text><text x="480" y="114" text-anchor="end">now</text></svg>
+<details><summary>As a table</summary>{rows}</details>]],
+    { sent = sent, refused = refused, bars = bars, from = ("%02d:00 UTC"):format(first % 24),
     rows = grid({ "Hour (UTC)", "Went out", "Refused" }, rows, { false, true, true }) })
 end
 
 local function home(desk)
   local s, troubles, pending = ask(desk, "status").value or {}, {}, nil
-  for _, t in ipairs(s.credentials and s.credentials.troubled or {}) do troubles[#troubles + 1] = { link(desk, "credentials/" .. t.name, nil, t.name), t.why } end
-  for _, a in ipairs(s.agents and s.agents.ending or {}) do troubles[#troubles + 1] = { link(desk, "agents/" .. a.name, nil, a.name), html("its token ends {t}", { t = ago(a.expires_at) }) } end
+  for _, t in ipairs(s.credentials and s.credentials.troubled or {}) do
+    troubles[#troubles + 1] = { link(desk, "credentials/" .. t.name, nil, t.name), t.why }
+  end
+  for _, a in ipairs(s.agents and s.agents.ending or {}) do
+    troubles[#troubles + 1] = { link(desk, "agents/" .. a.name, nil, a.name),
+    html("its token ends {t}", { t = ago(a.expires_at) }) } end
   local now = desk.now()
-  if not desk.doctor or now - desk.doctor.at > DOCTOR_KEPT then desk.doctor = { at = now, found = ask(desk, "doctor").value or {} } end
+  if not desk.doctor or now - desk.doctor.at > DOCTOR_KEPT then desk.doctor = { at = now,
+    found = ask(desk, "doctor").value or {} } end
   for _, d in ipairs(desk.doctor.found) do
-    if d.level ~= "ok" then troubles[#troubles + 1] = { d.check, html("{t}{f}", { t = d.text, f = d.fix and html("<br><small>{f}</small>", { f = d.fix }) or false }) } end
+    if d.level ~= "ok" then troubles[#troubles + 1] = { d.check,
+      html("{t}{f}", { t = d.text, f = d.fix and html("<br><small>{f}</small>", { f = d.fix }) or false }) } end
   end
   local held = commands.find "approval list" and ask(desk, "approval", "list").value
   local open = 0
   for _, q in ipairs(type(held) == "table" and held or {}) do open = open + (q.state == "open" and 1 or 0) end
   if open > 0 then
-    pending = html('<p class="note">{n} a person. {l}</p>', { n = several(open, "request") .. (open == 1 and " waits for" or " wait for"), l = link(desk, "approvals", nil, "Look at them") })
+    pending = html('<p class="note">{n} a person. {l}</p>',
+      { n = several(open, "request") .. (open == 1 and " waits for" or " wait for"),
+      l = link(desk, "approvals", nil, "Look at them") })
   end
   local asked = 0
   for _, p in ipairs(ask(desk, "proposal", "list").value or {}) do asked = asked + (p.state == "pending" and 1 or 0) end
   if asked > 0 then
-    pending = html('{before}<p class="note">{n} of agents {w} for an answer. {l}</p>', { before = pending, n = several(asked, "proposal"), w = asked == 1 and "waits" or "wait", l = link(desk, "approvals", nil, "Look") })
+    pending = html('{before}<p class="note">{n} of agents {w} for an answer. {l}</p>',
+      { before = pending, n = several(asked, "proposal"), w = asked == 1 and "waits" or "wait",
+      l = link(desk, "approvals", nil, "Look") })
   end
   return { title = "Home", body = html([[
 <p>{runs} {agents}, {credentials}.</p>{pending}<h2>The last day</h2>{chart}<h2>What needs you</h2>{troubles}{go}]], {
     runs = s.running and html("The proxy runs on <code>{at}</code>.", { at = table.concat(s.listen or {}, ", ") })
       or html '<strong class="bad">No proxy runs.</strong> Start one with <code>sallyport serve</code>.',
-    agents = several(s.agents and s.agents.active, "agent"), credentials = several(s.credentials and s.credentials.enabled, "credential"), pending = pending or false, chart = chart(desk),
+    agents = several(s.agents and s.agents.active, "agent"),
+      credentials = several(s.credentials and s.credentials.enabled, "credential"), pending = pending or false,
+      chart = chart(desk),
     troubles = troubles[1] and grid({ "What", "Why" }, troubles) or html '<p class="good">Nothing: every check passes.</p>',
-    go = buttons { link(desk, "connect", nil, "Connect an app", "button go"), link(desk, "explain", nil, "Explain a request", "button") } }) }
+    go = buttons { link(desk, "connect", nil, "Connect an app", "button go"),
+      link(desk, "explain", nil, "Explain a request", "button") } }) }
 end
 
 -- ---- connect an app ------------------------------------------------------------------------------
@@ -149,9 +172,11 @@ local function connect(desk, query)
     end
   end
   return { title = "Connect an app", body = html([[
-<form class="row" method="get" action="{base}connect"><label for="q">Search</label><input id="q" name="q" value="{q}" type="search"><button>Search</button></form>
+<form class="row" method="get" action="{base}connect">
+<label for="q">Search</label><input id="q" name="q" value="{q}" type="search"><button>Search</button></form>
 {none}<ul class="cards">{cards}</ul><h2>Another app</h2><p>Any API: say how it wants its key, and to which hosts the key may go.</p>{go}]], {
-    base = desk.base, q = query.q or "", none = not cards[1] and html "<p>No app of that name is known; the form below takes any.</p>", cards = cards,
+    base = desk.base, q = query.q or "", none = not cards[1]
+      and html "<p>No app of that name is known; the form below takes any.</p>", cards = cards,
     go = buttons { link(desk, "do/credential/add", nil, "Another app", "button") } }) }
 end
 
@@ -162,22 +187,37 @@ local function count(v) return type(v) == "table" and #v or 0 end
 -- family, columns { title, member | f(item) }, what stands there where it is empty, verbs of one item.
 local lists = {
   credentials = { "credential", { { "Type", "type" }, { "Hosts", "hosts" }, { "Bundles", "bundles" }, { "State", "state" } },
-    "There is none yet: connect an app, and its key never leaves this box again.", { "set", "test", "enable", "disable", "remove" }, { "connect", "Connect an app" } },
-  agents = { "agent", { { "Bundles", "bundles" }, { "State", "state" }, { "Tokens", function(a) return count(a.tokens) end }, { "Ends", function(a) return ago(a.expires_at) end } },
-    "There is none yet: an agent is whoever may send requests here.", { "set", "rotate", "revoke", "remove" }, { "do/agent/add", "Add an agent" } },
-  bundles = { "bundle", { { "Credentials", "credentials" }, { "Agents", "agents" }, { "Hosts", "domains" } }, "", { "attach", "detach", "set", "remove" }, { "do/bundle/add", "Add a bundle" } },
+    "There is none yet: connect an app, and its key never leaves this box again.",
+      { "set", "test", "enable", "disable", "remove" }, { "connect", "Connect an app" } },
+  agents = { "agent", { { "Bundles", "bundles" }, { "State", "state" }, { "Tokens", function(a) return count(a.tokens) end },
+    { "Ends", function(a) return ago(a.expires_at) end } },
+    "There is none yet: an agent is whoever may send requests here.", { "set", "rotate", "revoke", "remove" },
+      { "do/agent/add", "Add an agent" } },
+  bundles = { "bundle", { { "Credentials", "credentials" }, { "Agents", "agents" }, { "Hosts", "domains" } }, "",
+    { "attach", "detach", "set", "remove" }, { "do/bundle/add", "Add a bundle" } },
   rules = { "rule", { { "Type", "type" }, { "Bundle", "bundle" }, { "Place", "place" }, { "State", "state" } },
-    "There is none yet: a rule can refuse what a bundle allows, by hour, size, rate or content.", { "set", "move", "enable", "disable", "remove" }, { "do/rule/add", "Add a rule" } },
-  users = { "user", { { "State", "state" }, { "Tenants", function(u) return u.tenants and require("json").encode(u.tenants) end } }, "Nobody signs in at the door yet.", { "set", "disable", "remove" }, { "do/user/add", "Add a person" } },
-  tenants = { "tenant", { { "State", "state" }, { "Bundles", "bundles" } }, "There is none yet: a connection acts as one.", { "remove" }, { "do/tenant/add", "Add a tenant" } },
-  gateways = { "gateway", { { "Published at", "address" }, { "Server", "url" }, { "Credential", "credential" } }, "No MCP server is published yet.", { "scope", "remove" }, { "do/gateway/add", "Publish a server" } },
-  connections = { "connection", { { "Who", "user" }, { "Program", "client" }, { "Tenant", "tenant" }, { "Gateway", "gateway" }, { "Used", function(c) return ago(c.used_at) end } }, "Nothing is connected.", { "revoke" } },
-  keys = { "key", { { "State", "state" }, { "Tenant", "tenant" }, { "Role", "role" }, { "Ends", function(k) return ago(k.expires_at) end } }, "There is none.", { "revoke" }, { "do/key/add", "Add a key" } },
+    "There is none yet: a rule can refuse what a bundle allows, by hour, size, rate or content.",
+      { "set", "move", "enable", "disable", "remove" }, { "do/rule/add", "Add a rule" } },
+  users = { "user", { { "State", "state" }, { "Tenants",
+    function(u) return u.tenants and require("json").encode(u.tenants) end } }, "Nobody signs in at the door yet.",
+    { "set", "disable", "remove" }, { "do/user/add", "Add a person" } },
+  tenants = { "tenant", { { "State", "state" }, { "Bundles", "bundles" } }, "There is none yet: a connection acts as one.",
+    { "remove" }, { "do/tenant/add", "Add a tenant" } },
+  gateways = { "gateway", { { "Published at", "address" }, { "Server", "url" }, { "Credential", "credential" } },
+    "No MCP server is published yet.", { "scope", "remove" }, { "do/gateway/add", "Publish a server" } },
+  connections = { "connection", { { "Who", "user" }, { "Program", "client" }, { "Tenant", "tenant" }, { "Gateway", "gateway" },
+    { "Used", function(c) return ago(c.used_at) end } }, "Nothing is connected.", { "revoke" } },
+  keys = { "key", { { "State", "state" }, { "Tenant", "tenant" }, { "Role", "role" },
+    { "Ends", function(k) return ago(k.expires_at) end } }, "There is none.", { "revoke" }, { "do/key/add", "Add a key" } },
   roles = { "role", { { "Scopes", "scopes" } }, "", { "remove" }, { "do/role/add", "Add a role" } },
-  clients = { "client", { { "Source", "source" }, { "Id", "id" } }, "There is none.", { "remove" }, { "do/client/add", "Add a client" } },
-  proposals = { "proposal", { { "State", "state" }, { "Agent", "agent" }, { "Hosts", function(p) return joined(p.services) end }, { "Ends", function(p) return ago(p.expires_at) end } },
+  clients = { "client", { { "Source", "source" }, { "Id", "id" } }, "There is none.", { "remove" },
+    { "do/client/add", "Add a client" } },
+  proposals = { "proposal", { { "State", "state" }, { "Agent", "agent" }, { "Hosts", function(p) return joined(p.services) end },
+    { "Ends", function(p) return ago(p.expires_at) end } },
     "No agent has asked for anything. One that is refused a host reads in the answer how to ask.", {} },
-  approvals = { "approval", { { "State", "state" }, { "Agent", "agent" }, { "Rule", "rule" }, { "Request", function(q) return ("%s %s"):format(q.method, q.url) end }, { "Ends", function(q) return ago(q.expires_at) end } },
+  approvals = { "approval", { { "State", "state" }, { "Agent", "agent" }, { "Rule", "rule" },
+    { "Request", function(q) return ("%s %s"):format(q.method, q.url) end },
+    { "Ends", function(q) return ago(q.expires_at) end } },
     "Nothing waits for a person. A rule that asks holds a request until somebody answers here, or by `sallyport approval allow`.", {} },
 }
 
@@ -214,26 +254,35 @@ local function item_page(desk, key, name)
       if name_of(item) == name then shown = { value = item } end
     end
   end
-  if not shown or type(shown.value) ~= "table" or shown.error then return { status = 404, title = "Not there", body = wrong(shown or {}) } end
+  if not shown or type(shown.value) ~= "table" or shown.error then return { status = 404, title = "Not there",
+    body = wrong(shown or {}) } end
   local acts, more = {}, false
   for i, verb in ipairs(l[4]) do
-    if commands.find(l[1] .. " " .. verb) then acts[#acts + 1] = link(desk, ("do/%s/%s"):format(l[1], verb), { { "a1", name } }, verb == "set" and "Change" or titled(verb), i == 1 and key ~= "agents" and "button go" or "button") end
+    if commands.find(l[1] .. " " .. verb) then acts[#acts + 1] = link(desk, ("do/%s/%s"):format(l[1], verb), { { "a1", name } },
+      verb == "set" and "Change" or titled(verb), i == 1 and key ~= "agents" and "button go" or "button") end
   end
   if key == "bundles" then
     local rows = {}
     for i, d in ipairs(shown.value.domains or {}) do
-      rows[i] = { d.host, d.tunnel and "tunnel" or joined(d.methods), joined(d.ports), link(desk, "do/domain/remove", { { "a1", name }, { "a2", d.host } }, "Remove") }
+      rows[i] = { d.host, d.tunnel and "tunnel" or joined(d.methods), joined(d.ports),
+        link(desk, "do/domain/remove", { { "a1", name }, { "a2", d.host } }, "Remove") }
     end
     shown.value.domains = nil
-    more = html("<h2>Hosts without a credential</h2>{rows}{go}", { rows = rows[1] and grid({ "Host", "Methods", "Ports", "" }, rows) or html "<p>None.</p>",
+    more = html("<h2>Hosts without a credential</h2>{rows}{go}",
+      { rows = rows[1] and grid({ "Host", "Methods", "Ports", "" }, rows) or html "<p>None.</p>",
       go = buttons { link(desk, "do/domain/add", { { "a1", name } }, "Open a host", "button") } })
   elseif key == "credentials" or key == "agents" then
-    if key == "agents" then table.insert(acts, 1, link(desk, "environment", { { "agent", name } }, "Environment", "button go")) end
-    if key == "credentials" and commands.signs_in(shown.value.type) then table.insert(acts, 1, link(desk, "account/" .. name, nil, "Sign in to the account", "button go")) end
-    more = html("<h2>Lately</h2>{l}", { l = buttons { link(desk, "log", { { key == "agents" and "agent" or "text", name } }, "Its requests", "button"),
-      link(desk, "explain", key == "agents" and { { "agent", name } } or { { "url", "https://" .. ((shown.value.hosts or {})[1] or "") .. "/" } }, "Explain a request", "button") } })
+    if key == "agents" then table.insert(acts, 1, link(desk, "environment", { { "agent", name } }, "Environment",
+      "button go")) end
+    if key == "credentials" and commands.signs_in(shown.value.type) then table.insert(acts, 1,
+      link(desk, "account/" .. name, nil, "Sign in to the account", "button go")) end
+    more = html("<h2>Lately</h2>{l}", { l = buttons { link(desk, "log", { { key == "agents" and "agent" or "text", name } },
+      "Its requests", "button"),
+      link(desk, "explain", key == "agents" and { { "agent", name } }
+        or { { "url", "https://" .. ((shown.value.hosts or {})[1] or "") .. "/" } }, "Explain a request", "button") } })
   end
-  return { title = name, body = html("{members}{acts}{more}", { members = forms.members(shown.value), acts = buttons(acts), more = more }) }
+  return { title = name, body = html("{members}{acts}{more}",
+    { members = forms.members(shown.value), acts = buttons(acts), more = more }) }
 end
 
 local function door(desk)
@@ -241,7 +290,9 @@ local function door(desk)
   for _, key in ipairs { "gateways", "tenants", "users", "connections", "keys", "roles", "clients" } do
     parts[#parts + 1] = html("<h2>{t}</h2>{l}", { t = titled(key), l = list_of(desk, key) })
   end
-  return { title = "Door", body = html("<p>MCP hosts come in here: each gateway is an address that people paste as a custom connector.</p>{parts}", { parts = parts }) }
+  return { title = "Door",
+    body = html("<p>MCP hosts come in here: each gateway is an address that people paste as a custom connector.</p>{parts}",
+    { parts = parts }) }
 end
 
 -- ---- settings ------------------------------------------------------------------------------------
@@ -250,7 +301,8 @@ local function settings(desk, query, form)
   local note
   if form then
     local name, value = form.name or "", form.value or ""
-    if not commands.SETTINGS[name] then return { status = 400, title = "Settings", body = html "<p>That one is set on the command line.</p>" } end
+    if not commands.SETTINGS[name] then return { status = 400, title = "Settings",
+      body = html "<p>That one is set on the command line.</p>" } end
     local args = { "set", name }
     if value == "" then
       args[3] = "--default"
@@ -265,12 +317,15 @@ local function settings(desk, query, form)
   for i, s in ipairs(require("records").setting_list) do
     local kept = all[s.name] or {}
     local value = kept.value ~= nil and require("cli.settings").show(s, kept.value) or ""
-    local box = html('<form class="row" method="post" action="{base}settings">{csrf}<input type="hidden" name="name" value="{n}"><input name="value" value="{v}" aria-label="{n}"><button>Set</button></form>',
+    local box = html('<form class="row" method="post" action="{base}settings">{csrf}'
+      .. '<input type="hidden" name="name" value="{n}"><input name="value" value="{v}" aria-label="{n}"><button>Set</button></form>',
       { base = desk.base, csrf = desk.csrf "settings", n = s.name, v = kept.set and value or "" })
-    rows[i] = { html("<strong>{n}</strong><br><small>{h}</small>", { n = s.name, h = s.help }), html("{v}{d}", { v = value, d = not kept.set and html " <small>default</small>" or false }),
+    rows[i] = { html("<strong>{n}</strong><br><small>{h}</small>", { n = s.name, h = s.help }),
+      html("{v}{d}", { v = value, d = not kept.set and html " <small>default</small>" or false }),
       commands.SETTINGS[s.name] and box or html("<small>sallyport set {n}</small>", { n = s.name }) }
   end
-  return { title = "Settings", body = html("{note}<p>An empty field brings the default back.</p>{rows}", { note = note or false, rows = grid({ "Setting", "Value", "Change" }, rows) }) }
+  return { title = "Settings", body = html("{note}<p>An empty field brings the default back.</p>{rows}",
+    { note = note or false, rows = grid({ "Setting", "Value", "Change" }, rows) }) }
 end
 
 -- ---- log -----------------------------------------------------------------------------------------
@@ -278,7 +333,8 @@ end
 local function filters(query)
   local args, kept = { "log" }, {}
   for _, name in ipairs { "agent", "host", "since", "client" } do
-    if query[name] and query[name] ~= "" then args[#args + 1], kept[#kept + 1] = ("--%s=%s"):format(name, query[name]), { name, query[name] } end
+    if query[name] and query[name] ~= "" then args[#args + 1], kept[#kept + 1] = ("--%s=%s"):format(name, query[name]),
+      { name, query[name] } end
   end
   if query.denied then args[#args + 1], kept[#kept + 1] = "--denied", { "denied", "on" } end
   return args, kept
@@ -307,24 +363,33 @@ local function log(desk, query)
     local line = got.value[i]
     local r = #rows < LOG_ROWS and (text == "" or line:lower():find(text, 1, true)) and require("json").decode(line)
     if r and r.time then
-      rows[#rows + 1] = { ago(r.time), said(r), r.agent or r.by or "", what(r), r.credential or r.reason or "", r.status or "", r.ms or "",
+      rows[#rows + 1] = { ago(r.time), said(r), r.agent or r.by or "", what(r), r.credential or r.reason or "", r.status or "",
+        r.ms or "",
         r.request and link(desk, "record", { { "id", r.request } }, "Look") or "" }
     end
   end
   local sum, suggestions = ask(desk, "log", "--summary", "--since", "7d").value, {}
   for _, r in ipairs(type(sum) == "table" and sum.refused_by_host or {}) do
     if r.code == "host_not_allowed" and #suggestions < 10 then
-      suggestions[#suggestions + 1] = { r.host, r.count, joined(r.agents), link(desk, "allow", { { "host", r.host }, { "agent", (r.agents or {})[1] or "" } }, "Allow it") }
+      suggestions[#suggestions + 1] = { r.host, r.count, joined(r.agents),
+        link(desk, "allow", { { "host", r.host }, { "agent", (r.agents or {})[1] or "" } }, "Allow it") }
     end
   end
   local live = { "live", "on" }
   return { title = "Log", live = query.live and 5 or nil, body = html([[
-<form class="row" method="get" action="{base}log"><label>Agent<br><input name="agent" value="{agent}"></label><label>Host<br><input name="host" value="{host}"></label><label>Text<br><input name="text" value="{text}"></label><label>Since<br><input name="since" value="{since}" placeholder="15m, 24h"></label><label class="on"><input type="checkbox" name="denied" value="on"{denied}> refused alone</label><button>Show</button></form>
-{err}{rows}<p>{live}</p>{suggest}]], { base = desk.base, agent = query.agent or "", host = query.host or "", text = query.text or "", since = query.since or "",
+<form class="row" method="get" action="{base}log"><label>Agent<br><input name="agent" value="{agent}"></label>
+<label>Host<br><input name="host" value="{host}"></label><label>Text<br><input name="text" value="{text}"></label>
+<label>Since<br><input name="since" value="{since}" placeholder="15m, 24h"></label>
+<label class="on"><input type="checkbox" name="denied" value="on"{denied}> refused alone</label><button>Show</button></form>
+{err}{rows}<p>{live}</p>{suggest}]], { base = desk.base, agent = query.agent or "", host = query.host or "",
+    text = query.text or "", since = query.since or "",
     denied = query.denied and html " checked", err = got.error and wrong(got),
-    rows = rows[1] and grid({ "When", "", "Who", "What", "Credential or reason", "Status", "ms", "" }, rows, { [6] = true, [7] = true }) or html "<p>No such request.</p>",
-    live = query.live and link(desk, "log", kept, again[2]) or link(desk, "log", table.move({ live }, 1, 1, #kept + 1, kept), again[1]),
-    suggest = suggestions[1] and html("<h2>Refused in the last week</h2>{g}", { g = grid({ "Host", "Times", "Agents", "" }, suggestions, { false, true }) }) }) }
+    rows = rows[1] and grid({ "When", "", "Who", "What", "Credential or reason", "Status", "ms", "" }, rows,
+      { [6] = true, [7] = true }) or html "<p>No such request.</p>",
+    live = query.live and link(desk, "log", kept, again[2])
+      or link(desk, "log", table.move({ live }, 1, 1, #kept + 1, kept), again[1]),
+    suggest = suggestions[1] and html("<h2>Refused in the last week</h2>{g}",
+      { g = grid({ "Host", "Times", "Agents", "" }, suggestions, { false, true }) }) }) }
 end
 
 -- What would let a host through: presets that go there, or an entry in one of the agent's bundles.
@@ -332,7 +397,8 @@ local function allow(desk, query)
   local host, ways = query.host or "", {}
   for _, p in ipairs(ask(desk, "credential", "presets").value or {}) do
     for _, h in ipairs(p.hosts) do
-      if h == host then ways[#ways + 1] = { html("Connect <strong>{t}</strong>: its key is attached here", { t = p.title }), link(desk, "do/credential/add", { { "o.preset", p.name }, { "a1", p.name } }, "Connect") } end
+      if h == host then ways[#ways + 1] = { html("Connect <strong>{t}</strong>: its key is attached here", { t = p.title }),
+        link(desk, "do/credential/add", { { "o.preset", p.name }, { "a1", p.name } }, "Connect") } end
     end
   end
   local held = query.agent and query.agent ~= "" and ask(desk, "agent", "list").value or {}
@@ -341,7 +407,8 @@ local function allow(desk, query)
     if a.name == query.agent then bundles = a.bundles or {} end
   end
   for _, b in ipairs(bundles[1] and bundles or { "default" }) do
-    ways[#ways + 1] = { html("Open it without a credential to all agents with the bundle <strong>{b}</strong>", { b = b }), link(desk, "do/domain/add", { { "a1", b }, { "a2", host } }, "Open") }
+    ways[#ways + 1] = { html("Open it without a credential to all agents with the bundle <strong>{b}</strong>", { b = b }),
+      link(desk, "do/domain/add", { { "a1", b }, { "a2", host } }, "Open") }
   end
   return { title = "Allow " .. (page.clean(host, 100) or ""), body = grid({ "How", "" }, ways) }
 end
@@ -355,30 +422,39 @@ local function explained(desk, agent, method, url)
   local d = got.value
   if got.error or type(d) ~= "table" then return wrong(got) end
   local why = {}
-  for i, c in ipairs(d.considered or {}) do why[i] = { ("%s %s"):format(c.kind, c.name), c.bundle or "", c.why or html '<strong class="good">decides</strong>' } end
+  for i, c in ipairs(d.considered or {}) do why[i] = { ("%s %s"):format(c.kind, c.name), c.bundle or "",
+    c.why or html '<strong class="good">decides</strong>' } end
   d.considered = nil
-  return html('<p class="{c}"><strong>{d}</strong> {m}</p>{members}{why}<p class="dim">On the command line: <code>{line}</code></p>', { c = d.decision == "deny" and "bad" or "good",
-    d = d.decision, m = d.message or "", members = forms.members(d), why = why[1] and html("<h2>What was looked at</h2>{g}", { g = grid({ "What", "Bundle", "Why not" }, why) }), line = commands.line(args) })
+  return html('<p class="{c}"><strong>{d}</strong> {m}</p>{members}{why}'
+    .. '<p class="dim">On the command line: <code>{line}</code></p>', { c = d.decision == "deny" and "bad" or "good",
+    d = d.decision, m = d.message or "", members = forms.members(d),
+      why = why[1] and html("<h2>What was looked at</h2>{g}", { g = grid({ "What", "Bundle", "Why not" }, why) }),
+      line = commands.line(args) })
 end
 
 local function record(desk, query)
   local id = (query.id or ""):match("^[%w_-]+$")
   for _, r in ipairs(id and lines(desk, "log", "--newest=" .. LOOK) or {}) do
     if r.request == id then
-      local url = r.host and ("%s://%s%s%s"):format(r.scheme or "https", r.host, r.port and r.port ~= 443 and ":" .. r.port or "", r.path or "/")
+      local url = r.host and ("%s://%s%s%s"):format(r.scheme or "https", r.host, r.port and r.port ~= 443 and ":" .. r.port or "",
+        r.path or "/")
       return { title = "A request", body = html("{m}{allow}<h2>What would happen to it now</h2>{e}", { m = forms.members(r),
-        allow = r.reason == "host_not_allowed" and buttons { link(desk, "allow", { { "host", r.host }, { "agent", r.agent or "" } }, "Allow this", "button go") },
+        allow = r.reason == "host_not_allowed" and buttons { link(desk, "allow",
+          { { "host", r.host }, { "agent", r.agent or "" } }, "Allow this", "button go") },
         e = url and r.method and explained(desk, r.agent or "", r.method, url) or html "<p>It named no address.</p>" }) }
     end
   end
-  return { status = 404, title = "No such record", body = html "<p>It is older than what this page looks through: <code>sallyport log --json</code> has it.</p>" }
+  return { status = 404, title = "No such record",
+    body = html "<p>It is older than what this page looks through: <code>sallyport log --json</code> has it.</p>" }
 end
 
 local function explain(desk, query)
   local done = query.method and query.url and explained(desk, query.agent or "", query.method, query.url)
   return { title = "Explain a request", body = html([[
 <p>Says which bundle, credential or host entry decides, and why the others do not. Nothing is sent.</p>
-<form class="row" method="get" action="{base}explain"><label>Agent<br><input name="agent" value="{a}"></label><label>Method<br><input name="method" value="{m}" size="8"></label><label>URL<br><input name="url" value="{u}" size="40"></label><button class="go">Explain</button></form>{done}]],
+<form class="row" method="get" action="{base}explain"><label>Agent<br><input name="agent" value="{a}"></label>
+<label>Method<br><input name="method" value="{m}" size="8"></label>
+<label>URL<br><input name="url" value="{u}" size="40"></label><button class="go">Explain</button></form>{done}]],
     { base = desk.base, a = query.agent or "", m = query.method or "GET", u = query.url or "", done = done }) }
 end
 
@@ -387,9 +463,12 @@ end
 local function policies(desk)
   local rows = {}
   for i, p in ipairs(ask(desk, "policy", "list").value or {}) do
-    rows[i] = { link(desk, "policies/" .. p.name, nil, p.name), p.kind or "", p.title or p.why or "", p.status or "", p.version ~= 0 and p.version or "" }
+    rows[i] = { link(desk, "policies/" .. p.name, nil, p.name), p.kind or "", p.title or p.why or "", p.status or "",
+      p.version ~= 0 and p.version or "" }
   end
-  return { title = "Policies", body = html("<p>Policies are the Lua files that say how a credential is attached, what is matched, and what rules ask. An edit counts from the next request.</p>{g}", {
+  return { title = "Policies",
+    body = html("<p>Policies are the Lua files that say how a credential is attached, what is matched, and what "
+      .. "rules ask. An edit counts from the next request.</p>{g}", {
     g = grid({ "Name", "Kind", "", "State", "Version" }, rows) }) }
 end
 
@@ -397,7 +476,8 @@ end
 local function tried(desk, verb, name, source)
   local path = ("%s/%s.lua"):format(desk.home, name)
   local host = require "host"
-  if not require("cli.files").write(host, path, source, tonumber("600", 8)) then return { error = { message = "no room for the draft" }, notes = {} } end
+  if not require("cli.files").write(host, path, source,
+    tonumber("600", 8)) then return { error = { message = "no room for the draft" }, notes = {} } end
   local args = { "policy", verb, path }
   local got = commands.run(args, { home = desk.home })
   os.remove(path)
@@ -417,18 +497,23 @@ local function policy(desk, name, form)
     local bad = did.error and (did.error.message .. "\n" .. (did.error.hint or "")) or nil
     if verb == "test" and said_ and said_[1] then bad = not said_[1].ok and tostring(said_[1].error) or nil end
     note = bad and html('<div class="warn" role="alert">{m}</div>', { m = bad })
-      or html('<div class="note" role="status">{m}</div>', { m = verb == "put" and "Kept: it counts from the next request." or "Its examples pass. Nothing was changed." })
+      or html('<div class="note" role="status">{m}</div>',
+        { m = verb == "put" and "Kept: it counts from the next request." or "Its examples pass. Nothing was changed." })
   end
   local rows, edited = {}, ask(desk, "policy", "diff", name).value
   for i, v in ipairs(ask(desk, "policy", "history", name).value or {}) do
-    rows[i] = { v.version, v.active and "in force" or "", ago(v.saved_at), v.note or "", not v.active and link(desk, "do/policy/use", { { "a1", name }, { "a2", tostring(v.version) } }, "Use it") or "" }
+    rows[i] = { v.version, v.active and "in force" or "", ago(v.saved_at), v.note or "",
+      not v.active and link(desk, "do/policy/use", { { "a1", name }, { "a2", tostring(v.version) } }, "Use it") or "" }
   end
   local at = "policies/" .. name
   return { title = name, body = html([[
-{note}<form method="post" action="{base}{at}">{csrf}<label for="source">Source</label><textarea class="code" id="source" name="source" rows="30" spellcheck="false">
+{note}<form method="post" action="{base}{at}">{csrf}
+<label for="source">Source</label><textarea class="code" id="source" name="source" rows="30" spellcheck="false">
 {source}</textarea><p class="row"><button class="go" name="keep" value="on">Keep it</button><button>Run its examples</button></p></form>
-<p class="dim">On the command line: <code>sallyport policy edit {name}</code></p>{diff}<h2>Versions</h2>{rows}]], { note = note or false, base = desk.base, at = at, csrf = desk.csrf(at), source = source, name = name,
-    diff = type(edited) == "table" and (edited.text or "") ~= "" and html("<h2>What differs from the built-in one</h2><pre>{t}</pre>", { t = edited.text }),
+<p class="dim">On the command line: <code>sallyport policy edit {name}</code></p>{diff}<h2>Versions</h2>{rows}]],
+    { note = note or false, base = desk.base, at = at, csrf = desk.csrf(at), source = source, name = name,
+    diff = type(edited) == "table" and (edited.text or "") ~= ""
+      and html("<h2>What differs from the built-in one</h2><pre>{t}</pre>", { t = edited.text }),
     rows = rows[1] and grid({ "Version", "", "Kept", "Note", "" }, rows) or html "<p>The built-in one is in force.</p>" }) }
 end
 
@@ -439,20 +524,27 @@ local function environment(desk, query, form)
   local name = (form or query).agent or ""
   if not form then
     return { title = "Environment of " .. name, body = html([[
-<p>Makes a token that ends after the time below, and shows the lines to paste, once.</p><form class="row" method="post" action="{base}environment">{csrf}<input type="hidden" name="agent" value="{n}"><label>Ends after<br><input name="ttl" value="24h"></label><button class="go">Make it</button></form>
-<p class="dim">On the command line: <code>{line}</code></p>]], { base = desk.base, csrf = desk.csrf "environment", n = name, line = commands.line { "env", "--agent", name } }) }
+<p>Makes a token that ends after the time below, and shows the lines to paste, once.</p>
+<form class="row" method="post" action="{base}environment">{csrf}<input type="hidden" name="agent" value="{n}">
+<label>Ends after<br><input name="ttl" value="24h"></label><button class="go">Make it</button></form>
+<p class="dim">On the command line: <code>{line}</code></p>]],
+    { base = desk.base, csrf = desk.csrf "environment", n = name, line = commands.line { "env", "--agent", name } }) }
   end
   local got = ask(desk, "env", "--agent=" .. name, "--ttl=" .. (form.ttl or "24h"), "--label=page")
-  if got.error or type(got.value) ~= "table" then return { status = 400, title = "Environment of " .. name, body = wrong(got) } end
+  if got.error or type(got.value) ~= "table" then return { status = 400, title = "Environment of " .. name,
+    body = wrong(got) } end
   local vars, env = {}, require "env"
   for k, v in pairs(got.value) do vars[#vars + 1] = { k, v } end
   table.sort(vars, function(a, b) return a[1] < b[1] end)
   local parts = { html("<h2>Shell</h2><pre>{t}</pre>", { t = env.text(vars, "sh") }) }
   for _, f in ipairs { { "docker", "Docker: a file for --env-file" }, { "systemd", "systemd: a file for EnvironmentFile=" } } do
-    if not env.unfit(vars, f[1]) then parts[#parts + 1] = html("<h2>{h}</h2><pre>{t}</pre>", { h = f[2], t = env.text(vars, f[1]) }) end
+    if not env.unfit(vars, f[1]) then parts[#parts + 1] = html("<h2>{h}</h2><pre>{t}</pre>",
+      { h = f[2], t = env.text(vars, f[1]) }) end
   end
-  parts[#parts + 1] = html("<h2>Claude Code: in settings.json</h2><pre>{t}</pre>", { t = require("json").encode({ env = got.value }, { indent = 2 }) })
-  return { title = "Environment of " .. name, body = html('<p class="note" role="status">Shown this once: a token stands in these lines.</p>{parts}', { parts = parts }) }
+  parts[#parts + 1] = html("<h2>Claude Code: in settings.json</h2><pre>{t}</pre>",
+    { t = require("json").encode({ env = got.value }, { indent = 2 }) })
+  return { title = "Environment of " .. name,
+    body = html('<p class="note" role="status">Shown this once: a token stands in these lines.</p>{parts}', { parts = parts }) }
 end
 
 local function titled_state(p) return p.state:gsub("^%l", string.upper) end
@@ -498,29 +590,37 @@ local function proposal(desk, id, form)
     if s.user_key then users[s.user_key] = true end
     services[i] = html([[
 <fieldset><legend>{n}</legend><label class="on"><input type="checkbox" name="s.{i}" value="on" checked> {says}</label>{warning}
-<label for="h-{i}">Host</label><input id="h-{i}" name="h.{i}" value="{host}" spellcheck="false"></fieldset>]], { n = s.name, i = i, says = s.says, host = s.host,
+<label for="h-{i}">Host</label><input id="h-{i}" name="h.{i}" value="{host}" spellcheck="false"></fieldset>]],
+    { n = s.name, i = i, says = s.says, host = s.host,
       warning = s.warning and html('<p class="warn">Careful: {w}.</p>', { w = s.warning }) })
   end
   local function input(name, label, help, kind)
-    inputs[#inputs + 1] = html('<label for="{n}">{l}</label><input id="{n}" name="{n}" type="{k}" autocomplete="off" aria-describedby="{n}-help"><small id="{n}-help">{h}</small>', { n = name, l = label, h = help, k = kind })
+    inputs[#inputs + 1] = html('<label for="{n}">{l}</label><input id="{n}" name="{n}" type="{k}" autocomplete="off" '
+      .. 'aria-describedby="{n}-help"><small id="{n}-help">{h}</small>', { n = name, l = label, h = help, k = kind })
   end
   for _, c in ipairs(p.credentials) do
-    local help = html("{d} {o} {i}", { d = c.description, i = c.obtain_instructions, o = c.obtain and (c.obtain:find("^https://[^%s\"<>]+$")
+    local help = html("{d} {o} {i}", { d = c.description, i = c.obtain_instructions,
+      o = c.obtain and (c.obtain:find("^https://[^%s\"<>]+$")
       and html('<a href="{u}" rel="noopener noreferrer" target="_blank">{u}</a>', { u = c.obtain }) or c.obtain) })
     if c.oauth then
       if not c.oauth.client_id then input("k." .. c.key .. ".client_id", c.key .. ": client id", help, "text") end
-      input("k." .. c.key .. ".client_secret", c.key .. ": client secret", html("Where the client has one. {h}", { h = help }), "password")
-      input("k." .. c.key .. ".refresh_token", c.key .. ": refresh token", "To paste one that is there; without it, sign in to the account afterwards.", "password")
+      input("k." .. c.key .. ".client_secret", c.key .. ": client secret", html("Where the client has one. {h}", { h = help }),
+        "password")
+      input("k." .. c.key .. ".refresh_token", c.key .. ": refresh token",
+        "To paste one that is there; without it, sign in to the account afterwards.", "password")
     else
       input((users[c.key] and "u." or "k.") .. c.key, c.key, help, users[c.key] and "text" or "password")
     end
   end
   local waits = p.state == "pending"
   return { status = note and 400 or 200, title = "Proposal of " .. p.agent, body = html([[
-{note}<p>{words}</p><p class="dim">{state}, ends {ends}. These are the agent's words: look at the host, not at them.</p>{form}<p class="dim">On the command line: <code>{line}</code></p>]], { note = note,
-    words = p.user_message or p.message or "It says nothing.", state = titled_state(p), ends = ago(p.expires_at), line = commands.line { "proposal", "show", id },
+{note}<p>{words}</p><p class="dim">{state}, ends {ends}. These are the agent's words: look at the host, not at them.</p>{form}
+<p class="dim">On the command line: <code>{line}</code></p>]], { note = note,
+    words = p.user_message or p.message or "It says nothing.", state = titled_state(p), ends = ago(p.expires_at),
+      line = commands.line { "proposal", "show", id },
     form = waits and html([[<form method="post" action="{base}{at}">{csrf}{services}{inputs}<p class="row"><button class="go">Approve what is chosen</button></p></form>
-<form class="row" method="post" action="{base}{at}">{csrf}<label>Why not<br><input name="reason"></label><button name="reject" value="on">Reject</button></form>]], { base = desk.base, at = at, csrf = desk.csrf(at),
+<form class="row" method="post" action="{base}{at}">{csrf}<label>Why not<br><input name="reason"></label>
+<button name="reject" value="on">Reject</button></form>]], { base = desk.base, at = at, csrf = desk.csrf(at),
       services = services, inputs = inputs }) or forms.members(p) }) }
 end
 
@@ -534,15 +634,19 @@ local function question(desk, id)
   local rows = {}
   if q.state == "open" then
     for i, a in ipairs(answers) do
-      rows[i] = html('<form method="post" action="{base}do/approval/allow">{csrf}<input type="hidden" name="a1" value="{id}"><input type="hidden" name="o.for" value="{v}"><button{go}>{t}</button></form>',
-        { base = desk.base, csrf = desk.csrf "do/approval/allow", id = id, v = a[2], t = a[1], go = i == 1 and html ' class="go"' })
+      rows[i] = html('<form method="post" action="{base}do/approval/allow">{csrf}'
+        .. '<input type="hidden" name="a1" value="{id}"><input type="hidden" name="o.for" value="{v}"><button{go}>{t}</button></form>',
+        { base = desk.base, csrf = desk.csrf "do/approval/allow", id = id, v = a[2], t = a[1],
+          go = i == 1 and html ' class="go"' })
     end
   end
   rows[#rows + 1] = html('<form method="post" action="{base}do/approval/deny">{csrf}<input type="hidden" name="a1" value="{id}"><button>{t}</button></form>',
-    { base = desk.base, csrf = desk.csrf "do/approval/deny", id = id, t = q.state == "open" and "Refuse" or "Take the answer back" })
+    { base = desk.base, csrf = desk.csrf "do/approval/deny", id = id,
+      t = q.state == "open" and "Refuse" or "Take the answer back" })
   return { title = "May this go out?", body = html([[
 <p><strong>{agent}</strong> asks to send <code>{method} {url}</code>, and the rule <strong>{rule}</strong> wants a person's word: {reason}</p>
-<p>An hour, a day and always cover, for this agent: <strong>{covers}</strong></p>{rows}{members}]], { agent = q.agent, method = q.method, url = q.url, rule = q.rule, reason = q.reason,
+<p>An hour, a day and always cover, for this agent: <strong>{covers}</strong></p>{rows}{members}]],
+    { agent = q.agent, method = q.method, url = q.url, rule = q.rule, reason = q.reason,
     covers = q.covers, rows = buttons(rows), members = forms.members(q) }) }
 end
 
@@ -556,18 +660,21 @@ local function account(desk, name, form)
   local opened, code, detail
   if env then opened, code, detail = connect.open(env, name) end
   local title, uri = "Sign in for " .. name, ("http://%s/callback"):format(desk.at)
-  local function failed(text) return { status = 400, title = title, body = html('<p class="warn" role="alert">{t}</p>', { t = text }) } end
+  local function failed(text) return { status = 400, title = title,
+    body = html('<p class="warn" role="alert">{t}</p>', { t = text }) } end
   if not opened then return failed(why or tostring(detail or code)) end
   if not opened.view.authorization_url then return failed(("'%s' has no authorization_url: sallyport connect %s --device"):format(name, name)) end
   if not form then
     return { title = title, body = html([[
 <p>The provider's own page asks you, and comes back here. It has to know this address as a redirect URI: <code>{uri}</code></p>
-<form method="post" action="{base}account/{n}">{csrf}<button class="go">Go on</button></form><p class="dim">On the command line: <code>{line}</code></p>]],
+<form method="post" action="{base}account/{n}">{csrf}<button class="go">Go on</button></form>
+<p class="dim">On the command line: <code>{line}</code></p>]],
       { uri = uri, base = desk.base, n = name, csrf = desk.csrf("account/" .. name), line = commands.line { "connect", name } }) }
   end
   local asked = connect.ask(env, opened, { redirect_uri = uri, scopes = (connect.scopes(env, opened)) })
   desk.asked = { till = desk.now() + CONSENT, asked = asked, env = env, opened = opened, name = name }
-  return { title = title, body = html('<p>{l}</p><p class="dim">Come back to this window when it says that you may.</p>', { l = html('<a class="button go" rel="noreferrer" href="{u}">Open {h}</a>', {
+  return { title = title, body = html('<p>{l}</p><p class="dim">Come back to this window when it says that you may.</p>',
+    { l = html('<a class="button go" rel="noreferrer" href="{u}">Open {h}</a>', {
     u = asked.url, h = asked.url:match("^https?://([^/?#]+)") or "the provider" }) }) }
 end
 
@@ -576,30 +683,38 @@ end
 function M.callback(desk, query)
   local waiting = desk.asked
   local function says(status, title, text) return { status = status, title = title, body = html("<p>{t}</p>", { t = text }) } end
-  if not waiting or desk.now() > waiting.till then return says(404, "Nothing here", "This address waits for one answer of an authorization server.") end
+  if not waiting or desk.now() > waiting.till then return says(404, "Nothing here",
+    "This address waits for one answer of an authorization server.") end
   local connect, token = require "cli.authorization", require "token"
   local code, bad, detail = connect.judge(waiting.env, waiting.asked, query or "")
-  if not code and (bad == "wrong_state" or bad == "malformed_callback") then return says(400, "Not connected", connect.say[bad]) end
+  if not code and (bad == "wrong_state" or bad == "malformed_callback") then return says(400, "Not connected",
+    connect.say[bad]) end
   desk.asked = nil
   local answer, second, third
-  if code then answer, second, third = connect.exchange(waiting.env, waiting.opened, connect.code_grant(waiting.asked, code)) else second, third = bad, detail end
+  if code then answer, second, third = connect.exchange(waiting.env, waiting.opened,
+    connect.code_grant(waiting.asked, code)) else second, third = bad, detail end
   if answer then
     local kept, trouble = waiting.env.tokens:connected(waiting.opened, answer, second, waiting.asked.scopes)
     if not kept then answer, second, third = nil, trouble, nil end
   end
   if not answer then
-    local text = second == "denied" and "the authorization server says " .. tostring(third) or connect.say[second] or token.sentence(second, third)
-    return says(400, "Not connected", ("'%s' was not connected: %s. What was there before is as it was."):format(waiting.name, text))
+    local text = second == "denied" and "the authorization server says " .. tostring(third) or connect.say[second]
+      or token.sentence(second, third)
+    return says(400, "Not connected", ("'%s' was not connected: %s. What was there before is as it was."):format(waiting.name,
+      text))
   end
-  return { title = "Connected", body = html('<p>The account is connected to <strong>{n}</strong>. {l}</p>', { n = waiting.name, l = link(desk, "credentials/" .. waiting.name, nil, "Go on") }) }
+  return { title = "Connected", body = html('<p>The account is connected to <strong>{n}</strong>. {l}</p>',
+    { n = waiting.name, l = link(desk, "credentials/" .. waiting.name, nil, "Go on") }) }
 end
 
 -- ---- the router ----------------------------------------------------------------------------------
 
-local pages = { [""] = home, connect = connect, door = door, settings = settings, log = log, allow = allow, record = record, explain = explain, policies = policies, environment = environment }
+local pages = { [""] = home, connect = connect, door = door, settings = settings, log = log, allow = allow, record = record,
+  explain = explain, policies = policies, environment = environment }
 local posts = { settings = true, environment = true }
 -- The part of the bar that a page is of.
-local under = { record = "log", allow = "log", explain = "log", users = "door", tenants = "door", gateways = "door", connections = "door", keys = "door", roles = "door", clients = "door", environment = "agents", proposals = "approvals" }
+local under = { record = "log", allow = "log", explain = "log", users = "door", tenants = "door", gateways = "door",
+  connections = "door", keys = "door", roles = "door", clients = "door", environment = "agents", proposals = "approvals" }
 
 --- answer(desk, the path behind the session's, its query, the form of a POST | nil) -> { title, body, status?, see?, live? }, which
 -- part of the bar | nil: there is no such page. Yields.
@@ -617,9 +732,12 @@ function M.answer(desk, rest, query, form)
   if form and not posts[first] then return nil end
   if first == "approvals" and second ~= "" then return question(desk, second), "approvals" end
   if lists[first] then
-    local out = second == "" and { title = titled(first), live = query.live and 5 or nil, body = html("{l}{live}{more}", { l = list_of(desk, first),
+    local out = second == "" and { title = titled(first), live = query.live and 5 or nil,
+      body = html("{l}{live}{more}", { l = list_of(desk, first),
       more = first == "approvals" and html("<h2>Proposals of agents</h2>{p}", { p = list_of(desk, "proposals") }),
-      live = first == "approvals" and html("<p>{l}</p>", { l = query.live and link(desk, first, nil, again[2]) or link(desk, first, { { "live", "on" } }, again[1]) }) }) } or second ~= "" and item_page(desk, first, second)
+      live = first == "approvals" and html("<p>{l}</p>",
+        { l = query.live and link(desk, first, nil, again[2]) or link(desk, first, { { "live", "on" } }, again[1]) }) }) }
+        or second ~= "" and item_page(desk, first, second)
     return out or nil, under[first] or first
   end
   local f = second == "" and pages[first]
