@@ -64,9 +64,9 @@ return {
 Serves the page of this box on 127.0.0.1 and opens a browser on it: what the box does, credentials and apps to connect,
 agents, bundles, rules, policies, the log with its explanations, the door, and settings. Each change is made by the command
 that the page names, and is a record of kind `change`. It runs beside the proxy, needs no network, and ends with Ctrl-C, when
-you sign out, or after an hour without a look. Whoever is signed in can do what this user's commands can, with two
-exceptions: a credential goes to another place only where its secret is typed again, and settings that name files or
-where connections go (connect-to, upstream-ca) stay on the command line.
+you sign out, or after an hour without a look. Whoever is signed in can do what this user's commands can, with three
+exceptions: a credential goes to another place only where its secret is typed again; settings that name files or say
+where connections go (connect-to, upstream-ca) stay on the command line; and so do changes of policies but rules.
 
 On a box without a browser, --print and ssh: ssh -L 7082:127.0.0.1:7082 box sallyport admin --print --port 7082
 

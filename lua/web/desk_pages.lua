@@ -489,7 +489,12 @@ local function policy(desk, name, form)
   local got = ask(desk, "policy", "show", name)
   if got.error then return { status = 404, title = name, body = wrong(got) } end
   local source, note = type(got.value) == "table" and got.value.text or "", nil
-  if form then
+  -- A type's defaults, a preset and what matches say where a secret goes: whoever holds the page must not. A rule sees none.
+  local pol = require("policy_store").load(name)
+  local kept = pol ~= nil and pol.kind == "rule"
+  if form and form.keep and not kept then
+    note, source = html '<div class="warn" role="alert">This one says where secrets go: it is kept on the command line.</div>', form.source
+  elseif form then
     source = (form.source or ""):gsub("\r\n", "\n")
     local verb = form.keep and "put" or "test"
     local did = tried(desk, verb, name, source)
@@ -509,9 +514,11 @@ local function policy(desk, name, form)
   return { title = name, body = html([[
 {note}<form method="post" action="{base}{at}">{csrf}
 <label for="source">Source</label><textarea class="code" id="source" name="source" rows="30" spellcheck="false">
-{source}</textarea><p class="row"><button class="go" name="keep" value="on">Keep it</button><button>Run its examples</button></p></form>
-<p class="dim">On the command line: <code>sallyport policy edit {name}</code></p>{diff}<h2>Versions</h2>{rows}]],
-    { note = note or false, base = desk.base, at = at, csrf = desk.csrf(at), source = source, name = name,
+{source}</textarea><p class="row">{keep}<button>Run its examples</button></p></form>
+<p class="dim">{says}On the command line: <code>sallyport policy edit {name}</code></p>{diff}<h2>Versions</h2>{rows}]],
+    { note = note or false, base = desk.base, at = at, csrf = desk.csrf(at), source = source,
+    says = not kept and "It says where secrets go, so a draft is tried here and kept there. ",
+    keep = kept and html '<button class="go" name="keep" value="on">Keep it</button>', name = name,
     diff = type(edited) == "table" and (edited.text or "") ~= ""
       and html("<h2>What differs from the built-in one</h2><pre>{t}</pre>", { t = edited.text }),
     rows = rows[1] and grid({ "Version", "", "Kept", "Note", "" }, rows) or html "<p>The built-in one is in force.</p>" }) }

@@ -341,6 +341,15 @@ def test_policies(t):
     a.submit(form=a.page.forms[-1], source=source.replace("-- ", "-- mine ", 1), keep="on")
     assert "Kept" in a.page.text and "mine" in s.cli("policy", "show", "rate").stdout and "differs from the built-in" in a.page.text
     assert not list(pathlib.Path(s.home).glob("*.lua"))
+    for name in ("gcp_access_token", "presets", "match"):
+        page = a.get("policies/" + name)
+        text = page.forms[-1]["fields"]["source"]
+        assert "Keep it" not in page.text
+        a.submit(form=page.forms[-1], source=text.replace("-- ", "-- mine ", 1))
+        assert "Its examples pass" in a.page.text, a.page.text[:600]
+        a.get("policies/" + name)
+        a.submit(form=a.page.forms[-1], source=text.replace("googleapis.com", "evil.test"), keep="on")
+        assert "kept on the command line" in a.page.text and s.cli("policy", "show", name).stdout.strip() == text.strip(), name
 
 
 def test_account(t):
