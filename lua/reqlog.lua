@@ -118,12 +118,12 @@ function M.new(with, env)
 end
 
 -- Lines of `sallyport record` (recorder.lua) go into a file beside the log, which the command made, and takes away: without it
--- they go nowhere.
+-- they go nowhere. log-group is for the log: a recording is its owner's alone.
 local function write_traffic(self)
   local lines, path = self.traffic, self.with.path .. ".traffic"
   self.traffic = nil
   if not lines or not self.host.stat(path) then return end
-  local file = self.host.open_append(path, self.with.group)
+  local file = self.host.open_append(path, -1)
   if not file then return end
   file:setvbuf("no")
   if file:seek("end") < TRAFFIC_MAX then file:write(table.concat(lines)) end

@@ -5,6 +5,7 @@ import subprocess
 import time
 
 import sallyport
+from real import wait
 
 OK = {"reply": "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"}
 
@@ -44,6 +45,7 @@ def arrange(t):
         s.cli("credential", "add", name, "--type", "bearer", "--host", host, "--env", name.upper() + "_TOKEN", "token=-", *more, stdin="canary-" + name)
         s.canaries.append("canary-" + name)
     s.cli("domain", "add", "default", "open.test")
+    s.cli("set", "log-group", os.getgid())
     s.agent("b")
     hosts = ("api.test", "two.test", "open.test")
     s.serve("--upstream-ca", sallyport.certs() / "root.pem", *(x for h in hosts for x in ("--connect-to", f"{h}:443:127.0.0.1:{up.port}")))
@@ -69,6 +71,9 @@ def test_record_and_replay(t):
     s.canaries += ["canary-query", "canary-header"]
     with Recording(s) as rec:
         traffic(s, env)
+        side = next(s.dir.rglob("*.traffic"))
+        wait(lambda: side.stat().st_size)
+        assert side.stat().st_mode & 0o777 == 0o600         # it is not the group's that reads the log
     lines = rec.lines()
     assert len(lines) == 24, len(lines)
     assert (rec.file.stat().st_mode & 0o777) == 0o600
