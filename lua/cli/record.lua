@@ -3,7 +3,6 @@ local db = require "cli.db"
 local records = require "records"
 local recorder = require "recorder"
 local report = require "cli.report"
-local M = {}
 
 local LOOK_MS = 200         -- between two looks at what came
 local LATE_S = 1            -- the log's writer is a moment behind
@@ -44,6 +43,12 @@ local function run(_, opt, ctx)
   made, bad = host.create(path)
   if not made then report.fail(("cannot make %s: %s"):format(path, bad)) end
   made:close()
+  local source = io.open(path, "rb")
+  local inode = host.stat(path).inode
+  local function ours()         -- no: somebody stopped it, and perhaps began another one
+    local st = host.stat(path)
+    return st and st.inode == inode
+  end
   local began = time.wall()
   local till = began + span
   db.change(function()
@@ -51,7 +56,6 @@ local function run(_, opt, ctx)
   end)
   ctx.note(("Recording until %s into %s; `sallyport record --stop` ends it sooner."):format(report.time(till), report.clean(opt.out)))
   local count = 0
-  local source = io.open(path, "rb")
   local from = { f = source, at = 0 }
   local function take(line)
     count = count + 1
@@ -61,11 +65,11 @@ local function run(_, opt, ctx)
     time.sleep(LOOK_MS)
     files.forward(from, take)
     out:flush()
-  until time.wall() >= till + LATE_S or not host.stat(path)
+  until time.wall() >= till + LATE_S or not ours()
   files.forward(from, take)
   source:close()
   local fine = out:close()
-  stop(path)
+  if ours() then stop(path) end
   if not fine then report.fail(("cannot write %s"):format(report.clean(opt.out))) end
   ctx.note(("%d request%s recorded. Next: sallyport policy replay [DRAFT.lua] %s"):format(count, count == 1 and " was" or "s were", report.clean(opt.out)))
   report.answer(ctx, { file = opt.out, requests = count, from = report.time(began), to = report.time(time.wall()) })

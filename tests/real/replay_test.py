@@ -95,6 +95,12 @@ def test_record_and_replay(t):
         s.request(headers={"X-Plain": "seen"})
         s.request(headers={"X-Plain": "seen"}, auth=s.auth(name="b"))
     assert [(l["agent"], l["values"]) for l in rec.lines()] == [("b", {"x-plain": "seen"})]
+    # a later recording ends the one before, and that leaves it alone
+    with Recording(s) as rec:
+        with Recording(s) as later:
+            rec.process.wait(30)
+            s.request()
+    assert not rec.lines() and len(later.lines()) == 1
     r = s.cli("record", "--for", "1m", "--out", rec.file, check=False)
     assert r.returncode == 1 and "existing" in r.stderr, r.stderr
 
