@@ -19,16 +19,20 @@ local times = setmetatable({}, { __mode = "k" })    -- that -> when it came, Uni
 -- Words in names whose values are keys, or like them.
 local KEYS = { "key", "token", "secret", "sig", "pass", "pwd", "auth", "code", "credential", "session", "jwt", "assertion", "hash", "nonce" }
 
--- The query without the values of keys. Placeholders stay: they are worthless elsewhere.
+local function decoded(text)
+  return (text:gsub("%%(%x%x)", function(hex) return string.char(tonumber(hex, 16)) end))
+end
+
+-- The query without the values of keys, and of what holds such a name and value in turn: a URL, pairs that ";" parts.
+-- Placeholders stay: they are worthless elsewhere.
 local function bare_query(query, ours)
   return (query:gsub("([^&]+)", function(pair)
     for _, text in ipairs(ours) do
       if pair:find(text, 1, true) then return nil end
     end
-    local name = pair:match("^[^=]*")
-    local plain = name:gsub("%%(%x%x)", function(hex) return string.char(tonumber(hex, 16)) end):lower()
+    local plain = decoded(decoded(pair)):lower()
     for _, word in ipairs(KEYS) do
-      if plain:find(word, 1, true) then return name .. "=" end
+      if plain:find(word .. "[^=&;?#]*=") then return pair:match("^[^=]*") .. "=" end
     end
   end))
 end

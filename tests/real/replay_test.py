@@ -55,7 +55,8 @@ def arrange(t):
 
 def traffic(s, env):
     for target, host, method, headers in (
-            ("/x?q=1&api_key=canary-query&other=2", "api.test", "GET", {"Authorization": "Bearer " + env["API_TOKEN"], "X-Plain": "canary-header"}),
+            ("/x?q=1&api_key=canary-query&next=%2Fa%3Ftoken%3Dcanary-query&a=1;sig=canary-query&to%256ben=canary-query&other=2", "api.test", "GET",
+             {"Authorization": "Bearer " + env["API_TOKEN"], "X-Plain": "canary-header"}),
             ("/x", "api.test", "POST", {"Content-Type": "application/json"}), ("/mine/1", "api.test", "GET", {}), ("/v1/a", "two.test", "GET", {}),
             ("/v1/a", "two.test", "DELETE", {}), ("/v2", "two.test", "GET", {}), ("/v1/..%2fv2", "two.test", "GET", {}), ("/", "open.test", "GET", {}),
             ("/", "open.test", "POST", {}), ("/", "nowhere.test", "GET", {}), ("/v1/b", "two.test", "GET", {"X-Http-Method-Override": "DELETE"}),
@@ -78,7 +79,7 @@ def test_record_and_replay(t):
     assert len(lines) == 24, len(lines)
     assert (rec.file.stat().st_mode & 0o777) == 0o600
     text = rec.file.read_text()
-    assert "canary" not in text and "x-plain" in text and "api_key=&" in text and "q=1" in text, text[:2000]
+    assert "canary" not in text and "x-plain" in text and "?q=1&api_key=&next=&a=&to%256ben=&other=2" in text, text[:2000]
     first = next(l for l in lines if "q=1" in l["url"])
     assert first["agent"] == "a" and first["presents"] == {"api": "header=authorization"} and first["credential"] == "api" and first["decision"] == "allow", first
     assert next(l for l in lines if l["method"] == "POST" and "api.test" in l["url"])["length"] == 2
