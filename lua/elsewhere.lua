@@ -72,10 +72,11 @@ end
 
 -- ---- one value -----------------------------------------------------------------------------------
 
--- May other users write to it? A folder in which everybody may make files, and nobody touch another's, may be root's.
-local function open_to_others(st, uid, folder)
-  if st.uid ~= 0 and st.uid ~= uid then return true end
-  return st.mode & tonumber("22", 8) ~= 0 and not (folder and st.uid == 0 and st.mode & tonumber("1000", 8) ~= 0)
+-- What other users may do with it | nil. A folder in which everybody may make files, and nobody touch another's, may be root's.
+local function open_to_others(st, uid)
+  if st.uid ~= 0 and st.uid ~= uid then return "belongs to another user" end
+  if st.type == "link" or st.type == "dir" and st.uid == 0 and st.mode & tonumber("1000", 8) ~= 0 then return nil end
+  return st.mode & tonumber("22", 8) ~= 0 and "may be written to by other users" or nil
 end
 
 --- Is it a plain file of root's or ours that nobody else can read, and that nobody else can put another one in the place
@@ -83,18 +84,23 @@ end
 function M.file_ok(host, path)
   local real, why = host.realpath(path)
   if not real then return nil, why == "absent" and why or "unreadable", ("%s: %s"):format(path, why == "absent" and "there is no such file" or why) end
-  local uid, at = host.uid(), ""
-  for part in real:gmatch("/[^/]+") do
-    at = at .. part
-    local st = host.stat(at)
-    local last = at == real
-    if not st or st.type ~= (last and "file" or "dir") then return nil, "unreadable", at .. (last and " is no plain file" or " is no folder") end
-    if open_to_others(st, uid, not last) then
-      return nil, "unsafe", ("%s %s"):format(at, st.uid ~= 0 and st.uid ~= uid and "belongs to another user" or "may be written to by other users")
+  local uid = host.uid()
+  -- The path as it was typed, too: who may write to a folder with a link says which file it is.
+  for _, name in ipairs { real, path ~= real and path or nil } do
+    local at = ""
+    for part in name:gmatch("/+[^/]+") do
+      at = at .. part
+      local st, led = host.stat(at), host.stat(at, true)
+      local last = at == real
+      if not (st and led) or name == real and st.type ~= (last and "file" or "dir") then
+        return nil, "unreadable", at .. (last and " is no plain file" or " is no folder")
+      end
+      local open = open_to_others(st, uid) or open_to_others(led, uid)
+      if open then return nil, "unsafe", at .. " " .. open end
+      -- Root's file may be a group's: that is how it reaches a service's user, as in systemd's credentials.
+      local shut = st.uid == 0 and uid ~= 0 and tonumber("7", 8) or tonumber("77", 8)
+      if last and st.mode & shut ~= 0 then return nil, "unsafe", at .. " may be read by other users: chmod 600" end
     end
-    -- Root's file may be a group's: that is how it reaches a service's user, as in systemd's credentials.
-    local shut = st.uid == 0 and uid ~= 0 and tonumber("7", 8) or tonumber("77", 8)
-    if last and st.mode & shut ~= 0 then return nil, "unsafe", at .. " may be read by other users: chmod 600" end
   end
   return real
 end

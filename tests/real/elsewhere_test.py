@@ -222,6 +222,15 @@ def test_files(t):
         file.unlink()
         file.symlink_to(folder / "inner" / "t")
         refused("open to other users")
+        # a link to a file that nobody else can touch, in a folder where another user may make it lead elsewhere
+        (folder / "inner" / "t").unlink()
+        (folder / "safe").write_text("canary-file-2")
+        (folder / "safe").chmod(0o600)
+        link = folder / "inner" / "link"
+        link.symlink_to("../safe")
+        s.cli("credential", "set", "c", f"token=file:{link}")
+        r = s.request()
+        assert r.status == 502 and "open to other users" in r.body.decode(), r.body
     file.unlink(missing_ok=True)
     (folder / "real").write_text("canary-file-2")
     (folder / "real").chmod(0o600)
