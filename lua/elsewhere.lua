@@ -250,17 +250,14 @@ function M:fresh(base, deadline)
     local now = time.now()
     if e.values and now < e.till then
       if now >= e.early then kick(self, base, e) end
-      if e.full.base_of ~= base then        -- the record is another one; where its values come from is not
-        local full, code, detail = made(self, base, e.values)
-        if not full then
-          e.failed, e.field = code, detail
-          return refused(self, base, e)
-        end
-        e.full = full
+      -- the record is another one; where its values come from is not
+      if e.full.base_of ~= base then e.full = made(self, base, e.values) end
+      if e.full then
+        local anew = e.anew
+        e.anew = nil
+        return e.full, anew
       end
-      local anew = e.anew
-      e.anew = nil
-      return e.full, anew
+      e.values = nil      -- its type does not take them: `fetch` says so, and how long to wait
     end
     if e.task and e.task:state() == "failed" then     -- a fault of ours
       e.task, e.failed, e.retry = nil, "unfit", now + 1000 * BACKOFF_MAX

@@ -98,6 +98,29 @@ def test_again(t):
     assert s.request().status == 200 and bearer(up) == "Bearer canary-elsewhere-3"
 
 
+def test_type_that_takes_it_no_more(t):
+    """a value that is kept, and a later version of its type that does not take it: the refusal has none of the type's words"""
+    s, up = arrange(t, {"op": "#!/bin/sh\necho canary-elsewhere-1\n"}, serve=False)
+    s.cli("set", "helpers", s.folder)
+    picky = s.dir / "picky.lua"
+    text = s.cli("policy", "show", "bearer").stdout.replace('"bearer"', '"picky"')
+    picky.write_text(text)
+    s.cli("policy", "put", picky)
+    s.cli("credential", "add", "c", "--type", "picky", "--host", "api.test", "token=exec:op", "ttl=1h")
+    s.canaries.append("canary-elsewhere-1")
+    s.serve(*s.flags)
+    assert s.request().status == 200
+    picky.write_text(text.replace("  apply ", '  validate = function() return nil, "token", "is of a kind that was given up" end,\n  apply ', 1))
+    assert picky.read_text() != text
+    s.cli("policy", "put", picky)
+    for _ in range(2):
+        r = s.request()
+        assert r.status == 502 and "its secret comes from elsewhere, and its type does not take it" in r.body.decode(), r.body
+    picky.write_text(text)
+    s.cli("policy", "put", picky)
+    wait(lambda: s.request().status == 200)
+
+
 def test_another_each_time(t):
     """a program that prints another value each time: what is kept counts for its ttl"""
     s, up = start(t, {"op": "#!/bin/sh\necho canary-$$\n"}, "token=exec:op", "ttl=1h")
