@@ -185,12 +185,10 @@ function M.new(with)
   return self
 end
 
-local function same_sources(a, b) return require("records").same(a, b) end
-
 -- What is known of this credential: { id, from, values, at, till, early (ms), failed = code, detail, retry, fails, task, dropped }
 local function entry_of(self, base)
   local e = self.kept:get(base.name)
-  if not e or e.id ~= base.rec.id or not same_sources(e.from, base.rec.from) then
+  if not e or e.id ~= base.rec.id or not require("records").same(e.from, base.rec.from) then
     e = { id = base.rec.id, from = base.rec.from }
     self.kept:put(base.name, e)
   end
