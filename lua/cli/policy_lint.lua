@@ -301,6 +301,19 @@ function Reader:block()
   end
 end
 
+-- The names behind `local` or `for`, each with its attribute, if it has one.
+function Reader:names()
+  local names = {}
+  while self:name() do
+    names[#names + 1] = self:name()
+    self.i = self.i + 1
+    if self:kind() == "<" then self.i = self.i + 3 end
+    if self:kind() ~= "," then break end
+    self.i = self.i + 1
+  end
+  return names
+end
+
 -- One token, or all of a nested construct.
 function Reader:step(t, k)
   if k == "function" then
@@ -323,15 +336,8 @@ function Reader:step(t, k)
     self:close()
     self.i = self.i + 1
   elseif k == "local" then
-    local names = {}
     self.i = self.i + 1
-    while self:name() do
-      names[#names + 1] = self:name()
-      self.i = self.i + 1
-      if self:kind() == "<" then self.i = self.i + 3 end
-      if self:kind() ~= "," then break end
-      self.i = self.i + 1
-    end
+    local names = self:names()
     -- the values see what was there before
     if self:kind() == "=" then
       self.i = self.i + 1
@@ -339,14 +345,8 @@ function Reader:step(t, k)
     end
     for _, n in ipairs(names) do self:declare(n) end
   elseif k == "for" then
-    local names = {}
     self.i = self.i + 1
-    while self:name() do
-      names[#names + 1] = self:name()
-      self.i = self.i + 1
-      if self:kind() ~= "," then break end
-      self.i = self.i + 1
-    end
+    local names = self:names()
     self.i = self.i + 1
     while self.list[self.i] and self:kind() ~= "do" do self:step(self.list[self.i], self:kind()) end
     self.i = self.i + 1
