@@ -41,20 +41,27 @@ print(json.dumps({"X-Env": "%%d" %% len([n for n in os.environ if n != "LC_CTYPE
 """ % sys.executable
 
 
-def test_headers(t):
-    """a shell script's headers go out; it runs once for all who wait, and not again within its ttl"""
-    s, up = arrange(t, {"sh-helper": ""}, "program=sh-helper", "arguments=--team 'blue team'", workers=2)
-    log = s.dir / "runs"
-    (s.folder / "sh-helper").write_text(SHELL.format(log=log).replace("printf", "sleep 0.3; printf"))
-    wires = [s.tunnel() for _ in range(8)]
+def together(s, fields=b""):
+    """The answers, each a 200, to eight requests of which all were sent before one was answered."""
+    wires, answers = [s.tunnel() for _ in range(8)], []
     for w in wires:
-        w.send(b"GET /x HTTP/1.1\r\nHost: api.test\r\nAuthorization: Bearer placeholder\r\nx_team: red\r\nConnection: close\r\n\r\n")
+        w.send(b"GET /x HTTP/1.1\r\nHost: api.test\r\n" + fields + b"Connection: close\r\n\r\n")
     for w in wires:
         got = b""
         while part := w.recv(10):
             got += part
         assert got.startswith(b"HTTP/1.1 200"), got[:300]
+        answers.append(got)
         w.close()
+    return answers
+
+
+def test_headers(t):
+    """a shell script's headers go out; it runs once for all who wait, and not again within its ttl"""
+    s, up = arrange(t, {"sh-helper": ""}, "program=sh-helper", "arguments=--team 'blue team'", workers=2)
+    log = s.dir / "runs"
+    (s.folder / "sh-helper").write_text(SHELL.format(log=log).replace("printf", "sleep 0.3; printf"))
+    together(s, b"Authorization: Bearer placeholder\r\nx_team: red\r\n")
     assert len(up.requests) == 8 and log.read_text() == "run\n"
     for q in up.requests:
         assert q.get("authorization") == "Bearer canary-printed-1" and q.get("x-team") == "blue team" and q.get("x_team") is None, q.fields
