@@ -153,16 +153,18 @@ function M.tty_secret(prompt, opts)
   local shown = unpack("=I4", was, 13)
   -- stopped and continued, the shell would have set echo again
   call("ioctl", fd, TCSETSF, was:sub(1, 12) .. pack("=I4", shown & ~ECHO) .. was:sub(17, 17 + VSUSP) .. "\0" .. was:sub(19 + VSUSP))
-  local secret, empty = nil, "cancelled"
-  if call("write", fd, prompt, #prompt) then
-    local n, ready = call("ppoll", { pack("=i4i2i2i4i2i2", fd, 1, 0, signals or -1, 1, 0) }, 2, nil, nil, 8)
-    if n and unpack("=i2", ready, 15) == 0 then secret, empty = core.read_secret("line", fd, opts) end
+  -- Whatever ends this, an error too.
+  local shows <close> = setmetatable({}, { __close = function()
+    call("ioctl", fd, TCSETSF, was)
+    call("write", fd, "\n", 1)
+    if signals then call("close", signals) end
+    call("rt_sigprocmask", 2, mask, nil, 8)
+  end })
+  if signals and call("write", fd, prompt, #prompt) then
+    local n, ready = call("ppoll", { pack("=i4i2i2i4i2i2", fd, 1, 0, signals, 1, 0) }, 2, nil, nil, 8)
+    if n and unpack("=i2", ready, 15) == 0 then return core.read_secret("line", fd, opts) end
   end
-  call("ioctl", fd, TCSETSF, was)
-  call("write", fd, "\n", 1)
-  if signals then call("close", signals) end
-  call("rt_sigprocmask", 2, mask, nil, 8)
-  return secret, empty
+  return nil, "cancelled"
 end
 
 -- ---- processes -------------------------------------------------------------------------------------

@@ -191,6 +191,32 @@ class Shell:
         self.process.wait()
 
 
+ASK = r"""
+local how = ...
+local opts = how == "error" and setmetatable({}, { __index = function() error("broken", 0) end }) or nil
+print(select(2, require("host").tty_secret("Key: ", opts)))
+"""
+
+
+def test_a_secret_is_typed(t):
+    """it is not shown; and whatever ends the question, the terminal shows again what is typed, and stops again"""
+    s = t.bare()
+    (s.dir / "ask.lua").write_text(ASK)
+    for how, typed, end in (("answer", "canary-typed-1\n", "false\n0, ended"), ("end", "\x04", "cancelled\n0, ended"), ("error", "canary-typed-2\n", "1, ended"),
+                            ("SIGINT", "\x03", "130, ended"), ("SIGQUIT", "\x1c", "131, ended")):
+        # the shell outlives the command: at a session's end the kernel itself resets the terminal
+        shell = Shell(["sh", "-c", 'read x; trap : INT QUIT; "$0" lua "$1" "$2"; echo "$?, ended"; read x', s.binary, s.dir / "ask.lua", how], s.env, s.dir)
+        before = termios.tcgetattr(shell.master)
+        os.write(shell.master, b"\n")
+        shell.until("Key: ")
+        assert not termios.tcgetattr(shell.master)[3] & termios.ECHO
+        os.write(shell.master, typed.encode())
+        seen = shell.until("ended")
+        assert end in seen.replace("\r", "") and "canary" not in seen, (how, seen)
+        assert before[3] & termios.ECHO and termios.tcgetattr(shell.master) == before, how
+        shell.close()
+
+
 # What is typed, and what the command says that it becomes.
 TYPED = (
     ("sallyport cred\tsho\tg\t", "api.github.com"),
