@@ -46,7 +46,8 @@ end
 --- Becomes the program, which is looked for in PATH as execvp does: nil, why, errno
 function M.exec(argv, env)
   local name, why, errno, denied = argv[1], "No such file or directory", ENOENT, nil
-  for dir in (name:find("/", 1, true) and "" or os.getenv("PATH") or "/bin:/usr/bin"):gmatch("[^:]*") do
+  local sought = name ~= "" and not name:find("/", 1, true)
+  for dir in (sought and (os.getenv("PATH") or "/bin:/usr/bin") or ""):gmatch("[^:]*") do
     local path = dir ~= "" and dir .. "/" .. name or name
     _, why, errno = core.call("execve", path, pointers(argv), pointers(env))
     if errno == ENOEXEC then      -- no program but a text: a shell's

@@ -487,6 +487,7 @@ def test_exit_and_signals(t):
         for sig in (signal.SIGTERM, signal.SIGKILL, signal.SIGABRT, signal.SIGUSR1):
             assert j.run("sh", "-c", f"kill -{int(sig)} $$", root=root).returncode == -sig
         assert j.run("no-such-program", root=root).returncode == 127
+        assert j.run("", root=root).returncode == 127
         assert j.run("/nowhere/x", root=root).returncode == 127
         assert j.run("/etc/passwd", root=root).returncode == 126
     p = j.popen(PYTHON, "-uc", "import signal, sys, time\nfor n in (1, 2, 10, 15): signal.signal(n, lambda s, f: print(s))\nprint('up')\ntime.sleep(1)\n"
