@@ -6,6 +6,7 @@ local M = {}
 local ANSWER_MAX = 4 << 20
 local WAIT_MS = 10000           -- for all of a request and its answer
 local RCVTIMEO, SNDTIMEO = 20, 21
+local EAGAIN = 11               -- of a call that waited for so long
 
 --- Where a server's control socket is: the first of cli.control's places that exists; nil: none.
 function M.path(ctx)
@@ -26,10 +27,10 @@ function M.open(path, wait)
   local fd = core.call("socket", 1, 1 | 0x80000, 0)                          -- AF_UNIX, SOCK_STREAM, SOCK_CLOEXEC
   if not fd then return nil, "no descriptor is left" end
   wait_until(fd, SNDTIMEO, require("time").boot() + (wait or WAIT_MS))
-  local ok, why = core.call("connect", fd, string.pack("=I2z", 1, path), 3 + #path)
+  local ok, why, errno = core.call("connect", fd, string.pack("=I2z", 1, path), 3 + #path)
   if ok then return fd end
   core.call("close", fd)
-  return nil, why
+  return nil, errno == EAGAIN and "no answer in time" or why
 end
 
 -- The answer: status, body | nil, why
@@ -38,7 +39,7 @@ local function answer(fd, deadline)
   repeat
     wait_until(fd, RCVTIMEO, deadline)
     local n, part, errno = core.call("read", fd, { 16384 }, 16384)
-    if not n and errno ~= 11 then return nil, part end
+    if not n and errno ~= EAGAIN then return nil, part end
     if not n or require("time").boot() > deadline then return nil, "no answer in time" end
     if n == 0 then return nil, "it ended" end
     text = text .. part:sub(1, n)
@@ -51,7 +52,7 @@ end
 
 local FDS_MAX = 32         -- descriptors in one message: the control socket takes no more
 
--- Sends with the descriptors beside the first byte (SCM_RIGHTS, unix(7)): bytes | nil, why
+-- Sends with the descriptors beside the first byte (SCM_RIGHTS, unix(7)): bytes | nil, why, errno
 local function send(fd, text, fds)
   local beside = ""
   if #fds > FDS_MAX then error("too many descriptors") end
@@ -69,8 +70,9 @@ function M.request(fd, method, target, value, fds, wait)
     value and "Content-Type: application/json\r\n" or "", #body, body)
   while #text > 0 do
     wait_until(fd, SNDTIMEO, deadline)
-    local n, why = send(fd, text, fds or {})
-    if not n or require("time").boot() > deadline then return nil, why or "no answer in time" end
+    local n, why, errno = send(fd, text, fds or {})
+    if not n and errno ~= EAGAIN then return nil, why end
+    if not n or require("time").boot() > deadline then return nil, "no answer in time" end
     text, fds = text:sub(n + 1), nil
   end
   local status, got = answer(fd, deadline)
