@@ -10,23 +10,31 @@
 -- takes its place. An answer without `usage` counts what was reserved: OpenAI's streams have it where the call asks with
 -- stream_options.include_usage. So does a stream that broke off. A call that fails (a status of 400 and more) costs nothing but its request.
 -- A call is refused once what it may cost is no longer there; at 80 % the log says so (ev=rule_warning). Counters survive a restart; a
--- kill loses at most the last second.
+-- kill loses at most the last second. What a worker that died had reserved stays reserved until the day or month is over.
 --
--- Prices are US dollars for a million tokens, as they were published in November 2025; `prices` beside a model's name pattern are yours to
--- edit (sallyport policy edit budget). A model that is not listed counts at the dearest price. Batches, files and calls of other
--- kinds have no `usage`: a body that is no JSON is refused where money or tokens are counted; narrow the rule with --path.
-local prices = {     -- pattern, input, output: the first that fits
-  { "gpt-5", 1.25, 10 }, { "gpt-5-2*", 1.25, 10 }, { "gpt-5-mini*", 0.25, 2 }, { "gpt-5-nano*", 0.05, 0.4 }, { "gpt-5-pro*", 15, 120 },
-  { "gpt-5.1", 1.25, 10 }, { "gpt-5.1-2*", 1.25, 10 }, { "gpt-4.1", 2, 8 }, { "gpt-4.1-2*", 2, 8 }, { "gpt-4.1-mini*", 0.4, 1.6 },
-  { "gpt-4.1-nano*", 0.1, 0.4 }, { "gpt-4o", 2.5, 10 }, { "gpt-4o-2*", 5, 15 }, { "gpt-4o-mini", 0.15, 0.6 }, { "gpt-4o-mini-2*", 0.15, 0.6 },
-  { "o1", 15, 60 }, { "o1-2*", 15, 60 }, { "o1-pro*", 150, 600 }, { "o3", 2, 8 }, { "o3-2*", 2, 8 }, { "o3-pro*", 20, 80 },
-  { "o3-mini*", 1.1, 4.4 }, { "o4-mini", 1.1, 4.4 }, { "o4-mini-2*", 1.1, 4.4 }, { "text-embedding-3-small", 0.02, 0.02 },
-  { "text-embedding-3-large", 0.13, 0.13 },
-  { "claude-opus-4-5*", 5, 25 }, { "claude-opus-4-1*", 15, 75 }, { "claude-opus-4-2*", 15, 75 }, { "claude-opus-4-0", 15, 75 },
-  { "claude-sonnet-4-5*", 6, 22.5 }, { "claude-sonnet-4-2*", 6, 22.5 }, { "claude-sonnet-4-0", 6, 22.5 }, { "claude-haiku-4-5*", 1, 5 },
-  { "claude-3-7-sonnet*", 3, 15 }, { "claude-3-5-haiku*", 0.8, 4 }, { "claude-3-haiku*", 0.25, 1.25 }, { "claude-3-opus*", 15, 75 },
-  { "gemini-3-pro*", 4, 18 }, { "gemini-2.5-pro*", 2.5, 15 }, { "gemini-2.5-flash", 1, 2.5 }, { "gemini-2.5-flash-lite*", 0.3, 0.4 },
-  { "gemini-2.0-flash", 0.7, 0.4 }, { "gemini-2.0-flash-lite*", 0.075, 0.3 },
+-- Prices are US dollars for a million tokens, as they were known in November 2025, where a model has several the dearer: compare
+-- them with your provider's page, and edit `prices` below (sallyport policy edit budget). A model that is not listed, or a
+-- service_tier that may cost more, counts at the dearest price, and the dearest of the models that a body and a path name counts.
+-- What tools of the provider cost beside tokens (web searches) is not counted. Batches, files and calls of other kinds have no
+-- `usage`: batches, and bodies that are no JSON, are refused where money or tokens are counted; narrow the rule with --path.
+local prices = {     -- pattern, input, output: the first that fits. "-20*": a date, and no other model that begins so
+  { "gpt-5", 1.25, 10 }, { "gpt-5-20*", 1.25, 10 }, { "gpt-5-mini", 0.25, 2 }, { "gpt-5-mini-20*", 0.25, 2 },
+  { "gpt-5-nano", 0.05, 0.4 }, { "gpt-5-nano-20*", 0.05, 0.4 }, { "gpt-5-pro", 15, 120 }, { "gpt-5-pro-20*", 15, 120 },
+  { "gpt-5.1", 1.25, 10 }, { "gpt-5.1-20*", 1.25, 10 }, { "gpt-4.1", 2, 8 }, { "gpt-4.1-20*", 2, 8 },
+  { "gpt-4.1-mini", 0.4, 1.6 }, { "gpt-4.1-mini-20*", 0.4, 1.6 }, { "gpt-4.1-nano", 0.1, 0.4 }, { "gpt-4.1-nano-20*", 0.1, 0.4 },
+  { "gpt-4o", 2.5, 10 }, { "gpt-4o-20*", 5, 15 }, { "gpt-4o-mini", 0.15, 0.6 }, { "gpt-4o-mini-20*", 0.15, 0.6 },
+  { "o1", 15, 60 }, { "o1-20*", 15, 60 }, { "o1-pro*", 150, 600 }, { "o3", 2, 8 }, { "o3-20*", 2, 8 },
+  { "o3-pro", 20, 80 }, { "o3-pro-20*", 20, 80 }, { "o3-mini", 1.1, 4.4 }, { "o3-mini-20*", 1.1, 4.4 },
+  { "o4-mini", 1.1, 4.4 }, { "o4-mini-20*", 1.1, 4.4 }, { "text-embedding-3-small", 0.02, 0.02 }, { "text-embedding-3-large", 0.13, 0.13 },
+  { "claude-opus-4-5", 5, 25 }, { "claude-opus-4-5-20*", 5, 25 }, { "claude-opus-4-1", 15, 75 }, { "claude-opus-4-1-20*", 15, 75 },
+  { "claude-opus-4-0", 15, 75 }, { "claude-opus-4-20*", 15, 75 }, { "claude-sonnet-4-5", 6, 22.5 }, { "claude-sonnet-4-5-20*", 6, 22.5 },
+  { "claude-sonnet-4-0", 6, 22.5 }, { "claude-sonnet-4-20*", 6, 22.5 }, { "claude-haiku-4-5", 1, 5 }, { "claude-haiku-4-5-20*", 1, 5 },
+  { "claude-3-7-sonnet-latest", 3, 15 }, { "claude-3-7-sonnet-20*", 3, 15 }, { "claude-3-5-haiku-latest", 0.8, 4 },
+  { "claude-3-5-haiku-20*", 0.8, 4 }, { "claude-3-haiku-20*", 0.25, 1.25 },
+  { "claude-3-opus-latest", 15, 75 }, { "claude-3-opus-20*", 15, 75 },
+  { "gemini-3-pro-preview", 4, 18 }, { "gemini-2.5-pro", 2.5, 15 }, { "gemini-2.5-flash", 1, 2.5 }, { "gemini-2.5-flash-lite", 0.3, 0.4 },
+  { "gemini-2.0-flash", 0.7, 0.4 }, { "gemini-2.0-flash-lite", 0.075, 0.3 }, { "gemini-2.0-flash-001", 0.7, 0.4 },
+  { "gemini-2.0-flash-lite-001", 0.075, 0.3 },
 }
 local dearest = { "*", 150, 600 }
 for _, p in ipairs(prices) do dearest = { "*", math.max(dearest[2], p[2]), math.max(dearest[3], p[3]) } end
@@ -34,13 +42,41 @@ for _, p in ipairs(prices) do dearest = { "*", math.max(dearest[2], p[2]), math.
 local bounds = { "max_tokens", "max_completion_tokens", "max_output_tokens", "max_tokens_to_sample", "maxOutputTokens", "maxTokens", "num_predict" }
 local within = { "generationConfig", "generation_config", "inferenceConfig", "options" }
 local times = { "n", "best_of", "candidateCount", "candidate_count" }
+local in_path = { "/models/([^/:]+):", "/model/([^/]+)/", "/deployments/([^/]+)/" }     -- Gemini and Vertex AI; Bedrock; Azure
+local tiers = { auto = true, default = true, standard = true, standard_only = true, flex = true }     -- at these prices, or below
 
 local function price_of(model)
-  local name = type(model) == "string" and model:match("[^/]*$") or ""
+  local name = type(model) == "string" and model:match("[^/]*$"):gsub("@", "-") or ""      -- Vertex AI: NAME@DATE
   for _, p in ipairs(prices) do
     if fits({ p[1] }, name) then return p end
   end
   return dearest
+end
+
+-- The price of a call: of all models that its body and its path name, as a server may go by either.
+local function price_at(body, readings)
+  local models, price = {}, { "", 0, 0 }
+  if body.model ~= nil and body.model ~= json.null then models[1] = body.model end
+  for _, path in ipairs(readings) do
+    for _, p in ipairs(in_path) do models[#models + 1] = path:match(p) end
+  end
+  local tier = body.service_tier
+  if not models[1] or tier ~= nil and tier ~= json.null and not tiers[tier] then return dearest end
+  for _, model in ipairs(models) do
+    local p = price_of(model)
+    price = { "", math.max(price[2], p[2]), math.max(price[3], p[3]) }
+  end
+  return price
+end
+
+-- Does each reading of the path end in one of these?
+local function all_end(readings, ends)
+  for _, path in ipairs(readings) do
+    local found = false
+    for _, e in ipairs(ends) do found = found or path:lower():find(e) ~= nil end
+    if not found then return false end
+  end
+  return true
 end
 
 local function whole(v) return type(v) == "number" and v > 0 and v < 1e12 and math.ceil(v) or 0 end
@@ -83,11 +119,15 @@ end
 local function estimate(req, rule)
   if req.websocket then return nil, "what goes through a WebSocket cannot be counted" end
   if req.method ~= "POST" then return nil end
-  local path = req.path:lower()
-  if path:find("/count_tokens$") or path:find(":counttokens$") then return nil end
+  local readings = req.readings()
+  if not readings then return nil, "servers read this path in different ways" end
+  if all_end(readings, { "/count_tokens$", ":counttokens$" }) then return nil end
   local body, why = req.json()
   if type(body) ~= "table" or body[1] ~= nil then return nil, ("the body cannot be read: %s"):format(why or "it is no object") end
-  local model = body.model or req.path:match("/models/([^/:]+):")
+  local embeds = all_end(readings, { "/embeddings$", ":embedcontent$", ":batchembedcontents$" })
+  if not embeds and (body.requests ~= nil or body.batch ~= nil or body.input_file_id ~= nil) then
+    return nil, "what a batch costs cannot be counted"
+  end
   local bound, copies = most(body, bounds), math.max(1, most(body, times))
   for _, name in ipairs(within) do
     if type(body[name]) == "table" then
@@ -95,8 +135,8 @@ local function estimate(req, rule)
     end
   end
   local input = #req.body // 3 + 1
-  if path:find("/embeddings$") or path:find(":embedcontent$") then return input, 0, price_of(model) end
-  return input, copies * (bound > 0 and bound or rule.unbounded), price_of(model)
+  if embeds then return input, 0, price_at(body, readings) end
+  return input, copies * (bound > 0 and bound or rule.unbounded), price_at(body, readings)
 end
 
 local function cost(name, input, output, price, made, read)
@@ -191,6 +231,25 @@ return {
     { rule = { usd = "0.50" }, req = { method = "POST", url = "https://api.anthropic.com/v1/messages",
       headers = { ["content-type"] = "application/json" }, body = '{"model":"claude-of-tomorrow","max_tokens":1000}' },
       want = "of the budget of $0.50 $0.50 is left, and this call may cost $0.60" },
+    { rule = { usd = "0.01" }, req = { method = "POST", url = "https://api.openai.com/v1/chat/completions",
+      headers = { ["content-type"] = "application/json" }, body = '{"model":"gpt-5-nano-2025-08-07","max_completion_tokens":1000}' } },
+    { rule = { usd = "0.01" }, req = { method = "POST",
+      url = "https://aiplatform.googleapis.com/v1/projects/p/locations/l/publishers/anthropic/models/claude-haiku-4-5@20251001:rawPredict",
+      headers = { ["content-type"] = "application/json" }, body = '{"max_tokens":1000}' } },
+    { rule = { usd = "0.01" }, req = { method = "POST", url = "https://api.openai.com/v1/chat/completions",
+      headers = { ["content-type"] = "application/json" }, body = '{"model":"gpt-5-nano-of-tomorrow","max_completion_tokens":1000}' }, want = true },
+    { rule = { usd = "0.01" }, req = { method = "POST", url = "https://api.openai.com/v1/chat/completions",
+      headers = { ["content-type"] = "application/json" },
+      body = '{"model":"gpt-5-nano","service_tier":"priority","max_completion_tokens":1000}' }, want = true },
+    { rule = { usd = "0.01" }, req = { method = "POST", url = "https://x.openai.azure.com/openai/deployments/o1-pro/chat/completions",
+      headers = { ["content-type"] = "application/json" }, body = '{"model":"gpt-5-nano","max_completion_tokens":1000}' }, want = true },
+    { rule = { usd = "0.50" }, req = { method = "POST",
+      url = "https://generativelanguage.googleapis.com/v1beta/models/gemini-3-pro-image-preview:generateContent",
+      headers = { ["content-type"] = "application/json" }, body = '{"model":"gemini-2.5-flash","generationConfig":{"maxOutputTokens":1000}}' }, want = true },
+    { rule = { tokens = 100000 }, req = { method = "POST", url = "https://api.anthropic.com/v1/messages/batches",
+      headers = { ["content-type"] = "application/json" },
+      body = '{"requests":[{"custom_id":"1","params":{"model":"claude-haiku-4-5","max_tokens":9}}]}' },
+      want = "what a batch costs cannot be counted" },
     { rule = { usd = "5" }, req = { method = "POST", url = "https://api.openai.com/v1/audio/transcriptions",
       headers = { ["content-type"] = "multipart/form-data; boundary=x" }, body = "--x--" }, want = true },
     { rule = { usd = "5" }, req = { method = "POST", url = "https://generativelanguage.googleapis.com/v1beta/models/gemini-2.5-pro:generateContent",
