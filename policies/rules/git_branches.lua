@@ -24,6 +24,12 @@ local function any(patterns, ref)
   return fits(list, ref)
 end
 
+-- A ref's name in a reason, which is at most 500 bytes of UTF-8; a name may be longer, and in another coding.
+local function shown(ref)
+  local text = utf8.len(ref) and ref or ref:gsub("[\128-\255]", "?")
+  return #text > 200 and text:sub(1, 200):gsub("[\192-\255][\128-\191]*$", "") .. "..." or text
+end
+
 local words = { create = "creates", move = "moves", delete = "deletes" }
 
 -- Does the path lie within a repository, for a client that writes it file by file?
@@ -61,14 +67,14 @@ return {
     end
     local wants
     for _, c in ipairs(push.commands) do
-      if not any(rule.refs, c.ref) then return deny(("%s may not be pushed to"):format(c.ref)) end
+      if not any(rule.refs, c.ref) then return deny(("%s may not be pushed to"):format(shown(c.ref))) end
       local what = any(rule.protected, c.ref) and rule.protection or rule[words[c.kind]]
-      local text = ("%s %s"):format(c.kind, c.ref)
+      local text = ("%s %s"):format(c.kind, shown(c.ref))
       if what == "deny" then return deny(("this push may not %s"):format(text)) end
       if what == "ask" then wants = wants and wants .. ", " .. text or text end
     end
     if not wants then return nil end
-    if #wants > 300 then wants = wants:sub(1, 280) .. " and more" end
+    if #wants > 300 then wants = wants:sub(1, 280):gsub("[\192-\255][\128-\191]*$", "") .. " and more" end
     return ask("this push would " .. wants)
   end,
   examples = {
@@ -89,6 +95,12 @@ return {
       want = "a person is asked: this push would move refs/heads/main" },
     { req = { method = "POST", url = "https://git.example.com/a.git/git-receive-pack",
       body = "0065" .. ("2"):rep(40) .. " " .. ("0"):rep(40) .. " refs/heads/main0000" }, want = "this push may not delete refs/heads/main" },
+    { rule = { refs = { "agent/*" } }, req = { method = "POST", url = "https://git.example.com/a.git/git-receive-pack",
+      body = "0318" .. ("0"):rep(40) .. " " .. ("1"):rep(40) .. " refs/heads/\xff" .. ("ä"):rep(347) .. "0000" },
+      want = "refs/heads/" .. ("?"):rep(189) .. "... may not be pushed to" },
+    { rule = { moves = "ask" }, req = { method = "POST", url = "https://git.example.com/a.git/git-receive-pack",
+      body = "0193" .. ("2"):rep(40) .. " " .. ("1"):rep(40) .. " refs/heads/x" .. ("ä"):rep(152) .. "\n0000" },
+      want = "a person is asked: this push would move refs/heads/x" .. ("ä"):rep(93) .. "..." },
     { req = { method = "POST", url = "https://git.example.com/a.git/git-receive-pack", body = "0009hello0000" }, want = "the commands of this push cannot be read" },
     { req = { method = "POST", url = "https://git.example.com/a.git/git-receive-pack", headers = { ["content-encoding"] = "gzip" }, body = "0000" }, want = true },
     { req = { method = "PUT", url = "https://git.example.com/a.git/refs/heads/main", body = "x" }, want = "a repository is written to by git push alone" },
