@@ -4,18 +4,18 @@
 -- A question's key is AGENT-ID/DIGEST: { question = its name, state = "open" | "once" | "denied", … }, of one run of the server (`boot`). An answer
 -- for an hour or a day is AGENT-ID/+DIGEST-OF-WHAT-IT-COVERS; one for always stands in the rule (`exceptions`).
 -- "Once" is spent by the commit that removes its record, and by a counter that all workers share: a record that somebody put back
--- on the disk is spent already.
+-- on the disk is spent already. Answers for longer have no such counter: one that is put back counts until its time is over.
 local M = {}
 
 M.OPEN = 600                -- s that a question stays open, and an answer "once" good
 M.SPANS = { hour = 3600, day = 86400 }
 local POLL = 200            -- ms between two looks
-local OPEN_MAX = 20         -- questions of an agent
-local HELD_MAX = 8          -- requests of an agent that wait in one worker
+local OPEN_MAX = 20         -- questions of an agent: more than that nobody reads in their time
+local HELD_MAX = 8          -- requests of an agent that wait in one worker, each with its body in memory
 local RENEW = 60            -- s: a question that is asked again is written again no more often
 local TRIES = 4             -- other workers write the same question
 local COMMIT = 10000        -- ms
-local WORDS_MAX = 1000      -- bytes of a URL that a person reads
+local WORDS_MAX = 1000      -- bytes of a URL, or of another text of the agent's, that a person reads
 local PAGE = 64
 
 -- Fields that are no part of what is asked for, for they differ each time: the date, the hop, tracing, how a client counts its
@@ -35,10 +35,10 @@ local memos = setmetatable({}, { __mode = "k" })     -- request -> { [what was a
 local function hash(...) return (require("host").sha256_hex(string.pack(("s4"):rep(select("#", ...)), ...)):sub(1, 40)) end
 
 -- The names that come off before the credential is attached: they do not go out.
-local function strips_of(self, name, routed)
+local function strips_of(self, name)
   local opened = name and self.config:open(name)
   if not opened or opened.rec.attach == "placeholder:own" then return {}, {} end
-  local strips, query = opened.strips[routed or "guarded"], {}
+  local strips, query = opened.strips.guarded, {}
   for _, n in ipairs(strips.query or {}) do query[n:lower()] = true end
   return strips.headers or {}, query
 end
@@ -69,11 +69,25 @@ function M.digest(self, req, agent, name, view)
     query_of(req.query, off_query), view.body or "", table.concat(fields))
 end
 
+-- What a person reads of a text. One that is cut says so, and its digest tells it from others that begin as it does.
+local function words(text)
+  if #text <= WORDS_MAX then return text end
+  return ("%s… (%d bytes, SHA-256 %s)"):format(text:sub(1, WORDS_MAX), #text, require("host").sha256_hex(text))
+end
+
 -- What an answer for longer covers, in the words that the person reads.
 local function covers_of(req, name, key)
   if key then return key end
-  local at = req.path and req.path:sub(1, WORDS_MAX) or ""
-  return ("%s %s%s%s"):format(req.method, req.host, at, name and " with " .. name or "")
+  return ("%s %s%s%s"):format(req.method, req.host, words(req.path or ""), name and " with " .. name or "")
+end
+
+-- The URL as it would go out without its credential: a key of the agent's own that comes off is not shown.
+local function url_of(self, req, name)
+  local _, off = strips_of(self, name)
+  local query = query_of(req.query, off)
+  local port = req.port ~= (req.scheme == "http" and 80 or 443) and ":" .. req.port or ""
+  return words(("%s://%s%s%s%s"):format(req.scheme or "tunnel", require("errors").host(req.host), port, req.path or "",
+    query ~= "" and "?" .. query or ""))
 end
 
 --- The key under which an answer for longer stands.
@@ -102,24 +116,28 @@ local function question(self, req, agent, bundle, name, rule, what, key, covers,
   for _ = 1, TRIES do
     local had = store.peek("approval", key)
     if had and had.boot == boot and had["until"] > wall and (had.state ~= "open" or had["until"] - wall > hold + M.OPEN - RENEW) then return had end
-    local ops, open = {}, 0
-    for _, row in ipairs(store.each("approval", agent.id .. "/", nil, PAGE)) do
-      local r = row.record
-      if row.key ~= key then
-        if row.damaged or r["until"] <= wall or r.boot and r.boot ~= boot then
-          ops[#ops + 1] = { op = "del", db = "approval", key = row.key, version = r and r.version or nil }
-        elseif r.boot then open = open + 1 end
+    local ops, open, after = {}, 0, nil
+    repeat
+      local page = store.each("approval", agent.id .. "/", after, PAGE)
+      for _, row in ipairs(page) do
+        local r = row.record
+        after = row.key
+        if row.key ~= key then
+          if row.damaged or r["until"] <= wall or r.boot and r.boot ~= boot then
+            ops[#ops + 1] = { op = "del", db = "approval", key = row.key, version = r and r.version or nil }
+          elseif r.boot then open = open + 1 end
+        end
       end
-    end
+    until #page < PAGE
     if open >= OPEN_MAX then return nil, full(rule) end
-    local body = req:view().body
+    local body, kind = req:view().body, req.has_body and req:view().headers:get("content-type")
     local same = had and had.boot == boot and had["until"] > wall
     local plain = {
       question = same and had.question or require("host").sha256_hex((require("host").random_token(""))):sub(1, 8), state = "open", boot = boot,
       agent = agent.name, agent_id = agent.id, bundle = bundle, credential = name, rule = rule.name, reason = what.reason,
       covers = covers, keyed = what.key ~= nil or nil, method = req.method, asked = same and had.asked or wall, ["until"] = wall + hold + M.OPEN,
-      url = (("%s://%s%s%s"):format(req.scheme or "tunnel", require("errors").host(req.host), req.path or "", req.query and "?" .. req.query or "")):sub(1, WORDS_MAX),
-      port = req.port, type = req.has_body and req:view().headers:get("content-type") or nil, bytes = body and #body or nil, sha256 = body and require("host").sha256_hex(body) or nil,
+      url = url_of(self, req, name), port = req.port, type = kind and words(kind) or nil,
+      bytes = body and #body or nil, sha256 = body and require("host").sha256_hex(body) or nil,
     }
     ops[#ops + 1] = { op = "put", db = "approval", key = key, version = had and had.version or 0, plain = plain }
     local ok, code = store.commit(ops, now() + COMMIT)
@@ -129,10 +147,10 @@ local function question(self, req, agent, bundle, name, rule, what, key, covers,
   return nil, "store_unavailable"
 end
 
--- Takes an answer "once": true, for the one request that gets it.
+-- Takes an answer "once": true, for the one request that gets it. The counter lasts as long as the record counts.
 local function spend(self, key, record)
   local ok = self.store.commit({ { op = "del", db = "approval", key = key, version = record.version } }, self.time.now() + COMMIT)
-  return ok and self.count("approval " .. record.question, 6 * M.OPEN, 1, record.agent) == 1
+  return ok and require("host").count("approval " .. record.question, record["until"], 1, record.agent) == 1
 end
 
 -- One of the requests of an agent that wait, until it is closed; nil: it has its share of them.

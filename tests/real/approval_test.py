@@ -9,7 +9,7 @@ import sallyport
 API = {"name": "api", "type": "bearer", "host": "api.test", "secrets": {"token": "canary-approval-1"}}
 ASK = """return { kind = "rule", api = 1, name = "asks", title = "t", on_request = function(req, ctx)
   if req.method == "GET" then return end
-  return ask("it writes to " .. req.path, req.headers:get("x-key"))
+  return ask("it writes to " .. req.path:sub(1, 100), req.headers:get("x-key"))
 end }"""
 
 
@@ -73,6 +73,26 @@ def test_allowed(t):
     text = s.cli("log", "--json", "--kind", "change").stdout
     assert f"question {q['id']} of agent a, rule asks" in text, text
     assert not s.leaks()
+
+
+def test_shown(t):
+    """a person reads no key of the agent's own; a text that is cut says so, and an answer for longer covers no other that begins so"""
+    s, up = world(t, wait="1s")
+    r = s.request(method="POST", target="/v1/x?a=1&access_token=agents-own&b=2")
+    assert r.get("x-sallyport-error") == "approval_timeout", r.head
+    q = opened(s)[0]
+    assert q["url"] == "https://api.test/v1/x?a=1&b=2", q
+    s.cli("approval", "deny", q["id"])
+    long = "/" + "x" * 1500
+    for end in ("1", "2"):
+        headers = {"Content-Type": "text/" + "y" * 1500}
+        assert s.request(method="POST", target=long + end, body=b"x", headers=headers).get("x-sallyport-error") == "approval_timeout"
+    one, two = opened(s, 2)
+    for q in (one, two):
+        assert "… (1518 bytes, SHA-256 " in q["url"] and "… (1502 bytes, SHA-256 " in q["covers"] and len(q["content_type"]) < 1200, q
+    s.cli("approval", "allow", one["id"], "--for", "hour")
+    assert s.request(method="POST", target=long + "1", body=b"y").status == 200
+    assert s.request(method="POST", target=long + "2", body=b"y").get("x-sallyport-error") == "approval_timeout"
 
 
 def test_denied(t):
