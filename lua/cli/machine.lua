@@ -169,6 +169,17 @@ end
 
 -- ---- processes -------------------------------------------------------------------------------------
 
+--- interrupts() -> wait. From now on SIGHUP, SIGINT and SIGTERM leave this process running: wait(ms) -> did one come within ms?
+function M.interrupts()
+  local ends = pack("<I8", 1 << 0 | 1 << 1 | 1 << 14)
+  local signals = call("signalfd4", -1, ends, 8, O_CLOEXEC)
+  if signals then call("rt_sigprocmask", 0, ends, nil, 8) end
+  return function(ms)
+    local n = call("ppoll", { pack("=i4i2i2", signals or -1, 1, 0) }, 1, pack("jj", ms // 1000, ms % 1000 * 1000000), nil, 8)
+    return n ~= nil and n > 0
+  end
+end
+
 --- aside(fn) -> pid | nil, why. Runs fn() in a child process, which ends with it. Only for a process without a loop and threads.
 function M.aside(fn)
   local pid, why = call("clone", SIGCHLD)

@@ -49,12 +49,13 @@ local function run(_, opt, ctx)
     local st = host.stat(path)
     return st and st.inode == inode
   end
+  local wait, ended = host.interrupts(), false
   local began = time.wall()
   local till = began + span
   db.change(function()
     return { { op = "put", db = "meta", key = recorder.KEY, plain = { till = till, agent = opt.agent, headers = headers } } }
   end)
-  ctx.note(("Recording until %s into %s; `sallyport record --stop` ends it sooner."):format(report.time(till), report.clean(opt.out)))
+  ctx.note(("Recording until %s into %s; Ctrl-C or `sallyport record --stop` ends it sooner."):format(report.time(till), report.clean(opt.out)))
   local count = 0
   local from = { f = source, at = 0 }
   local function take(line)
@@ -62,14 +63,14 @@ local function run(_, opt, ctx)
     out:write(line)
   end
   repeat
-    time.sleep(LOOK_MS)
+    ended = wait(LOOK_MS)
     files.forward(from, take)
     out:flush()
-  until time.wall() >= till + LATE_S or not ours()
+  until time.wall() >= till + LATE_S or ended or not ours()
   files.forward(from, take)
-  source:close()
   local fine = out:close()
   if ours() then stop(path) end
+  source:close()
   if not fine then report.fail(("cannot write %s"):format(report.clean(opt.out))) end
   ctx.note(("%d request%s recorded. Next: sallyport policy replay [DRAFT.lua] %s"):format(count, count == 1 and " was" or "s were", report.clean(opt.out)))
   report.answer(ctx, { file = opt.out, requests = count, from = report.time(began), to = report.time(time.wall()) })

@@ -1,6 +1,7 @@
 """sallyport record and policy replay."""
 import json
 import os
+import signal
 import subprocess
 import time
 
@@ -102,6 +103,15 @@ def test_record_and_replay(t):
             rec.process.wait(30)
             s.request()
     assert not rec.lines() and len(later.lines()) == 1
+    # what ends the command ends the recording
+    for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        with Recording(s) as rec:
+            s.request()
+            wait(lambda: rec.file.stat().st_size)
+            rec.process.send_signal(n)
+            assert rec.process.wait(30) == 0 and not list(s.dir.rglob("*.traffic"))
+            assert "Nothing was recorded" in s.cli("record", "--stop").stderr
+        assert len(rec.lines()) == 1 and "1 request was recorded" in rec.err, rec.err
     r = s.cli("record", "--for", "1m", "--out", rec.file, check=False)
     assert r.returncode == 1 and "existing" in r.stderr, r.stderr
 
