@@ -14,9 +14,9 @@ small="-O2 -fno-align-functions -fno-align-loops -fno-align-jumps -fno-tree-vect
 	-fno-tree-ch -fno-tree-pre -fno-caller-saves -freorder-blocks-algorithm=simple -fno-guess-branch-probability"
 sanitize="-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all"
 link="-pie -Wl,-z,relro,-z,now,-z,noexecstack,--gc-sections,--as-needed"
-libs="-l:liblua5.4.a -l:liblua5.4-lpeg.a -l:libbearssl.a -l:liblmdb.a -l:libz.a -l:libnghttp2.a -lm -lpthread"   # libm is a part of glibc
+libs="-l:liblua5.4.a -l:liblua5.4-lpeg.a -l:libbearssl.a -l:liblmdb.a -l:libz.a -l:liblzma.a -l:libnghttp2.a -lm -lpthread"   # libm is a part of glibc
 
-build_packages="gcc libc6-dev liblua5.4-dev lua-lpeg-dev libbearssl-dev liblmdb-dev zlib1g-dev libnghttp2-dev xz-utils"
+build_packages="gcc libc6-dev liblua5.4-dev lua-lpeg-dev libbearssl-dev liblmdb-dev zlib1g-dev liblzma-dev libnghttp2-dev xz-utils"
 fuzz_packages="clang libclang-rt-14-dev"
 test_packages="$fuzz_packages publicsuffix lua-check python3 openssl curl wget git procps nginx fcgiwrap npm
 	python3-requests python3-urllib3 python3-boto3 python3-websockets awscli restic chromium fish
@@ -122,18 +122,18 @@ manual() {
 	[ -z "$lacks" ] || { say "no entry in lua/cli/policy_manual.lua:"; printf '%s\n' "$lacks" >&2; exit 1; }
 }
 
-# pack NAME: build/slim/NAME.$$ as NAME.xz, a raw LZMA stream: a sixth smaller than gzip's (proxy.c, section embed, reads it).
-# It takes a second, so it runs where the text is new; NAME.text is the one that is packed.
+# pack FILE: that text as build/slim/pack.xz, an LZMA stream: a sixth smaller than gzip's (proxy.c, section embed, reads it). A
+# dictionary of 1 MiB is 3 KB more than one of the whole text, and half the memory to unpack it. It takes a second, so it runs
+# where the text is new; build/slim/pack.text is the one that is packed.
 pack() {
-	new=build/slim/$1.$$
-	if cmp -s "$new" "build/slim/$1.text" && [ -e "build/slim/$1.xz" ]; then
-		rm "$new"
+	if cmp -s "$1" build/slim/pack.text && [ -e build/slim/pack.xz ]; then
+		rm "$1"
 		return
 	fi
-	rm -f "build/slim/$1.text"
-	xz --format=raw --lzma1=preset=9e,lc=3,lp=0,pb=0 -c "$new" >"build/slim/$1.xz.$$"
-	mv "build/slim/$1.xz.$$" "build/slim/$1.xz"
-	mv "$new" "build/slim/$1.text"
+	rm -f build/slim/pack.text
+	xz --format=lzma --lzma1=preset=9e,lc=3,lp=0,pb=0,dict=1MiB -c "$1" >"build/slim/xz.$$"
+	mv "build/slim/xz.$$" build/slim/pack.xz
+	mv "$1" build/slim/pack.text
 }
 
 # What a command needs that is typed often: it stands first in the pack, which is unpacked as far as it is asked for. A file that
@@ -145,9 +145,8 @@ first="cli cli/page cli/report cli/files cli/terminal host cli/machine cli/versi
 	policies/presets cli/explain cli/decision cli/explain_door cli/guard paths worker pipeline carriers route rules token challenge web/access http
 	config identity allowed patterns aws sign keys form body uri dates policy_log policies/match example"
 
-# build/embed.S: every Lua file in the binary, packed, and the table that names them: where a file's pack lies, and where the
-# file lies within. One pack, smaller than one for each folder by a twentieth. Policies are for people to read and edit, so
-# they go in with comments.
+# build/embed.S: every Lua file in the binary, packed, and the table that names them and tells where in the text each lies. One
+# pack, smaller than one for each folder by a twentieth. Policies are for people to read and edit, so they go in with comments.
 embed() {
 	mkdir -p build/slim
 	# The topics' names are a module too: nothing else in the binary lists its files.
@@ -161,28 +160,26 @@ embed() {
 			/^  \}/ { on = 0 }' policies/presets.lua | LC_ALL=C sort -u | sed -n 's/^[A-Z0-9_]*$/&=true,/p'
 		echo '}'
 	} >build/slim/secret_names.lua
-	rows=build/embed.rows.$$ i=0
+	rows=build/embed.rows.$$ text=build/slim/text.$$ i=0 at=0
 	: >"$rows"
+	: >"$text"
 	{
 		printf '\t.section .rodata.embed,"a",%%progbits\n\t.globl embed_base\nembed_base:\n'
-		for folders in "lua lua/web lua/cli policies policies/rules lua/help"; do
-			pack=$(printf %s "${folders%% *}" | tr / _) at=0
-			: >"build/slim/$pack.$$"
-			# shellcheck disable=SC2086  # a list of folders
-			for f in $({ printf '%s.lua\n' $first | sed '/^policies/!s,^,lua/,'; find $folders -maxdepth 1 -name '*.lua' -o -name '*.md' | LC_ALL=C sort; } | awk '!seen[$0]++') \
-				build/slim/topics.lua; do
-				i=$((i + 1)) from=$at
-				case $f in *.md) topic "$f" ;; lua/cli/secret_names.lua) cat build/slim/secret_names.lua ;; lua/*) slim "$f" ;; *) cat "$f" ;; esac >>"build/slim/$pack.$$"
-				case $f in *.md) f=${f%.md}.lua ;; build/slim/*) f=lua/help/topics.lua ;; policies/rules/*) f=policies/${f##*/} ;; esac
-				at=$(($(wc -c <"build/slim/$pack.$$")))
-				printf 'n%d:\t.asciz "%s"\n' $i "$f"
-				printf '\t.long n%d - embed_base, b_%s - embed_base, e_%s - embed_base, %d, %d\n' \
-					$i "$pack" "$pack" "$from" $((at - from)) >>"$rows"
-			done
-			pack "$pack"
-			printf 'b_%s:\t.4byte %d\n#ifdef SALLYPORT_STORED\n\t.incbin "build/slim/%s.text"\n#else\n\t.incbin "build/slim/%s.xz"\n#endif\ne_%s:\n' \
-				"$pack" "$at" "$pack" "$pack" "$pack"
+		# shellcheck disable=SC2086  # a list of words
+		for f in $({ printf '%s.lua\n' $first | sed '/^policies/!s,^,lua/,'
+				find lua lua/web lua/cli policies policies/rules lua/help -maxdepth 1 -name '*.lua' -o -name '*.md' | LC_ALL=C sort; } |
+				awk '!seen[$0]++') build/slim/topics.lua; do
+			i=$((i + 1)) from=$at
+			case $f in *.md) topic "$f" ;; lua/cli/secret_names.lua) cat build/slim/secret_names.lua ;; lua/*) slim "$f" ;; *) cat "$f" ;; esac >>"$text"
+			case $f in *.md) f=${f%.md}.lua ;; build/slim/*) f=lua/help/topics.lua ;; policies/rules/*) f=policies/${f##*/} ;; esac
+			at=$(($(wc -c <"$text")))
+			printf 'n%d:\t.asciz "%s"\n' $i "$f"
+			printf '\t.long n%d - embed_base, %d, %d\n' $i "$from" $((at - from)) >>"$rows"
 		done
+		pack "$text"
+		printf '\t.globl embed_packed\nembed_packed:\t.4byte %d\n' "$at"
+		printf '#ifdef SALLYPORT_STORED\n\t.incbin "build/slim/pack.text"\n#else\n\t.incbin "build/slim/pack.xz"\n#endif\n'
+		printf '\t.globl embed_packed_end\nembed_packed_end:\n'
 		printf '\t.balign 4\n\t.globl embed_count\nembed_count:\t.long %d\n' $i
 		printf '\t.globl embed_files\nembed_files:\n'
 		cat "$rows"

@@ -96,6 +96,7 @@
 #include <lauxlib.h>
 #include <lua.h>
 #include <lualib.h>
+#include <lzma.h>
 #ifndef SALLYPORT_LEAN
 #include <nghttp2/nghttp2.h>
 #endif
@@ -1629,9 +1630,9 @@ static bool reqlog_has_writer(void);
 static void reqlog_keep_writer(void);
 
 /* -- embed: lua_import answers a registry reference to a function of a module in lua/, or LUA_NOREF;
- * embed_forget frees the unpacked texts of modules. */
+ * embed_forget frees the unpacked text of modules. */
 static int lua_import(const char *module, const char *fn);
-static void embed_forget(lua_State *L);
+static void embed_forget(void);
 
 /* -- lua: makes lua_main, sandbox and bindings included. Between lua_allow and lua_allow_end a task runs within an
  * allowance: of memory, and while a policy runs also of instructions and time. */
@@ -7090,7 +7091,7 @@ worker_open(void)
 	worker_tick_ref = lua_import("worker", "tick");
 	if (worker_tick_ref == LUA_NOREF || call_run("worker", "start", 2, (char *[]){NULL, serve.overrides}) != 0)
 		return false;
-	embed_forget(lua_main);
+	embed_forget();
 	return true;
 }
 
@@ -19613,226 +19614,73 @@ reqlog_keep_writer(void)
  */
 
 /* ---- embed -----------------------------------------------------------------
- * The Lua text in the binary: build.sh packs lua/ and policies/ with LZMA, in one pack, which is
- * unpacked as far as it is asked for.
+ * The Lua text in the binary: build.sh packs lua/ and policies/ with LZMA, in one pack, which
+ * liblzma unpacks as far as it is asked for.
  * Invariants: nothing but it is ever unpacked, and modules come from it
  * alone: no path and no environment variable leads to other code. Skip it: the text that it reads
  * was built into the same binary. */
 
-/* -- LZMA, as `xz --format=raw --lzma1=lc=3,lp=0,pb=0` writes it (the LZMA specification of 7-Zip).
- * The input is build.sh's: every error sets `bad`, and no more is told. */
-#define LZMA_LC 3               /* bits of the byte before that choose a literal's probabilities */
+/* The dictionary is 1 MiB (build.sh), the decoder's own state 30 KB. */
+#define EMBED_MEMORY_MAX (2 << 20)
 
-/* Where the probabilities of each kind begin; the first six are by state. */
-enum {
-	LZMA_MATCH = 0, LZMA_REP = 12, LZMA_REP0 = 24, LZMA_REP1 = 36, LZMA_REP2 = 48, LZMA_LONG = 60,
-	LZMA_SLOT = 72,                         /* four trees of six bits, by length */
-	LZMA_FAR = LZMA_SLOT + 4 * 64,          /* trees of the distances below 128 */
-	LZMA_ALIGN = LZMA_FAR + 115,            /* the lowest four bits of the others */
-	LZMA_LENGTH = LZMA_ALIGN + 16,          /* two bits, and trees of 3, 3 and 8 bits */
-	LZMA_REP_LENGTH = LZMA_LENGTH + 2 + 8 + 8 + 256,
-	LZMA_LITERAL = LZMA_REP_LENGTH + 2 + 8 + 8 + 256,
-	LZMA_PROBABILITIES = LZMA_LITERAL + (0x300 << LZMA_LC),
+/* A pack: four bytes that tell the text's length, then the text as `xz --format=lzma` writes it. */
+struct embed_pack {
+	lzma_stream z;          /* owned; all zero while the pack is not open */
+	size_t n;               /* the text's length */
+	unsigned char *text;    /* owned: room for n bytes and one more */
 };
 
-struct lzma {
-	const unsigned char *in, *end;
-	uint32_t range, code;
-	char *out;
-	size_t n, cap;
-	bool bad, ended;
-	unsigned state;                         /* what the last symbols were */
-	uint32_t back[4];                       /* the last distances, less one each */
-	uint16_t p[LZMA_PROBABILITIES];         /* of a 0, in 2048ths */
-};
-
-static inline void
-lzma_more(struct lzma *z)
-{
-	if (z->range >> 24 != 0)
-		return;
-	z->range <<= 8;
-	z->code <<= 8;
-	if (z->in < z->end)
-		z->code |= *z->in++;
-	else
-		z->bad = true;
-}
-
-static inline unsigned
-lzma_bit(struct lzma *z, size_t at)
-{
-	uint16_t *p = &z->p[at];
-	uint32_t bound = (z->range >> 11) * *p;
-	bool one = z->code >= bound;
-
-	if (one) {
-		z->range -= bound;
-		z->code -= bound;
-		*p = (uint16_t)(*p - (*p >> 5));
-	} else {
-		z->range = bound;
-		*p = (uint16_t)(*p + ((2048 - *p) >> 5));
-	}
-	lzma_more(z);
-	return one;
-}
-
-/* n bits by the tree of probabilities at `at`. `low`: the lowest bit comes first. */
-static uint32_t
-lzma_tree(struct lzma *z, size_t at, unsigned n, bool low)
-{
-	uint32_t m = 1, v = 0;
-
-	for (unsigned i = 0; i < n; i++) {
-		uint32_t bit = lzma_bit(z, at + m);
-
-		m = m << 1 | bit;
-		v = low ? v | bit << i : v << 1 | bit;
-	}
-	return v;
-}
-
-static size_t
-lzma_length(struct lzma *z, size_t at)
-{
-	if (!lzma_bit(z, at))
-		return 2 + lzma_tree(z, at + 2, 3, false);
-	if (!lzma_bit(z, at + 1))
-		return 10 + lzma_tree(z, at + 10, 3, false);
-	return 18 + lzma_tree(z, at + 18, 8, false);
-}
-
-/* How far back a match of that length lies, less one. UINT32_MAX: the text ends. */
-static uint32_t
-lzma_distance(struct lzma *z, size_t length)
-{
-	uint32_t slot = lzma_tree(z, LZMA_SLOT + 64 * (length < 6 ? length - 2 : 3), 6, false);
-	uint32_t v = 2 | (slot & 1), n = slot / 2 - 1;
-
-	if (slot < 4)
-		return slot;
-	if (slot < 14)
-		return (v << n) + lzma_tree(z, LZMA_FAR + (v << n) - slot, n, true);
-	for (unsigned i = 4; i < n; i++) {      /* bits without a probability */
-		bool one;
-
-		z->range >>= 1;
-		one = z->code >= z->range;
-		z->code -= one ? z->range : 0;
-		v = v << 1 | one;
-		lzma_more(z);
-	}
-	return (v << 4) + lzma_tree(z, LZMA_ALIGN, 4, true);
-}
-
-/* One byte. Behind a match the byte where it would have gone on says which probabilities count,
- * up to the first bit that differs. */
 static void
-lzma_literal(struct lzma *z, bool matched, uint32_t back)
+embed_end(struct embed_pack *p)
 {
-	unsigned before = z->n == 0 ? 0 : (unsigned char)z->out[z->n - 1], m = 1, like = 0, bit;
-	size_t at = LZMA_LITERAL + 0x300 * (size_t)(before >> (8 - LZMA_LC));
-
-	if (z->n == z->cap || (matched && back >= z->n)) {
-		z->bad = true;
-		return;
-	}
-	if (matched)
-		like = 0x100u | (unsigned char)z->out[z->n - 1 - back];
-	while (m < 0x100) {
-		bit = like >> 7 & 1;
-		m = m << 1 | lzma_bit(z, at + (like != 0 ? 0x100 + 0x100 * bit : 0) + m);
-		like = like != 0 && (m & 1) == bit ? like << 1 : 0;
-	}
-	z->out[z->n++] = (char)m;
+	lzma_end(&p->z);
+	free(p->text);
+	*p = (struct embed_pack){0};
 }
 
-/* A match: its length, of one that lies as far back as one before it did. The four distances are
- * kept in the order in which they were used. 0: the text ends. */
-static size_t
-lzma_match(struct lzma *z)
-{
-	const unsigned was = z->state, late = was < 7 ? 0 : 3;
-	uint32_t *back = z->back, distance;
-	unsigned which = 0;
-	size_t length;
-
-	if (!lzma_bit(z, LZMA_REP + was)) {
-		length = lzma_length(z, LZMA_LENGTH);
-		memmove(back + 1, back, 3 * sizeof *back);
-		back[0] = lzma_distance(z, length);
-		z->state = 7 + late;
-		return back[0] == UINT32_MAX ? 0 : length;
-	}
-	if (lzma_bit(z, LZMA_REP0 + was)) {
-		which = lzma_bit(z, LZMA_REP1 + was) ? 2 + lzma_bit(z, LZMA_REP2 + was) : 1;
-	} else if (!lzma_bit(z, LZMA_LONG + was)) {
-		z->state = late != 0 ? 11 : 9;
-		return 1;
-	}
-	distance = back[which];
-	memmove(back + 1, back, which * sizeof *back);
-	back[0] = distance;
-	z->state = late != 0 ? 11 : 8;
-	return lzma_length(z, LZMA_REP_LENGTH);
-}
-
-/* The length of a pack's text, which stands before it. */
-static size_t
-lzma_size(const unsigned char *p)
+static bool
+embed_begin(struct embed_pack *p, const unsigned char *pack, size_t packed)
 {
 	uint32_t n;
 
-	memcpy(&n, p, sizeof n);
-	return n;
-}
-
-/* Begins on a pack of n bytes. `out` has room for lzma_size bytes. */
-static void
-lzma_begin(struct lzma *z, const unsigned char *p, size_t n, char *out)
-{
-	*z = (struct lzma){.in = p + 4, .end = p + n, .out = out, .cap = lzma_size(p)};
-	for (unsigned i = 0; i < LZMA_PROBABILITIES; i++)
-		z->p[i] = 1024;
-	for (unsigned i = 0; i < 5; i++)        /* no range: a byte each time */
-		lzma_more(z);
-	z->range = UINT32_MAX;
-}
-
-/* Goes on until the first `upto` bytes of the text are there: of all of it until the mark at its end. */
-static bool
-lzma_unpack(struct lzma *z, size_t upto)
-{
-	size_t length;
-
-	while (!z->bad && !z->ended && (z->n < upto || upto == z->cap)) {
-		if (!lzma_bit(z, LZMA_MATCH + z->state)) {
-			lzma_literal(z, z->state > 6, z->back[0]);
-			z->state = z->state < 4 ? 0 : z->state < 10 ? z->state - 3 : z->state - 6;
-			continue;
-		}
-		length = lzma_match(z);
-		z->ended = length == 0;
-		z->bad |= z->ended ? z->n != z->cap || z->code != 0 || z->in != z->end
-		    : z->back[0] >= z->n || length > z->cap - z->n;
-		for (; !z->bad && length != 0; length--, z->n++)
-			z->out[z->n] = z->out[z->n - 1 - z->back[0]];
+	memcpy(&n, pack, sizeof n);
+	*p = (struct embed_pack){.n = n, .text = malloc((size_t)n + 1)};
+	if (p->text == NULL || lzma_alone_decoder(&p->z, EMBED_MEMORY_MAX) != LZMA_OK) {
+		embed_end(p);
+		return false;
 	}
-	return !z->bad && z->n >= upto;
+	p->z.next_in = pack + sizeof n;
+	p->z.avail_in = packed - sizeof n;
+	p->z.next_out = p->text;
+	return true;
+}
+
+/* Goes on until the first `upto` bytes of the text are there: of all of it until the mark at its end,
+ * which liblzma reads only while there is room for a byte more. */
+static bool
+embed_unpack(struct embed_pack *p, size_t upto)
+{
+	bool whole = upto == p->n;
+	lzma_ret rc;
+
+	if (p->z.total_out >= upto && !whole)
+		return true;
+	p->z.avail_out = upto + whole - p->z.total_out;
+	rc = lzma_code(&p->z, LZMA_RUN);
+	return p->z.total_out == upto && (whole ? rc == LZMA_STREAM_END && p->z.avail_in == 0 : rc == LZMA_OK);
 }
 
 /* -- modules */
 
-/* Every file of lua/ and policies/, linked in by build.sh. Places are offsets from embed_base,
- * which need no relocation: 8 KB of the binary. */
+/* Every file of lua/ and policies/, linked in by build.sh. Names are offsets from embed_base, which
+ * need no relocation: 8 KB of the binary. */
 extern const struct embed_file {
 	uint32_t name;          /* "lua/pipeline.lua" */
-	uint32_t pack, end;     /* the pack, which all files share */
 	uint32_t from, n;       /* the file's bytes in the unpacked text */
 } embed_files[];
 extern const uint32_t embed_count;
 extern const char embed_base[];
+extern const unsigned char embed_packed[], embed_packed_end[];
 
 static const struct embed_file *
 embed_find(const char *name)
@@ -19843,46 +19691,34 @@ embed_find(const char *name)
 	return NULL;
 }
 
-static bool embed_keeps = true;
+static struct embed_pack embed_open;    /* what is unpacked so far */
+static bool embed_keeps = true;         /* it stays for the next file */
 
-/* Pushes the text of an embedded file. Its pack is unpacked as far as that file alone: build.sh puts
- * first what commands need. While embed_keeps is true, what is unpacked stays in the registry. */
+/* Pushes the text of an embedded file. The pack is unpacked as far as that file alone: build.sh puts
+ * first what commands need. */
 static void
 embed_push(lua_State *L, const struct embed_file *f)
 {
-	const unsigned char *pack = (const unsigned char *)embed_base + f->pack;
-	struct lzma *z;
-
 #ifdef SALLYPORT_STORED         /* a build for tests: what lies there is no pack, see build.sh */
-	lua_pushlstring(L, (const char *)pack + 4 + f->from, f->n);
+	lua_pushlstring(L, (const char *)embed_packed + 4 + f->from, f->n);
 	return;
 #endif
-	if (lua_rawgetp(L, LUA_REGISTRYINDEX, pack) == LUA_TNIL) {
-		lua_pop(L, 1);
-		z = lua_newuserdatauv(L, sizeof *z + lzma_size(pack), 0);
-		lzma_begin(z, pack, f->end - f->pack, (char *)(z + 1));
-		if (embed_keeps) {
-			lua_pushvalue(L, -1);
-			lua_rawsetp(L, LUA_REGISTRYINDEX, pack);
-		}
-	}
-	z = lua_touserdata(L, -1);
-	if (f->from > z->cap || f->n > z->cap - f->from || !lzma_unpack(z, f->from + f->n))
+	if (embed_open.text == NULL && !embed_begin(&embed_open, embed_packed, (size_t)(embed_packed_end - embed_packed)))
+		luaL_error(L, "no memory to unpack %s", embed_base + f->name);
+	if (f->from > embed_open.n || f->n > embed_open.n - f->from || !embed_unpack(&embed_open, f->from + f->n))
 		luaL_error(L, "%s is damaged in this binary", embed_base + f->name);
-	lua_pushlstring(L, z->out + f->from, f->n);
-	lua_remove(L, -2);
+	lua_pushlstring(L, (const char *)embed_open.text + f->from, f->n);
+	if (!embed_keeps)
+		embed_end(&embed_open);
 }
 
-/* Gives the unpacked pack back (1.5 MB), once a worker has started. For a file that is loaded
- * later, its pack is unpacked again. */
+/* Gives what is unpacked back (3 MB), once a worker has started. For a file that is loaded later, the
+ * pack is unpacked again. */
 static void
-embed_forget(lua_State *L)
+embed_forget(void)
 {
 	embed_keeps = false;
-	for (unsigned i = 0; i < embed_count; i++) {
-		lua_pushnil(L);
-		lua_rawsetp(L, LUA_REGISTRYINDEX, embed_base + embed_files[i].pack);
-	}
+	embed_end(&embed_open);
 }
 
 /* require("x.y") -> module

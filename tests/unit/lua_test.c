@@ -349,7 +349,7 @@ test_allowance(void)
 	CHECK(lua_now.co == NULL && lua_now.limit == SIZE_MAX);
 	run_policy("local ok, _, why = policy 'local t = {} while true do t[#t+1] = (\"x\"):rep(999) .. #t end' return why");
 	CHECK(result.ok && strcmp(result.text, "memory") == 0);
-	embed_forget(lua_main);         /* as a worker that has started does */
+	embed_forget();         /* as a worker that has started does */
 	lua_gc(lua_main, LUA_GCCOLLECT);
 	lua_gc(lua_main, LUA_GCCOLLECT);
 	CHECK(lua_used < used + 256 * 1024);
@@ -472,38 +472,43 @@ test_no_memory_at_the_start(void)
 	CHECK(lua_used == 0);
 }
 
-static bool
-unpack(const unsigned char *pack, size_t packed, char *text)
+/* The whole of a pack's text; NULL: refused. */
+static unsigned char *
+unpack(const unsigned char *pack, size_t packed)
 {
-	struct lzma z;
+	struct embed_pack p;
+	unsigned char *text = NULL;
 
-	lzma_begin(&z, pack, packed, text);
-	return lzma_unpack(&z, z.cap);
+	if (!embed_begin(&p, pack, packed))
+		return NULL;
+	if (embed_unpack(&p, p.n)) {
+		text = p.text;
+		p.text = NULL;
+	}
+	embed_end(&p);
+	return text;
 }
 
 /* What the binary brings is what stands in policies/, to the byte. */
 static void
 test_embedded(void)
 {
-	static struct lzma z;
-	const struct embed_file *first = embed_files;
-	const unsigned char *pack = (const unsigned char *)embed_base + first->pack;
-	size_t packed = first->end - first->pack, n = lzma_size(pack);
-	char *text = malloc(n + 1), *slowly = malloc(n + 1);
+	struct embed_pack p;
+	unsigned char *text = unpack(embed_packed, (size_t)(embed_packed_end - embed_packed));
 	unsigned policies = 0;
 
-	CHECK(n > 50 && unpack(pack, packed, text));
-	lzma_begin(&z, pack, packed, slowly);
+	CHECK(text != NULL && embed_begin(&p, embed_packed, (size_t)(embed_packed_end - embed_packed)));
+	CHECK(p.n > 50 && lzma_memusage(&p.z) < EMBED_MEMORY_MAX);
 	for (unsigned i = 0; i < embed_count; i++) {
 		const struct embed_file *f = &embed_files[i];
 		const char *name = embed_base + f->name;
 		char *file = malloc(f->n + 2);
 		FILE *in = fopen(name, "r");
 
-		CHECK(f->pack == first->pack && f->from <= n && f->n <= n - f->from && f->n > 50);
-		/* as commands do: so far and no further (a match has 273 bytes), then on from there */
-		CHECK(lzma_unpack(&z, f->from + f->n) && z.n < f->from + f->n + 273);
-		CHECK(memcmp(slowly + f->from, text + f->from, f->n) == 0);
+		CHECK(f->from <= p.n && f->n <= p.n - f->from && f->n > 50);
+		/* as commands do: so far and no further, then on from there */
+		CHECK(embed_unpack(&p, f->from + f->n) && p.z.total_out == f->from + f->n);
+		CHECK(memcmp(p.text + f->from, text + f->from, f->n) == 0);
 		if (in != NULL && strncmp(name, "policies/", 9) == 0) {
 			CHECK(fread(file, 1, f->n + 2, in) == f->n && memcmp(text + f->from, file, f->n) == 0);
 			policies++;
@@ -513,26 +518,29 @@ test_embedded(void)
 		free(file);
 	}
 	CHECK(policies > 3);
+	CHECK(embed_unpack(&p, 1) && embed_unpack(&p, p.n));    /* what is there already */
+	embed_end(&p);
 	free(text);
-	free(slowly);
 }
 
-/* Bytes of a packed text changed, and its end cut, at places all over it: refused, and never beyond the bounds. */
+/* Bytes of a packed text changed, and its end cut, at places all over it: refused, and never beyond the bounds.
+ * The first 13 bytes behind the length are the LZMA header (its dictionary may be said to be larger: the same text). */
 static void
 test_pack_damaged(void)
 {
-	const struct embed_file *f = &embed_files[0];
-	const unsigned char *pack = (const unsigned char *)embed_base + f->pack;
-	size_t packed = f->end - f->pack, n = lzma_size(pack), step = packed / 50;
+	size_t packed = (size_t)(embed_packed_end - embed_packed), n, step = packed / 50;
+	unsigned char *good = unpack(embed_packed, packed);
 	unsigned tried = 0;
 
-	for (size_t i = 5; i < packed; i += i < 60 ? 1 : step) {      /* the first byte is always 0 */
-		unsigned char *copy = malloc(packed);
-		char *text = malloc(n);
+	n = embed_files[embed_count - 1].from + embed_files[embed_count - 1].n;
+	CHECK(good != NULL);
+	for (size_t i = 4; i < packed; i += i < 60 ? 1 : step) {
+		unsigned char *copy = malloc(packed), *text;
 
-		memcpy(copy, pack, packed);
+		memcpy(copy, embed_packed, packed);
 		copy[i] ^= (unsigned char)(1u << i % 8);
-		CHECK(!unpack(copy, packed, text));
+		text = unpack(copy, packed);
+		CHECK(text == NULL || (i < 4 + 13 && memcmp(text, good, n) == 0));
 		tried++;
 		free(copy);
 		free(text);
@@ -540,24 +548,29 @@ test_pack_damaged(void)
 	CHECK(tried > 100);
 	for (size_t cut = 4; cut < packed; cut += cut < 60 ? 1 : step) {
 		unsigned char *copy = malloc(cut);
-		char *text = malloc(n);
 
-		memcpy(copy, pack, cut);
-		CHECK(!unpack(copy, cut, text));
+		memcpy(copy, embed_packed, cut);
+		CHECK(unpack(copy, cut) == NULL);
 		free(copy);
-		free(text);
 	}
 	for (size_t room = 0; room < n; room += 1 + n / 20) {       /* a text that is longer than it says */
 		unsigned char *copy = malloc(packed);
-		char *text = malloc(room + 1);
 		uint32_t says = (uint32_t)room;
 
-		memcpy(copy, pack, packed);
+		memcpy(copy, embed_packed, packed);
 		memcpy(copy, &says, sizeof says);
-		CHECK(!unpack(copy, packed, text));
+		CHECK(unpack(copy, packed) == NULL);
 		free(copy);
-		free(text);
 	}
+	{       /* a dictionary larger than we write: no memory is taken for it */
+		unsigned char *copy = malloc(packed);
+
+		memcpy(copy, embed_packed, packed);
+		memcpy(copy + 5, "\0\0\0\1", 4);
+		CHECK(unpack(copy, packed) == NULL);
+		free(copy);
+	}
+	free(good);
 }
 
 /* What no look at the clock comes between ends too, in a command. */
