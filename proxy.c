@@ -7325,7 +7325,7 @@ master_main(void)
 
 /* ---- addr ------------------------------------------------------------------
  * IP addresses as bytes, and the guard that says which of them an agent's request may be sent to.
- * One table decides. Exceptions (--address, --allow-address, --connect-to) are the caller's, which
+ * One table decides, lua/guarded.lua. Exceptions (--address, --allow-address, --connect-to) are the caller's, which
  * asks for them first.
  *
  * Invariants. An address that no row of the table settles is refused. IPv4 inside IPv6 is judged as
@@ -7450,89 +7450,19 @@ cidr_contains(const struct cidr *c, const struct addr *a)
 	return a->v4 == c->a.v4 && addr_in_prefix(a->b, c->a.b, c->bits);
 }
 
-/* The guard. The first row that holds the address and settles it decides; one with `at` settles only
- * when the IPv4 address found at that byte is refused. An address that no row settles is refused.
- *
- * From the IANA IPv4 and IPv6 special-purpose address registries (RFC 6890) as of 2025, with the
- * multicast ranges, which those leave out, and addresses that clouds answer credentials on. Left
- * out on purpose: the registries' few globally reachable exceptions inside refused blocks
- * (192.0.0.9, 192.0.0.10, 2001:1::1..3, 2001:3::/32, 2001:4:112::/48, 2001:20::/28, 2001:30::/28):
- * such addresses are answered by the nearest network device, or are identifiers, and no API lives
- * there. Tunnel forms (6to4, Teredo, compatible) are refused even around a public IPv4 address,
- * since the registry calls none of them globally reachable; the IPv4 address inside is judged first
- * for the better reason. */
-#define GUARD_INVERTED 0x80
+/* The guard's rows are data: lua/guarded.lua, which tells where they are from. l_read_guard reads them
+ * before anything is dialled; without them every address is refused. The first row that holds the
+ * address and settles it decides; one with `at` settles only when the IPv4 address found at that byte
+ * is refused. An address that no row settles is refused. */
+#define GUARD_ROWS_MAX 96
 
-static const struct {
-	const char *range;
-	const char *reason;     /* static: it is refused. NULL: it passes, but for `at` */
-	uint8_t at;             /* not 0: where the IPv4 address begins that is judged; GUARD_INVERTED: with all bits turned */
-} addr_guard_rows[] = {
-	/* Cloud metadata: first, so that the log names the attack. */
-	{"169.254.169.254/32", "cloud metadata (AWS, Azure, Google, OpenStack)", 0},
-	{"169.254.170.2/32", "cloud metadata (AWS ECS task credentials)", 0},
-	{"169.254.170.23/32", "cloud metadata (AWS EKS pod identity)", 0},
-	{"169.254.42.42/32", "cloud metadata (Scaleway)", 0},
-	{"169.254.0.23/32", "cloud metadata (Tencent)", 0},
-	{"100.100.100.200/32", "cloud metadata (Alibaba)", 0},
-	{"192.0.0.192/32", "cloud metadata (Oracle)", 0},
-	{"168.63.129.16/32", "cloud metadata (Azure wire server)", 0}, /* public space */
-	{"fd00:ec2::254/128", "cloud metadata (AWS)", 0},
-	{"fd00:ec2::23/128", "cloud metadata (AWS EKS pod identity)", 0},
-	{"fd20:ce::254/128", "cloud metadata (Google)", 0},
-	{"fd00:42::42/128", "cloud metadata (Scaleway)", 0},
-	{"fe80::a9fe:a9fe/128", "cloud metadata (OpenStack)", 0},
-
-	/* IPv4 special-purpose registry. */
-	{"0.0.0.0/8", "this network (RFC 791)", 0}, /* Linux dials 0.0.0.0 to itself */
-	{"10.0.0.0/8", "private (RFC 1918)", 0},
-	{"100.64.0.0/10", "shared, carrier-grade NAT (RFC 6598)", 0},
-	{"127.0.0.0/8", "loopback (RFC 1122)", 0},
-	{"169.254.0.0/16", "link local (RFC 3927)", 0},
-	{"172.16.0.0/12", "private (RFC 1918)", 0},
-	{"192.0.0.0/24", "IETF protocol assignments (RFC 6890)", 0},
-	{"192.0.2.0/24", "documentation (RFC 5737)", 0},
-	{"192.88.99.0/24", "6to4 relay, deprecated (RFC 7526)", 0},
-	{"192.168.0.0/16", "private (RFC 1918)", 0},
-	{"198.18.0.0/15", "benchmarking (RFC 2544)", 0},
-	{"198.51.100.0/24", "documentation (RFC 5737)", 0},
-	{"203.0.113.0/24", "documentation (RFC 5737)", 0},
-	{"224.0.0.0/4", "multicast (RFC 5771)", 0},
-	{"255.255.255.255/32", "limited broadcast (RFC 919)", 0},
-	{"240.0.0.0/4", "reserved (RFC 1112)", 0},
-	{"0.0.0.0/0", NULL, 0}, /* the rest of IPv4 is global unicast */
-
-	/* IPv6 special-purpose registry. IPv4 inside IPv6 first. */
-	{"::/128", "unspecified (RFC 4291)", 0},
-	{"::1/128", "loopback (RFC 4291)", 0},
-	{"::ffff:0:0/96", NULL, 12},
-	{"::ffff:0:0/96", NULL, 0}, /* RFC 4291 2.5.5.2: dialled as IPv4 */
-	{"::/96", NULL, 12},
-	{"::/96", "IPv4-compatible, deprecated (RFC 4291)", 0},
-	{"64:ff9b::/96", NULL, 12},
-	{"64:ff9b::/96", NULL, 0}, /* RFC 6052: NAT64, global */
-	{"64:ff9b:1::/48", "local NAT64 (RFC 8215)", 0}, /* IPv4 anywhere in it */
-	{"2001::/32", NULL, 4}, /* RFC 4380 4: the server */
-	{"2001::/32", NULL, 12 | GUARD_INVERTED}, /* and the client */
-	{"2001::/32", "Teredo (RFC 4380)", 0},
-	{"2002::/16", NULL, 2},
-	{"2002::/16", "6to4, deprecated (RFC 7526)", 0},
-	{"100::/64", "discard only (RFC 6666)", 0},
-	{"100:0:0:1::/64", "dummy prefix (RFC 9780)", 0},
-	{"2001:2::/48", "benchmarking (RFC 5180)", 0},
-	{"2001:10::/28", "ORCHID, deprecated (RFC 4843)", 0},
-	{"2001::/23", "IETF protocol assignments (RFC 2928)", 0},
-	{"2001:db8::/32", "documentation (RFC 3849)", 0},
-	{"3fff::/20", "documentation (RFC 9637)", 0},
-	{"5f00::/16", "segment routing (RFC 9602)", 0},
-	{"fc00::/7", "unique local (RFC 4193)", 0},
-	{"fe80::/10", "link local (RFC 4291)", 0},
-	{"fec0::/10", "site local, deprecated (RFC 3879)", 0},
-	{"ff00::/8", "multicast (RFC 4291)", 0},
-	{"2000::/3", NULL, 0}, /* all of global unicast there is */
-};
-static struct cidr addr_guard_ranges[COUNT(addr_guard_rows)];   /* those of the rows, */
-static bool addr_guard_read;            /* once addr_guard has read them */
+static struct guard_row {
+	struct cidr range;
+	char why[64];           /* it is refused; empty: it passes, but for `at` */
+	uint8_t at;             /* not 0: where the IPv4 address begins that is judged … */
+	bool turned;            /* … with all bits turned */
+} addr_guard_rows[GUARD_ROWS_MAX];
+static size_t addr_guard_n;
 
 /* This machine's own addresses, and the IPv6 networks that it stands in: global unicast, and as
  * near as a private address. They change while the process runs. */
@@ -7568,19 +7498,14 @@ addr_own_read(void)
 static const char *
 addr_guard(const struct addr *a)
 {
-	for (size_t i = 0; i < COUNT(addr_guard_rows) && !addr_guard_read; i++)
-		if (!cidr_parse(slice_of(addr_guard_rows[i].range), &addr_guard_ranges[i]))
-			abort();
-	addr_guard_read = true;
-	for (size_t i = 0; i < COUNT(addr_guard_rows); i++) {
-		const struct cidr *range = &addr_guard_ranges[i];
-		uint8_t at = addr_guard_rows[i].at;
+	for (const struct guard_row *row = addr_guard_rows; row < addr_guard_rows + addr_guard_n; row++) {
+		const struct cidr *range = &row->range;
 		struct addr inner = {.v4 = true};
-		const char *why = addr_guard_rows[i].reason;
+		const char *why = row->why[0] != '\0' ? row->why : NULL;
 
 		if (range->a.v4 != a->v4 || !addr_in_prefix(a->b, range->a.b, range->bits))
 			continue;
-		if (why == NULL && at == 0) {
+		if (why == NULL && row->at == 0) {
 			if (clock_now() >= addr_own.until)
 				addr_own_read();
 			for (range = addr_own.range; range < addr_own.range + addr_own.n; range++)
@@ -7588,8 +7513,8 @@ addr_guard(const struct addr *a)
 					return range->a.v4 ? "this machine's own address" : "this machine's own network";
 			return NULL;
 		}
-		for (size_t k = 0; at != 0 && k < 4; k++)
-			inner.b[k] = a->b[(at & ~GUARD_INVERTED) + k] ^ (at & GUARD_INVERTED ? 0xff : 0);
+		for (size_t k = 0; row->at != 0 && k < 4; k++)
+			inner.b[k] = a->b[row->at + k] ^ (row->turned ? 0xff : 0);
 		if (why != NULL || (why = addr_guard(&inner)) != NULL)  /* one level deep: inner is IPv4 */
 			return why;
 	}
@@ -23709,6 +23634,28 @@ l_addr_within(lua_State *L)
 	return l_answer(L, addr_parse(l_check_text(L, 1), &a) && cidr_parse(l_check_text(L, 2), &c) && cidr_contains(&c, &a));
 }
 
+/* Reads the rows of the guard. */
+static void
+l_read_guard(lua_State *L)
+{
+	lua_push_module(L, "guarded");
+	addr_guard_n = 0;
+	L_EACH(L, lua_gettop(L), i) {
+		struct guard_row *row = &addr_guard_rows[addr_guard_n];
+
+		for (int k = 1; k <= 4; k++)
+			lua_geti(L, -k, k);
+		if (addr_guard_n == GUARD_ROWS_MAX || !cidr_parse(l_check_text(L, -4), &row->range) ||
+		    !text_copy(row->why, sizeof row->why, lua_isboolean(L, -3) ? "" : luaL_checkstring(L, -3)) ||
+		    (row->at = (uint8_t)luaL_optinteger(L, -2, 0)) > sizeof row->range.a.b - 4)
+			luaL_error(L, "lua/guarded.lua: row %d", (int)i);
+		row->turned = lua_toboolean(L, -1);
+		addr_guard_n++;
+		lua_pop(L, 4);
+	}
+	lua_pop(L, 1);
+}
+
 static const luaL_Reg l_addr_functions[] = {
 	{"parse", l_addr_parse}, {"guard", l_addr_guard}, {"cidr", l_addr_cidr}, {"within", l_addr_within},
 	{NULL, NULL},
@@ -27641,6 +27588,7 @@ lua_bind_all(lua_State *L, bool worker)
 	}
 	l_open_host(L, worker);
 	lua_pop(L, 1);
+	l_read_guard(L);
 }
 
 /* -- the process */

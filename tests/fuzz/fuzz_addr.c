@@ -3,6 +3,18 @@
 #include PROXY_C
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n);
+int LLVMFuzzerInitialize(int *argc, char ***argv);
+
+/* The guard's rows are Lua. */
+int
+LLVMFuzzerInitialize(int *argc, char ***argv)
+{
+	(void)argc;
+	(void)argv;
+	if (!secret_init() || !loop_init(false) || lua_open_state(false) == NULL)
+		abort();
+	return 0;
+}
 
 static void
 check_inside(const struct addr *v4)

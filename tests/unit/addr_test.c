@@ -296,14 +296,24 @@ test_guard_own(void)
 	test_result(lo && addr_own.until > loop_time, "the interfaces' addresses are read", "%zu of them", addr_own.n);
 }
 
+/* Before the rows are read. */
+static void
+test_guard_empty(void)
+{
+	struct addr a;
+
+	addr_parse(guarded("8.8.8.8"), &a);
+	test_result(addr_guard(&a) != NULL, "without its rows the guard refuses every address", "it passed");
+}
+
 /* A row that an earlier one hides would be a reason nobody can ever read. */
 static void
 test_guard_rows(void)
 {
 	bool shadowed = false, dirty = addr_guard(&(struct addr){.v4 = true}) == NULL;
 
-	for (size_t i = 0; i < sizeof addr_guard_rows / sizeof addr_guard_rows[0]; i++) {
-		const struct cidr *c = &addr_guard_ranges[i];
+	for (size_t i = 0; i < addr_guard_n; i++) {
+		const struct cidr *c = &addr_guard_rows[i].range;
 		char text[ADDR_TEXT_MAX + 4];
 		struct cidr again;
 		size_t n = addr_format(&c->a, text);
@@ -311,13 +321,14 @@ test_guard_rows(void)
 		n += (size_t)snprintf(text + n, sizeof text - n, "/%d", c->bits);
 		dirty |= !cidr_parse((struct slice){text, n}, &again) || again.bits != c->bits;
 		for (size_t k = 0; k < i; k++) {
-			const struct cidr *e = &addr_guard_ranges[k];
+			const struct cidr *e = &addr_guard_rows[k].range;
 
 			if (addr_guard_rows[k].at == 0 && e->a.v4 == c->a.v4 &&
 			    e->bits <= c->bits && addr_in_prefix(c->a.b, e->a.b, e->bits))
 				shadowed = true;
 		}
 	}
+	test_result(addr_guard_n > 50, "the guard has its rows", "%zu", addr_guard_n);
 	test_result(!shadowed, "no row of the guard hides a later one", "one does");
 	test_result(!dirty, "no row of the guard has bits behind its prefix", "one has");
 }
@@ -417,6 +428,9 @@ test_prefixes(void)
 int
 main(void)
 {
+	test_guard_empty();
+	if (!secret_init() || !loop_init(false) || lua_open_state(false) == NULL)
+		abort();
 	test_parse();
 	test_legacy();
 	test_guard();
