@@ -10944,8 +10944,9 @@ subst_body(struct subst_run *t, enum subst_kind kind)
  *
  * How. The first SCRUB_LEAD characters of every such spelling are cut into groups of four, the grams.
  * Where the first characters are not escaped, one gram in every `step` bytes of the text is enough to meet
- * the spelling; else its first escape is, with the three characters behind it. A gram that is known
- * names the value, the form and the place within it: only there is the text compared, byte by byte.
+ * the spelling; else its first escape is, with the three characters behind it, or of a run of escapes one in
+ * every few (scrub_far). A gram that is known names the value, the form and the place within it: only there
+ * is the text compared, byte by byte.
  *
  * Invariants. A hit was compared whole, so nothing else is ever replaced. The cost does not grow with
  * the number of values. The grams tell parts of secrets: they lie in the arena. Skip it unless you ask
@@ -10964,6 +10965,7 @@ subst_body(struct subst_run *t, enum subst_kind kind)
 #define SCRUB_MADE_MS 60000     /* … which are freed so long after their last use */
 #define SCRUB_GROWTH_MAX (1 << 20) /* bytes by which placeholders may lengthen a body */
 #define SCRUB_UNIT_MAX 20       /* bytes of the longest escape: HTML's &DiacriticalGrave; has 18 */
+#define SCRUB_USUAL_MAX 8       /* bytes of the longest that is passed over in a run: &#x0041; */
 
 enum scrub_form { SCRUB_PLAIN, SCRUB_PLUS, SCRUB_HEX, SCRUB_STD, SCRUB_URL = SCRUB_STD + 3, SCRUB_FORMS = SCRUB_URL + 3 };
 enum scrub_coding { SCRUB_RAW, SCRUB_PERCENT, SCRUB_TWICE, SCRUB_JSON, SCRUB_HTML, SCRUB_CODINGS };
@@ -11008,6 +11010,7 @@ struct scrub_table {
 	uint16_t nstarts, start[256]; /* by the byte with which a form of a value begins: the first in scrub_starts + 1; 0: none */
 	uint64_t lead[4];       /* the characters in grams, upper case as lower: a bit each */
 	uint64_t names;         /* the first two letters of HTML's names for these: a bit each (scrub_name) */
+	bool runs[SCRUB_CODINGS]; /* of a run of escapes not each is tried (scrub_far) */
 	uint8_t of[32];         /* SHA-256 of the values and their places */
 	uint64_t bloom[(1 << SCRUB_BLOOM_BITS) / 64];
 	uint16_t slot[1 << SCRUB_SLOT_BITS]; /* index + 1 */
@@ -11279,6 +11282,10 @@ scrub_table_make(const struct scrub *s, const uint32_t *where, size_t n, struct 
 				scrub_table_add(now, s->value[where[2 * i]].value, where[2 * i], form);
 	for (const char *p = scrub_names; *p != '\0'; p += 2 + p[1])
 		now->names |= (uint64_t)scrub_leads(now, *p) << scrub_name(p + 2);
+	/* no lead has a character that begins or ends an escape, and but for percent's an escape is one byte of a value */
+	for (unsigned k = SCRUB_PERCENT; k < SCRUB_CODINGS; k++)
+		now->runs[k] = !scrub_leads(now, scrub_escape[k]) && (k != SCRUB_HTML || !scrub_leads(now, ';')) &&
+		    (k <= SCRUB_TWICE || (now->lead[2] | now->lead[3]) == 0);
 	return true;
 }
 
@@ -11425,37 +11432,6 @@ scrub_byte(const char *p)
 	return (char)(((p[0] & 15) + 9 * (p[0] >> 6 & 1)) * 16 + (p[1] & 15) + 9 * (p[1] >> 6 & 1));
 }
 
-/* May an escape begin at p whose character is in a gram? Told by its first bytes, of which SCRUB_UNIT_MAX are there. */
-static inline bool
-scrub_may_escape(const struct scrub_table *t, unsigned coding, const char *p)
-{
-	static const char control[32] = {['b'&31] = '\b', ['f'&31] = '\f', ['n'&31] = '\n', ['r'&31] = '\r', ['t'&31] = '\t'};
-	bool wide = (t->lead[2] | t->lead[3]) != 0, hex;
-
-	if (coding == SCRUB_PERCENT)
-		return scrub_leads(t, scrub_byte(p + 1)) || (p[1] == '2' && p[2] == '5' && scrub_leads(t, scrub_byte(p + 3)));
-	if (coding == SCRUB_JSON)
-		return p[1] != 'u' ? scrub_leads(t, p[1] < 'a' ? p[1] : control[p[1] & 31]) :
-		    p[2] == '0' && p[3] == '0' && p[4] < '8' ? scrub_leads(t, scrub_byte(p + 4)) : wide;
-	if (p[1] != '#')
-		return (t->names >> scrub_name(p + 1) & 1) != 0;
-	hex = (p[2] | 0x20) == 'x';
-	p += hex ? 3 : 2;               /* of a number over 255, no zero comes first */
-	return wide || p[0] == '0' || (hex ? hex_digit(p[1]) < 0 || hex_digit(p[2]) < 0 :
-	    !ascii_digit(p[1]) || !ascii_digit(p[2]) || !ascii_digit(p[3]));
-}
-
-/* Does an escape begin at z->in.p[at] whose character is in a gram? */
-static bool
-scrub_escapes(const struct scrub_scan *z, unsigned coding, size_t at)
-{
-	size_t n, used;
-	char c[4];
-
-	used = scrub_unit(z->in, at, coding == SCRUB_PERCENT ? SCRUB_TWICE : coding, z->end, c, &n);
-	return used == 0 || (used != 1 && scrub_leads(z->t, c[0])) || (used == 5 && scrub_leads(z->t, '%'));
-}
-
 /* Has one of eight bytes that value? Its bit 7 is set, and perhaps those of later ones. */
 static inline uint64_t
 scrub_eight(const char *p, char c)
@@ -11465,6 +11441,49 @@ scrub_eight(const char *p, char c)
 	memcpy(&v, p, sizeof v);
 	v = le64toh(v) ^ ones * (uint8_t)c;
 	return (v - ones) & ~v & ones << 7;
+}
+
+/* The bytes of the usual escape that begins at p, of which SCRUB_UNIT_MAX bytes are there; 0: it is none, or another. It
+ * is for texts where t->runs: of one whose digits are none, no lead has a part. */
+static inline size_t
+scrub_usual(unsigned coding, const char *p)
+{
+	uint64_t v;
+
+	if (coding == SCRUB_JSON)
+		return p[1] == 'u' && p[2] == '0' && p[3] == '0' ? 6 : 0;
+	if (coding != SCRUB_HTML)
+		return p[1] == '2' && p[2] == '5' ? 5 : 3;
+	return p[1] == '#' && (v = scrub_eight(p, ';')) != 0 ? (size_t)__builtin_ctzll(v) / 8 + 1 : 0;
+}
+
+/* The character of a usual escape of n bytes. */
+static inline char
+scrub_usual_char(unsigned coding, const char *p, size_t n)
+{
+	unsigned c = 0, base = (p[2] | 0x20) == 'x' ? 16 : 10;
+
+	if (coding != SCRUB_HTML)
+		return scrub_byte(p + n - 2);
+	for (size_t i = base == 16 ? 3 : 2; i + 1 < n; i++)
+		c = c * base + (p[i] & 15u) + 9 * (p[i] >> 6 & 1u);
+	return (char)c;
+}
+
+/* May an escape begin at p whose character is in a gram? Told by its first bytes, of which SCRUB_UNIT_MAX are there. */
+static inline bool
+scrub_may_escape(const struct scrub_table *t, unsigned coding, const char *p)
+{
+	static const char control[32] = {['b'&31] = '\b', ['f'&31] = '\f', ['n'&31] = '\n', ['r'&31] = '\r', ['t'&31] = '\t'};
+	size_t n;
+
+	if (coding == SCRUB_JSON && p[1] != 'u')
+		return scrub_leads(t, p[1] < 'a' ? p[1] : control[p[1] & 31]);
+	if (coding == SCRUB_HTML && p[1] != '#')
+		return (t->names >> scrub_name(p + 1) & 1) != 0;
+	if (t->runs[coding])            /* and no value has more than ASCII, but for percent's */
+		return (n = scrub_usual(coding, p)) != 0 ? scrub_leads(t, scrub_usual_char(coding, p, n)) : coding == SCRUB_HTML;
+	return coding != SCRUB_PERCENT || scrub_leads(t, scrub_byte(p + 1)) || (p[1] == '2' && p[2] == '5');
 }
 
 /* Finds the next such escape from `from` on. Of a text full of others few are looked at: a spelling that began behind one
@@ -11486,11 +11505,8 @@ scrub_find_escape(struct scrub_scan *z, unsigned coding, size_t from)
 			p += 8;         /* memchr costs more where the next one is near */
 		if ((p = v != 0 ? p + __builtin_ctzll(v) / 8 : memchr(p, c, (size_t)(end - p))) == NULL)
 			break;
-		if (end - p <= 2 * SCRUB_UNIT_MAX || scrub_may_escape(z->t, coding, p)) {
-			if (scrub_escapes(z, coding, (size_t)(p - z->in.p)))
-				break;
-			continue;
-		}
+		if (end - p <= 2 * SCRUB_UNIT_MAX || scrub_may_escape(z->t, coding, p))
+			break;
 		for (far = p; z->t->step == SCRUB_LEAD - 6 && !scrub_leads(z->t, c) && end - p > 2 * SCRUB_UNIT_MAX; p = far) {
 			if (p[15] == c || p[12] == c)   /* a guess: it is known before the escape is read */
 				far = p + (p[15] == c ? 15 : 12);
@@ -11503,6 +11519,26 @@ scrub_find_escape(struct scrub_scan *z, unsigned coding, size_t from)
 		}
 	}
 	z->escape[coding] = p != NULL && p < end ? (size_t)(p - z->in.p) : z->in.n;
+}
+
+/* Where the next escape is looked for, once that at in.p[at] was tried. A spelling whose first escape is passed over has
+ * the one at that place in its lead, with a gram: before it are fewer characters than the last gram of the shortest
+ * lead. Some may be the end of an escape that is not the spelling's. */
+static size_t
+scrub_far(const struct scrub_scan *z, unsigned coding, size_t at)
+{
+	const char c = scrub_escape[coding], *p = z->in.p + at, *far = p + 1, *end = z->in.p + z->in.n;
+	size_t longest = 1, n;
+
+	for (size_t i = 1; z->t->runs[coding] && end - p > 2 * SCRUB_UNIT_MAX; i++) {
+		n = *p == c ? scrub_usual(coding, p) : 1;
+		longest = n > longest ? n : longest;
+		if (i + longest > z->t->step + 4)       /* i - 1 characters, and longest - 1 of another escape */
+			break;
+		p += n != 0 ? n : 1;
+		far = *p == c ? p : far;
+	}
+	return (size_t)(far - z->in.p);
 }
 
 static void
@@ -11534,8 +11570,8 @@ scrub_known(const struct scrub_table *t, uint32_t key)
 	return (t->bloom[h / 64] >> h % 64 & 1) != 0;
 }
 
-/* Compares the text with all values that have this gram at in.p[from], read in that coding, and notes the
- * first and longest of them. `raw`: the gram is not escaped, and any coding may follow. */
+/* Compares the text with all values that have this gram at in.p[from], read in that coding, and notes the first and
+ * longest of them. `raw`: the gram is not escaped, and any coding may follow; else what is before it may be escaped, too. */
 static void
 scrub_try(struct scrub_scan *z, uint32_t key, size_t from, unsigned coding, bool raw, struct scrub_hit *best)
 {
@@ -11546,22 +11582,23 @@ scrub_try(struct scrub_scan *z, uint32_t key, size_t from, unsigned coding, bool
 	for (unsigned g = z->t->slot[h >> (SCRUB_BLOOM_BITS - SCRUB_SLOT_BITS)]; g != 0 && !scrub_dear(z->s); g = z->t->gram[g - 1].next) {
 		const struct scrub_gram *gram = &z->t->gram[g - 1];
 		struct slice value = z->s->value[gram->value].value;
-		size_t at = from - gram->at, seen = 0, other;
+		size_t last = from - gram->at, seen = 0, other, far = SCRUB_USUAL_MAX * (size_t)gram->at;
 		bool same = gram->key == key && from >= z->at + gram->at;
 
-		for (size_t i = 0; same && i < gram->at; i++)
-			same = scrub_same(value, gram->form, i, z->in.p[at + i]);
+		for (size_t i = 0; same && raw && i < gram->at; i++)
+			same = scrub_same(value, gram->form, i, z->in.p[last + i]);
 		z->s->debt += gram->at + 1;
-		for (unsigned k = raw ? SCRUB_RAW : coding; same && k <= (raw ? SCRUB_HTML : coding); k++) {
-			/* SCRUB_RAW comes first, and tells of every coding of which it met no escape */
-			ssize_t n = raw && k != SCRUB_RAW && memchr(z->in.p + at, scrub_escape[k], seen) == NULL ? 0 :
-			    scrub_match(z, gram, k, at, k == SCRUB_RAW ? &seen : &other);
+		for (size_t at = raw ? last : from - z->at > far ? from - far : z->at; same && at <= last; at++)
+			for (unsigned k = raw ? SCRUB_RAW : coding; k <= (raw ? SCRUB_HTML : coding); k++) {
+				/* SCRUB_RAW comes first, and tells of every coding of which it met no escape */
+				ssize_t n = raw && k != SCRUB_RAW && memchr(z->in.p + at, scrub_escape[k], seen) == NULL ? 0 :
+				    scrub_match(z, gram, k, at, k == SCRUB_RAW ? &seen : &other);
 
-			if (n < 0 && at < z->begun)
-				z->begun = at;
-			if (n > 0 && (best->n == 0 || at < best->at || (at == best->at && (size_t)n > best->n)))
-				*best = (struct scrub_hit){at, (size_t)n, gram->value, gram->form, k};
-		}
+				if (n < 0 && at < z->begun)
+					z->begun = at;
+				if (n > 0 && (best->n == 0 || at < best->at || (at == best->at && (size_t)n > best->n)))
+					*best = (struct scrub_hit){at, (size_t)n, gram->value, gram->form, k};
+			}
 	}
 }
 
@@ -11570,12 +11607,18 @@ scrub_try(struct scrub_scan *z, uint32_t key, size_t from, unsigned coding, bool
 static bool
 scrub_read_gram(const struct scrub_scan *z, size_t at, unsigned coding, uint32_t *key)
 {
+	bool usual = z->t->runs[coding] && z->in.n - at > 4 * SCRUB_UNIT_MAX;
 	char gram[8];
 	size_t n = 0, got, used;
 
-	for (size_t i = at; n < SCRUB_GRAM; i += used, n += got)
-		if (i >= z->in.n || (used = scrub_unit(z->in, i, coding, z->end, gram + n, &got)) == 0 || (n == 0 && used == 1))
+	for (size_t i = at; n < SCRUB_GRAM; i += used, n += got) {
+		used = !usual ? 0 : z->in.p[i] == scrub_escape[coding] ? scrub_usual(coding, z->in.p + i) : 1;
+		got = 1;
+		if (used != 0)
+			gram[n] = used == 1 ? z->in.p[i] : scrub_usual_char(coding, z->in.p + i, used);
+		else if (i >= z->in.n || (used = scrub_unit(z->in, i, coding, z->end, gram + n, &got)) == 0 || (n == 0 && used == 1))
 			return false;
+	}
 	*key = scrub_key(gram);
 	return true;
 }
@@ -11646,6 +11689,7 @@ scrub_next(struct scrub_scan *z, struct scrub_hit *hit)
 	*hit = (struct scrub_hit){0};
 	while (z->t != NULL && hit->n == 0) {
 		unsigned first = SCRUB_PERCENT, last;
+		bool known = false;
 		uint32_t key;
 		size_t stop;
 
@@ -11659,10 +11703,13 @@ scrub_next(struct scrub_scan *z, struct scrub_hit *hit)
 		if (hit->n != 0 || z->escape[first] == z->in.n)
 			break;
 		last = first == SCRUB_PERCENT ? SCRUB_TWICE : first;
-		for (unsigned k = first; k <= last; k++)
-			if (scrub_read_gram(z, z->escape[first], k, &key))
+		for (unsigned k = first; k <= last; k++) {
+			if (k == first || !z->t->runs[k])       /* else no gram has a "%": what is percent's is twice percent's */
+				known = scrub_read_gram(z, z->escape[first], z->t->runs[k] ? last : k, &key);
+			if (known)
 				scrub_try(z, key, z->escape[first], k, false, hit);
-		scrub_find_escape(z, first, z->escape[first] + 1);
+		}
+		scrub_find_escape(z, first, scrub_far(z, first, z->escape[first]));
 	}
 	if (z->t != NULL && scrub_dear(z->s))
 		*hit = (struct scrub_hit){z->at, z->in.n - z->at, 0, SCRUB_PLAIN, SCRUB_RAW};
