@@ -18,7 +18,7 @@ M.process = nil
 
 -- Names of what lies in each database: f(key, the record as it will be or was) -> text | nil: it is no change.
 local names = {
-  meta = function(key) return key:match("^set/(.*)$") and "setting " .. key:sub(5) or key end,
+  meta = function(key) return key:gsub("^set/", "setting "):gsub("^api%-token/", "API token "), nil end,
   policy = function(key) return "policy " .. key:gsub("/", " version ") end,
   credential = function(key) return "credential " .. key end,
   bundle = function(key) return (key:find("/", 1, true) and "domain entry " or "bundle ") .. key:gsub("/", " ", 1) end,

@@ -12,7 +12,7 @@ local families = {
   { "env", "cli.env" }, { "run", "cli.run" }, { "explain", "cli.explain" }, { "log", "cli.log" }, { "record", "cli.record" }, { "status", "cli.status" }, { "bundle", "cli.bundle" },
   { "domain", "cli.bundle" }, { "rule", "cli.rule" }, { "approval", "cli.approval" }, { "proposal", "cli.proposal" }, { "seal", "cli.seal" }, { "gateway", "cli.door" }, { "tenant", "cli.door" }, { "user", "cli.door" }, { "role", "cli.door" },
   { "client", "cli.door" }, { "key", "cli.door" }, { "connection", "cli.door" }, { "policy", "cli.policy" }, { "set", "cli.set" }, { "ca", "cli.ca" },
-  { "admin", "cli.admin" }, { "doctor", "cli.doctor" }, { "backup", "cli.backup" }, { "restore", "cli.backup" },
+  { "admin", "cli.admin" }, { "token", "cli.token" }, { "doctor", "cli.doctor" }, { "backup", "cli.backup" }, { "restore", "cli.backup" },
   { "service", "cli.service" }, { "nft", "cli.nft" }, { "completion", "cli.shell" }, { "man", "cli.shell" }, { "version", "cli.version" }, { "lua", "cli.script" },
 }
 
@@ -412,6 +412,7 @@ local function run(args, ctx)
   end
   if not ctx.part then note_changes(command, ctx) end
   if ctx.page then require("changes").process.door = "page" end
+  for name, value in pairs(ctx.asked or {}) do require("changes").process[name] = value end
   if ctx.home and not command.homeless then act_as_owner(ctx, command) end
   if ctx.json and not command.raw and not command.lines then return answered(command, rest, opt, ctx) end
   return command.run(rest, opt, ctx) or 0

@@ -170,15 +170,28 @@ local why_not_written = {
   conflict = { "another command changed the same record at the same time", "try again" },
 }
 
+--- { database, key, version }: a record that must be as somebody saw it when the next change is committed; nil: none.
+M.expect = nil
+
 --- Commits what build() answers; build runs again when somebody else wrote first. It must read before it decides.
 function M.change(build)
-  local store, time = require "store", require "time"
+  local store, time, expect = require "store", require "time", M.expect
   local code
   for _ = 1, RETRIES do
-    local ok, result = store.commit(build(), time.now() + COMMIT_MS)
-    if ok then return result end
+    local ops = build()
+    if expect then ops[#ops + 1] = { op = "check", db = expect[1], key = expect[2], version = expect[3] } end
+    local ok, result = store.commit(ops, time.now() + COMMIT_MS)
+    if ok then
+      M.expect = nil      -- what the command writes behind this is its own
+      return result
+    end
     code = result
     if code ~= "conflict" then break end
+    local now = expect and store.peek(expect[1], expect[2])
+    if expect and (now and now.version or 0) ~= expect[3] then
+      expect.failed = true
+      report.fail("somebody changed it meanwhile; nothing was changed", "look at it again")
+    end
   end
   local why = why_not_written[code] or { "the store could not be written: " .. tostring(code) }
   report.fail(why[1], why[2])

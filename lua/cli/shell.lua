@@ -14,10 +14,10 @@ local stands_for = {
   RULETYPE = "ruletype", QUESTION = "approval", PROPOSAL = "proposal", METHOD = "GET HEAD POST PUT PATCH DELETE OPTIONS WEBSOCKET", SOURCE = "file",
 }
 -- Of these the names are asked of the program (`completion --names`); all else stands in the script.
-local asked = { "agent", "approval", "bundle", "client", "connection", "credential", "gateway", "key", "policy", "preset", "proposal", "role", "rule", "ruletype", "setting", "tenant", "type", "user" }
+local asked = { "agent", "approval", "bundle", "client", "connection", "credential", "gateway", "key", "policy", "preset", "proposal", "role", "rule", "ruletype", "setting", "tenant", "token", "type", "user" }
 -- NAME is one of the family's own.
 local own = { credential = "credential", agent = "agent", bundle = "bundle", policy = "policy", set = "setting", connect = "credential",
-  disconnect = "credential", tenant = "tenant", role = "role", gateway = "gateway", key = "key", rule = "rule" }
+  disconnect = "credential", tenant = "tenant", role = "role", gateway = "gateway", key = "key", rule = "rule", token = "token" }
 local begins = { add = true, new = true }    -- their NAME is new, and a user's
 
 local function kind_of(word, first, verb)
@@ -453,6 +453,7 @@ local kinds = {
   agent = agents_of,
   credential = function(db) return db.names("credential", "") end,
   bundle = function(db) return db.names("bundle", "") end,
+  token = function(db) return db.names("meta", "api-token/") end,
   policy = function() return policies_of() end,
   type = function() return policies_of("type") end,
   approval = function(db)

@@ -2,6 +2,7 @@
 -- port, to which every program of this machine can connect, and whose cookies other servers on other ports see: so a session
 -- is a random path together with a cookie for that path, and neither is worth anything alone. No page needs a script.
 local access = require "web.access"
+local api = require "web.api"
 local page = require "web.page"
 local html = page.sparse
 local M = {}
@@ -133,10 +134,18 @@ local function inside(desk, q, path)
   return rest
 end
 
+-- A program with a token: a session's cookie is nothing here, so no form of another site's is either.
+local function asked(desk, req, came)
+  local body = require("web.body").read(desk, req, api.BODY_MAX)
+  return body and api.handle { home = desk.home, method = req.method, path = req.path, query = req.query,
+    header = function(name) return came[name] end, body = type(body) == "string" and body or "" }
+end
+
 local function respond(desk, req, came)
   local origin = "http://" .. desk.at
   -- A name that somebody has pointed at this address is not ours (DNS rebinding).
   if came.host ~= desk.at then return gone(421, "This is not an address of this page.") end
+  if api.is(req.path) then return asked(desk, req, came) end
   local q, form, twice = { header = function(name) return came[name] end }, nil, nil
   if req.method == "POST" then
     local body = require("web.body").read(desk, req, FORM_MAX)

@@ -13,6 +13,8 @@ local hidden = { home = true, json = true, help = true }
 local leads = { host = true, port = true, ["plain-http"] = true, ["seal-host"] = true, address = true, preset = true }
 local leads_fields = { ca = true, tls = true, client_cert = true }
 
+M.leads, M.leads_fields = leads, leads_fields
+
 -- ---- the inputs ----------------------------------------------------------------------------------
 
 local function input(spec, form, fault)
@@ -219,8 +221,8 @@ local function arguments_of(c, form, specs, pol)
   return args, typed, led
 end
 
--- Whoever holds the page must not have a key sent to a place of theirs: then its secret is typed again.
-local function unled(record, typed)
+--- Whoever holds the page must not have a key sent to a place of theirs: then its secret is typed again. Why it cannot be | nil
+function M.unled(record, typed)
   for _, name in ipairs(require("cli.shape").secrets(record)) do
     -- A document's members come with the document; of a map each is typed.
     if not typed[name] and not typed[name:match("^[^.]+")] then
@@ -389,7 +391,7 @@ function M.answer(desk, words, query, form)
   local args, typed, led = arguments_of(c, form, specs, pol)
   if not args then return M.show(desk, c, form, { at = led, message = typed }) end
   if led and words == "credential set" and record then
-    local why = unled(record, typed)
+    local why = M.unled(record, typed)
     if why then return M.show(desk, c, form, { message = why }) end
   end
   local got = commands.run(args, { home = desk.home, typed = typed })

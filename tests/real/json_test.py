@@ -88,7 +88,7 @@ def spec_of(words, cell):
 
 # What changes no record of the store. Every other command has a record of kind `change` that names it.
 READS = set("""credential list, credential show, credential presets, credential test, agent list, bundle list, bundle show, rule list, rule show, approval list, approval show, seal show, explain, log, status,
-    proposal list, proposal show, gateway list, tenant list, user list, role list, client list, key list, connection list, connection show, policy list, policy show, policy new, policy test,
+    proposal list, proposal show, gateway list, tenant list, user list, role list, client list, key list, token list, connection list, connection show, policy list, policy show, policy new, policy test,
     policy history, policy diff, policy try, policy replay, policy check, policy api, policy help, ca, backup, serve, service print, nft, completion, man, version, lua, run, admin""".replace("\n", " ").replace("  ", "").split(","))
 READS = {words.strip() for words in READS}
 
@@ -331,6 +331,8 @@ def door(s, run):
     client = run("client add", "ChatGPT", "--redirect", "https://chatgpt.test/cb")
     assert client["secret"].startswith("sp_cs_")
     assert [x["id"] for x in run("client list")] == [client["id"]]
+    assert run("token add", "dash", "--scope", "read")["token"].startswith("sp_api_") and run("token list")[0]["scopes"] == ["read"]
+    assert run("token remove", "dash")["removed"] == ["dash"]
     key = run("key add", "ci", "--tenant", "acme", "--role", "viewer", "--scope", "tools:read", "--ttl", "7d")
     assert key["token"].startswith("sk_") and "token" not in run("key list")[0]
     s.canaries += [client["secret"], key["token"]]

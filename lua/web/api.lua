@@ -1,0 +1,427 @@
+--- The JSON API, /api/v1: what the page does, for programs. One function: handle(request) -> response.
+--   request  { home =, method =, path = "/api/v1/…", query = text | nil, header = f(lower-case name) -> text | nil, body = text | "",
+--              from = address | nil, by = "operator NAME" | nil: who was let in already, and may all }
+--   response { status =, headers = { { name, value }… }, body = text }
+-- Each row of web.api_table is carried out by its command, one at a time. Yields.
+local commands = require "web.commands"
+local json = require "json"
+local rows = require "web.api_table"
+local tokens = require "web.api_tokens"
+local M = { BODY_MAX = 1 << 20, BASE = "/api/v1" }
+
+local NEWEST, NEWEST_MAX = 100, 1000    -- records of the log in an answer
+local LIST_MAX = 1000                   -- items of a list that comes
+local POLL, PATIENCE = 20, 30000        -- ms between two looks, and that a change waits for the one before
+
+-- Where the record lies whose version an ETag is: database, and what its key begins with.
+local places = { credential = { "credential", "" }, bundle = { "bundle", "" }, agent = { "agent", "a/" }, tenant = { "agent", "a/" },
+  user = { "user", "u/" }, role = { "user", "r/" }, gateway = { "gateway", "" }, connection = { "grant", "g/" }, set = { "meta", "set/" } }
+
+-- Settings of the scope `policy`: where connections go, and whom they trust.
+local roads = { ["upstream-ca"] = true, ["connect-to"] = true }
+
+-- ---- answers -------------------------------------------------------------------------------------
+
+local function answer(status, value, more)
+  local headers = { { "Content-Type", "application/json" }, { "Cache-Control", "no-store" } }
+  for _, h in ipairs(more or {}) do headers[#headers + 1] = h end
+  return { status = status, headers = headers, body = value ~= nil and json.encode(value) .. "\n" or "" }
+end
+
+local function fault(status, code, message, hint, more)
+  return answer(status, { error = code, message = message, hint = hint or "" }, more)
+end
+
+-- An end of the request, from however deep.
+local function fail(...) error({ response = fault(...) }, 0) end
+
+local function etag(value)
+  return ('"%s"'):format(require("host").sha256_hex(type(value) == "string" and value or json.encode(value)):sub(1, 20))
+end
+
+-- ---- who asks ------------------------------------------------------------------------------------
+
+-- { by =, scopes = list | nil: all } | nil
+local function asker(request)
+  local shown = request.header "authorization"
+  if not shown then return request.by and { by = request.by } or nil end
+  local record = tokens.check(shown:match("^[Bb][Ee][Aa][Rr][Ee][Rr] +([%w_-]+)$"), require("time").wall())
+  return record and { by = "token " .. record.name, scopes = record.scopes } or nil
+end
+
+local function need(who, scope)
+  if who.scopes and not tokens.allows(who.scopes, scope) then
+    fail(403, "insufficient_scope", ("this token has no scope %s"):format(scope), "sallyport token add NAME --scope " .. scope,
+      { { "WWW-Authenticate", ('Bearer error="insufficient_scope", scope="%s"'):format(scope) } })
+  end
+end
+
+-- ---- what is asked -------------------------------------------------------------------------------
+
+local function bad(message, hint) fail(400, "bad_request", message, hint) end
+
+local function text_of(value, name)
+  if math.type(value) == "integer" then value = ("%d"):format(value) end
+  if type(value) ~= "string" then bad(("%s is a text"):format(name)) end
+  if value:find("\0", 1, true) or not utf8.len(value) then bad(("%s has a NUL byte, or is no UTF-8"):format(name)) end
+  return value
+end
+
+local function list_of(value, name)
+  if type(value) ~= "table" or getmetatable(value) ~= "json.array" or #value > LIST_MAX then bad(("%s is a list"):format(name)) end
+  local out = {}
+  for i, item in ipairs(value) do out[i] = text_of(item, name) end
+  return out
+end
+
+local function map_of(value, name)
+  if type(value) ~= "table" or getmetatable(value) == "json.array" then bad(("%s is an object"):format(name)) end
+  local keys = {}
+  for k in pairs(value) do
+    if k:find("[%c=]") or k == "" or k:sub(1, 1) == "-" or not utf8.len(k) then bad(("%s has a name that none may have"):format(name)) end
+    keys[#keys + 1] = k
+  end
+  table.sort(keys)
+  return keys
+end
+
+-- A plain field's text, as it would be typed.
+local function plain_text(value, name)
+  if type(value) == "boolean" then return tostring(value) end
+  if type(value) == "table" and getmetatable(value) == "json.array" then return table.concat(list_of(value, name), " ") end
+  if math.type(value) == "float" then return tostring(value) end
+  return text_of(value, name)
+end
+
+-- The type of what is made or changed, whose fields say which are secrets; and its record.
+local function type_of(row, values, given)
+  local name, record = nil, nil
+  local store, presets = require "store", require "presets"
+  if row.words == "credential add" then
+    local preset = type(given.preset) == "string" and presets.get(given.preset)
+    name = preset and preset.type or given.type
+  elseif row.words == "credential set" then
+    record = store.peek("credential", values.name)
+    name = record and record.type
+  elseif row.words == "rule add" then
+    name = given.type
+  end
+  name = type(name) == "string" and require("records").name(name)
+  return name and require("policy_store").load(name) or nil, record
+end
+
+-- FIELD=VALUE arguments of `fields` and `secrets`, what is typed for each FIELD=-, and whether a URL among them moves.
+local function put_fields(args, typed, given, pol, record)
+  local led = false
+  local function put(label, value, secret)
+    if #value > M.BODY_MAX then bad(label .. " is too long") end
+    if secret then
+      typed[label], args[#args + 1] = value, label .. "=-"
+    else
+      args[#args + 1] = label .. "=" .. value
+    end
+  end
+  local function field(name, value)
+    local f = pol and pol.by_name[name:match("^[^.]*")]
+    local secret = f and require("records").is_secret(f) or name == "client_key"
+    led = led or require("web.desk_forms").leads_fields[name]
+      or f and f.type == "url" and not (record and record.fields and record.fields[name] == value)
+    put(name, plain_text(value, name), secret)
+  end
+  for _, name in ipairs(given.fields ~= nil and map_of(given.fields, "fields") or {}) do
+    local value = given.fields[name]
+    if type(value) == "table" and getmetatable(value) ~= "json.array" then
+      for _, key in ipairs(map_of(value, name)) do field(name .. "." .. key, value[key]) end
+    else
+      field(name, value)
+    end
+  end
+  for _, name in ipairs(given.secrets ~= nil and map_of(given.secrets, "secrets") or {}) do
+    put(name, text_of(given.secrets[name], name), true)
+  end
+  return led
+end
+
+-- Arguments of the command for what came: args, typed, led (it says where a secret goes), pol, record.
+local function arguments_of(row, values, given, members)
+  local known = {}
+  for _, m in ipairs(members) do known[m.name] = true end
+  for name in pairs(given) do
+    if not known[name] then
+      local names = {}
+      for i, m in ipairs(members) do names[i] = m.name end
+      bad(("there is no member '%s'"):format(require("cli.report").clean(name):sub(1, 40)), names[1] and "it has " .. table.concat(names, ", "))
+    end
+  end
+  local args, typed, led, behind = {}, {}, false, {}
+  for word in row.words:gmatch("%S+") do args[#args + 1] = word end
+  local function place(text, name)
+    if text:sub(1, 1) == "-" or text == "" then bad(("%s cannot be empty, or begin with a dash"):format(name)) end
+    args[#args + 1] = text
+  end
+  if row.named then
+    args[#args + 1] = ("--%s=%s"):format(row.named, values[row.parts[1]])
+  else
+    for _, name in ipairs(row.parts) do place(values[name], name) end
+  end
+  for _, m in ipairs(members) do
+    local value = given[m.name]
+    if value == nil then
+      if m.required then bad(("%s is missing"):format(m.name)) end
+    elseif m.place or m.kind == "value" then
+      local one = m.kind == "text" or m.kind == "value" and type(value) ~= "table"
+      if m.kind == "value" and type(value) == "boolean" then value = tostring(value) end
+      local list = one and { text_of(value, m.name) } or list_of(value, m.name)
+      for _, text in ipairs(list) do place(text, m.name) end
+    elseif m.option then
+      led = led or require("web.desk_forms").leads[m.option] or false
+      if m.kind == "switch" then
+        if type(value) ~= "boolean" then bad(("%s is true or false"):format(m.name)) end
+        if value then behind[#behind + 1] = "--" .. m.option end
+      else
+        for _, text in ipairs(m.kind == "list" and list_of(value, m.name) or { text_of(value, m.name) }) do
+          behind[#behind + 1] = ("--%s=%s"):format(m.option, text)
+        end
+      end
+    elseif m.kind == "map" then
+      for _, name in ipairs(map_of(value, m.name)) do args[#args + 1] = ("%s=%s"):format(name, text_of(value[name], name)) end
+    end
+  end
+  local pol, record = type_of(row, values, given)
+  led = put_fields(args, typed, given, pol, record) or led
+  table.move(behind, 1, #behind, #args + 1, args)
+  for _, text in ipairs(row.more or {}) do args[#args + 1] = text end
+  return args, typed, led, record
+end
+
+-- What stands in the query, by the row's members.
+local function from_query(row, query)
+  local given = {}
+  local pairs_ = require("form").parse(query or "")
+  if not pairs_ then bad "the query is malformed" end
+  for _, p in ipairs(pairs_) do
+    local member
+    for _, m in ipairs(row.query) do
+      if m.name == p[1] then member = m end
+    end
+    if not member then bad(("there is no parameter '%s'"):format(require("cli.report").clean(p[1]):sub(1, 40))) end
+    if member.kind == "list" then
+      given[p[1]] = given[p[1]] or json.array {}
+      table.insert(given[p[1]], p[2])
+    elseif given[p[1]] ~= nil then
+      bad(("%s stands twice"):format(p[1]))
+    elseif member.kind == "switch" then
+      if p[2] ~= "true" and p[2] ~= "false" then bad(("%s is true or false"):format(p[1])) end
+      given[p[1]] = p[2] == "true"
+    else
+      given[p[1]] = p[2]
+    end
+  end
+  return given
+end
+
+local function from_body(row, request)
+  if (request.body or "") == "" then return {} end
+  if not row.body then bad "this takes no body" end
+  if not (request.header "content-type" or ""):lower():find("^application/json%s*;?") then
+    fail(415, "bad_request", "a body is application/json")
+  end
+  local value = json.decode(request.body)
+  if type(value) ~= "table" or getmetatable(value) == "json.array" then bad "the body is no JSON object" end
+  for name, v in pairs(value) do
+    if v == json.null then bad(("%s is null: leave it out"):format(require("cli.report").clean(name):sub(1, 40))) end
+  end
+  return value
+end
+
+-- ---- carrying out --------------------------------------------------------------------------------
+
+-- An item as `show`, or the family's list, has it | nil
+local function item_of(request, family, id)
+  if id:sub(1, 1) == "-" then return nil end
+  if family == "set" then
+    local all = commands.run({ "set" }, { home = request.home }).value
+    return type(all) == "table" and all[id] or nil
+  end
+  if commands.find(family .. " show") then
+    local got = commands.run({ family, "show", id }, { home = request.home })
+    return not got.error and got.value or nil
+  end
+  local list = commands.run({ family, "list" }, { home = request.home }).value
+  for _, item in ipairs(type(list) == "table" and list or {}) do
+    if item.name == id or item.id == id then return item end
+  end
+end
+
+-- The ETag of an item, and where its record lies, so that a commit can check its version.
+local function version_of(request, family, id)
+  local place = places[family]
+  local record = place and require("store").peek(place[1], place[2] .. id)
+  if record then return etag(family .. " " .. id .. " " .. record.version), { place[1], place[2] .. id, record.version } end
+  if place and family ~= "set" then return nil end
+  local item = item_of(request, family, id)
+  return item and etag(item) or nil
+end
+
+-- A policy's text goes to its command in a file, for that is what it takes.
+local function with_source(request, name, source, run)
+  local host = require "host"
+  local path = ("%s/%s.lua"):format(request.home, name)
+  if not require("cli.files").write(host, path, source:gsub("\r\n", "\n"), tonumber("600", 8)) then
+    fail(503, "store_unavailable", "there is no room for the policy's text")
+  end
+  local _ <close> = setmetatable({}, { __close = function() os.remove(path) end })
+  return run(path)
+end
+
+local function setting_scope(name)
+  if roads[name] then return "policy" end
+  if commands.SETTINGS[name] then return "write" end
+  local known = require("records").setting(name)
+  fail(known and 403 or 404, known and "command_line" or "not_found",
+    known and ("%s is set on the command line alone"):format(name) or "there is no such setting", known and "sallyport set " .. name)
+end
+
+local changing = false
+
+-- One change at a time, from the look at its ETag to its commit.
+local function turn()
+  local time = require "time"
+  local until_ = time.now() + PATIENCE
+  while changing do
+    if time.now() > until_ then fail(503, "injection_unavailable", "another change is still being made", "try again", { { "Retry-After", "1" } }) end
+    time.sleep(POLL)
+  end
+  changing = true
+  return setmetatable({}, { __close = function() changing = false end })
+end
+
+-- What a command ended with, as a response.
+local function failed(request, row, values, got, made)
+  local err = got.error or { message = table.concat(got.notes, " ") }
+  local message, hint = err.message or "it was refused", err.hint
+  if hint and hint:find("=@FILE", 1, true) then hint = nil end        -- ways of the command line
+  if got.busy then return fault(503, "injection_unavailable", message, hint, { { "Retry-After", "1" } }) end
+  if got.changed then return fault(412, "changed_meanwhile", message, hint) end
+  if message:find("^this is a fault in sallyport") then return fault(500, "internal", "this is a fault in sallyport", hint) end
+  if row.absent then return fault(404, "not_found", message, hint) end
+  if got.code == 2 then return fault(400, "bad_request", message, hint) end
+  if row.id and not item_of(request, row.family, values[row.id]) then return fault(404, "not_found", message, hint) end
+  if row.makes and row.family and type(made) == "string" and item_of(request, row.family, made) then return fault(409, "exists", message, hint) end
+  return fault(422, "refused", message, hint)
+end
+
+local function look(request, row, values)
+  local given = from_query(row, request.query)
+  local value, tag
+  if row.pick then
+    value = item_of(request, row.family, values[row.id])
+    if not value then fail(404, "not_found", "there is no such item") end
+  elseif row.family == "set" then
+    value = item_of(request, "set", values.name)
+    if not value then fail(404, "not_found", "there is no such setting") end
+  else
+    local newest = row.lines and tonumber(given.newest or NEWEST)
+    if row.lines then
+      if math.type(newest) ~= "integer" or newest < 1 or newest > NEWEST_MAX then bad(("newest is a number from 1 to %d"):format(NEWEST_MAX)) end
+      given.newest = tostring(newest)
+    end
+    local args = arguments_of(row, values, given, row.query)
+    local got = commands.run(args, { home = request.home, lines = row.lines })
+    if got.error or got.value == nil then return failed(request, row, values, got) end
+    value = got.value
+    if row.lines then
+      local out = json.array {}
+      for i, line in ipairs(value) do out[i] = json.decode(line) end
+      value = out
+    end
+    if row.member then value = value[row.member] or json.array {} end
+  end
+  tag = row.id and version_of(request, row.family, values[row.id]) or etag(value)
+  local seen = request.header "if-none-match"
+  if seen and seen:find(tag, 1, true) then return answer(304, nil, { { "ETag", tag } }) end
+  return answer(200, value, { { "ETag", tag } })
+end
+
+local function change(request, row, values, who)
+  local given = from_body(row, request)
+  if (request.query or "") ~= "" then bad "this takes no query" end
+  local _ <close> = turn()
+  local match, expect = request.header "if-match", nil
+  if match and match ~= "*" then
+    local tag, at = nil, nil
+    if row.id then tag, at = version_of(request, row.family, values[row.id]) end
+    if not tag or not match:find(tag, 1, true) then
+      return fault(412, "changed_meanwhile", "it is not as it was when you looked", "get it again, and send what was made of that",
+        tag and { { "ETag", tag } })
+    end
+    expect = at
+  end
+  local source
+  if row.words == "policy put" or row.words == "policy test" then
+    if not require("records").name(values.name) then bad "that is no policy's name" end
+    source, given.source = given.source, nil
+    if row.words == "policy put" or source ~= nil then source = text_of(source, "source") end
+  end
+  local members = {}
+  for _, m in ipairs(row.body or {}) do
+    if m.name ~= "source" then members[#members + 1] = m end
+  end
+  local args, typed, led, record = arguments_of(row, values, given, members)
+  if led and row.words == "credential set" and record then
+    local why = require("web.desk_forms").unled(record, typed)
+    if why then return fault(403, "secret_needed", why, "send its secrets in `fields` along with the change") end
+  end
+  local function run(path)
+    if path then args[3] = path end
+    return commands.run(args, { home = request.home, typed = typed, expect = expect, asked = { by = who.by, door = "api", client = request.from } })
+  end
+  local got = source and with_source(request, values.name, source, run) or not source and run()
+  if got.error or got.code ~= 0 and got.value == nil then
+    return failed(request, row, values, got, given.name or given.user)
+  end
+  local tag = row.id and row.method ~= "DELETE" and version_of(request, row.family, values[row.id])
+  local value = type(got.value) == "table" and got.value or {}
+  if got.notes[1] and not row.named and getmetatable(value) ~= "json.array" and value.notes == nil then value.notes = json.array(got.notes) end
+  return answer(row.makes and 201 or 200, value, tag and { { "ETag", tag } })
+end
+
+local function handle(request)
+  local path, method = request.path:sub(#M.BASE + 1), request.method == "HEAD" and "GET" or request.method
+  if path == "/openapi.json" and method == "GET" then return answer(200, require("web.api_document").make()) end
+  local who = asker(request)
+  if not who then
+    return fault(401, "token_needed", "this needs a token of the API", "sallyport token add NAME --scope read", { { "WWW-Authenticate", "Bearer" } })
+  end
+  local row, values = rows.find(method, path)
+  if not row then
+    if not values[1] then return fault(404, "not_found", "there is no such resource", M.BASE .. "/openapi.json lists them") end
+    table.sort(values)
+    return fault(405, "method_not_allowed", ("it has %s"):format(table.concat(values, ", ")), "", { { "Allow", table.concat(values, ", ") } })
+  end
+  need(who, row.scope == "setting" and setting_scope(values.name) or row.scope)
+  if method == "GET" then
+    if (request.body or "") ~= "" then bad "this takes no body" end
+    return look(request, row, values)
+  end
+  return change(request, row, values, who)
+end
+
+--- Whether a path is the API's.
+function M.is(path) return path == M.BASE or path:sub(1, #M.BASE + 1) == M.BASE .. "/" end
+
+--- The response for a request. Yields.
+function M.handle(request)
+  local ok, out = pcall(handle, request)
+  if not ok then
+    if type(out) ~= "table" or not out.response then
+      require("host").log(("ev=api err=\"%s\""):format((tostring(out):sub(1, 300):gsub('[%c"]', "'"))))
+      out = { response = fault(500, "internal", "this is a fault in sallyport") }
+    end
+    out = out.response
+  end
+  if request.method == "HEAD" then out.body = "" end
+  return out
+end
+
+return M
