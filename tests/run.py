@@ -30,6 +30,10 @@ PYTHON = sys.executable
 AS_USER = ("test real/command_test", "test real/commands_test", "test real/faults_test", "test real/rotation_test", "test real/log_test",
            "test real/git_test", "test real/run_test", "test unit/", "unit/store_test", "test wire/agents", "test wire/injection",
            "test wire/tokens", "test wire/tls_upstream", "test wire/connect")
+# Wire cases that run a second time with a client that speaks HTTP/2, where they mean the same there (wire/h2_wire.py): those
+# files that have many such cases, and one server for them.
+OVER_H2 = ("body_parameter", "carriers", "early", "filters", "injection", "kept", "method_in_body", "mint", "paths", "presets",
+           "relay", "rows", "rules", "scrub", "signed_chunks")
 
 
 class Program:
@@ -96,6 +100,9 @@ def programs():
         for path in sorted((TESTS / "unit").glob("*_test.lua")):
             out.append(Program(f"{variant} unit/{path.stem}", [binary, "lua", TESTS / "unit/run.lua", path],
                                60 * slow, slow, sanitizers))
+    for name in OVER_H2:
+        out.append(Program(f"test wire/{name} over HTTP/2", [PYTHON, TESTS / "wire/harness.py", "--h2", BUILD / "test/sallyport",
+                                                             TESTS / f"wire/{name}.lua"], 180))
     out.append(Program("clang wire/injection", [PYTHON, TESTS / "wire/harness.py", BUILD / "clang/sallyport",
                                                 TESTS / "wire/injection.lua"], 120))     # that compiler's build works too
     for path in sorted((TESTS / "unit").glob("*.c")):

@@ -2,6 +2,7 @@
 
 tests/wire/harness.py --keys                     prints what a case may say
 tests/wire/harness.py BINARY FILE.lua [WORD…]   prints "ok", "not ok" or "skip" and the case's name, one a line
+tests/wire/harness.py --h2 BINARY FILE.lua …     the client speaks HTTP/2: those cases alone that mean the same there
 """
 import base64
 import json
@@ -16,6 +17,18 @@ import time
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 import sallyport  # noqa: E402
 from peers import Upstream, parse_responses  # noqa: E402
+
+H2 = "--h2" in sys.argv
+if H2:
+    sys.argv.remove("--h2")
+    try:
+        from h2_wire import H2Wire, NotTheSame, check_case  # noqa: E402
+    except ModuleNotFoundError as e:
+        print(f"skip {pathlib.Path(sys.argv[2]).stem} over HTTP/2 - {e}")
+        sys.exit(0)
+else:
+    class NotTheSame(Exception):
+        """Of h2_wire: never raised here."""
 
 # What a case may say, and what it means; `harness.py --keys` prints it. Another key fails the case. example.lua shows them in use.
 SETUP = {
@@ -202,11 +215,13 @@ class Client:
             raise ConnectionError
         self.got += rest
         if via == "tunnel":
-            options = {"alpn": as_list(case["alpn"])} if "alpn" in case else {}
+            options = {"alpn": ["h2"]} if H2 else {"alpn": as_list(case["alpn"])} if "alpn" in case else {}
             context = s.client_context(**options)
             if case.get("tls") == "tls13_only":
                 context.maximum_version = context.minimum_version = ssl.TLSVersion.TLSv1_3
             self.wire.start_tls(context, name=case.get("sni", host), timeout=15 * sallyport.SLOW)
+            if H2:
+                self.wire = H2Wire(self.wire)
 
     def step(self, step):
         if isinstance(step, str):
@@ -219,7 +234,10 @@ class Client:
             self.collect(lambda: False, step)
         elif "repeat" in step:
             block, every = self.world.fill(step["repeat"]).encode("latin-1"), step.get("every", 0)
-            for i in range(step["times"]):
+            times = step["times"]
+            if H2 and not every:            # a frame for each byte would be an attack
+                block, times = block * times, 1
+            for i in range(times):
                 self.wire.send(block)
                 if every:
                     self.collect(lambda: False, every)
@@ -414,6 +432,8 @@ def run_case(world, case):
     expect = case.get("expect") or {}
     check_keys(case, {**CASE, **SETUP}, case.get("name"))
     check_keys(expect, EXPECT, case.get("name"))
+    if H2:
+        check_case(case)
     s = world.s
     assert s.alive(), f"the server is gone: {s.log()[-800:]}"
     s.set_clock(case.get("clock", 0))
@@ -443,6 +463,11 @@ def run_case(world, case):
             c.run(want, expect.get("closed") is True, case.get("timeout", 15))
             c.expect = {**expect, **(c.case.get("expect") or {})}
             check_client(world, c, c.expect)
+        except (NotTheSame, KeyError) as e:
+            if H2 and isinstance(e, KeyError):
+                e = NotTheSame("what another case keeps, which did not run")
+            failures.insert(0, e)
+            c.wire.reset()
         except Exception as e:      # whatever went wrong fails this case alone
             failures.append(e)
     if len(clients) == 1:
@@ -511,7 +536,7 @@ def main(binary, path, words):
     value = json.loads(dump.stdout)
     shared = value.get("shared") if isinstance(value, dict) else None
     cases = value["cases"] if shared is not None else as_list(value)
-    world = None
+    world, ran = None, 0
     for case in cases:
         name = f"{label}: {case.get('name', 'it')}"
         if words and not any(w in name for w in words):
@@ -535,13 +560,18 @@ def main(binary, path, words):
             continue
         try:
             run_case(w, case)
+            ran += 1
             verdict("ok", name)
+        except NotTheSame:
+            pass
         except Exception as e:
             verdict("not ok", name, explain(e))
         if own:
             finish(w, name)
     if world is not None and not finish(world, label):
         verdict("ok", f"{label}: nothing leaks, and the server lives")
+    if H2 and not words:
+        verdict("ok" if ran else "not ok", f"{label}: {ran} of {len(cases)} cases mean the same over HTTP/2")
 
 
 def print_keys():
