@@ -1641,7 +1641,7 @@ static void lua_allow(const struct task *t);
 static void lua_allow_end(void);
 
 /* -- kept: decides a request as an earlier one that is like it, without Lua. */
-static bool kept_again(struct req *r);
+static bool kept_again(struct req *r, int *ask);
 static void kept_unref(struct kept *k);
 
 /* -- bind: values: a failed task's message. */
@@ -1656,7 +1656,7 @@ enum req_entry { ENTRY_CONNECT, ENTRY_REQUEST, ENTRY_ANSWER, ENTRY_REJUDGE, ENTR
 	ENTRY_HANDOVER, ENTRY_ENDED };
 
 static bool req_import(void);
-static bool req_start(struct req *r, enum req_entry entry);
+static bool req_start(struct req *r, enum req_entry entry, int ask);
 static void req_stop(struct req *r);
 static bool req_wake_body(struct req *r);
 static void req_tell_answer(const struct req *r, const struct http_head *h);
@@ -5887,12 +5887,13 @@ static void
 conn_begin_decide(struct conn *c)
 {
 	struct req *r = c->req;
+	int ask = LUA_NOREF;
 
 	c->state = CONN_DECIDE;
 	conn_deadline(c, CONN_DECIDE_MS);
 	if (!req_parse(r)) {            /* a head without an end ends here too: -431 or -400 */
 		conn_begin_answer(c);
-	} else if (!kept_again(r) && !req_start(r, r->form == REQ_CONNECT ? ENTRY_CONNECT : ENTRY_REQUEST)) {
+	} else if (!kept_again(r, &ask) && !req_start(r, r->form == REQ_CONNECT ? ENTRY_CONNECT : ENTRY_REQUEST, ask)) {
 		r->close_after = true;
 		conn_fail(c, 503, "injection_unavailable", "out of memory");
 	}
@@ -20470,6 +20471,7 @@ struct kept {
 	unsigned share;         /* the agent's share of requests, as in l_req_log */
 	const struct known *known; /* borrowed from the userdata at known_ref; NULL: none */
 	int known_ref;
+	int ask_ref;            /* registry: asks the bundle's rules about a request; negative: there are none */
 	struct scrub *back; /* owned */
 	struct tls_ident *ident; /* owned reference; also in `decided` */
 	char decided[KEPT_SIZE], agent[REQ_NAME_MAX];
@@ -20491,6 +20493,7 @@ kept_unref(struct kept *k)
 	scrub_free(k->back);
 	tls_ident_unref(k->ident);
 	luaL_unref(lua_main, LUA_REGISTRYINDEX, k->known_ref);
+	luaL_unref(lua_main, LUA_REGISTRYINDEX, k->ask_ref);
 	buf_free(&k->text);
 	free(k);
 }
@@ -20564,9 +20567,10 @@ kept_holds(const struct kept *k, uint64_t config, uint64_t state)
 	return k->config == config && (k->state == 0 || k->state == state) && now >= k->since && now < k->until;
 }
 
-/* Takes over the decision that was kept of an earlier request like `r`. False: Lua decides. */
+/* Takes over the decision that was kept of an earlier request like `r`. False: Lua decides. Of a bundle
+ * with rules *ask then is what asks them, which comes back here with NULL; it has to run at once. */
 static bool
-kept_again(struct req *r)
+kept_again(struct req *r, int *ask)
 {
 	struct kept *k = *kept_slot(r, r->head.nfields);
 	struct known_found found = {.n = 0};
@@ -20575,9 +20579,14 @@ kept_again(struct req *r)
 	if (k == NULL || !kept_fits(k, r) || req_sealed(r) || !store_generations(&config, &state))
 		return false;
 	store_read_reset();     /* a snapshot kept open would hide the next change */
-	if (!kept_holds(k, config, state) ||
-	    (k->known != NULL && (!known_scan_encoded(k->known, r->path, &found) ||
-	    !known_scan_encoded(k->known, req_query_now(r), &found))))
+	if (!kept_holds(k, config, state) || (ask != NULL && k->ask_ref >= 0 && task_running != NULL))
+		return false;
+	if (ask != NULL && k->ask_ref >= 0) {
+		req_claim(r, k->agent, k->share);       /* what has no turn yet is not counted */
+		*ask = r->held || r->too_many ? LUA_NOREF : k->ask_ref;
+		return false;
+	}
+	if (k->known != NULL && (!known_scan_encoded(k->known, r->path, &found) || !known_scan_encoded(k->known, req_query_now(r), &found)))
 		return false;
 	for (size_t i = 0; k->known != NULL && i < k->came; i++)
 		if (k->field[i].mark == FIELD_KEPT)
@@ -20643,7 +20652,7 @@ kept_make(struct req *r)
 	if (size > KEPT_TEXT_MAX || (k = calloc(1, sizeof *k + r->head.nfields * sizeof k->field[0])) == NULL)
 		return NULL;
 	k->refs = 1;
-	k->known_ref = LUA_NOREF;
+	k->known_ref = k->ask_ref = LUA_NOREF;
 	k->text.max = size;
 	if (!buf_reserve(&k->text, size) || !kept_route(r, &k->text)) {
 		kept_unref(k);
@@ -23737,6 +23746,17 @@ l_check_req(lua_State *L, int idx)
 	return h->r;
 }
 
+/* Empties the request's handle. */
+static void
+req_close(struct req *r)
+{
+	struct req_handle *h = r->handle;
+
+	if (h != NULL)
+		h->r = NULL;
+	r->handle = NULL;
+}
+
 /* The request behind a view or one of its parts: its first user value is the handle. */
 static struct req *
 l_check_part(lua_State *L, int idx, const struct l_type *type)
@@ -26019,8 +26039,8 @@ static const luaL_Reg l_known[] = {{"add", l_known_add}, {"drop", l_known_drop},
 
 /* req:again(credential | nil) -> bool, route | nil
  *
- * Of a request that the door hands on: is it decided as an earlier one like it, by that credential? route: as of
- * pipeline.request. */
+ * Of a request that the door hands on: is it decided as an earlier one like it, by that credential, and without a rule's
+ * word? route: as of pipeline.request. */
 static int
 l_req_again(lua_State *L)
 {
@@ -26032,18 +26052,68 @@ l_req_again(lua_State *L)
 
 	for (size_t i = 0; i < r->head.nfields; i++)
 		r->head.field[i].door = r->head.field[i].own != NULL;
-	l_answer(L, k != NULL && (only == NULL || strcmp(k->decided + offsetof(struct req, credential) - KEPT_BEGIN, only) == 0) &&
-	    kept_again(r));
+	l_answer(L, k != NULL && k->ask_ref < 0 && (only == NULL ||
+	    strcmp(k->decided + offsetof(struct req, credential) - KEPT_BEGIN, only) == 0) && kept_again(r, NULL));
 	r->task_done = false;   /* the task goes on */
 	return 1 + l_one(L, kept_route(r, &route) ? buf_slice(&route) : NO_SLICE);
 }
 
-/* req:keep(config, state, until, share, known | nil)
+/* Pushes the arguments of pipeline.connect and pipeline.request: req, token, route. */
+static int
+req_push(lua_State *co, void *arg)
+{
+	struct req *r = arg;
+	struct req_handle *h = l_new(co, sizeof *h, 0, &l_type_req);
+	char room[KEPT_ROUTE_MAX];
+	struct buf route = {.p = room, .cap = sizeof room, .max = sizeof room};
+
+	h->r = r;
+	r->handle = h;
+	return 1 + l_two(co, L_TEXT(r->token), kept_route(r, &route) ? buf_slice(&route) : NO_SLICE);
+}
+
+static int ask_handle = LUA_NOREF;      /* registry: the handle of each request about which rules are asked, until they were */
+
+/* Pushes the argument of a kept decision's function that asks the rules. */
+static int
+ask_push(lua_State *co, void *arg)
+{
+	struct req *r = arg;
+	struct req_handle *h;
+
+	if (ask_handle == LUA_NOREF) {
+		l_new(co, sizeof *h, 0, &l_type_req);
+		ask_handle = luaL_ref(co, LUA_REGISTRYINDEX);
+	}
+	lua_rawgeti(co, LUA_REGISTRYINDEX, ask_handle);
+	r->handle = h = lua_touserdata(co, -1);
+	h->r = r;
+	return 1;
+}
+
+/* req:asked(fine) -> nil | req, token, route
+ *
+ * The rules of a kept decision were asked about the request, under a handle that ends here. nil: they have nothing
+ * against it, and it goes the kept way; else all is decided anew, with these arguments of pipeline.request. */
+static int
+l_req_asked(lua_State *L)
+{
+	struct req *r = l_check_req(L, 1);
+
+	req_close(r);
+	if (lua_toboolean(L, 2) && kept_again(r, NULL)) {
+		r->task_done = false;   /* the task goes on */
+		return 0;
+	}
+	return req_push(L, r);
+}
+
+/* req:keep(config, state, until, share, known | nil, ask | nil)
  *
  * Keeps what was decided and attached for later requests like this one, while the store is of
  * these generations (state 0: any), until `until` (wall clock, seconds), and for requests without
- * a known placeholder. share: the agent's share of requests. Does nothing where a part of the
- * request had a say that kept_make does not compare. */
+ * a known placeholder. share: the agent's share of requests. ask(req) is called for each of them, must not wait,
+ * and calls req:asked. Does nothing where a part of the request had a say that kept_make does not compare. */
 static int
 l_req_keep(lua_State *L)
 {
@@ -26052,10 +26122,11 @@ l_req_keep(lua_State *L)
 	int64_t until = luaL_checkinteger(L, 4);
 	unsigned share = (unsigned)luaL_optinteger(L, 5, AGENT_REQUESTS);
 	const struct known *known = lua_isnil(L, 6) ? NULL : l_check_type(L, 6, &l_type_known);
-	int ref = (lua_settop(L, 6), luaL_ref(L, LUA_REGISTRYINDEX));
+	int ask = (lua_settop(L, 7), luaL_ref(L, LUA_REGISTRYINDEX)), ref = luaL_ref(L, LUA_REGISTRYINDEX);
 	struct kept *k = kept_make(r);
 
 	if (k == NULL) {
+		luaL_unref(L, LUA_REGISTRYINDEX, ask);
 		luaL_unref(L, LUA_REGISTRYINDEX, ref);
 		return 0;
 	}
@@ -26066,6 +26137,7 @@ l_req_keep(lua_State *L)
 	k->share = share;
 	k->known = known;
 	k->known_ref = ref;
+	k->ask_ref = ask;
 	return 0;
 }
 
@@ -26137,6 +26209,7 @@ static const luaL_Reg l_req[] = {
 	{"handed", l_req_handed}, {"take_over", l_req_take_over},
 	{"strip", l_req_strip}, {"substitute", l_req_substitute},
 	{"text_kind", l_req_text_kind}, {"hide", l_req_hide}, {"scrub", l_req_scrub}, {"known", l_req_known}, {"keep", l_req_keep}, {"again", l_req_again},
+	{"asked", l_req_asked},
 	{"presents", l_req_presents}, {"taken", l_req_taken}, {"unstrip", l_req_unstrip},
 	{"view", l_req_view}, {"dump", l_req_dump},
 	{"seal", l_req_seal}, {"sealed", l_req_sealed}, {"target", l_req_target}, {NULL, NULL},
@@ -26191,20 +26264,6 @@ l_open_request(lua_State *L)
 
 /* -- tasks that C starts in Lua, and their ends */
 
-/* Pushes the arguments of pipeline.connect and pipeline.request: req, token, route. */
-static int
-req_push(lua_State *co, void *arg)
-{
-	struct req *r = arg;
-	struct req_handle *h = l_new(co, sizeof *h, 0, &l_type_req);
-	char room[KEPT_ROUTE_MAX];
-	struct buf route = {.p = room, .cap = sizeof room, .max = sizeof room};
-
-	h->r = r;
-	r->handle = h;
-	return 1 + l_two(co, L_TEXT(r->token), kept_route(r, &route) ? buf_slice(&route) : NO_SLICE);
-}
-
 static void
 req_done(struct task *t, bool ok, lua_State *co)
 {
@@ -26219,10 +26278,11 @@ req_done(struct task *t, bool ok, lua_State *co)
 	conn_advance(r->conn);
 }
 
+/* ask: a function to call in the place of the entry's; negative: none. */
 static bool
-req_start(struct req *r, enum req_entry entry)
+req_start(struct req *r, enum req_entry entry, int ask)
 {
-	r->task = task_new(req_entry_ref[entry], req_push, r, r, req_done);
+	r->task = task_new(ask >= 0 ? ask : req_entry_ref[entry], ask >= 0 ? ask_push : req_push, r, r, req_done);
 	if (r->task == NULL)
 		return false;
 	task_run(r->task);
@@ -26232,14 +26292,10 @@ req_start(struct req *r, enum req_entry entry)
 static void
 req_stop(struct req *r)
 {
-	struct req_handle *h = r->handle;
-
 	if (r->task != NULL)
 		task_abandon(r->task);
 	r->task = NULL;
-	if (h != NULL)
-		h->r = NULL;
-	r->handle = NULL;
+	req_close(r);
 }
 
 static bool

@@ -2,28 +2,24 @@
 local M = {}
 
 local waiting, last = {}, 0                             -- id -> { { rule, f } … }: requests that go on
-local of = setmetatable({}, { __mode = "k" })           -- request -> { id =, list =, memo = { [rule's name] = table } }
+local of = setmetatable({}, { __mode = "k" })           -- request -> { id =, list =, memos = { [rule's name] = table } }
 
 local function entry(req)
   local e = of[req]
   if not e then
-    e = { memo = {}, list = {} }
+    e = { memos = {}, list = {} }
     of[req] = e
   end
   return e
 end
 
---- The table that a rule's functions share for one request.
-function M.memo(req, rule)
-  local memo = entry(req).memo
-  memo[rule.name] = memo[rule.name] or {}
-  return memo[rule.name]
-end
+--- The tables that rules' functions share for one request: { [rule's name] = table }.
+function M.memos(req) return entry(req).memos end
 
 --- The rule is told when the request has ended, whatever becomes of it. with: rules.ask's.
 function M.add(pipeline, req, rule, with)
   local e, names = entry(req), {}
-  local w = { agent = with.agent, bundle = with.bundle, credential = with.credential, memo = with.memo, count = pipeline.count, warn = with.warn }
+  local w = { agent = with.agent, bundle = with.bundle, credential = with.credential, memos = with.memos, count = pipeline.count, warn = with.warn }
   e.list[rule.name] = { rule, pipeline, w }
   for _, one in pairs(e.list) do
     for _, name in ipairs(one[1].pol.answer) do names[name] = true end

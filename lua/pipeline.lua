@@ -647,22 +647,31 @@ end
 
 -- ---- rules ---------------------------------------------------------------------------------------
 
--- A request that is decided anew, for it waited, is counted once: a rule's n-th look at a counter is that of the first time.
+-- A request that is decided anew, for it waited, is counted once: a rule's n-th look at a counter is that of the first time. with: what its
+-- rules get; with.req, with.times: of the request that is asked about.
 local counted = setmetatable({}, { __mode = "k" })      -- request -> { [name and place] = what it was }
-local function counter(self, req)
-  local seen, times = counted[req], {}
+local function counter(self, with)
   return function(key, window, n, owner, kept)
-    local at = key .. "\n" .. window
-    times[at] = (times[at] or 0) + 1
-    at = at .. "\n" .. times[at]
+    local at, seen = key .. "\n" .. window, counted[with.req]
+    with.times = with.times or {}
+    with.times[at] = (with.times[at] or 0) + 1
+    at = at .. "\n" .. with.times[at]
     if not (seen and seen[at]) then
       local is = self.count(key, window, n, owner, kept)
       if not is then return nil end
       seen = seen or {}
-      counted[req], seen[at] = seen, is
+      counted[with.req], seen[at] = seen, is
     end
     return seen[at]
   end
+end
+
+-- What the rules of a bundle get beside the request (rules.ask).
+local function rules_with(self, agent, bundle, name)
+  local with = { agent = agent.name, bundle = bundle, credential = name,
+    warn = function(rule, text) self.log(("ev=rule_warning rule=%s text=%s"):format(rule.name, errors.quote(text))) end }
+  with.count = counter(self, with)
+  return with
 end
 
 -- May the answer to this request list an MCP server's tools? It is JSON, or a stream of events, then.
@@ -724,8 +733,8 @@ local function hides_method(self, req, rule, methods)
   if code then return "rule_denied", ("rule %s: %s"):format(rule.name, message) end
 end
 
--- What the bundle's rules say of a request that was decided. nil: none is asked; false: it goes on, and what would make a server
--- see another method or path than they did must go | code, message, hint, options. It waits where one reads the body. `blind`:
+-- What the bundle's rules say of a request that was decided. nil: it has none at this host; false: it goes on, and what would make a server
+-- see another method or path than they did, or would have been asked about, must go | code, message, hint, options. It waits where one reads the body. `blind`:
 -- a tunnel, in which nobody sees anything. "asked": a person answered meanwhile, and all is decided anew.
 local function ruled(self, req, agent, bundle, name, deadline, blind)
   local list, generation = self.config:rules(bundle), self.config.applied
@@ -763,7 +772,7 @@ local function ruled(self, req, agent, bundle, name, deadline, blind)
       return code, message, hint, options
     end
   end
-  if not asked[1] and not hidden then return nil end
+  if not asked[1] and not hidden then return false end
   if reader then
     local ok, why = read_whole(self, req, needs.max)
     if not ok then
@@ -771,7 +780,7 @@ local function ruled(self, req, agent, bundle, name, deadline, blind)
     end
     if (req.length or needs.max) > HEAVY then take_turns(self) end
   end
-  local view, wall = req:view(), self.time.wall()
+  local view = req:view()
   local push, why, told = nil, nil, nil
   if pushes and require("pktline").wanted(req, question.readings()) then
     push, why, told = pushed(self, req, view)
@@ -780,13 +789,12 @@ local function ruled(self, req, agent, bundle, name, deadline, blind)
   local seen, shown = rules.request(req, question, view)
   seen.pushed = push or why
   if seen.pushed then recorder.note(req, "push", push and { commands = push.commands, options = not push.options[1] and {} or nil } or why) end
-  local with = { agent = agent.name, bundle = bundle, credential = name, wall = wall, offset = self.time.offset(wall),
-    count = recorder.counting(req, counter(self, req)),
-    warn = function(rule, text) self.log(("ev=rule_warning rule=%s text=%s"):format(rule.name, errors.quote(text))) end }
+  local with = rules_with(self, agent, bundle, name)
+  with.req, with.count = req, recorder.counting(req, with.count)
   for _, rule in ipairs(asked) do
     seen.body = reader and rule.pol and rule.pol.body and view.body or nil
     local answers = rule.pol and rule.pol.on_response and require("answers")
-    with.memo = answers and answers.memo(req, rule) or nil
+    with.memos = answers and answers.memos(req) or with.memos
     local code, message, hint, options = rules.ask(rule, self.sandbox.call, shown, with)
     if code == "approval_timeout" then recorder.mark(req, "person") end
     if code == "approval_timeout" then code, message, hint, options = ask_person(self, req, agent, bundle, name, rule, options) end
@@ -815,6 +823,50 @@ local function ruled(self, req, agent, bundle, name, deadline, blind)
   local synced, lost = self.config:sync(deadline + WAIT_MAX)
   if not synced then return lost end
   return self.config.applied ~= generation and "changed"
+end
+
+-- The bundle's rules that are asked about such requests, of whatever path, where heads alone are read: those of the same route can go the
+-- same way (req:keep) once they were asked. nil: there is more to it.
+local function light(self, req, bundle)
+  local list, out = self.config:rules(bundle), {}
+  if not list or req.form == "door" then return list == false and out or nil end
+  local question = { method = method_of(req.method, req.websocket) }
+  for _, rule in ipairs(rules.at(list, req.host)) do
+    if rules.covers_method(rule, question.method) then
+      local pol = rule.pol
+      if not pol or pol.tools or pol.on_response or (pol.body or pol.reader) and req.has_body then return nil end
+      out[#out + 1] = rule
+    elseif req.method == "POST" and req.has_body then
+      return nil
+    end
+  end
+  return out
+end
+
+-- A function for req:keep: asks these rules about a later request, which then goes the kept way. Where one has something against it, all
+-- is decided anew; what was counted is not counted again. nil: there are none to be asked.
+local function asks_again(self, list, agent, bundle, name, host)
+  if not list[1] then return nil end
+  local call, with = self.sandbox.call, rules_with(self, agent, bundle, name)
+  local question, _, shown, now = { host = host }, nil, nil, nil
+  function question.readings() return paths.readings(self.path_readings, now.req.path) end
+  _, shown, now = rules.request(nil, question)
+  return function(req)        -- the same handle for each, so that the view of it is made once
+    now.req, with.req, with.times, with.memos, with.wall = req, req, nil, nil, nil
+    local fine = true
+    for _, rule in ipairs(list) do
+      if (not rule.paths or rules.covers_path(rule.paths, question.readings())) and rules.ask(rule, call, shown, with) then
+        fine = false
+        break
+      end
+    end
+    local was = counted[req]
+    now.req, with.req, counted[req] = nil, nil, nil
+    local own, token, route = req:asked(fine)
+    if not own then return end
+    counted[own] = was
+    return self:on_request(own, token, route)
+  end
 end
 
 -- ---- what a request names besides its own line -------------------------------------------------
@@ -1533,7 +1585,7 @@ local function echo(self, req)
 end
 
 -- Attaches the credential and hands the request to C. false: what was decided changed meanwhile, and nothing was done.
--- `again`: nothing of it but its route had a say so far, and requests like it may go the same way.
+-- `again`: nothing of it but its route had a say so far, and requests like it may go the same way once these rules (light) were asked.
 local function send(self, req, agent, plan, opened, routed, websocket, deadline, again, sealed)
   local ok, code, message, hint, options
   if opened.rec.from then
@@ -1566,7 +1618,8 @@ local function send(self, req, agent, plan, opened, routed, websocket, deadline,
     local config, state, fresh = self.config, message, hint
     if again and not config.recording and opened.still and state and fresh > 0 and not names_in_line(req, routed)
       and not (opened.challenges and seal.challenged(opened.seal_rows, req.query)[1]) then
-      req:keep(config.applied, state, math.floor(math.min(fresh, config:ends(req.token, agent))), agent.requests, agent.known)
+      req:keep(config.applied, state, math.floor(math.min(fresh, config:ends(req.token, agent))), agent.requests, agent.known,
+        asks_again(self, again, agent, plan.log.bundle, opened.name, req.host))
     end
   end
   return true
@@ -1783,7 +1836,7 @@ local function serve(self, req, agent, route, deadline, only)
     local code, said, advice, more = ruled(self, req, agent, bundle, ready.name, deadline)
     if code == "changed" or code == "asked" then return false, code == "asked" end
     if code then return fail_ruled(self, req, code, said, advice, more) or true end
-    return send(self, req, agent, ready_plan, ready, code == false or ready_routed, false, deadline, self.config:rules(bundle) == false)
+    return send(self, req, agent, ready_plan, ready, code == false or ready_routed, false, deadline, light(self, req, bundle))
   end
   if req.method == "TRACE" then return refuse(req, agent, "trace") or true end
   local names, skips = self.config:at_token_endpoint(agent, req), nil
@@ -1831,7 +1884,7 @@ local function serve(self, req, agent, route, deadline, only)
     refuse(req, agent, "token_endpoint",
       ("credential %s: this is its own token endpoint; the proxy alone talks to it"):format(own.name))
   else
-    local again = make_ready(self, req, agent, route, kept, opened, plan, unasked) and self.config:rules(bundle) == false
+    local again = make_ready(self, req, agent, route, kept, opened, plan, unasked) and light(self, req, bundle)
     return send(self, req, agent, plan, opened, routed, req.websocket, deadline, again)
   end
   return true

@@ -4,10 +4,11 @@
 -- rules.ready(list, policies, policy, freeze) -> the rules of a bundle, compiled. list: of the record: { name, type, fields,
 --   hosts, methods, paths } each.
 -- rules.covers(rule, question) -> bool. question: { method, host, readings = function() -> { path … } | nil }
--- rules.request(req, question, view) -> what a rule sees of the request: nothing of it can be changed.
--- rules.ask(rule, call, seen, with) -> nil: go on | code, message, hint, options. approval_timeout: a person is to be asked, about
---   options.reason. with: { agent, bundle, credential, wall,
---   offset, count = function(key, window, n) -> n | nil }
+-- rules.request(req, question, view) -> seen, shown, now. shown: what a rule sees of the request: nothing of it can be changed. It reads
+--   through now.req and now.view, so that requests of one kind can be shown one after the other.
+-- rules.ask(rule, call, shown, with) -> nil: go on | code, message, hint, options. approval_timeout: a person is to be asked, about
+--   options.reason. with: { agent, bundle, credential, wall and offset (nil: as it is now), memos = { [rule's name] = table } | nil,
+--   count = function(key, window, n) -> n | nil }
 local variables = require "variables"
 local M = {}
 
@@ -29,7 +30,7 @@ local function covers_method(methods, method)
 end
 
 -- Where one reading of the path is covered, the rule is asked: it may only refuse.
-local function covers_path(paths, readings)
+function M.covers_path(paths, readings)
   if not readings then return true end
   for _, path in ipairs(readings) do
     for _, p in ipairs(paths) do
@@ -54,12 +55,14 @@ function M.at(list, host)
   return known
 end
 
+function M.covers_method(rule, method) return not rule.methods or covers_method(rule.methods, method) end
+
 --- Is it asked about this request? any: if it had another method, too.
 function M.covers(rule, question, any)
   if rule.enabled == false then return false end
   if rule.hosts and not covers_host(rule.hosts, question.host) then return false end
-  if rule.methods and not any and not covers_method(rule.methods, question.method) then return false end
-  return not rule.paths or covers_path(rule.paths, question.readings())
+  if not any and not M.covers_method(rule, question.method) then return false end
+  return not rule.paths or M.covers_path(rule.paths, question.readings())
 end
 
 --- A rule that cannot be compiled, or whose fields no longer fit its type, refuses what it covers: `why` says so.
@@ -90,14 +93,14 @@ local function shown(content)
 end
 
 -- A body as the rule's function asks for it: decoded once.
-local function readers(seen, view)
-  local body, of, json, form
+local function readers(seen, now)
+  local of, json, form
   local function kind()
-    of = of or require("body").of(view.headers)
+    of = of or require("body").of(now.view.headers)
     return of
   end
   local function readable()
-    body = seen.body
+    local body = seen.body
     if body == nil then return nil, "there is no body" end
     if kind().encoded then return nil, kind().why end
     return body
@@ -124,29 +127,40 @@ local function readers(seen, view)
   end
 end
 
+-- Members of the request that a rule sees as they are.
+local plain = { method = true, scheme = true, host = true, port = true, path = true, length = true, websocket = true, has_body = true }
+
 function M.request(req, question, view)
-  local headers = shown {
-    get = function(_, name, n) return view.headers:get(name, n) end,
-    names = function() return view.headers:names() end,
-  }
-  local query = shown { get = function(_, name) return view.query:get(name) end }
+  local now = { req = req, view = view }
+  local function parts()
+    if not now.req then error("request is closed", 3) end
+    now.view = now.view or now.req:view()
+    return now.view
+  end
   local seen = {
-    method = req.method, scheme = req.scheme, host = req.host, port = req.port, path = req.path, query_text = req.query or "", websocket = req.websocket == true,
-    length = req.length, has_body = req.has_body == true, headers = headers, query = query,
+    headers = shown {
+      get = function(_, name, n) return parts().headers:get(name, n) end,
+      names = function() return parts().headers:names() end,
+    },
+    query = shown { get = function(_, name) return parts().query:get(name) end },
     readings = function()
       local list = question.readings()
       return list and table.move(list, 1, #list, 1, {})
     end,
   }
+  setmetatable(seen, { __index = function(_, name)
+    if not now.req then error("request is closed", 2) end
+    if plain[name] then return now.req[name] end
+    if name == "query_text" then return now.req.query or "" end
+  end })
   -- What a push asks for; nil: it is none; nil, why: nobody can read it. seen.pushed: of pktline.parse, or why not.
   function seen.push()
-    local pushed = seen.pushed
-    if pushed == nil then return nil end
+    local pushed = rawget(seen, "pushed")
     if type(pushed) == "string" then return nil, pushed end
     return pushed
   end
-  readers(seen, view)
-  return seen, shown(seen)
+  readers(seen, now)
+  return seen, shown(seen), now
 end
 
 -- ---- what a rule says ----------------------------------------------------------------------------
@@ -204,27 +218,48 @@ M.functions = {
   end,
 }
 
--- The counter of one rule, under a key of its own.
-local function counting(rule, with)
-  return function(key, window, n, kept)
-    if type(key) ~= "string" or #key > KEY_MAX then error(("a counter's key is a text of at most %d bytes"):format(KEY_MAX), 2) end
-    if not require("counters").ends(window, 0) then error('a window is whole seconds, at most 40 days, or "day" or "month"', 2) end
-    if n ~= nil and math.type(n) ~= "integer" then error("what is counted is a whole number", 2) end
-    return with.count(with.bundle .. "/" .. rule.name .. "\n" .. key, window, n or 1, with.agent or "", kept == true)
-      or error("too many counters are in use", 2)
-  end
+-- Counts for one rule, under a key of its own.
+local function count(rule, with, key, window, n, kept)
+  if type(key) ~= "string" or #key > KEY_MAX then error(("a counter's key is a text of at most %d bytes"):format(KEY_MAX), 2) end
+  if not require("counters").ends(window, 0) then error('a window is whole seconds, at most 40 days, or "day" or "month"', 2) end
+  if n ~= nil and math.type(n) ~= "integer" then error("what is counted is a whole number", 2) end
+  return with.count(with.bundle .. "/" .. rule.name .. "\n" .. key, window, n or 1, with.agent or "", kept == true)
+    or error("too many counters are in use", 2)
 end
 
--- What a rule's functions get beside the request or the answer. warn(key, text): a line of the log, once while the server runs.
+-- What changes from request to request: the time, and what a rule's functions share for one.
+local lazy = {
+  wall = function(with)
+    with.wall = with.wall or require("time").wall()
+    return with.wall
+  end,
+  offset = function(with) return with.offset or require("time").offset(with.wall or require("time").wall()) end,
+  memo = function(with, rule)
+    with.memos = with.memos or {}
+    with.memos[rule.name] = with.memos[rule.name] or {}
+    return with.memos[rule.name]
+  end,
+}
+
+-- What a rule's functions get beside the request or the answer, made once for a `with`. warn(key, text): a line of the log, once while
+-- the server runs.
 local function context(rule, with)
-  return shown {
-    rule = rule.fields, agent = with.agent, bundle = with.bundle, credential = with.credential, wall = with.wall, offset = with.offset,
-    count = counting(rule, with), memo = with.memo or {},
+  local ctx = with[rule]
+  if ctx then return ctx end
+  local fixed = {
+    rule = rule.fields, agent = with.agent, bundle = with.bundle, credential = with.credential,
+    count = function(...) return count(rule, with, ...) end,
     warn = function(key, text)
       text_of(text, "a warning")
-      if with.warn and counting(rule, with)("warned " .. key, "month") == 1 then with.warn(rule, text) end
+      if with.warn and count(rule, with, "warned " .. key, "month") == 1 then with.warn(rule, text) end
     end,
   }
+  ctx = setmetatable({}, { __newindex = read_only, __metatable = false, __index = function(_, name)
+    if lazy[name] then return lazy[name](with, rule) end
+    return fixed[name]
+  end })
+  with[rule] = ctx
+  return ctx
 end
 
 --- What a rule that has `tools` lets an MCP server's lists show, as req:narrow wants it | nil, what went wrong
@@ -257,27 +292,29 @@ function M.answered(rule, call, res, with)
 end
 
 local function said(rule, text) return ("rule %s: %s"):format(rule.name, text) end
+local function advice(rule) return ("the operator sees it with: sallyport rule show %s"):format(rule.name) end
 
-function M.ask(rule, call, seen, with)
-  local hint = ("the operator sees it with: sallyport rule show %s"):format(rule.name)
-  if not rule.pol then return "rule_failed", said(rule, rule.why), hint end
-  local count = counting(rule, with)
-  local ok, got, more = call(rule.type, rule.pol.on_request, seen, context(rule, with))
-  if not ok then return "rule_failed", said(rule, "its script failed"), hint, { trouble = tostring(got) } end
-  if got == nil and more == nil then return nil end
-  local what = type(got) == "table" and answers[got]
-  if not what then
-    return "rule_failed", said(rule, "its script failed"), hint,
-      { trouble = ("policies/%s.lua: on_request returned a %s, not deny(…), ask(…), limit(…) or nothing"):format(rule.type, type(got)) }
-  end
+-- What deny, ask or limit says, as ask below answers it.
+local function settled(rule, what, with)
+  local hint = advice(rule)
   if what.ask then return "approval_timeout", said(rule, "a person is asked: " .. what.ask), hint, { reason = what.ask, key = what.key } end
   if what.reason then return "rule_denied", said(rule, what.reason), what.hint or hint end
-  local fine, n = pcall(count, what.key or with.agent or "", what.window, what.unit and 0 or 1, what.kept)
+  local fine, n = pcall(count, rule, with, what.key or with.agent or "", what.window, what.unit and 0 or 1, what.kept)
   if not fine then return "rule_failed", said(rule, "its script failed"), hint, { trouble = tostring(n) } end
   if n <= what.limit and not (what.unit and n == what.limit) then return nil end
   local window = type(what.window) == "string" and "a " .. what.window or require("records").span(what.window)
   return "too_many", said(rule, ("%d%s in %s is the limit"):format(what.limit, what.unit and " " .. what.unit or "", window)),
-    "wait; " .. hint, { retry_after = require("counters").ends(what.window, with.wall) - with.wall }
+    "wait; " .. hint, { retry_after = require("counters").ends(what.window, lazy.wall(with)) - lazy.wall(with) }
+end
+
+function M.ask(rule, call, seen, with)
+  if not rule.pol then return "rule_failed", said(rule, rule.why), advice(rule) end
+  local ok, got, more = call(rule.type, rule.pol.on_request, seen, context(rule, with))
+  if ok and got == nil and more == nil then return nil end
+  local what = ok and type(got) == "table" and answers[got]
+  if what then return settled(rule, what, with) end
+  return "rule_failed", said(rule, "its script failed"), advice(rule), { trouble = not ok and tostring(got)
+    or ("policies/%s.lua: on_request returned a %s, not deny(…), ask(…), limit(…) or nothing"):format(rule.type, type(got)) }
 end
 
 return M

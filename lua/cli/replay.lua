@@ -76,8 +76,10 @@ local function judge_rules(self, r, agent, bundle, credential, url, method, stat
         if push then seen.push = nil end
         if r.length or r.chunked then
           seen.json, seen.form = nil, nil
+          local shows = getmetatable(seen).__index
           setmetatable(seen, { __index = function(_, k)
             if k == "body" or k == "json" or k == "form" or k == "push" and push then view.lack("the body") end
+            return shows(seen, k)
           end })
         end
       end

@@ -322,16 +322,21 @@ http {{
 """
 
 
-def calls(way, count):
-    """So many calls of a tool, one after the other on one connection. way: pid, port, the head's first lines"""
+def call(way, body=CALL, kind=b"application/json"):
+    """A call of a tool as its bytes. way: pid, port, the head's first lines"""
+    return way[2] + b"Content-Type: %s\r\nAccept: application/json, text/event-stream\r\nContent-Length: %d\r\n\r\n" % (kind, len(body)) + body
+
+
+def calls(way, count, request=None, ends=b"}]}}"):
+    """So many of the request, one after the other on one connection, each with an answer that ends so."""
     import socket
-    request = way[2] + b"Content-Type: application/json\r\nAccept: application/json, text/event-stream\r\nContent-Length: %d\r\n\r\n" % len(CALL) + CALL
+    request = request or call(way)
     with socket.create_connection(("127.0.0.1", way[1])) as c:
         c.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for _ in range(count):
             c.sendall(request)
             data = b""
-            while not data.endswith(b"}]}}"):
+            while not data.endswith(ends):
                 more = c.recv(65536)
                 assert more and data[:12] in (b"", b"HTTP/1.1 200"), data
                 data += more
@@ -542,6 +547,78 @@ def searching(b, rounds, seconds):
             print(f"         {what}: {ms} ms/MB")
 
 
+HEAD_RULE = """return { kind = "rule", api = 1, name = "head", title = "Reads the head", on_request = function(req, ctx)
+  if req.method == "DELETE" or req.path:find("/admin", 1, true) or req.headers:get("x-unsafe") then return deny("not here") end
+end }"""
+TOOLS = [{"name": f"{'get' if i % 2 else 'drop'}_page_{i}", "description": "Does what its name says with a page, whose id it gets, and answers the page. " * 2,
+          "inputSchema": {"type": "object", "properties": {"id": {"type": "string"}, "limit": {"type": "integer"}}, "required": ["id"]}} for i in range(100)]
+LIST = b'{"jsonrpc":"2.0","id":7,"method":"tools/list","params":{}}'
+PUSH = b"00770000000000000000000000000000000000000000 1111111111111111111111111111111111111111 refs/heads/agent/x\0 report-status0000PACK" + b"x" * 2000
+RULES = """
+daemon off; worker_processes 1; pid {d}/rules.pid; error_log {d}/rules.err error; {user}
+worker_rlimit_nofile 20000; events {{ worker_connections 8192; }}
+http {{
+  access_log off; keepalive_requests 100000000; keepalive_timeout 600; default_type application/json; client_body_buffer_size 128k;
+  client_body_temp_path {d}/r1; proxy_temp_path {d}/r2; fastcgi_temp_path {d}/r3; uwsgi_temp_path {d}/r4; scgi_temp_path {d}/r5;
+  server {{ listen 127.0.0.1:{mcp}; root {d}/www; error_page 405 =200 $uri; location /a.git/ {{ return 200 '{{"ok":[{{"a":[{{}}]}}]}}'; }} }}
+}}
+"""
+
+
+def ruled(*given):
+    """-> a function for `before`: a rule of each { name, flags… }, of a policy of the bench's own, or of one that is shipped"""
+    def before(s):
+        s.policy("head", HEAD_RULE)
+        for name, *flags in given:
+            s.cli("rule", "add", name, *flags)
+    return before
+
+
+def rules(b, rounds, seconds):
+    """What a rule adds: one that reads the head, one of 50, one that reads a push's commands, one that filters a list of tools"""
+    print("\ntraffic rules")
+    cases = {"no rule": ruled(), "one rule": ruled(("r", "--type", "head")),
+             "50, one matches": ruled(*((f"r{i}", "--type", "head", *(["--path", f"/v{i}", "--method", "POST"] if i % 2 else ["--host", f"h{i}.test"]))
+                                        for i in range(49)), ("r", "--type", "head", "--path", "/1k"))}
+    servers, cost = {name: b.sallyport(before=before) for name, before in cases.items()}, {name: [] for name in cases}
+    for r in range(rounds + 1):
+        for name, s in servers.items():
+            figures = b.load(b.through(s), "/1k", "-c", 1, "-d", seconds if r else 0.5, pid=s.process.pid)
+            cost[name] += [figures["cpu"]] if r else []
+    for s in servers.values():
+        s.stop()
+    print("  µs of CPU a request: " + ", ".join(f"{name} {statistics.median(v):.1f}" for name, v in cost.items()))
+    each = [[one - none, many / one] for none, one, many in zip(*cost.values())]        # round by round: what the machine did is in both
+    target("a rule that reads the head adds", statistics.median(x[0] for x in each), 4, " µs")
+    target("50 rules of which one matches, of one", statistics.median(x[1] for x in each), 1.2)
+    if shutil.which("valgrind"):
+        each = {name: (counted(b, None, "/1k", ["-c", 1], 1500, before) - counted(b, None, "/1k", ["-c", 1], 500, before)) / 1000 for name, before in cases.items()}
+        print("  instructions a request: " + ", ".join(f"{name} {n:,.0f}" for name, n in each.items()))
+        target("50 rules of which one matches, of one, in instructions", each["50, one matches"] / each["one rule"], 1.2)
+    b.mcp = free_port()
+    (b.d / "www/mcp").write_text(json.dumps({"jsonrpc": "2.0", "id": 7, "result": {"tools": TOOLS, "_end": [[{"a": [{}]}]]}}))
+    b.start(OTHER_CORE, ["nginx", "-e", b.d / "rules.err", "-c", b.conf("rules.conf", RULES, mcp=b.mcp)], b.mcp)
+    for what, path, body, kind, flags in (
+            ("a rule that reads pkt-line adds", b"/a.git/git-receive-pack", PUSH, b"application/x-git-receive-pack-request", ["--type", "git_branches", "refs=agent/*"]),
+            ("a rule that filters a tools/list of 100 tools adds", b"/mcp", LIST, b"application/json", ["--type", "mcp_tools", "allow=get_*"])):
+        ways = []
+        for before in (None, lambda s, flags=flags: s.cli("rule", "add", "r", *flags)):
+            s, way = gateway(b, before=before)
+            pid, port, head = way["proxy"]
+            way = (pid, port, head.replace(b"/mcp HTTP", path + b" HTTP"))
+            ways.append((s, way, call(way, body, kind), b"]}]]}}" if path == b"/mcp" else b"}]}]}"))
+        got = [[], []]
+        for r in range(rounds + 1):
+            for i, (s, way, request, ends) in enumerate(ways):
+                spent = cpu(way[0])
+                calls(way, 5000 if r else 200, request, ends)
+                got[i] += [(cpu(way[0]) - spent) / 5000 * 1e6] if r else []
+        for s, *_ in ways:
+            s.stop()
+        print("  µs of CPU a request: no rule %.1f, with it %.1f" % tuple(map(statistics.median, got)))
+        target(what, statistics.median(with_ - none for none, with_ in zip(*got)), 60, " µs")
+
+
 def starting(b, rounds, seconds):
     print("\nstarting")
     times = []
@@ -566,14 +643,16 @@ INSTRUCTIONS = [   # name, path, load's flags, requests of the shorter and the l
 ]
 
 
-def counted(b, binary, path, flags, requests):
-    """User-mode instructions of a worker in its whole life, which ends after so many requests."""
+def counted(b, binary, path, flags, requests, before=None, tries=5):
+    """User-mode instructions of a worker in its whole life, which ends after so many requests. A slow one may be killed, and has not told."""
     out = b.d / "callgrind"
-    s = b.sallyport(binary=binary, wrap=["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}.%p"])
+    s = b.sallyport(binary=binary, before=before, wrap=["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}.%p"])
     worker = s.worker_pids()[0]
     figures = b.load(b.through(s), path, *flags, "-k", requests, "-d", 120)
     assert figures["requests"] == requests, figures
     s.stop()
+    if tries > 1 and not pathlib.Path(f"{out}.{worker}").exists():
+        return counted(b, binary, path, flags, requests, before, tries - 1)
     text = pathlib.Path(f"{out}.{worker}").read_text()
     return int(re.search(r"^(?:totals|summary): ([0-9]+)", text, re.M)[1])
 
@@ -603,7 +682,7 @@ def main():
     os.environ["TEST_TMP"] = tempfile.mkdtemp(prefix="sallyport-bench-")
     b = Bench(a.against and a.against.resolve())
     try:
-        for part in (throughput, instructions, signing, resumption, memory, door, deciding, arriving, starting, searching):
+        for part in (throughput, instructions, signing, resumption, memory, door, deciding, arriving, starting, searching, rules):
             if not a.words or any(w in part.__name__ for w in a.words):
                 part(b, a.rounds, a.seconds)
     finally:
