@@ -1653,13 +1653,14 @@ static bool door_passes(struct slice name);
 /* -- bind: request: starts the task that decides a request, and tells Lua of the request's answer.
  * The entries are functions of lua/pipeline.lua, and hello.judge of lua/hello.lua; req_import finds them. */
 enum req_entry { ENTRY_CONNECT, ENTRY_REQUEST, ENTRY_ANSWER, ENTRY_REJUDGE, ENTRY_HELLO, ENTRY_KNOWS, ENTRY_SOCKS,
-	ENTRY_HANDOVER, ENTRY_ENDED };
+	ENTRY_HANDOVER, ENTRY_ENDED, ENTRY_JUDGE };
 
 static bool req_import(void);
 static bool req_start(struct req *r, enum req_entry entry, int ask);
 static void req_stop(struct req *r);
 static bool req_wake_body(struct req *r);
 static void req_tell_answer(const struct req *r, const struct http_head *h);
+static bool req_judge_answer(struct req *r, const struct http_head *h);
 struct tap;
 static void req_tell_end(struct req *r);
 static void tap_run(struct tap *t, struct slice piece);
@@ -4865,6 +4866,7 @@ struct req {
 	bool answer_held;       /* its body is gathered in `answer`, to be searched before the head goes on */
 	unsigned answer_io;     /* 1 + how that ended; 0: it goes on */
 	bool echoes;            /* the answer's head has one of `back` */
+	bool judges;            /* a rule is asked about the answer's head */
 	struct scrub_tally tally; /* secrets that were taken out of the answer */
 	bool retried;           /* the second try, on no pooled connection */
 	bool up_seen;           /* a byte of an answer came, be it a 1xx */
@@ -6463,6 +6465,13 @@ conn_begin_down(struct conn *c, struct http_head *h)
 		r->up->keep_ms = h->keep_ms;
 	if (is_tainted(h) || is_tainted(&r->head))
 		r->up->tainted = true;
+	r->refused = h->status == 401 && req_attached(r) && !r->unsealed;
+	if ((r->watch && h->status >= 400) || r->refused)
+		req_tell_answer(r, h);
+	if (r->judges && !req_judge_answer(r, h)) {
+		conn_begin_answer(c);
+		return false;
+	}
 	if (h->status == 101 && r->seal == NULL && r->mcp == NULL) {
 		if (!r->websocket || !websocket_accepted(http_value(&r->head, SLICE("sec-websocket-key")), h))
 			return conn_upstream_gone(c, 502, "answered 101 without being asked");
@@ -6471,9 +6480,6 @@ conn_begin_down(struct conn *c, struct http_head *h)
 		conn_begin_blind(c);
 		return false;           /* CONN_RELAY is over */
 	}
-	r->refused = h->status == 401 && req_attached(r) && !r->unsealed;
-	if ((r->watch && h->status >= 400) || r->refused)
-		req_tell_answer(r, h);
 	if (r->form == REQ_DOOR && h->status == 401)    /* or the caller would take its own token for bad */
 		return conn_upstream_gone(c, 502, "refused the credential");
 	/* An early answer: the rest of the body is no request, and a client that hears of it in time need
@@ -6533,7 +6539,7 @@ conn_read_answer(struct conn *c)
 	}
 	if (head.status >= 200 || head.status == 101)
 		return conn_begin_down(c, &head);
-	if (r->seal != NULL || r->mcp != NULL)  /* nothing of this answer is told before its body was read */
+	if (r->seal != NULL || r->mcp != NULL || r->judges)     /* nothing of this answer is told before it was judged */
 		head.nfields = 0;
 	/* A 1xx goes on to a client that can read it (RFC 9110 15.2). */
 	if (r->head.minor != 0 && !(head.status == 100 && r->expect_sent) && !conn_put_head(c, &head))
@@ -24809,7 +24815,7 @@ l_req_take_over(lua_State *L)
  * the view's members alone. Skip it unless you review lua/pipeline.lua, which calls these
  * functions. */
 
-static int req_entry_ref[ENTRY_ENDED + 1];
+static int req_entry_ref[ENTRY_JUDGE + 1];
 
 static const char *const req_forms[] = {"connect", "absolute", "origin", "tunnel", "door"};
 
@@ -25060,10 +25066,11 @@ l_req_read_body(lua_State *L)
 	return l_wait(L, l_req_read_body_push);
 }
 
-/* req:tap(id, names)
+/* req:tap(id, names, head)
  *
  * The JSON objects that stand in the answer as members of these names (a line each, at most 127 bytes) are told
- * answers.ended, under this id, when it has ended. Raises where there is no memory. */
+ * answers.ended, under this id, when it has ended. head: answers.judge is asked about the answer's head. Raises where
+ * there is no memory. */
 static int
 l_req_tap(lua_State *L)
 {
@@ -25074,6 +25081,7 @@ l_req_tap(lua_State *L)
 		return luaL_error(L, "out of memory");
 	r->down_flow.tap = t;
 	t->id = luaL_checkinteger(L, 2);
+	r->judges = lua_toboolean(L, 4);
 	t->n = TAP_TEXT_MAX;
 	luaL_argcheck(L, text_copy(t->names, sizeof t->names, luaL_checkstring(L, 3)), 3, "too long");
 	return 0;
@@ -26446,6 +26454,35 @@ lua_ask(enum req_entry entry, const char *what, lua_Integer id, struct slice in,
 	return ok && q.yes;
 }
 
+/* Asks the rules that judge answers, before anything of it goes to the client. False: req_fail was called. They do not
+ * get what was attached, nor the value of a field that may be a session or will be sealed. */
+static bool
+req_judge_answer(struct req *r, const struct http_head *h)
+{
+	static struct buf b = {.max = 2 * PEER_HEAD_MAX};       /* dead when this returns */
+	struct slice left = SLICE("\n\na rule cannot be asked about the answer\n"), code, rule, message;
+	bool ok;
+
+	buf_clear(&b);
+	buf_addu(&b, (uint64_t)h->status);
+	for (const struct http_field *f = h->field; f < h->field + h->nfields; f++) {
+		buf_join(&b, (struct slice[]){SLICE("\n"), f->name, SLICE(":")}, 3);
+		if (r->seal == NULL && !name_same(f->name, SLICE("set-cookie")))
+			ok = r->echoes ? scrub_put(r->back, f->value, &b) : buf_addv(&b, f->value);
+	}
+	ok = buf_ok(&b) && lua_ask(ENTRY_JUDGE, "", r->down_flow.tap->id, buf_slice(&b), &b);
+	if (ok && b.n == 0)
+		return true;
+	if (ok)
+		left = buf_slice(&b);
+	code = slice_cut(&left, '\n');
+	rule = slice_cut(&left, '\n');
+	message = slice_cut(&left, '\n');
+	snprintf(r->reason, sizeof r->reason, "rule %.*s", (int)rule.n, rule.p);
+	req_fail(r, 403, slice_eq(code, SLICE("rule_denied")) ? "rule_denied" : "rule_failed", message, left);
+	return false;
+}
+
 /* Makes references to the functions that C starts. False: logged. */
 static bool
 req_import(void)
@@ -26455,7 +26492,7 @@ req_import(void)
 		[ENTRY_ANSWER] = {"pipeline", "answer"}, [ENTRY_REJUDGE] = {"pipeline", "rejudge"},
 		[ENTRY_HELLO] = {"hello", "judge"}, [ENTRY_KNOWS] = {"pipeline", "knows"},
 		[ENTRY_SOCKS] = {"socks", "request"}, [ENTRY_HANDOVER] = {"handover", "call"},
-		[ENTRY_ENDED] = {"answers", "ended"},
+		[ENTRY_ENDED] = {"answers", "ended"}, [ENTRY_JUDGE] = {"answers", "judge"},
 	};
 
 	for (size_t i = 0; i < COUNT(names); i++)

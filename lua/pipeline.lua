@@ -805,7 +805,7 @@ local function ruled(self, req, agent, bundle, name, deadline, blind)
     end
     if answers and not code then
       answers.add(self, req, rule, with)
-      if rule.pol.answer[1] then view.headers:set("accept-encoding", "identity") end   -- a coding hides what it reads
+      if rule.pol.answer and rule.pol.answer[1] then view.headers:set("accept-encoding", "identity") end   -- a coding hides what it reads
     end
     if code then
       if code == "rule_failed" then

@@ -625,7 +625,7 @@ function Check:rule(t, pol)
   end
   if t.reader and t.reader ~= "pkt-line" then return self:fail("reader", "reader is pkt-line") end
   pol.reader, pol.tools = t.reader, t.tools
-  if t.on_response and not t.answer then return self:fail("on_response", 'on_response needs answer = { "NAME" … }: the members that it reads, or {}') end
+  pol.on_response = t.on_response
   if t.answer then
     local names = self:strings(t.answer, "answer")
     if not names then return nil end
@@ -633,7 +633,7 @@ function Check:rule(t, pol)
       if #name > 32 or name:find('[%c"\\]') or #names > 3 then return self:fail("answer", "answer: at most three names of 32 bytes") end
     end
     if not t.on_response then return self:fail("answer", "answer is what on_response reads") end
-    pol.answer, pol.on_response = names, t.on_response
+    pol.answer = names
   end
   pol.examples = self:example_list(t.examples or {}, rule_example_keys, true)
   if not pol.examples then return nil end

@@ -285,7 +285,7 @@ function M.rows(rule, call)
   return rule.rows
 end
 
---- A rule's on_response, once the answer has ended. with: ask's. nil | what went wrong
+--- A rule's on_response, once the answer has ended (the policy has `answer`). with: ask's. nil | what went wrong
 function M.answered(rule, call, res, with)
   local ok, got = call(rule.type, rule.pol.on_response, shown(res), context(rule, with))
   return not ok and tostring(got) or nil
@@ -307,14 +307,40 @@ local function settled(rule, what, with)
     "wait; " .. hint, { retry_after = require("counters").ends(what.window, lazy.wall(with)) - lazy.wall(with) }
 end
 
+local function failed(rule, ok, got, what)
+  return "rule_failed", said(rule, "its script failed"), advice(rule), { trouble = not ok and tostring(got)
+    or ("policies/%s.lua: %s or nothing"):format(rule.type, what:format(type(got))) }
+end
+
 function M.ask(rule, call, seen, with)
   if not rule.pol then return "rule_failed", said(rule, rule.why), advice(rule) end
   local ok, got, more = call(rule.type, rule.pol.on_request, seen, context(rule, with))
   if ok and got == nil and more == nil then return nil end
   local what = ok and type(got) == "table" and answers[got]
   if what then return settled(rule, what, with) end
-  return "rule_failed", said(rule, "its script failed"), advice(rule), { trouble = not ok and tostring(got)
-    or ("policies/%s.lua: on_request returned a %s, not deny(…), ask(…), limit(…) or nothing"):format(rule.type, type(got)) }
+  return failed(rule, ok, got, "on_request returned a %s, not deny(…), ask(…), limit(…)")
+end
+
+--- A rule's on_response about the head of an answer (the policy has no `answer`). head: { status, headers = { { name, value } … } }. As ask.
+function M.head(rule, call, head, with)
+  local headers = {}
+  function headers:get(name, n)
+    n, name = n or 1, name:lower()
+    for _, h in ipairs(head.headers) do
+      if h[1]:lower() == name then n = n - 1 end
+      if n == 0 then return h[2] end
+    end
+  end
+  function headers:names()
+    local out = {}
+    for i, h in ipairs(head.headers) do out[i] = h[1]:lower() end
+    return out
+  end
+  local ok, got, more = call(rule.type, rule.pol.on_response, shown { status = head.status, headers = shown(headers) }, context(rule, with))
+  if ok and got == nil and more == nil then return nil end
+  local what = ok and type(got) == "table" and answers[got]
+  if what and what.reason then return settled(rule, what, with) end
+  return failed(rule, ok, got, "on_response returned a %s, not deny(…)")
 end
 
 return M

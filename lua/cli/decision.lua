@@ -243,7 +243,8 @@ local function judge_rules(self, result, spec, url, agent, websocket)
         says = "it refuses: " .. why:gsub("^rule [^:]*: ", "")
       end
       result.rules[#result.rules + 1] = { name = rule.name, type = rule.type,
-        says = says or refused and why or counts and "it counts" or "it has nothing against it" }
+        says = says or refused and why or counts and "it counts"
+          or rule.pol.on_response and not rule.pol.answer and "it is asked about the answer's head" or "it has nothing against it" }
       if refused and not code then code, message, hint = refused, why, advice end
     end
   end
@@ -332,6 +333,8 @@ function M.explain(pipeline, spec)
     result.domain, result.addresses = own.name, own.domain.addresses
     result.reason = "domain entry " .. own.name
   end
+  local list = self.config:rules(bundle)
+  routed = routed or list and require("rules").at(list, url.host)[1] ~= nil
   if spec.headers or names_in_line(url, routed) then
     local code, fields = judge_fields(self, spec, url, agent, own, routed)
     if code then return deny(code, fields) end

@@ -860,11 +860,20 @@ kind = "rule"; the others as of a type. A rule's fields hold no secrets.
 refused (413). Without it a rule reads the head alone, and bodies stream.
     body = { max = 1048576 }
 
-## rule.answer, rule.on_response
-function(res, ctx), once the answer has ended, whatever became of the request: res.status, res.answered (one began), res.whole (and came to its
-end), res.up and res.down (bytes of bodies), and res.objects: of the JSON objects that stand in the answer as members named in
-`answer`, at any depth, in a stream, too, the first and the last, of at most 2 KiB. ctx is as in on_request; what that put into ctx.memo is
-there. It cannot change the answer. The request asks for no coding then. A failure is logged, and what was counted stays.
+## rule.on_response
+function(res, ctx). In a policy without `answer` it is asked about the head of the answer, before anything of it goes to the agent: res.status,
+res.headers:get(name, n) and res.headers:names(). It returns nothing, and the answer goes on as it comes, or deny(…): the agent gets 403 in
+its place. By then the server has done what it was asked. A bug refuses (rule_failed). Cookies that are set have no value here. ctx is as in
+on_request, whose ctx.memo is there.
+    on_response = function(res, ctx)
+      if res.headers:get("x-classification") == "internal" then return deny("this is for people alone") end
+    end
+
+## rule.answer
+{ names }: on_response is told once the answer has ended, whatever became of the request, and cannot refuse: res.status, res.answered (one
+began), res.whole (and came to its end), res.up and res.down (bytes of bodies), and res.objects: of the JSON objects that stand in the
+answer as members of these names, at any depth, in a stream, too, the first and the last, of at most 2 KiB. The request asks for no coding
+then. A failure is logged, and what was counted stays.
     answer = { "usage" },
     on_response = function(res, ctx)
       for _, usage in ipairs(res.objects) do ctx.count(ctx.agent, "day", usage.total_tokens or 0, true) end

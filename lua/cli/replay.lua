@@ -60,7 +60,7 @@ local function judge_rules(self, r, agent, bundle, credential, url, method, stat
   if list == nil then return "rule_failed" end
   if not list then return nil end
   local question = { method = method, host = url.host, readings = function() return paths.readings(self.path_readings, url.path) end }
-  local seen, shown
+  local seen, shown, answer
   local wall = r.time // 1000
   for _, rule in ipairs(list) do
     if rules.covers(rule, question) then
@@ -101,8 +101,10 @@ local function judge_rules(self, r, agent, bundle, credential, url, method, stat
         return "ask"
       end
       if code then return code end
+      answer = answer or rule.pol.on_response and not rule.pol.answer and "the head of the answer"
     end
   end
+  return rules.at(list, url.host)[1] and false, answer    -- false: as of pipeline's ruled
 end
 
 local function names_any(headers, set)

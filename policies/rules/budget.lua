@@ -12,29 +12,36 @@
 -- A call is refused once what it may cost is no longer there; at 80 % the log says so (ev=rule_warning). Counters survive a restart; a
 -- kill loses at most the last second. What a worker that died had reserved stays reserved until the day or month is over.
 --
--- Prices are US dollars for a million tokens, as they were known in November 2025, where a model has several the dearer: compare
--- them with your provider's page, and edit `prices` below (sallyport policy edit budget). A model that is not listed, or a
+-- Prices are US dollars for a million tokens. They are Anthropic's (platform.claude.com/docs/en/about-claude/pricing) and Google's
+-- (ai.google.dev/gemini-api/docs/pricing) of October 2026, and OpenAI's (developers.openai.com/api/docs/pricing) of September 2026, of that
+-- page as others quote it. Where a model has several the dearer counts: that of long prompts (OpenAI's from GPT-5.4 on: twice the input
+-- and 1.5 of the output above 272,000 tokens), of audio, and the one that follows on an offer. Compare them with your
+-- provider's page, and edit `prices` below (sallyport policy edit budget). A model that is not listed, or a
 -- service_tier that may cost more, counts at the dearest price, and the dearest of the models that a body and a path name counts.
 -- What tools of the provider cost beside tokens (web searches) is not counted. Batches, files and calls of other kinds have no
 -- `usage`: batches, and bodies that are no JSON, are refused where money or tokens are counted; narrow the rule with --path.
-local prices = {     -- pattern, input, output: the first that fits. "-20*": a date, and no other model that begins so
-  { "gpt-5", 1.25, 10 }, { "gpt-5-20*", 1.25, 10 }, { "gpt-5-mini", 0.25, 2 }, { "gpt-5-mini-20*", 0.25, 2 },
-  { "gpt-5-nano", 0.05, 0.4 }, { "gpt-5-nano-20*", 0.05, 0.4 }, { "gpt-5-pro", 15, 120 }, { "gpt-5-pro-20*", 15, 120 },
-  { "gpt-5.1", 1.25, 10 }, { "gpt-5.1-20*", 1.25, 10 }, { "gpt-4.1", 2, 8 }, { "gpt-4.1-20*", 2, 8 },
-  { "gpt-4.1-mini", 0.4, 1.6 }, { "gpt-4.1-mini-20*", 0.4, 1.6 }, { "gpt-4.1-nano", 0.1, 0.4 }, { "gpt-4.1-nano-20*", 0.1, 0.4 },
-  { "gpt-4o", 2.5, 10 }, { "gpt-4o-20*", 5, 15 }, { "gpt-4o-mini", 0.15, 0.6 }, { "gpt-4o-mini-20*", 0.15, 0.6 },
-  { "o1", 15, 60 }, { "o1-20*", 15, 60 }, { "o1-pro*", 150, 600 }, { "o3", 2, 8 }, { "o3-20*", 2, 8 },
-  { "o3-pro", 20, 80 }, { "o3-pro-20*", 20, 80 }, { "o3-mini", 1.1, 4.4 }, { "o3-mini-20*", 1.1, 4.4 },
-  { "o4-mini", 1.1, 4.4 }, { "o4-mini-20*", 1.1, 4.4 }, { "text-embedding-3-small", 0.02, 0.02 }, { "text-embedding-3-large", 0.13, 0.13 },
-  { "claude-opus-4-5", 5, 25 }, { "claude-opus-4-5-20*", 5, 25 }, { "claude-opus-4-1", 15, 75 }, { "claude-opus-4-1-20*", 15, 75 },
-  { "claude-opus-4-0", 15, 75 }, { "claude-opus-4-20*", 15, 75 }, { "claude-sonnet-4-5", 6, 22.5 }, { "claude-sonnet-4-5-20*", 6, 22.5 },
-  { "claude-sonnet-4-0", 6, 22.5 }, { "claude-sonnet-4-20*", 6, 22.5 }, { "claude-haiku-4-5", 1, 5 }, { "claude-haiku-4-5-20*", 1, 5 },
-  { "claude-3-7-sonnet-latest", 3, 15 }, { "claude-3-7-sonnet-20*", 3, 15 }, { "claude-3-5-haiku-latest", 0.8, 4 },
-  { "claude-3-5-haiku-20*", 0.8, 4 }, { "claude-3-haiku-20*", 0.25, 1.25 },
-  { "claude-3-opus-latest", 15, 75 }, { "claude-3-opus-20*", 15, 75 },
-  { "gemini-3-pro-preview", 4, 18 }, { "gemini-2.5-pro", 2.5, 15 }, { "gemini-2.5-flash", 1, 2.5 }, { "gemini-2.5-flash-lite", 0.3, 0.4 },
-  { "gemini-2.0-flash", 0.7, 0.4 }, { "gemini-2.0-flash-lite", 0.075, 0.3 }, { "gemini-2.0-flash-001", 0.7, 0.4 },
-  { "gemini-2.0-flash-lite-001", 0.075, 0.3 },
+local prices = {     -- name, input, output: also with "-", a date of 20… behind it, and no other model that begins so
+  { "gpt-6-astra", 20, 75 }, { "gpt-6-sol", 4, 15 }, { "gpt-6.1-sol", 4, 15 }, { "gpt-5.6-sol", 10, 45 }, { "gpt-5.6-terra", 4, 18 },
+  { "gpt-5.6-luna", 0.4, 1.8 }, { "gpt-5.5", 10, 45 }, { "gpt-5.5-pro", 60, 270 }, { "gpt-5.4", 5, 22.5 }, { "gpt-5.4-pro", 60, 270 },
+  { "gpt-5.4-mini", 1.5, 6.75 }, { "gpt-5.4-nano", 0.4, 1.875 }, { "gpt-5.3-codex", 1.75, 14 }, { "gpt-5.2", 1.75, 14 },
+  { "gpt-5.2-codex", 1.75, 14 }, { "gpt-5.2-pro", 21, 168 }, { "gpt-5.1", 1.25, 10 }, { "gpt-5.1-codex", 1.25, 10 },
+  { "gpt-5.1-codex-mini", 0.25, 2 }, { "gpt-5", 1.25, 10 }, { "gpt-5-codex", 1.25, 10 }, { "gpt-5-mini", 0.25, 2 },
+  { "gpt-5-nano", 0.05, 0.4 }, { "gpt-5-pro", 15, 120 }, { "gpt-4.1", 2, 8 }, { "gpt-4.1-mini", 0.4, 1.6 }, { "gpt-4.1-nano", 0.1, 0.4 },
+  { "gpt-4o", 5, 15 }, { "gpt-4o-mini", 0.15, 0.6 }, { "o1", 15, 60 }, { "o1-pro", 150, 600 }, { "o3", 2, 8 }, { "o3-pro", 20, 80 },
+  { "o3-mini", 1.1, 4.4 }, { "o4-mini", 1.1, 4.4 }, { "text-embedding-3-small", 0.02, 0.02 }, { "text-embedding-3-large", 0.13, 0.13 },
+  { "claude-fable-5-2", 8, 40 }, { "claude-fable-5-1", 10, 50 }, { "claude-fable-5", 10, 50 }, { "claude-mythos-5-1", 10, 50 },
+  { "claude-mythos-5", 10, 50 }, { "claude-opus-5-5", 4, 20 }, { "claude-opus-5", 5, 25 }, { "claude-opus-4-8", 5, 25 },
+  { "claude-opus-4-7", 5, 25 }, { "claude-opus-4-6", 5, 25 }, { "claude-opus-4-5", 5, 25 }, { "claude-opus-4-1", 15, 75 },
+  { "claude-opus-4-0", 15, 75 }, { "claude-opus-4", 15, 75 }, { "claude-sonnet-5-5", 2, 10 }, { "claude-sonnet-5", 2, 10 },
+  { "claude-sonnet-4-6", 3, 15 }, { "claude-sonnet-4-5", 3, 15 }, { "claude-sonnet-4-0", 6, 22.5 }, { "claude-sonnet-4", 6, 22.5 },
+  { "claude-haiku-5-5", 0.5, 2.5 }, { "claude-haiku-4-5", 1, 5 }, { "claude-3-7-sonnet-latest", 3, 15 }, { "claude-3-7-sonnet", 3, 15 },
+  { "claude-3-5-haiku-latest", 0.8, 4 }, { "claude-3-5-haiku", 0.8, 4 }, { "claude-3-haiku", 0.25, 1.25 },
+  { "claude-3-opus-latest", 15, 75 }, { "claude-3-opus", 15, 75 },
+  { "gemini-3.8-flash", 1.5, 7.5 }, { "gemini-3.7-flash", 1.5, 7.5 }, { "gemini-3.6-flash", 1.5, 7.5 }, { "gemini-3.5-flash", 1.5, 9 },
+  { "gemini-3.5-flash-lite", 0.3, 2.5 }, { "gemini-3.1-pro-preview", 4, 18 }, { "gemini-3-pro-preview", 4, 18 },
+  { "gemini-3-flash-preview", 1, 3 }, { "gemini-3.1-flash-lite", 0.5, 1.5 }, { "gemini-2.5-pro", 2.5, 15 }, { "gemini-2.5-flash", 1, 2.5 },
+  { "gemini-2.5-flash-lite", 0.3, 0.4 }, { "gemini-2.0-flash", 0.7, 0.4 }, { "gemini-2.0-flash-lite", 0.075, 0.3 },
+  { "gemini-2.0-flash-001", 0.7, 0.4 }, { "gemini-2.0-flash-lite-001", 0.075, 0.3 },
 }
 local dearest = { "*", 150, 600 }
 for _, p in ipairs(prices) do dearest = { "*", math.max(dearest[2], p[2]), math.max(dearest[3], p[3]) } end
@@ -48,7 +55,7 @@ local tiers = { auto = true, default = true, standard = true, standard_only = tr
 local function price_of(model)
   local name = type(model) == "string" and model:match("[^/]*$"):gsub("@", "-") or ""      -- Vertex AI: NAME@DATE
   for _, p in ipairs(prices) do
-    if fits({ p[1] }, name) then return p end
+    if name == p[1] or fits({ p[1] .. "-20*" }, name) then return p end
   end
   return dearest
 end

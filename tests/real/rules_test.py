@@ -2,6 +2,7 @@
 import json
 import re
 import shlex
+import subprocess
 
 import sallyport
 
@@ -134,3 +135,20 @@ def test_pages(t):
         tested = s.cli("policy", "test", page.stem).stdout
         assert re.search(r"^ok +\S+ +[1-9]\d* examples", tested), (page, tested)
     assert len(pages) >= 8 and len(json.loads(s.cli("rule", "list", "--json").stdout)) == n
+
+
+def test_answer_h2(t):
+    """an answer that a rule refuses by its head, to a client of HTTP/2, whose other streams go on; `explain` says what is asked"""
+    t.need("curl")
+    s, up = t.proxy(workers=1, credentials=[API])
+    s.policy("teapot", 'return { kind = "rule", api = 1, name = "teapot", title = "t", on_request = function(req) end, '
+             'on_response = function(res) if res.headers:get("content-type") == "application/json" then return deny("no JSON") end end }')
+    args = ["curl", "-sS", "--http2", "--max-time", str(10 * sallyport.SLOW), "--proxy", s.proxy_url(), "--cacert", str(s.ca), "-w", "[%{http_version} %{response_code} %{num_connects}]"]
+    r = subprocess.run([*args, "https://api.test/a"], capture_output=True, text=True)
+    assert "[2 200 1]" in r.stdout, r
+    s.cli("rule", "add", "judge", "--type", "teapot", "--path", "/a")
+    assert "it is asked about the answer's head" in s.cli("explain", "GET", "https://api.test/a").stdout
+    r = subprocess.run([*args, "https://api.test/a", "https://api.test/b", "-I", "https://api.test/a"], capture_output=True, text=True)
+    assert "[2 403 1]" in r.stdout and "[2 200 0]" in r.stdout and "[2 403 0]" in r.stdout and "canary" not in r.stdout, r
+    records = [(x["path"], x["status"], x["decision"], x["reason"]) for x in s.records()]
+    assert records.count(("/a", 403, "deny", "rule judge")) == 2, records
