@@ -9,12 +9,8 @@ local spans = { once = true, hour = true, day = true, always = true }
 
 -- Every record that still counts, the oldest first: { key, record } each.
 local function all()
-  local out, wall = {}, require("time").wall()
-  for key, r in db.each("approval", "") do
-    if r and r["until"] > wall then out[#out + 1] = { key = key, record = r } end
-  end
-  table.sort(out, function(a, b) return (a.record.asked or 0) < (b.record.asked or 0) or a.record.asked == b.record.asked and a.key < b.key end)
-  return out
+  local wall = require("time").wall()
+  return db.oldest("approval", "asked", function(r) return r["until"] > wall end)
 end
 
 local function shape(r)

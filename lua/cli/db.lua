@@ -127,6 +127,19 @@ function M.each(name, prefix)
   end
 end
 
+--- Every record of a database but the damaged, in the order of its member `at`: { key, record } each. wanted(record): is it listed? nil: all.
+function M.oldest(name, at, wanted)
+  local out = {}
+  for key, r in M.each(name, "") do
+    if r and (not wanted or wanted(r)) then out[#out + 1] = { key = key, record = r } end
+  end
+  table.sort(out, function(a, b)
+    local x, y = a.record[at] or 0, b.record[at] or 0
+    return x < y or x == y and a.key < b.key
+  end)
+  return out
+end
+
 --- One record's plain part, or nil; a damaged one ends the command.
 function M.peek(name, key, what)
   local record, code = require("store").peek(name, key)

@@ -314,27 +314,27 @@ function Reader:names()
   return names
 end
 
+-- A function from its parameters to its end.
+function Reader:body()
+  self:parameters(false)
+  self.naming = false
+  self.tables[#self.tables + 1] = false
+  self:block()
+  self.tables[#self.tables] = nil
+  self:close()
+  self.i = self.i + 1
+end
+
 -- One token, or all of a nested construct.
 function Reader:step(t, k)
   if k == "function" then
     self.i = self.i + 1
-    self:parameters(false)
-    self.tables[#self.tables + 1] = false
-    self:block()
-    self.tables[#self.tables] = nil
-    self:close()
-    self.i = self.i + 1
+    self:body()
   elseif k == "local" and self:kind(1) == "function" then
     self.i = self.i + 2
     if self:name() then self:declare(self:name()) end
     self.naming = true
-    self:parameters(false)
-    self.naming = false
-    self.tables[#self.tables + 1] = false
-    self:block()
-    self.tables[#self.tables] = nil
-    self:close()
-    self.i = self.i + 1
+    self:body()
   elseif k == "local" then
     self.i = self.i + 1
     local names = self:names()

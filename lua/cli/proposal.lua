@@ -5,15 +5,7 @@ local records = require "records"
 local report = require "cli.report"
 local terminal = require "cli.terminal"
 
-local function all()
-  local out = {}
-  for key, r in db.each("proposal", "") do
-    if r then out[#out + 1] = { key = key, record = r } end
-  end
-  table.sort(out, function(a, b) return a.record.created < b.record.created or a.record.created == b.record.created
-    and a.key < b.key end)
-  return out
-end
+local function all() return db.oldest("proposal", "created") end
 
 local function named(id)
   for _, row in ipairs(all()) do
