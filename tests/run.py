@@ -32,7 +32,7 @@ AS_USER = ("test real/command_test", "test real/commands_test", "test real/fault
            "test wire/tokens", "test wire/tls_upstream", "test wire/connect")
 # Wire cases that run a second time with a client that speaks HTTP/2, where they mean the same there (wire/h2_wire.py): those
 # files that have many such cases, and one server for them.
-OVER_H2 = ("body_parameter", "carriers", "early", "filters", "injection", "kept", "method_in_body", "mint", "paths", "presets",
+OVER_H2 = ("body_parameter", "carriers", "early", "filters", "injection", "judged", "kept", "method_in_body", "mint", "paths", "presets",
            "relay", "rows", "rules", "scrub", "second_target", "signed_chunks")
 
 
