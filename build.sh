@@ -149,8 +149,9 @@ first="guarded cli cli/page cli/report cli/files cli/terminal host cli/machine c
 # pack, smaller than one for each folder by a twentieth. Policies are for people to read and edit, so they go in with comments.
 embed() {
 	mkdir -p build/slim
-	# The topics' names are a module too: nothing else in the binary lists its files.
+	# The topics' names are a module too, and the policies': nothing else in the binary lists its files.
 	(cd lua/help && printf 'return {' && printf ' "%s",' *.md && printf ' }\n') | sed 's/\.md"/"/g' >build/slim/topics.lua
+	(cd policies && printf 'return {' && printf ' "%s",' *.lua rules/*.lua && printf ' }\n') | sed 's,rules/,,g; s/\.lua"/"/g' >build/slim/policy_names.lua
 	# Names under which services' keys are kept: the presets' text is 86 KB, which `run` need not read.
 	{
 		echo 'return {'
@@ -168,10 +169,10 @@ embed() {
 		# shellcheck disable=SC2086  # a list of words
 		for f in $({ printf '%s.lua\n' $first | sed '/^policies/!s,^,lua/,'
 				find lua lua/web lua/cli policies policies/rules lua/help -maxdepth 1 -name '*.lua' -o -name '*.md' | LC_ALL=C sort; } |
-				awk '!seen[$0]++') build/slim/topics.lua; do
+				awk '!seen[$0]++') build/slim/topics.lua build/slim/policy_names.lua; do
 			i=$((i + 1)) from=$at
 			case $f in *.md) topic "$f" ;; lua/cli/secret_names.lua) cat build/slim/secret_names.lua ;; lua/*) slim "$f" ;; *) cat "$f" ;; esac >>"$text"
-			case $f in *.md) f=${f%.md}.lua ;; build/slim/*) f=lua/help/topics.lua ;; policies/rules/*) f=policies/${f##*/} ;; esac
+			case $f in *.md) f=${f%.md}.lua ;; build/slim/topics.lua) f=lua/help/topics.lua ;; build/slim/*) f=lua/${f##*/} ;; policies/rules/*) f=policies/${f##*/} ;; esac
 			at=$(($(wc -c <"$text")))
 			printf 'n%d:\t.asciz "%s"\n' $i "$f"
 			printf '\t.long n%d - embed_base, %d, %d\n' $i "$from" $((at - from)) >>"$rows"

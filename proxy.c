@@ -979,30 +979,21 @@ clock_now(void)
 	return loop_time;
 }
 
-/* Only the binary of the tests can be told another time, through a file: seconds on the wall
- * clock, and ms since the boot, which leases count. */
-static int64_t
-clock_test(int which)
-{
-	long long off[2] = {0, 0};
+/* What the binary of the tests alone can be told: another time, as seconds on the wall clock and ms since
+ * the boot, which leases count; to hold up verify_job_run; and to have no memory for Lua. */
 #ifdef SALLYPORT_TEST
-	const char *file = getenv("SALLYPORT_TEST_CLOCK");
-	FILE *f = file != NULL ? fopen(file, "re") : NULL;
-
-	if (f != NULL) {
-		if (fscanf(f, "%lld %lld", &off[0], &off[1]) < 1)
-			off[0] = 0;
-		fclose(f);
-	}
+#include "tests/hooks.h"
+#else
+#define hook_clock(which) 0
+#define hook_hold() ((void)0)
+#define hook_no_memory() false
 #endif
-	return off[which];
-}
 
 /* Unix ms. */
 static int64_t
 clock_wall_ms(void)
 {
-	return clock_read(CLOCK_REALTIME) + clock_test(0) * 1000;
+	return clock_read(CLOCK_REALTIME) + hook_clock(0) * 1000;
 }
 
 static int64_t
@@ -9443,12 +9434,8 @@ static void
 verify_job_run(struct job *j)
 {
 	struct tls_verify *v = OWNER(j, struct tls_verify, job);
-#ifdef SALLYPORT_TEST
-	const char *hold = getenv("SALLYPORT_TEST_HOLD");       /* a file: as long as it exists */
 
-	while (hold != NULL && access(hold, F_OK) == 0)
-		usleep(1000);
-#endif
+	hook_hold();
 	v->moved(&v->tls->u.eng, v->n);
 }
 
@@ -19805,9 +19792,6 @@ lua_import(const char *module, const char *fn)
 /* Defined after all bindings: it calls lua_bind for each. */
 static void lua_bind_all(lua_State *L, bool worker);
 extern int luaopen_lpeg(lua_State *L);  /* Debian's package has no usable header */
-#ifdef SALLYPORT_UNIT
-static int64_t lua_fail_after = -1;     /* tests: allocations until all fail; -1: never */
-#endif
 
 /* -- the allowance of a policy */
 
@@ -20004,13 +19988,7 @@ lua_alloc(void *ud, void *ptr, size_t osize, size_t nsize)
 		return NULL;
 	}
 	if (nsize > osize) {
-#ifdef SALLYPORT_UNIT
-		if (lua_fail_after == 0)
-			return NULL;
-		if (lua_fail_after > 0)
-			lua_fail_after--;
-#endif
-		if (!lua_may_grow(nsize - osize))
+		if (hook_no_memory() || !lua_may_grow(nsize - osize))
 			return NULL;
 		/* a string function's work grows with the string that it makes */
 		if (lua_now.co != NULL && (lua_now.left -= (int64_t)(nsize - osize) / LUA_COPY) < 0)
@@ -20309,26 +20287,6 @@ l_sandbox_default_source(lua_State *L)
 	return 1;
 }
 
-/* sandbox.defaults() -> { name… }
- *
- * The names of the embedded policies. */
-static int
-l_sandbox_defaults(lua_State *L)
-{
-	const size_t skip = strlen("policies/"), tail = strlen(".lua");
-
-	lua_newtable(L);
-	for (unsigned i = 0; i < embed_count; i++) {
-		const char *name = embed_base + embed_files[i].name;
-
-		if (strncmp(name, "policies/", skip) != 0)
-			continue;
-		lua_pushlstring(L, name + skip, strlen(name) - skip - tail);
-		lua_rawseti(L, -2, (lua_Integer)lua_rawlen(L, -2) + 1);
-	}
-	return 1;
-}
-
 /* sandbox.charge(instructions)
  *
  * Charges the running policy for C work of that size, from runtime code that the policy called. */
@@ -20352,13 +20310,8 @@ l_sandbox_spent(lua_State *L)
 }
 
 static const luaL_Reg l_sandbox[] = {
-	{"call", l_sandbox_call},
-	{"charge", l_sandbox_charge},
-	{"default_source", l_sandbox_default_source},
-	{"defaults", l_sandbox_defaults},
-	{"load", l_sandbox_load},
-	{"spent", l_sandbox_spent},
-	{"wait", l_sandbox_wait},       /* yields */
+	{"call", l_sandbox_call}, {"charge", l_sandbox_charge}, {"default_source", l_sandbox_default_source},
+	{"load", l_sandbox_load}, {"spent", l_sandbox_spent}, {"wait", l_sandbox_wait}, /* yields */
 	{NULL, NULL},
 };
 
@@ -21699,6 +21652,7 @@ struct digest {
 	struct slice key, in;   /* borrowed from the stack; key.p NULL: a digest */
 	bool is_secret;
 	unsigned char out[64];
+	lua_Integer rounds;     /* of PBKDF2: key is the password, in the salt */
 	struct req *r;          /* of view:sigv4; borrowed */
 };
 
@@ -21739,26 +21693,20 @@ l_digest(lua_State *L, const struct sign_hash *h, int key, int data)
 /* -- passwords */
 #define PBKDF2_JOBS 5           /* one runs and four wait: more would wait for seconds */
 
-/* PBKDF2 with HMAC-SHA256 on its way, for its first block. */
-struct pbkdf2 {
-	struct heavy heavy;
-	struct slice password, salt; /* borrowed from the stack */
-	lua_Integer rounds;
-	unsigned char out[32];
-};
 static _Atomic unsigned pbkdf2_jobs;
 
+/* The first block of PBKDF2 with HMAC-SHA256. */
 static void
 pbkdf2_run(struct job *j)
 {
-	struct pbkdf2 *p = OWNER(j, struct pbkdf2, heavy.job);
+	struct digest *p = OWNER(j, struct digest, heavy.job);
 	unsigned char u[32];
 	br_hmac_key_context key;
 	br_hmac_context hmac;
 
-	br_hmac_key_init(&key, &br_sha256_vtable, p->password.p, p->password.n);
+	br_hmac_key_init(&key, &br_sha256_vtable, p->key.p, p->key.n);
 	br_hmac_init(&hmac, &key, 0);
-	br_hmac_update(&hmac, p->salt.p, p->salt.n);
+	br_hmac_update(&hmac, p->in.p, p->in.n);
 	br_hmac_update(&hmac, "\0\0\0\1", 4);
 	br_hmac_out(&hmac, u);
 	memcpy(p->out, u, sizeof u);
@@ -21775,16 +21723,6 @@ pbkdf2_run(struct job *j)
 	pbkdf2_jobs--;
 }
 
-static int
-l_pbkdf2_k(lua_State *L, void *heavy)
-{
-	struct pbkdf2 *p = heavy;
-
-	lua_pushlstring(L, (const char *)p->out, sizeof p->out);
-	wipe(p->out, sizeof p->out);
-	return 1;
-}
-
 /* sign.pbkdf2(password, salt, rounds) -> 32 bytes | nil, "busy"
  *
  * PBKDF2-HMAC-SHA256 (RFC 8018 5.2). password: a string or a secret. A lane of its own makes one after the
@@ -21792,45 +21730,34 @@ l_pbkdf2_k(lua_State *L, void *heavy)
 static int
 l_sign_pbkdf2(lua_State *L)
 {
-	struct pbkdf2 *p = l_new(L, sizeof *p, 0, NULL);
-	bool is_secret;
+	struct digest *p = l_new(L, sizeof *p, 0, NULL);
+	bool is_secret;         /* what comes out is none: it is stored, and compared */
 
-	p->password = l_check_value(L, 1, &is_secret);
-	p->salt = l_check_slice(L, 2);
+	p->hash = SIGN_SHA256;
+	p->key = l_check_value(L, 1, &is_secret);
+	p->in = l_check_slice(L, 2);
 	p->rounds = luaL_checkinteger(L, 3);
 	if (pbkdf2_jobs >= PBKDF2_JOBS)
 		return l_fail(L, "busy");
 	pbkdf2_jobs++;
 	p->heavy.job.lane = JOB_HASH;
-	return l_heavy(L, &p->heavy, HEAVY_MIN, pbkdf2_run, l_pbkdf2_k);
+	return l_heavy(L, &p->heavy, HEAVY_MIN, pbkdf2_run, l_digest_k);
 }
 
 /* sign.sha256(x), x:sha256() -> string | secret
  *
  * The 32 bytes of SHA-256. */
-static int
-l_sign_sha256(lua_State *L)
-{
-	return l_digest(L, SIGN_SHA256, 0, 1);
-}
+static int l_sign_sha256(lua_State *L) { return l_digest(L, SIGN_SHA256, 0, 1); }
 
 /* sign.digest(alg, x) -> string | secret
  *
  * The raw bytes. alg: "sha1", "sha256", "sha384" or "sha512". */
-static int
-l_sign_digest(lua_State *L)
-{
-	return l_digest(L, l_check_hash(L, 1), 0, 2);
-}
+static int l_sign_digest(lua_State *L) { return l_digest(L, l_check_hash(L, 1), 0, 2); }
 
 /* secret.hmac(key, alg, x), key:hmac(alg, x) -> string | secret
  *
  * The raw bytes of the HMAC (RFC 2104). alg: as for sign.digest. */
-static int
-l_secret_hmac(lua_State *L)
-{
-	return l_digest(L, l_check_hash(L, 2), 1, 3);
-}
+static int l_secret_hmac(lua_State *L) { return l_digest(L, l_check_hash(L, 2), 1, 3); }
 
 /* The key at idx. In a policy a secret key must be a field of the credential: errors about a key
  * that was built around a secret would tell of the secret's bytes. */
@@ -22468,11 +22395,7 @@ l_json_expect(lua_State *L, struct slice body, int idx)
 /* core.of(string) -> secret
  *
  * For a value that a person typed into a test or an example: the string stays in Lua. */
-static int
-l_core_of(lua_State *L)
-{
-	return l_push_secret_copy(L, l_check_slice(L, 1));
-}
+static int l_core_of(lua_State *L) { return l_push_secret_copy(L, l_check_slice(L, 1)); }
 
 /* FNV-1a of the credential's name, never 0; 0: no credential. */
 static uint64_t
@@ -22558,11 +22481,7 @@ l_core_join(lua_State *L)
 /* core.expect(document, { member = kind }) -> { member = value } | nil, code
  *
  * document is a secret. Kinds and codes: see l_json_expect. */
-static int
-l_core_expect(lua_State *L)
-{
-	return l_json_expect(L, l_check_secret(L, 1), 2);
-}
+static int l_core_expect(lua_State *L) { return l_json_expect(L, l_check_secret(L, 1), 2); }
 
 /* -- Signature Version 4: the arguments of view:sigv4 */
 struct l_sigv4 {
@@ -22637,11 +22556,7 @@ sigv4_make(const struct l_sigv4 *o, const struct sigv4_request *r, unsigned char
 /* -- openers: functions of each module. An opener pushes its module's table. */
 
 static const luaL_Reg l_secret_functions[] = {
-	{"sha256",   l_sign_sha256},
-	{"hmac",     l_secret_hmac},
-	{"decode",   l_secret_decode},
-	{"is",       l_secret_is},
-	{NULL, NULL},
+	{"sha256", l_sign_sha256}, {"hmac", l_secret_hmac}, {"decode", l_secret_decode}, {"is", l_secret_is}, {NULL, NULL},
 };
 
 /* Adds to the table on top the functions that take handles and strings alike. */
@@ -22670,14 +22585,8 @@ l_core_begins(lua_State *L)
 }
 
 static const luaL_Reg l_core_functions[] = {
-	{"of",       l_core_of},
-	{"begins",   l_core_begins},
-	{"keep",     l_core_keep},
-	{"acting",   l_core_acting},
-	{"as_field", l_core_as_field},
-	{"join",     l_core_join},
-	{"reach",    l_secret_reach},
-	{"expect",   l_core_expect},
+	{"of", l_core_of}, {"begins", l_core_begins}, {"keep", l_core_keep}, {"acting", l_core_acting},
+	{"as_field", l_core_as_field}, {"join", l_core_join}, {"reach", l_secret_reach}, {"expect", l_core_expect},
 	{NULL, NULL},
 };
 
@@ -22709,19 +22618,13 @@ l_open_secret_core(lua_State *L)
 }
 
 static const luaL_Reg l_sign_functions[] = {
-	{"sha256",      l_sign_sha256},
-	{"digest",      l_sign_digest},
-	{"pbkdf2",      l_sign_pbkdf2},         /* yields */
-	{"key_info",    l_sign_key_info},
-	{"public_key",  l_sign_public_key},
-	{"signature",   l_sign_signature}, {"verify", l_sign_verify},
-	{NULL, NULL},
+	{"sha256", l_sign_sha256}, {"digest", l_sign_digest}, {"pbkdf2", l_sign_pbkdf2}, /* yields */
+	{"key_info", l_sign_key_info}, {"public_key", l_sign_public_key},
+	{"signature", l_sign_signature}, {"verify", l_sign_verify}, {NULL, NULL},
 };
 
 static const luaL_Reg l_json_functions[] = {
-	{"decode", l_json_decode},
-	{"array",  l_json_array},
-	{NULL, NULL},
+	{"decode", l_json_decode}, {"array", l_json_array}, {NULL, NULL},
 };
 
 static int
@@ -22736,10 +22639,7 @@ l_open_json(lua_State *L)
 }
 
 static const luaL_Reg l_uri_functions[] = {
-	{"decode",      l_uri_decode},
-	{"parse_query", l_pairs_parse},
-	{"values",      l_form_values},
-	{NULL, NULL},
+	{"decode", l_uri_decode}, {"parse_query", l_pairs_parse}, {"values", l_form_values}, {NULL, NULL},
 };
 
 /* ---- bind: store -----------------------------------------------------------
@@ -23563,18 +23463,10 @@ l_raw_sum(lua_State *L)
 }
 
 static const luaL_Reg l_store[] = {
-	{"open", l_store_open},
-	{"close", l_store_close},
-	{"snapshot", l_store_snapshot},
-	{"replace", l_store_replace},
-	{"record", l_store_record},
-	{"each", l_store_each},
-	{"generation", l_store_generation},
-	{"changes", l_store_changes},
-	{"refused", l_store_refused},
-	{"placeholder", l_store_placeholder},
-	{"mark", l_store_mark},
-	{"commit", l_store_commit},     /* yields */
+	{"open", l_store_open}, {"close", l_store_close}, {"snapshot", l_store_snapshot}, {"replace", l_store_replace},
+	{"record", l_store_record}, {"each", l_store_each}, {"generation", l_store_generation},
+	{"changes", l_store_changes}, {"refused", l_store_refused},
+	{"placeholder", l_store_placeholder}, {"mark", l_store_mark}, {"commit", l_store_commit}, /* yields */
 	{NULL, NULL},
 };
 
@@ -25281,31 +25173,22 @@ l_req_strip(lua_State *L)
 	return l_heavy(L, &e->heavy, r->body.n, edit_strip, l_strip_form_k);
 }
 
-/* Does `what` stand in the value `v`, or in the plain text of its Basic credentials? */
-static bool
-field_bears(struct slice v, struct slice what)
-{
-	struct buf plain;
-	bool found = http_basic(v, &plain) && subst_has(&subst_plain, buf_slice(&plain), what);
-
-	buf_free(&plain);
-	return found || subst_has(&subst_plain, v, what);
-}
-
-/* Does one of the list's { text = … } stand in `v`, written in this code? NULL: `v` is a field
- * value. */
+/* Does one of the list's { text = … } stand in `v`, written in this code? NULL: `v` is a field's value, or
+ * the plain text of its Basic credentials. */
 static bool
 l_bears_one(lua_State *L, int list, struct slice v, const struct subst_code *code)
 {
-	bool found = false;
+	struct buf plain = {.max = 0};
+	bool basic = code == NULL && http_basic(v, &plain), found = false;
 	int top = lua_gettop(L);
 
 	for (lua_Integer i = 1; !found && lua_geti(L, list, i) == LUA_TTABLE; i++) {
 		struct slice what = (lua_getfield(L, -1, "text"), l_check_text(L, -1));
 
-		found = code != NULL ? subst_has(code, v, what) : field_bears(v, what);
+		found = subst_has(code != NULL ? code : &subst_plain, v, what) || (basic && slice_has(buf_slice(&plain), what));
 		lua_settop(L, top);
 	}
+	buf_free(&plain);
 	lua_settop(L, top);
 	return found;
 }
@@ -25932,11 +25815,7 @@ l_req_seal(lua_State *L)
 /* req:sealed() -> bool
  *
  * May a sealed text stand in the head, Basic decoded, or in a body that was read, up to 1 MiB? */
-static int
-l_req_sealed(lua_State *L)
-{
-	return l_answer(L, req_sealed(l_check_req(L, 1)));
-}
+static int l_req_sealed(lua_State *L) { return l_answer(L, req_sealed(l_check_req(L, 1))); }
 
 /* request.unseal(text, { agent=, agent_epoch=, credential=, credential_epoch= }) -> secret | nil, "unsealable"
  *
@@ -26589,7 +26468,7 @@ l_fail_errno(lua_State *L)
  * time.wall() -> Unix seconds
  * time.wall_ms() -> Unix ms */
 static int l_time_now(lua_State *L) { return l_one(L, clock_now()); }
-static int l_time_boot(lua_State *L) { return l_one(L, clock_read(CLOCK_BOOTTIME) + clock_test(1)); }
+static int l_time_boot(lua_State *L) { return l_one(L, clock_read(CLOCK_BOOTTIME) + hook_clock(1)); }
 static int l_time_wall(lua_State *L) { return l_one(L, clock_wall()); }
 static int l_time_wall_ms(lua_State *L) { return l_one(L, clock_wall_ms()); }
 
@@ -27438,25 +27317,6 @@ l_host_ca_make(lua_State *L)
  * Is the arena of secrets locked in memory? */
 static int l_host_locked(lua_State *L) { return l_answer(L, secret_locked()); }
 
-/* host.become(uid, gid) -> true | nil, why
- *
- * Root's process goes on as this user, with his groups, and for good. */
-static int
-l_host_become(lua_State *L)
-{
-	lua_Integer user = luaL_checkinteger(L, 1), group = luaL_checkinteger(L, 2);
-	uid_t uid = (uid_t)user;
-	gid_t gid = (gid_t)group;
-	const struct passwd *pw = getpwuid(uid);
-
-	/* -1 would change nothing, and answer that it was done */
-	luaL_argcheck(L, user >= 0 && user < UINT32_MAX && group >= 0 && group < UINT32_MAX, 1, "no user");
-	if ((pw != NULL ? initgroups(pw->pw_name, gid) : setgroups(0, NULL)) != 0 || setresgid(gid, gid, gid) != 0 ||
-	    setresuid(uid, uid, uid) != 0)
-		return l_fail_errno(L);
-	return l_answer(L, true);
-}
-
 /* host.log(text)
  *
  * Writes a line of the log. The text holds no header value, no body and no secret. */
@@ -27520,11 +27380,7 @@ static int l_host_home(lua_State *L) { lua_pushstring(L, serve.home); return 1; 
 /* host.door() -> bool
  *
  * Does this worker serve the door? */
-static int
-l_host_door(lua_State *L)
-{
-	return l_answer(L, net.kind == LISTEN_GATEWAY);
-}
+static int l_host_door(lua_State *L) { return l_answer(L, net.kind == LISTEN_GATEWAY); }
 
 /* For workers and commands. */
 static const luaL_Reg l_host_worker[] = {
@@ -27539,7 +27395,7 @@ static const luaL_Reg l_host_worker[] = {
 
 /* For commands alone. */
 static const luaL_Reg l_host_command[] = {
-	{"become", l_host_become}, {"file", l_host_file}, {"adopt", l_host_adopt},
+	{"file", l_host_file}, {"adopt", l_host_adopt},
 	{"pem_check", l_host_pem_check}, {"ca_make", l_host_ca_make}, {"locked", l_host_locked},
 	{"listen_close", l_host_listen_close},
 	{"serve", l_host_serve}, {"serve_lock", l_host_serve_lock},

@@ -1,6 +1,6 @@
 --- The machine, as workers and commands see it: host.core (proxy.c), and for commands what cli.machine makes of system calls.
 local M = require "host.core"
-if M.become then      -- workers do not have it
+if M.adopt then       -- workers do not have it
   setmetatable(M, { __index = function(_, name) return require("cli.machine")[name] end })
 end
 

@@ -45,7 +45,7 @@ end
 local function fits(p)
   local pol = policies.load(p.type)
   if not pol or pol.kind ~= "type" then
-    local near = records.nearest(p.type, require("sandbox").defaults())
+    local near = records.nearest(p.type, require "policy_names")
     return nil, ("there is no type '%s'%s"):format(p.type, near and (": did you mean %s?"):format(near) or ""), "type"
   end
   local ok, why

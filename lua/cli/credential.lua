@@ -57,7 +57,7 @@ local field_means = {
 local function type_names(no_store)
   local names, all = {}, {}
   if no_store then
-    for i, name in ipairs(require("sandbox").defaults()) do all[i] = require("policy_store").load(name) end
+    for i, name in ipairs(require "policy_names") do all[i] = require("policy_store").load(name) end
   else
     all = require("cli.policy_versions").list()
   end
@@ -799,7 +799,7 @@ end
 -- The first example in the manual comment of each type that this binary brings.
 local function type_examples()
   local sandbox, out = require "sandbox", {}
-  for _, name in ipairs(sandbox.defaults()) do
+  for _, name in ipairs(require "policy_names") do
     local line, more = sandbox.default_source(name):match("\n%-%- +(sallyport credential add [^\n]*)(.*)")
     while line and line:find("\\$") do
       out[#out + 1] = "  " .. line

@@ -169,6 +169,30 @@ end
 
 -- ---- processes -------------------------------------------------------------------------------------
 
+--- become(uid, gid) -> true | nil, why. Root's process goes on as this user, with his groups as /etc has them, and for good.
+function M.become(uid, gid)
+  -- -1 would change nothing; 32-bit processors have calls for 16 bits of a number here
+  local most = string.packsize "T" == 8 and 0xfffffffe or 0xfffe
+  assert(uid > 0 and uid <= most and gid >= 0 and gid <= most, "no user")
+  local function lines(path)
+    local file <close> = io.open(path)
+    return (file and file:read("a") or ""):gmatch "[^\n]+"
+  end
+  local user, groups, ok, why = nil, { gid }, nil, nil
+  for line in lines "/etc/passwd" do
+    local name, number = line:match "^([^:]+):[^:]*:(%d+):"
+    if tonumber(number) == uid then user = user or name end
+  end
+  for line in lines "/etc/group" do
+    local number, members = line:match "^[^:]+:[^:]*:(%d+):(.*)"
+    if user and number and ("," .. members .. ","):find("," .. user .. ",", 1, true) then groups[#groups + 1] = tonumber(number) end
+  end
+  ok, why = call("setgroups", #groups, pack(("=I4"):rep(#groups), table.unpack(groups)))
+  if ok then ok, why = call("setresgid", gid, gid, gid) end
+  if ok then ok, why = call("setresuid", uid, uid, uid) end
+  return ok and true, why
+end
+
 --- interrupts() -> wait. From now on SIGHUP, SIGINT and SIGTERM leave this process running: wait(ms) -> did one come within ms?
 function M.interrupts()
   local ends = pack("<I8", 1 << 0 | 1 << 1 | 1 << 14)
