@@ -22483,6 +22483,27 @@ l_core_join(lua_State *L)
  * document is a secret. Kinds and codes: see l_json_expect. */
 static int l_core_expect(lua_State *L) { return l_json_expect(L, l_check_secret(L, 1), 2); }
 
+/* core.names(document) -> { name… } | nil, "malformed"
+ *
+ * The names of the members of a secret JSON object, in their order. */
+static int
+l_core_names(lua_State *L)
+{
+	struct json_reader r;
+	struct json_token t;
+
+	json_open(&r, l_check_secret(L, 1));
+	if (json_next(&r, &t) != JSON_OBJECT)
+		return l_fail(L, "malformed");
+	lua_newtable(L);
+	while (json_next(&r, &t) > JSON_END)
+		if (t.type == JSON_KEY && t.depth == 1) {
+			l_json_push_string(L, &t);
+			lua_rawseti(L, -2, (lua_Integer)lua_rawlen(L, -2) + 1);
+		}
+	return t.type == JSON_END ? 1 : l_fail(L, "malformed");
+}
+
 /* -- Signature Version 4: the arguments of view:sigv4 */
 struct l_sigv4 {
 	struct slice access_key, secret, token, region, service, payload, region_set, listed, expires;
@@ -22587,6 +22608,7 @@ l_core_begins(lua_State *L)
 static const luaL_Reg l_core_functions[] = {
 	{"of", l_core_of}, {"begins", l_core_begins}, {"keep", l_core_keep}, {"acting", l_core_acting},
 	{"as_field", l_core_as_field}, {"join", l_core_join}, {"reach", l_secret_reach}, {"expect", l_core_expect},
+	{"names", l_core_names},
 	{NULL, NULL},
 };
 
@@ -23519,13 +23541,15 @@ l_http_field_name_ok(lua_State *L)
 	return l_answer(L, http_is_token(l_check_text(L, 1)));
 }
 
-/* http.field_value_ok(text) -> bool
+/* http.field_value_ok(text | secret) -> bool
  *
- * Is the text a field value (RFC 9110 5.5)? */
+ * Is it a field value (RFC 9110 5.5)? */
 static int
 l_http_field_value_ok(lua_State *L)
 {
-	return l_answer(L, http_valid_field_value(l_check_text(L, 1)));
+	bool is_secret;
+
+	return l_answer(L, http_valid_field_value(l_check_value(L, 1, &is_secret)));
 }
 
 static const luaL_Reg l_http_functions[] = {
@@ -26750,7 +26774,7 @@ l_secret_from(lua_State *L, struct buf *b, bool multiline)
 struct l_command {
 	struct wait wait;
 	struct helper_run *run; /* owned; NULL: none yet */
-	bool whole, multiline;  /* its output is one secret, which may have lines */
+	bool multiline;         /* its output may have lines */
 };
 
 /* A program that still runs is killed, and the run is freed once its group has ended. */
@@ -26768,39 +26792,6 @@ l_command_drop(struct wait *w)
 		helper_stop(run, HELPER_TIMEOUT);
 }
 
-/* Pushes { { name, secret } … } of a JSON object of strings; or nil, "command_malformed". */
-static int
-l_command_headers(lua_State *L, struct slice text)
-{
-	char name[128];
-	size_t name_n = 0;
-	struct json_reader r;
-	struct json_token t;
-	lua_Integer n = 0;
-	bool ok;
-
-	lua_newtable(L);
-	json_open(&r, text);
-	ok = json_next(&r, &t) == JSON_OBJECT;
-	while (ok && json_next(&r, &t) != JSON_END) {
-		if (t.type == JSON_KEY) {
-			ok = json_unescape(NULL, &t) < sizeof name && n < L_EXPECT_MAX;
-			name_n = ok ? json_unescape(name, &t) : 0;
-			ok = ok && http_is_token((struct slice){name, name_n});
-		} else if (t.type == JSON_STRING) {
-			lua_createtable(L, 2, 0);
-			lua_pushlstring(L, name, name_n);
-			lua_rawseti(L, -2, 1);
-			l_json_push_secret(L, &t);
-			ok = http_valid_field_value(secret_slice(l_test_secret(L, -1)));
-			lua_rawseti(L, -2, 2);
-			lua_rawseti(L, -2, ++n);
-		} else
-			ok = t.type == JSON_CLOSE;
-	}
-	return ok && n != 0 ? 1 : l_fail(L, "command_malformed");
-}
-
 static int
 l_command_push(lua_State *L, bool late)
 {
@@ -26810,28 +26801,23 @@ l_command_push(lua_State *L, bool late)
 
 	if (!c->wait.done)
 		return late ? l_fail(L, "command_timeout") : -1;
-	if (c->run->code == HELPER_DONE && c->whole)
-		return l_secret_from(L, &c->run->in, c->multiline);
 	if (c->run->code == HELPER_DONE)
-		return l_command_headers(L, buf_slice(&c->run->in));
+		return l_secret_from(L, &c->run->in, c->multiline);
 	return l_three(L, L_NIL, codes[c->run->code], c->run->status);
 }
 
-/* host.run(texts, deadline, timeout ms, whole, multiline)
- *   -> { { name, secret } … } | nil, code [, exit status]
- *   -> secret, empty, where `whole`; nil, "control" too
+/* host.run(texts, deadline, timeout ms, multiline) -> secret, empty | nil, code [, exit status]
  *
- * Lua's host.command. Runs a program of the helpers' folder: its name and arguments, a NUL behind
- * each. Its standard output is a JSON object, the headers' names and values, or with `whole` one
- * value, as read_secret takes it. Codes: "no_helpers", "command_failed", "command_timeout",
- * "command_too_large", "command_missing", "command_unsafe", "command_busy", "command_malformed".
- * Yields. */
+ * For host.command of lua/host.lua. Runs a program of the helpers' folder: its name and arguments, a NUL
+ * behind each. Its standard output is one value, as read_secret takes it. Codes: "no_helpers",
+ * "command_failed", "command_timeout", "command_too_large", "command_missing", "command_unsafe",
+ * "command_busy", "control". Yields. */
 static int
 l_host_run(lua_State *L)
 {
 	struct slice texts = l_check_slice(L, 1);
 	lua_Integer ms = luaL_checkinteger(L, 3);
-	bool whole = lua_toboolean(L, 4), multiline = lua_toboolean(L, 5);
+	bool multiline = lua_toboolean(L, 4);
 	struct l_command *c;
 	char **argv, **last;
 
@@ -26841,7 +26827,6 @@ l_host_run(lua_State *L)
 	if (helper_dir < 0)
 		return l_fail(L, "no_helpers");
 	c = l_wait_new(L, sizeof *c, l_command_drop);
-	c->whole = whole;
 	c->multiline = multiline;
 	last = argv = l_new(L, (texts.n + 1) * sizeof *argv, 0, NULL);  /* zeroed: NULL at the end */
 	while (texts.n != 0)

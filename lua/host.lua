@@ -10,12 +10,40 @@ function M.random_token(prefix)
   return token, M.sha256_hex(token)
 end
 
---- command({ program, argument…, timeout=ms [, whole=bool, multiline=bool] }, deadline): host.run in proxy.c. Yields.
+local HEADERS_MAX, NAME_MAX = 32, 127
+
+-- { { name, secret } … } of a secret JSON object of texts: headers, in their order. nil: it is none.
+local function headers_of(document)
+  local core, http = require "secret.core", require "http.core"
+  local names, kinds, out = core.names(document) or {}, {}, {}
+  if #names == 0 or #names > HEADERS_MAX then return nil end
+  for _, name in ipairs(names) do
+    if #name > NAME_MAX or not http.field_name_ok(name) then return nil end
+    kinds[name] = "type"
+  end
+  local types = core.expect(document, kinds)
+  for name in pairs(kinds) do kinds[name] = "sealed" end
+  local values = core.expect(document, kinds)
+  for i, name in ipairs(names) do
+    if not values or types[name] ~= "string" or not http.field_value_ok(values[name]) then return nil end
+    out[i] = { name, values[name] }
+  end
+  return out
+end
+
+--- command({ program, argument…, timeout=ms [, whole=bool, multiline=bool] }, deadline)
+-- -> { { name, secret } … } | nil, code [, exit status]
+-- -> secret, empty, where `whole`; nil, "control" too
+-- Runs a program of the helpers' folder: host.run in proxy.c. It prints a JSON object, the headers' names and values, or
+-- with `whole` one value. Codes: those of host.run, and "command_malformed". Yields.
 function M.command(spec, deadline)
   for _, text in ipairs(spec) do
     if type(text) ~= "string" or text:find("\0", 1, true) then error("an argument is a text without a NUL") end
   end
-  return M.run(table.concat(spec, "\0") .. "\0", deadline, spec.timeout, spec.whole, spec.multiline)
+  local text, second, status = M.run(table.concat(spec, "\0") .. "\0", deadline, spec.timeout, not spec.whole or spec.multiline)
+  if spec.whole or not text and second ~= "control" then return text, second, status end
+  local headers = text and headers_of(text)
+  return headers, not headers and "command_malformed" or nil
 end
 
 return M
