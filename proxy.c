@@ -26996,8 +26996,7 @@ l_host_configure(lua_State *L)
 	conn_idle_ms = 1000 * l_integer(L, 1, "idle_timeout", conn_idle_ms / 1000);
 	if (lua_getfield(L, 1, "roots") == LUA_TTABLE && (upstream_trust == NULL || l_flag(L, 1, "upstream_ca"))) {
 		if ((trust = l_read_roots(L, 2)) != NULL) {
-			if (upstream_trust != NULL)
-				tls_trust_unref(upstream_trust);
+			tls_trust_unref(upstream_trust);
 			upstream_trust = trust;
 			upstream_trusts++;
 			/* idle connections were verified against the old ones */
@@ -27017,20 +27016,6 @@ l_host_configure(lua_State *L)
  * host.pid() -> the number of this process */
 static int l_host_uid(lua_State *L) { return l_one(L, geteuid()); }
 static int l_host_pid(lua_State *L) { return l_one(L, getpid()); }
-
-/* host.realpath(path) -> path | nil, "absent" | why
- *
- * Absolute, without symbolic links, `.` and `..`. */
-static int
-l_host_realpath(lua_State *L)
-{
-	char out[PATH_MAX];
-
-	if (realpath(luaL_checkstring(L, 1), out) == NULL)
-		return l_fail_errno(L);
-	lua_pushstring(L, out);
-	return 1;
-}
 
 /* host.stat(path [, follow]) -> { mode =, uid =, gid =, size =, inode =, mtime =, type = } | nil, "absent" | why
  *
@@ -27086,18 +27071,6 @@ l_host_file(lua_State *L)
 }
 
 /* -- hashes, keys and tokens */
-
-/* host.sha256_hex(text) -> 64 hex digits
- *
- * For texts that are no secrets: source of policies, tokens' stored hashes. */
-static int
-l_host_sha256_hex(lua_State *L)
-{
-	char hex[64];
-
-	tls_sha256_hex(l_check_text(L, 1), hex);
-	return l_one(L, ((struct slice){hex, sizeof hex}));
-}
 
 /* host.rsa_key() -> a new RSA key as PKCS #8 in DER
  *
@@ -27370,11 +27343,10 @@ static int l_host_door(lua_State *L) { return l_answer(L, net.kind == LISTEN_GAT
 /* For workers and commands. */
 static const luaL_Reg l_host_worker[] = {
 	{"spawn", l_host_spawn}, {"configure", l_host_configure}, {"log", l_host_log},
-	{"sha256_hex", l_host_sha256_hex}, {"random", l_host_random},
+	{"random", l_host_random},
 	{"run", l_host_run}, /* yields */
 	{"pid", l_host_pid}, {"uid", l_host_uid},
 	{"stat", l_host_stat}, {"read_secret", l_host_read_secret}, {"door", l_host_door}, {"home", l_host_home},
-	{"realpath", l_host_realpath},
 	{"record", l_host_record}, {"tally", l_host_tally}, {"count", l_host_count}, {NULL, NULL},
 };
 

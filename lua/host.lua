@@ -4,6 +4,12 @@ if M.adopt then       -- workers do not have it
   setmetatable(M, { __index = function(_, name) return require("cli.machine")[name] end })
 end
 
+--- sha256_hex(text) -> 64 hex digits. For texts that are no secrets: source of policies, tokens' stored hashes.
+function M.sha256_hex(text)
+  local secrets = require "secret.core"
+  return secrets.hex(secrets.sha256(text))
+end
+
 --- random_token(prefix) -> token, hash: the prefix and 256 random bits in base64url; the token's SHA-256 in hex.
 function M.random_token(prefix)
   local token = prefix .. require("secret.core").base64url(M.random(32))

@@ -6,7 +6,7 @@ local call, pack, unpack = jail.call, string.pack, string.unpack
 
 local AT_FDCWD, AT_SYMLINK_NOFOLLOW = -100, 0x100
 local O_WRONLY, O_RDWR, O_CREAT, O_EXCL, O_APPEND, O_NONBLOCK, O_CLOEXEC = 1, 2, 0x40, 0x80, 0x400, 0x800, 0x80000
-local O_NOFOLLOW = jail.number "O_NOFOLLOW"
+local O_NOFOLLOW, O_PATH = jail.number "O_NOFOLLOW", 0x200000
 local ENOENT, EEXIST, ENOTDIR, EADDRINUSE, ECONNREFUSED = 2, 17, 20, 98, 111
 local LOCK_SH, LOCK_EX, LOCK_NB = 1, 2, 4
 local SIGCHLD = 17
@@ -84,6 +84,18 @@ function M.lock_held(home)
   return not free
 end
 
+--- realpath(path) -> path | nil, "absent" | why. Absolute, without symbolic links, `.` and `..`.
+function M.realpath(path)
+  local fd, why = open(path, O_PATH)
+  if not fd then return nil, why end
+  local n, text = try("readlinkat", AT_FDCWD, "/proc/self/fd/" .. fd, { 4096 }, 4096)
+  call("close", fd)
+  if not n then return nil, text end
+  local real = text:sub(1, n)
+  if not real:find("^/") or not core.stat(real) then return nil, "absent" end     -- a pipe, or a file that has no name any more
+  return real
+end
+
 --- sync(path) -> true | nil, why. A file's bytes, or a folder's names, are on the disk when this returns true.
 function M.sync(path)
   local fd, why = open(path, 0)
@@ -102,7 +114,7 @@ function M.disk(path)
   return free * (fragment ~= 0 and fragment or block)
 end
 
-local O_PATH, HELPERS_MODE = 0x200000, 18       -- 022: who else may write
+local HELPERS_MODE = 18       -- 022: who else may write
 
 --- helpers(dir [, look]) -> true | nil, why. Sets the helpers' folder, once, before there are workers. look: only checks it.
 function M.helpers(dir, look)
