@@ -10,7 +10,7 @@ import time
 import peers
 import sallyport
 from real import wait
-from servers import node
+from servers import node, pump
 
 TOKEN = "canary-h2-81f3c2"
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -189,19 +189,10 @@ class Bridge:
         up = socket.create_connection(("127.0.0.1", self.s.port))
         up.sendall(f"CONNECT {self.host}:443 HTTP/1.1\r\nHost: {self.host}\r\n{self.s.auth()}\r\n".encode())
         peers.read_head(lambda: up.recv(1))
-        other = threading.Thread(target=self.copy, args=(up, down), daemon=True)
+        other = threading.Thread(target=pump, args=(up, down), daemon=True)
         other.start()
-        self.copy(down, up)
+        pump(down, up)
         other.join()
-
-    @staticmethod
-    def copy(a, b):
-        try:
-            while part := a.recv(65536):
-                b.sendall(part)
-            b.shutdown(socket.SHUT_WR)
-        except OSError:
-            pass
 
 
 def echo(body):

@@ -72,8 +72,8 @@ class ConnectProxy:
             server = socket.create_connection(("127.0.0.1", port))
             first = server.recv(65536) if self.wait_for_server else b""
             sock.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n" + first)
-            threading.Thread(target=self._pump, args=(server, sock), daemon=True).start()
-            self._pump(sock, server)
+            threading.Thread(target=pump, args=(server, sock), daemon=True).start()
+            pump(sock, server)
             server.close()
         except OSError:
             pass
@@ -81,14 +81,15 @@ class ConnectProxy:
             sock.close()
             self.ended += 1
 
-    @staticmethod
-    def _pump(a, b):
-        try:
-            while part := a.recv(65536):
-                b.sendall(part)
-            b.shutdown(socket.SHUT_WR)
-        except OSError:
-            pass
+
+def pump(a, b):
+    """Copies what comes, and its end."""
+    try:
+        while part := a.recv(65536):
+            b.sendall(part)
+        b.shutdown(socket.SHUT_WR)
+    except OSError:
+        pass
 
 
 def free_port():
