@@ -8168,12 +8168,9 @@ der_read_time(struct slice *in, int64_t *out)
 	if ((!utc && !der_expect(in, 0x18, &s, NULL)) || s.n != (utc ? 13 : 15) || s.p[s.n - 1] != 'Z')
 		return false;
 	snprintf(t, sizeof t, "%s%.*s", !utc ? "" : s.p[0] >= '5' ? "19" : "20", (int)s.n - 1, s.p);
-	if (strspn(t, "0123456789") != 14 || sscanf(t, "%4d%2d%2d%2d%2d%2d", &tm.tm_year, &tm.tm_mon,
-	    &tm.tm_mday, &tm.tm_hour, &tm.tm_min, &tm.tm_sec) != 6 || tm.tm_mon < 1 || tm.tm_mon > 12 ||
-	    tm.tm_mday < 1 || tm.tm_mday > 31)
+	/* strptime alone would take spaces, and fewer digits */
+	if (strspn(t, "0123456789") != 14 || strptime(t, "%Y%m%d%H%M%S", &tm) != t + 14)
 		return false;
-	tm.tm_year -= 1900;
-	tm.tm_mon--;
 	*out = timegm(&tm);
 	return true;
 }
@@ -21201,6 +21198,27 @@ l_metatable(lua_State *L, struct l_type *t, lua_CFunction gc, lua_CFunction newi
 	lua_pop(L, 1);
 }
 
+static int
+l_miss(lua_State *L)
+{
+	const char *name = lua_tostring(L, 2);
+
+	return luaL_error(L, "%s%s%s", lua_tostring(L, lua_upvalueindex(1)), name != NULL ? name : luaL_typename(L, 2),
+	    lua_tostring(L, lua_upvalueindex(2)));
+}
+
+/* A name that the table on top, a handle's __index, does not have raises: nil would be taken for a value. */
+static void
+l_no_other(lua_State *L, const char *before, const char *behind)
+{
+	lua_newtable(L);
+	l_push(L, before);
+	l_push(L, behind);
+	lua_pushcclosure(L, l_miss, 2);
+	lua_setfield(L, -2, "__index");
+	lua_setmetatable(L, -2);
+}
+
 /* As luaL_testudata. */
 static void *
 l_test_type(lua_State *L, int idx, const struct l_type *t)
@@ -21919,18 +21937,6 @@ static const struct { const char *event, *why; } l_secret_refused[] = {
 	{"__call",     "cannot be called"},
 };
 
-/* secret.NAME: a method. Raises for any other name. The upvalue is the table of methods. */
-static int
-l_secret_index(lua_State *L)
-{
-	lua_settop(L, 2);
-	lua_pushvalue(L, 2);
-	if (lua_rawget(L, lua_upvalueindex(1)) == LUA_TNIL)
-		return luaL_error(L, "a secret has no '%s'",
-		    lua_type(L, 2) == LUA_TSTRING ? lua_tostring(L, 2) : "?");
-	return 1;
-}
-
 static int
 l_secret_gc(lua_State *L)
 {
@@ -22625,7 +22631,7 @@ l_open_secret_core(lua_State *L)
 	}
 	lua_newtable(L);
 	l_secret_add(L);
-	lua_pushcclosure(L, l_secret_index, 1);
+	l_no_other(L, "a secret has no '", "'");
 	lua_setfield(L, -2, "__index");
 	lua_pushcfunction(L, l_secret_concat);
 	lua_setfield(L, -2, "__concat");
@@ -26130,29 +26136,6 @@ static const luaL_Reg l_request[] = {{"example", l_request_example}, {"known", l
     {"second", l_field_second}, {"form_names", l_form_names}, {"json_has", l_json_has},
     {"documents", l_documents}, {"unseal", l_unseal}, {"mcp_call", l_mcp_call}, {NULL, NULL}};
 
-/* What the methods of headers or query do not have: nil would be taken for a field that is not there. */
-static int
-l_part_miss(lua_State *L)
-{
-	const char *part = lua_tostring(L, lua_upvalueindex(1)), *name = lua_tostring(L, 2);
-
-	return luaL_error(L, "req.%s has no %s: req.%s:get(name) reads, req.%s:set(name, value) writes", part,
-	    name != NULL ? name : luaL_typename(L, 2), part, part);
-}
-
-static void
-l_part_methods(lua_State *L, const luaL_Reg *methods, struct l_type *type, const char *part)
-{
-	lua_newtable(L);
-	luaL_setfuncs(L, methods, 0);
-	lua_newtable(L);
-	lua_pushstring(L, part);
-	lua_pushcclosure(L, l_part_miss, 1);
-	lua_setfield(L, -2, "__index");
-	lua_setmetatable(L, -2);
-	l_metatable(L, type, NULL, NULL);
-}
-
 /* The module request, for the runtime alone. */
 static int
 l_open_request(lua_State *L)
@@ -26163,8 +26146,12 @@ l_open_request(lua_State *L)
 	luaL_newlib(L, l_view_methods);
 	l_push_index(L, OF_VIEW, l_view_index);
 	l_metatable(L, &l_type_view, NULL, l_view_newindex);
-	l_part_methods(L, l_headers, &l_type_headers, "headers");
-	l_part_methods(L, l_query, &l_type_query, "query");
+	luaL_newlib(L, l_headers);
+	l_no_other(L, "req.headers has no ", ": req.headers:get(name) reads, req.headers:set(name, value) writes");
+	l_metatable(L, &l_type_headers, NULL, NULL);
+	luaL_newlib(L, l_query);
+	l_no_other(L, "req.query has no ", ": req.query:get(name) reads, req.query:set(name, value) writes");
+	l_metatable(L, &l_type_query, NULL, NULL);
 	luaL_newlib(L, l_request);
 	lua_newtable(L);
 	for (size_t i = 0; l_places[i] != NULL; i++)
