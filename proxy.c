@@ -27004,28 +27004,17 @@ l_host_configure(lua_State *L)
 static int l_host_uid(lua_State *L) { return l_one(L, geteuid()); }
 static int l_host_pid(lua_State *L) { return l_one(L, getpid()); }
 
-/* host.stat(path [, follow]) -> { mode =, uid =, gid =, size =, inode =, mtime =, type = } | nil, "absent" | why
+/* host.statx(path, follow) -> struct statx as the kernel writes it | nil, "absent" | why
  *
- * Without `follow` as lstat: a symbolic link is not followed. mtime: ns. type: "file", "dir",
- * "link", "socket" or "other". */
+ * For host.stat of lua/host.lua. Without `follow` as lstat: a symbolic link is not followed. */
 static int
-l_host_stat(lua_State *L)
+l_host_statx(lua_State *L)
 {
-	struct stat st;
+	struct statx st;
 
-	if (fstatat(AT_FDCWD, luaL_checkstring(L, 1), &st, lua_toboolean(L, 2) ? 0 : AT_SYMLINK_NOFOLLOW) != 0)
+	if (statx(AT_FDCWD, luaL_checkstring(L, 1), lua_toboolean(L, 2) ? 0 : AT_SYMLINK_NOFOLLOW, STATX_BASIC_STATS, &st) != 0)
 		return l_fail_errno(L);
-	lua_createtable(L, 0, 7);
-	l_set(L, "mtime", (lua_Integer)st.st_mtim.tv_sec * 1000000000 + st.st_mtim.tv_nsec);
-	l_set(L, "mode", st.st_mode & 07777);
-	l_set(L, "uid", st.st_uid);
-	l_set(L, "gid", st.st_gid);
-	l_set(L, "size", st.st_size);
-	l_set(L, "inode", (lua_Integer)st.st_ino);
-	lua_pushstring(L, S_ISREG(st.st_mode) ? "file" : S_ISDIR(st.st_mode) ? "dir" :
-	    S_ISLNK(st.st_mode) ? "link" : S_ISSOCK(st.st_mode) ? "socket" : "other");
-	lua_setfield(L, -2, "type");
-	return 1;
+	return l_one(L, ((struct slice){(char *)&st, sizeof st}));
 }
 
 static int
@@ -27333,7 +27322,7 @@ static const luaL_Reg l_host_worker[] = {
 	{"random", l_host_random},
 	{"run", l_host_run}, /* yields */
 	{"pid", l_host_pid}, {"uid", l_host_uid},
-	{"stat", l_host_stat}, {"read_secret", l_host_read_secret}, {"door", l_host_door}, {"home", l_host_home},
+	{"statx", l_host_statx}, {"read_secret", l_host_read_secret}, {"door", l_host_door}, {"home", l_host_home},
 	{"record", l_host_record}, {"tally", l_host_tally}, {"count", l_host_count}, {NULL, NULL},
 };
 

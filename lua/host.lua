@@ -4,6 +4,20 @@ if M.adopt then       -- workers do not have it
   setmetatable(M, { __index = function(_, name) return require("cli.machine")[name] end })
 end
 
+local UID, MTIME = 21, 113      -- where stx_uid and stx_mtime begin in struct statx (statx(2))
+local TYPES = { [0x8000] = "file", [0x4000] = "dir", [0xa000] = "link", [0xc000] = "socket" }
+
+--- stat(path [, follow]) -> { mode =, uid =, gid =, size =, inode =, mtime =, type = } | nil, "absent" | why
+-- Without `follow` a symbolic link is not followed. mtime: ns. type: one of TYPES, or "other".
+function M.stat(path, follow)
+  local st, why = M.statx(path, follow)
+  if not st then return nil, why end
+  local uid, gid, mode, inode, size = ("=I4I4I2xxi8i8"):unpack(st, UID)
+  local seconds, ns = ("=i8I4"):unpack(st, MTIME)
+  return { uid = uid, gid = gid, mode = mode & 4095, type = TYPES[mode & 0xf000] or "other", inode = inode, size = size,
+    mtime = seconds * 1000000000 + ns }
+end
+
 --- sha256_hex(text) -> 64 hex digits. For texts that are no secrets: source of policies, tokens' stored hashes.
 function M.sha256_hex(text)
   local secrets = require "secret.core"
