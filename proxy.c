@@ -22881,9 +22881,7 @@ l_store_generation(lua_State *L)
 
 	if (!store_generations(&config, &state))
 		return l_fail_store(L, store.env == NULL ? STORE_LOCKED : STORE_IO);
-	lua_pushinteger(L, (lua_Integer)config);
-	lua_pushinteger(L, (lua_Integer)state);
-	return l_store_return(2);
+	return l_store_return(l_two(L, (lua_Integer)config, (lua_Integer)state));
 }
 
 /* The database of a name of the table. */
@@ -23017,8 +23015,7 @@ l_store_refused(lua_State *L)
 	for (int d = 0; all && d < STORE_DBS; d++)
 		if (store_dbs[d].kind != 0 && (err = l_add_unlisted(L, (enum store_db)d)) != STORE_OK)
 			return l_fail_store(L, err);
-	lua_pushinteger(L, parts);
-	return l_store_return(2);
+	return l_store_return(1 + l_one(L, parts));
 }
 
 /* store.placeholder(shape, label) -> text, stop | nil, "locked"
@@ -23476,18 +23473,14 @@ static int
 l_raw_sum(lua_State *L)
 {
 	struct l_raw *r = l_check_type(L, 1, &l_type_raw);
+	struct slice theirs = lua_isnoneornil(L, 2) ? NO_SLICE : l_check_slice(L, 2);
 	uint8_t ours[32];
 
 	br_hmac_out(&r->mac, ours);
 	raw_mac_init(r);
-	if (lua_isnoneornil(L, 2)) {
-		lua_pushlstring(L, (char *)ours, sizeof ours);
-	} else {
-		struct slice theirs = l_check_slice(L, 2);
-
-		lua_pushboolean(L, theirs.n == sizeof ours && ct_eq(ours, theirs.p, sizeof ours));
-	}
-	return 1;
+	if (theirs.p == NULL)
+		return l_one(L, ((struct slice){(char *)ours, sizeof ours}));
+	return l_answer(L, theirs.n == sizeof ours && ct_eq(ours, theirs.p, sizeof ours));
 }
 
 static const luaL_Reg l_store[] = {
@@ -24508,9 +24501,7 @@ l_req_came(lua_State *L)
 		lua_concat(L, lua_gettop(L) - 3);       /* of one alone it makes nothing new */
 		lua_rawset(L, -3);
 	}
-	lua_pushlstring(L, text, addr_format(&r->conn->client.addr, text));
-	lua_pushinteger(L, r->conn->client.port);
-	return 3 + l_one(L, r->conn->uid);
+	return 1 + l_three(L, ((struct slice){text, addr_format(&r->conn->client.addr, text)}), r->conn->client.port, r->conn->uid);
 }
 
 /* What goes on of a request that the door hands on, and of its answer. All other fields are the door's own
@@ -24665,8 +24656,7 @@ l_mcp_call(lua_State *L)
 
 	if (!mcp_call(l_check_slice(L, 1), &name, &revision))
 		return 0;
-	l_push_slice(L, name);
-	return 1 + l_one(L, revision);
+	return l_two(L, name, revision);
 }
 
 /* req:handed() -> { { domain=, type=, protocol=, listens=, netns=, at= }… } | nil: too many, or they are served already
@@ -25689,8 +25679,7 @@ l_req_substitute_k(lua_State *L, void *heavy)
 	if (e->why == NULL && e->answer && !(req_take_body(e->r, &e->out) && req_note_hits(e->r, &e->run, true)))
 		e->why = "body";
 	buf_free(&e->out);
-	lua_pushboolean(L, e->why == NULL);
-	return e->why == NULL ? 1 : l_fail(L, e->why);
+	return e->why == NULL ? l_answer(L, true) : l_fail(L, e->why);
 }
 
 /* req:substitute{ { placeholder, secret, place, name, from, to }… }
@@ -26491,8 +26480,7 @@ l_time_offset(lua_State *L)
 	struct tm tm = {0};
 
 	localtime_r(&t, &tm);
-	lua_pushinteger(L, tm.tm_gmtoff);
-	return 1;
+	return l_one(L, tm.tm_gmtoff);
 }
 
 /* time.boot_id() -> text
@@ -27287,8 +27275,7 @@ l_host_tally(lua_State *L)
 		n = (was >> 16 == window ? was & 0xffff : 0) + luaL_checkinteger(L, 3);
 		n = n < 0 ? 0 : n > 0xffff ? 0xffff : n;
 	} while (!atomic_compare_exchange_weak(cell, &was, window << 16 | (uint32_t)n));
-	lua_pushinteger(L, n);
-	return 1;
+	return l_one(L, n);
 }
 
 /* host.count(name, ends, n, owner [, first]) -> count | nil
@@ -27301,11 +27288,7 @@ l_host_count(lua_State *L)
 	int64_t ends = luaL_checkinteger(L, 2), n = luaL_checkinteger(L, 3);
 
 	n = count_add(l_check_slice(L, 1), ends, n, lua_toboolean(L, 5), text_hash(luaL_checkstring(L, 4)));
-	if (n < 0)
-		luaL_pushfail(L);
-	else
-		lua_pushinteger(L, n);
-	return 1;
+	return n < 0 ? l_one(L, L_NIL) : l_one(L, n);
 }
 
 /* host.home() -> the server's data directory */
@@ -27395,10 +27378,8 @@ l_jail_number(lua_State *L)
 	const char *name = luaL_checkstring(L, 1);
 
 	for (size_t i = 0; i < COUNT(jail_calls); i++)
-		if (strcmp(jail_calls[i].name, name) == 0) {
-			lua_pushinteger(L, jail_calls[i].number);
-			return 1;
-		}
+		if (strcmp(jail_calls[i].name, name) == 0)
+			return l_one(L, jail_calls[i].number);
 	return 0;
 }
 
