@@ -22679,7 +22679,7 @@ static const luaL_Reg l_uri_functions[] = {
 #define L_COMMIT_MS 10000       /* for a commit without a deadline */
 #define L_EACH_MAX 4096         /* records of one page */
 #define L_CHANGES_MAX 4096      /* pairs; beyond, building the index anew is as fast */
-#define L_MARK 22               /* 130 bits: no two secrets share one */
+#define L_DERIVED 22            /* 130 bits: no two labels share one */
 
 /* Ends the read transaction, in a command. Returns n. */
 static int
@@ -23034,26 +23034,17 @@ l_store_placeholder(lua_State *L)
 	return l_two(L, ((struct slice){out, n}), stop);
 }
 
-/* store.mark(secret) -> text | nil, "locked"
+/* store.derive(label) -> text | nil, "locked"
  *
- * 22 letters and digits, the same for the same secret in the same store: by its mark a secret is
- * recognised that was here before. Without the store's key a mark tells nothing of the secret. */
+ * 22 letters and digits of the label, a string or a secret, and the store's key: see store.mark in lua/store.lua. */
 static int
-l_store_mark(lua_State *L)
+l_store_derive(lua_State *L)
 {
-	static const char label[] = "mark/";
-	unsigned char in[sizeof label - 1 + br_sha256_SIZE];
-	char out[L_MARK];
-	enum store_err err;
+	char out[L_DERIVED];
 	bool is_secret;
+	enum store_err err = store_derive(l_check_value(L, 1, &is_secret), out, sizeof out);
 
-	memcpy(in, label, sizeof label - 1);
-	sign_digest(SIGN_SHA256, l_check_value(L, 1, &is_secret), in + sizeof label - 1);
-	err = store_derive((struct slice){(char *)in, sizeof in}, out, sizeof out);
-	wipe(in, sizeof in);
-	if (err != STORE_OK)
-		return l_fail_store(L, err);
-	return l_one(L, ((struct slice){out, sizeof out}));
+	return err != STORE_OK ? l_fail_store(L, err) : l_one(L, ((struct slice){out, sizeof out}));
 }
 
 /* -- committing */
@@ -23487,7 +23478,7 @@ static const luaL_Reg l_store[] = {
 	{"open", l_store_open}, {"close", l_store_close}, {"snapshot", l_store_snapshot}, {"replace", l_store_replace},
 	{"record", l_store_record}, {"each", l_store_each}, {"generation", l_store_generation},
 	{"changes", l_store_changes}, {"refused", l_store_refused},
-	{"placeholder", l_store_placeholder}, {"mark", l_store_mark}, {"commit", l_store_commit}, /* yields */
+	{"placeholder", l_store_placeholder}, {"derive", l_store_derive}, {"commit", l_store_commit}, /* yields */
 	{NULL, NULL},
 };
 

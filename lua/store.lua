@@ -8,6 +8,10 @@ for name, f in pairs(core) do M[name] = f end
 function M.get(db, key) return core.record(db, key, true) end
 function M.peek(db, key) return core.record(db, key, false) end
 
+--- mark(secret) -> text | nil, "locked". 22 letters and digits, the same for the same secret in the same store: by its mark
+-- a secret is recognised that was here before. Without the store's key a mark tells nothing of the secret.
+function M.mark(secret) return core.derive("mark/" .. require("secret.core").sha256(secret)) end
+
 -- What a record gets when it is read: it may be put again as it is.
 local added = { "version", "id", "epoch", "secrets", "sealed", "unverified" }
 

@@ -1,6 +1,7 @@
 --- store as Lua sees it. Sealing, damage, faults and crashes are in store_test.c.
 local core = require "store.core"         -- what lua/store.lua adds to commit is in changes_test
-local store = setmetatable({ get = require("store").get, peek = require("store").peek, commit = require("store").write },
+local store = setmetatable({ get = require("store").get, peek = require("store").peek, commit = require("store").write,
+  mark = require("store").mark },
   { __index = core })
 local secret = require "secret.core"
 local archive = require "cli.archive"
