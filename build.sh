@@ -141,7 +141,7 @@ pack() {
 first="guarded cli cli/page cli/report cli/files cli/terminal host cli/machine cli/version changes cli/run cli/control_client cli/control json secret
 	cli/jail cli/looks cli/secret_names roots cli/truststore cli/env cli/db env cli/home records cli/tokens store cli/listeners holding cli/status cli/log_files reqlog
 	cli/log_record errors cli/log_summary cli/token_state cli/log_place cli/agent cli/shape variables doors cli/credential cli/fields scrub
-	oauth cli/presets presets policy_store policy seal mint preset_table rows stand_in cli/tls cli/sandbox_file
+	oauth cli/presets presets policy_store sandbox policy seal mint preset_table rows stand_in cli/tls cli/sandbox_file
 	policies/presets cli/explain cli/decision cli/explain_door cli/guard paths worker pipeline carriers route rules token challenge web/access http
 	config identity allowed patterns aws sign keys form body uri dates policy_log policies/match example"
 

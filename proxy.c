@@ -19784,7 +19784,6 @@ lua_import(const char *module, const char *fn)
 #define LUA_READ 16             /* bytes that are read, hashed or encoded: 16 MiB are half the budget */
 #define LUA_CALL 32             /* instructions worth one digest of next to nothing */
 #define LUA_SIGN 20000          /* instructions worth one RSA or EC signature */
-#define LUA_MESSAGE_MAX 400     /* bytes of a policy's error message that are repeated anywhere */
 
 /* Defined after all bindings: it calls lua_bind for each. */
 static void lua_bind_all(lua_State *L, bool worker);
@@ -19793,12 +19792,7 @@ extern int luaopen_lpeg(lua_State *L);  /* Debian's package has no usable header
 /* -- the allowance of a policy */
 
 enum lua_over { LUA_WITHIN, LUA_OVER_BUDGET, LUA_OVER_MEMORY, LUA_OVER_TIME };
-static const struct { const char *why, *message; } lua_over_text[] = {
-	[LUA_WITHIN] = {"error", ""},
-	[LUA_OVER_BUDGET] = {"budget", "used more than 2,000,000 instructions"},
-	[LUA_OVER_MEMORY] = {"memory", "used more than 16 MiB of memory"},
-	[LUA_OVER_TIME] = {"time", "used more than 1 s of processor time"},
-};
+static const char *const lua_over_why[] = {"error", "budget", "memory", "time"};        /* lua/sandbox.lua has the words */
 
 /* What the running code may still use. The caller of lua_arm keeps the allowance that held before, and
  * gives it to lua_disarm. */
@@ -20179,39 +20173,26 @@ l_sandbox_load(lua_State *L)
 	return 1;
 }
 
-/* Stack: name, then results or the error. -> true, results… | false, message, why */
+/* Stack: name, then results or the error. -> true, results… | false, error, why */
 static int
 l_sandbox_result(lua_State *L, int rc, enum lua_over over)
 {
-	const char *msg;
-	size_t n;
-
 	if (rc == LUA_OK && over == LUA_WITHIN) {
 		lua_pushboolean(L, true);
 		lua_replace(L, 1);
 		return lua_gettop(L);
 	}
-	if (rc == LUA_ERRMEM)
-		over = LUA_OVER_MEMORY;
 	lua_pushboolean(L, false);
-	if (over != LUA_WITHIN) {
-		lua_pushfstring(L, "policies/%s.lua: %s", lua_tostring(L, 1),
-		    lua_over_text[over].message);
-	} else if (lua_type(L, -2) == LUA_TSTRING) {
-		msg = lua_tolstring(L, -2, &n);
-		lua_pushlstring(L, msg, n > LUA_MESSAGE_MAX ? LUA_MESSAGE_MAX : n);
-	} else {
-		lua_pushfstring(L, "policies/%s.lua: the error is a %s, not a message",
-		    lua_tostring(L, 1), luaL_typename(L, -2));
-	}
-	lua_pushstring(L, lua_over_text[over].why);
+	lua_insert(L, -2);
+	lua_pushstring(L, lua_over_why[rc == LUA_ERRMEM ? LUA_OVER_MEMORY : over]);
 	return 3;
 }
 
 /* sandbox.call(name, fn, …)
- *   -> true, results… | false, message, "error" | "budget" | "memory" | "time"
+ *   -> true, results… | false, error, "error" | "budget" | "memory" | "time"
  *
- * Runs fn within an allowance of its own; fn cannot wait. name: the policy's, for messages. */
+ * Runs fn within an allowance of its own; fn cannot wait. name: the policy's. lua/sandbox.lua makes a message of the
+ * error. */
 static int
 l_sandbox_call(lua_State *L)
 {
@@ -20357,7 +20338,7 @@ l_open(lua_State *L)
 		lua_setfield(L, -2, "loaded");
 		lua_setglobal(L, "package");
 	}
-	lua_bind(L, "sandbox", l_sandbox);
+	lua_bind(L, "sandbox.core", l_sandbox);
 	lua_settop(L, 0);
 	lua_bind_all(L, worker);
 	return 0;
@@ -20454,16 +20435,18 @@ kept_unref(struct kept *k)
 	free(k);
 }
 
-/* Writes "GET https://host:port token", and " body" where there is one: all of an ordinary request
- * but path, query and fields. False: the request is a CONNECT's, in origin form or a WebSocket's. */
-static bool
-kept_route(const struct req *r, struct buf *b)
+/* "GET https://host:port token" in `room`, and " body" where there is one: all of an ordinary request
+ * but path, query and fields. .p NULL: the request is a CONNECT's, in origin form or a WebSocket's. */
+static struct slice
+kept_route(const struct req *r, char room[KEPT_ROUTE_MAX])
 {
+	struct buf b = {.p = room, .cap = KEPT_ROUTE_MAX, .max = KEPT_ROUTE_MAX};
 	const struct slice part[] = {r->head.method, r->secure ? SLICE(" https://") : SLICE(" http://"), slice_of(r->host),
 	    SLICE(":"), slice_of(r->token), req_has_body(r) ? SLICE(" body") : SLICE("")};
 
 	return (r->form == REQ_ABSOLUTE || r->form == REQ_TUNNEL || r->target.n != 0) && !r->websocket &&
-	    buf_join(b, part, 4) && buf_addu(b, (uint64_t)r->port) && buf_add(b, " ", 1) && buf_join(b, part + 4, 2);
+	    buf_join(&b, part, 4) && buf_addu(&b, (uint64_t)r->port) && buf_add(&b, " ", 1) && buf_join(&b, part + 4, 2) ?
+	    buf_slice(&b) : (struct slice){NULL, 0};
 }
 
 static struct kept **
@@ -20500,10 +20483,8 @@ static bool
 kept_fits(const struct kept *k, const struct req *r)
 {
 	char room[KEPT_ROUTE_MAX];
-	struct buf route = {.p = room, .cap = sizeof room, .max = sizeof room};
 
-	if (k->came != r->head.nfields || !kept_query_like(k->query, r->query) ||
-	    !kept_route(r, &route) || !slice_eq(k->route, buf_slice(&route)))
+	if (k->came != r->head.nfields || !kept_query_like(k->query, r->query) || !slice_eq(k->route, kept_route(r, room)))
 		return false;
 	for (size_t i = 0; i < k->came; i++) {
 		const struct http_field *f = &k->field[i], *now = &r->head.field[i];
@@ -20593,6 +20574,7 @@ kept_make(struct req *r)
 {
 	struct kept **slot, *k;
 	size_t size = KEPT_ROUTE_MAX + r->query.n, set = 0;
+	char room[KEPT_ROUTE_MAX];
 
 	if (scrub_tables > SCRUB_TABLES_MAX || r->action != REQ_FORWARD || r->kept != NULL || r->looked || r->body_set || r->body_secret ||
 	    (r->body_read && r->form != REQ_DOOR) || r->head.body == BODY_CHUNKED ||
@@ -20610,11 +20592,10 @@ kept_make(struct req *r)
 	k->refs = 1;
 	k->known_ref = k->ask_ref = LUA_NOREF;
 	k->text.max = size;
-	if (!buf_reserve(&k->text, size) || !kept_route(r, &k->text)) {
+	if (!buf_reserve(&k->text, size) || (k->route = kept_copy(k, kept_route(r, room))).p == NULL) {
 		kept_unref(k);
 		return NULL;
 	}
-	k->route = buf_slice(&k->text);
 	k->query = kept_copy(k, r->query);
 	for (; k->n < r->head.nfields; k->n++) {
 		struct http_field *f = &k->field[k->n];
@@ -25945,14 +25926,13 @@ l_req_again(lua_State *L)
 	const char *only = luaL_optstring(L, 2, NULL);
 	const struct kept *k = *kept_slot(r, r->head.nfields);
 	char room[KEPT_ROUTE_MAX];
-	struct buf route = {.p = room, .cap = sizeof room, .max = sizeof room};
 
 	for (size_t i = 0; i < r->head.nfields; i++)
 		r->head.field[i].door = r->head.field[i].own != NULL;
 	l_answer(L, k != NULL && k->ask_ref < 0 && (only == NULL ||
 	    strcmp(k->decided + offsetof(struct req, credential) - KEPT_BEGIN, only) == 0) && kept_again(r, NULL));
 	r->task_done = false;   /* the task goes on */
-	return 1 + l_one(L, kept_route(r, &route) ? buf_slice(&route) : NO_SLICE);
+	return 1 + l_one(L, kept_route(r, room));
 }
 
 /* Pushes the arguments of pipeline.connect and pipeline.request: req, token, route. */
@@ -25962,11 +25942,10 @@ req_push(lua_State *co, void *arg)
 	struct req *r = arg;
 	struct req_handle *h = l_new(co, sizeof *h, 0, &l_type_req);
 	char room[KEPT_ROUTE_MAX];
-	struct buf route = {.p = room, .cap = sizeof room, .max = sizeof room};
 
 	h->r = r;
 	r->handle = h;
-	return 1 + l_two(co, L_TEXT(r->token), kept_route(r, &route) ? buf_slice(&route) : NO_SLICE);
+	return 1 + l_two(co, L_TEXT(r->token), kept_route(r, room));
 }
 
 static int ask_handle = LUA_NOREF;      /* registry: the handle of each request about which rules are asked, until they were */

@@ -21,7 +21,7 @@
 -- of a group twice, and of a group of such twice: exponential too), lpeg.Cmt within lpeg.Cmt (LPeg takes the inner
 -- values off its stack in time by their square) or within #patt, and setmaxstack (it holds for all).
 local lpeg = require "lpeg"
-local charge = require("sandbox").charge
+local charge = require("sandbox.core").charge
 local lua = require "unbounded"          -- string.find, gmatch, gsub and match without what bounds them
 local M = { lib = {}, utf8 = {} }
 local lib = M.lib
