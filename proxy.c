@@ -20117,14 +20117,10 @@ l_table_shift(lua_State *L)
 }
 
 static const struct { const char *lib, *name; lua_CFunction bounded; } lua_bounded[] = {
-	{LUA_STRLIBNAME, "find", l_str_pattern},
-	{LUA_STRLIBNAME, "gmatch", l_str_pattern},
-	{LUA_STRLIBNAME, "gsub", l_str_pattern},
-	{LUA_STRLIBNAME, "match", l_str_pattern},
-	{LUA_STRLIBNAME, "rep", l_str_rep},
-	{LUA_TABLIBNAME, "insert", l_table_shift},
-	{LUA_TABLIBNAME, "move", l_table_move},
-	{LUA_TABLIBNAME, "remove", l_table_shift},
+	{LUA_STRLIBNAME, "find", l_str_pattern}, {LUA_STRLIBNAME, "gmatch", l_str_pattern},
+	{LUA_STRLIBNAME, "gsub", l_str_pattern}, {LUA_STRLIBNAME, "match", l_str_pattern},
+	{LUA_STRLIBNAME, "rep", l_str_rep}, {LUA_TABLIBNAME, "insert", l_table_shift},
+	{LUA_TABLIBNAME, "move", l_table_move}, {LUA_TABLIBNAME, "remove", l_table_shift},
 };
 
 /* Replaces the functions in the libraries' own tables: ("x"):find reaches string.find's in
@@ -20296,10 +20292,8 @@ static const luaL_Reg l_sandbox[] = {
 /* -- the state */
 
 static const struct { const char *name; lua_CFunction open; bool worker; } lua_libs[] = {
-	{LUA_GNAME, luaopen_base, true},
-	{LUA_STRLIBNAME, luaopen_string, true},
-	{LUA_TABLIBNAME, luaopen_table, true},
-	{LUA_MATHLIBNAME, luaopen_math, true},
+	{LUA_GNAME, luaopen_base, true}, {LUA_STRLIBNAME, luaopen_string, true},
+	{LUA_TABLIBNAME, luaopen_table, true}, {LUA_MATHLIBNAME, luaopen_math, true},
 	{LUA_UTF8LIBNAME, luaopen_utf8, true},
 	{LUA_IOLIBNAME, luaopen_io, false},     /* commands read and print; a worker never does */
 	{LUA_OSLIBNAME, luaopen_os, false},
@@ -21908,14 +21902,9 @@ l_secret_refuse(lua_State *L)
 }
 
 static const struct { const char *event, *why; } l_secret_refused[] = {
-	{"__tostring", "cannot be turned into a string"},
-	{"__len",      "does not tell its length"},
-	{"__eq",       "cannot be compared"},
-	{"__lt",       "cannot be compared"},
-	{"__le",       "cannot be compared"},
-	{"__pairs",    "cannot be looked into"},
-	{"__newindex", "cannot be changed"},
-	{"__call",     "cannot be called"},
+	{"__tostring", "cannot be turned into a string"}, {"__len", "does not tell its length"},
+	{"__eq", "cannot be compared"}, {"__lt", "cannot be compared"}, {"__le", "cannot be compared"},
+	{"__pairs", "cannot be looked into"}, {"__newindex", "cannot be changed"}, {"__call", "cannot be called"},
 };
 
 static int
@@ -22561,7 +22550,7 @@ sigv4_make(const struct l_sigv4 *o, const struct sigv4_request *r, unsigned char
 	return ok;
 }
 
-/* -- openers: functions of each module. An opener pushes its module's table. */
+/* -- openers: functions of each module, and what more its table has, which is on top */
 
 static const luaL_Reg l_secret_functions[] = {
 	{"sha256", l_sign_sha256}, {"hmac", l_secret_hmac}, {"decode", l_secret_decode}, {"is", l_secret_is}, {NULL, NULL},
@@ -22599,7 +22588,7 @@ static const luaL_Reg l_core_functions[] = {
 	{NULL, NULL},
 };
 
-static int
+static void
 l_open_secret_core(lua_State *L)
 {
 	/* not by l_metatable, for __close: a policy would end a handle that others share */
@@ -22620,10 +22609,7 @@ l_open_secret_core(lua_State *L)
 	lua_pushcfunction(L, l_secret_gc);
 	lua_setfield(L, -2, "__gc");
 	lua_pop(L, 1);
-	lua_newtable(L);
 	l_secret_add(L);
-	luaL_setfuncs(L, l_core_functions, 0);
-	return 1;
 }
 
 static const luaL_Reg l_sign_functions[] = {
@@ -22636,15 +22622,14 @@ static const luaL_Reg l_json_functions[] = {
 	{"decode", l_json_decode}, {"array", l_json_array}, {NULL, NULL},
 };
 
-static int
+static void
 l_open_json(lua_State *L)
 {
-	if (luaL_newmetatable(L, L_JSON_ARRAY))
-		l_set(L, "__metatable", "json.array");
-	luaL_newlib(L, l_json_functions);
+	luaL_newmetatable(L, L_JSON_ARRAY);
+	l_set(L, "__metatable", "json.array");
+	lua_pop(L, 1);
 	lua_pushlightuserdata(L, NULL);
 	lua_setfield(L, -2, "null");
-	return 1;
 }
 
 static const luaL_Reg l_uri_functions[] = {
@@ -26096,7 +26081,7 @@ static const luaL_Reg l_request[] = {{"example", l_request_example}, {"known", l
     {"documents", l_documents}, {"unseal", l_unseal}, {"mcp_call", l_mcp_call}, {NULL, NULL}};
 
 /* The module request, for the runtime alone. */
-static int
+static void
 l_open_request(lua_State *L)
 {
 	luaL_newlib(L, l_req);
@@ -26111,12 +26096,10 @@ l_open_request(lua_State *L)
 	luaL_newlib(L, l_query);
 	l_no_other(L, "req.query has no ", ": req.query:get(name) reads, req.query:set(name, value) writes");
 	l_metatable(L, &l_type_query, NULL, NULL);
-	luaL_newlib(L, l_request);
 	lua_newtable(L);
 	for (size_t i = 0; l_places[i] != NULL; i++)
 		l_set(L, l_places[i], (lua_Integer)i);
 	lua_setfield(L, -2, "places");
-	return 1;
 }
 
 /* -- tasks that C starts in Lua, and their ends */
@@ -27447,23 +27430,19 @@ l_open_handles(lua_State *L)
 static void
 lua_bind_all(lua_State *L, bool worker)
 {
-	static const struct { const char *name; lua_CFunction open; } modules[] = {
-		{"secret.core", l_open_secret_core}, {"json.core", l_open_json},
-		{"request", l_open_request},
-	};
-	static const struct { const char *name; const luaL_Reg *list; } functions[] = {
-		{"store.core", l_store}, {"tls", l_tls},
-		{"sign.core", l_sign_functions}, {"uri.core", l_uri_functions}, {"http.core", l_http_functions},
-		{"addr", l_addr_functions}, {"time", l_time}, {"http_client", l_http_client}, {"jail", l_jail},
+	static const struct { const char *name; const luaL_Reg *list; void (*open)(lua_State *); } modules[] = {
+		{"secret.core", l_core_functions, l_open_secret_core}, {"json.core", l_json_functions, l_open_json},
+		{"request", l_request, l_open_request}, {"store.core", l_store, NULL}, {"tls", l_tls, NULL},
+		{"sign.core", l_sign_functions, NULL}, {"uri.core", l_uri_functions, NULL}, {"http.core", l_http_functions, NULL},
+		{"addr", l_addr_functions, NULL}, {"time", l_time, NULL}, {"http_client", l_http_client, NULL},
+		{"jail", l_jail, NULL},
 	};
 
 	l_open_handles(L);
-	for (size_t i = 0; i < COUNT(modules); i++) {
-		luaL_requiref(L, modules[i].name, modules[i].open, 0);
-		lua_pop(L, 1);
-	}
-	for (size_t i = 0; i < COUNT(functions) - worker; i++) {        /* the last is for commands alone */
-		lua_bind(L, functions[i].name, functions[i].list);
+	for (size_t i = 0; i < COUNT(modules) - worker; i++) {          /* the last is for commands alone */
+		lua_bind(L, modules[i].name, modules[i].list);
+		if (modules[i].open != NULL)
+			modules[i].open(L);
 		lua_pop(L, 1);
 	}
 	l_open_host(L, worker);

@@ -15,8 +15,10 @@ LLVMFuzzerInitialize(int *argc, char ***argv)
 	if (!secret_init() || (fuzz_lua = luaL_newstate()) == NULL)
 		abort();
 	luaL_openlibs(fuzz_lua);
-	luaL_requiref(fuzz_lua, "secret.core", l_open_secret_core, 0);
-	luaL_requiref(fuzz_lua, "json.core", l_open_json, 0);
+	lua_bind(fuzz_lua, "secret.core", l_core_functions);
+	l_open_secret_core(fuzz_lua);
+	lua_bind(fuzz_lua, "json.core", l_json_functions);
+	l_open_json(fuzz_lua);
 	if (luaL_dostring(fuzz_lua, "package.path = 'lua/?.lua'  json = require 'json'") != LUA_OK)
 		abort();
 	return 0;

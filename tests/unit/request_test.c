@@ -126,18 +126,10 @@ static const struct { const char *name, *chunk; } cases[] = {
 };
 
 static int
-open_host(lua_State *L)
-{
-	l_open_host(L, true);
-	return 1;
-}
-
-static int
 open_all(lua_State *L)
 {
-	static const struct { const char *name; lua_CFunction open; } module[] = {
-		{"core", l_open_secret_core}, {"request", l_open_request},
-		{"host", open_host},
+	static const struct { const char *name; const luaL_Reg *list; void (*open)(lua_State *); } module[] = {
+		{"core", l_core_functions, l_open_secret_core}, {"request", l_request, l_open_request},
 	};
 
 	luaL_openlibs(L);
@@ -147,9 +139,13 @@ open_all(lua_State *L)
 	lua_setglobal(L, "tls");
 	l_open_handles(L);
 	for (size_t i = 0; i < COUNT(module); i++) {
+		lua_newtable(L);
+		luaL_setfuncs(L, module[i].list, 0);
 		module[i].open(L);
 		lua_setglobal(L, module[i].name);
 	}
+	l_open_host(L, true);
+	lua_setglobal(L, "host");
 	return luaL_dostring(L, "secret = core.of 'canary-canary-canary'") == LUA_OK ? 0 : lua_error(L);
 }
 

@@ -680,13 +680,11 @@ l_handed_over(lua_State *L)
 static int
 l_open_all(lua_State *L)
 {
-	static const struct { const char *name; lua_CFunction open; } module[] = {
-		{"secret.core", l_open_secret_core}, {"json.core", l_open_json},
-	};
-
 	luaL_openlibs(L);
-	for (size_t i = 0; i < sizeof module / sizeof *module; i++)
-		luaL_requiref(L, module[i].name, module[i].open, 0);
+	lua_bind(L, "secret.core", l_core_functions);
+	l_open_secret_core(L);
+	lua_bind(L, "json.core", l_json_functions);
+	l_open_json(L);
 	lua_bind(L, "sign.core", l_sign_functions);
 	lua_bind(L, "uri.core", l_uri_functions);
 	lua_register(L, "reveal", l_reveal);
