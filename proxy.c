@@ -10778,9 +10778,7 @@ subst_kind_of(struct slice type)
 		{SLICE("multipart/form-data"), SUBST_PARTS},
 	};
 
-	type = slice_until(type, ';');
-	while (type.n != 0 && (type.p[type.n - 1] == ' ' || type.p[type.n - 1] == '\t'))
-		type.n--;
+	type = http_trim(slice_until(type, ';'));
 	for (size_t i = 0; i < COUNT(kinds); i++)
 		if (slice_eq_nocase(type, kinds[i].type))
 			return kinds[i].kind;
