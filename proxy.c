@@ -1644,7 +1644,7 @@ static bool door_passes(struct slice name);
 /* -- bind: request: starts the task that decides a request, and tells Lua of the request's answer.
  * The entries are functions of lua/pipeline.lua, and hello.judge of lua/hello.lua; req_import finds them. */
 enum req_entry { ENTRY_CONNECT, ENTRY_REQUEST, ENTRY_ANSWER, ENTRY_REJUDGE, ENTRY_HELLO, ENTRY_KNOWS, ENTRY_SOCKS,
-	ENTRY_HANDOVER, ENTRY_ENDED, ENTRY_JUDGE };
+	ENTRY_HANDOVER, ENTRY_ENDED, ENTRY_JUDGE, ENTRY_READING };
 
 static bool req_import(void);
 static bool req_start(struct req *r, enum req_entry entry, int ask);
@@ -4244,6 +4244,7 @@ struct flow {
 	bool (*may_pass)(const struct flow *, const struct http_field *trailer); /* NULL: those the rules let */
 	struct filter *filter;  /* owned; NULL: as it came */
 	struct tap *tap;        /* borrowed; NULL: nobody wants to know */
+	int64_t reader;         /* lua/reading.lua reads each piece before it goes on, under this number; 0: nobody does */
 	/* the piece that is on its way */
 	bool held;              /* the filter has not taken it whole, or has more output: run it again */
 	bool end;               /* no piece comes after this one */
@@ -4279,7 +4280,7 @@ flow_init(struct flow *f, struct peer *src, struct peer *dst, int mode, uint64_t
 {
 	buf_free(&f->trailers);
 	*f = (struct flow){.src = src, .dst = dst, .mode = mode, .left = length, .out_chunked = out_chunked,
-	    .trailers.max = HTTP_TRAILERS_MAX, .filter = f->filter, .tap = f->tap};
+	    .trailers.max = HTTP_TRAILERS_MAX, .filter = f->filter, .tap = f->tap, .reader = f->reader};
 	f->done = mode == BODY_NONE || (mode == BODY_LENGTH && length == 0 && !out_chunked);
 }
 
@@ -4411,6 +4412,11 @@ flow_move(struct flow *f)
 			cost += f->used + FLOW_PIECE_COST;
 			if (f->tap != NULL)
 				tap_run(f->tap, f->piece);
+			if (f->reader != 0 && f->dst != NULL) { /* one that goes to memory goes on later */
+				if (!lua_ask(ENTRY_READING, f->end ? "end" : "", f->reader, f->piece, NULL))
+					return FLOW_BAD;
+				cost += FLOW_TURN_MAX;  /* it takes up to some ms */
+			}
 		}
 		out = f->piece;
 		if (filter != NULL) {
@@ -5003,6 +5009,8 @@ req_free(struct req *r)
 	flow_free(&r->up_flow);         /* a filter's bytes are its agent's, who goes with req_unclaim */
 	flow_free(&r->down_flow);
 	free(r->down_flow.tap);
+	if (r->up_flow.reader != 0)
+		lua_ask(ENTRY_READING, "gone", r->up_flow.reader, SLICE(""), NULL);
 	secret_drop(&r->new_path);
 	secret_drop(&r->new_query);
 	subst_free(r->subst);
@@ -6562,7 +6570,11 @@ conn_relay_up(struct conn *c, enum flow_io io)
 	if (io == FLOW_DST_GONE)        /* it answered before it closed: that is read to its end */
 		return r->answer_begun || r->answer_held || conn_upstream_gone(c, 502, "closed the connection");
 	if (r->answer_begun)            /* FLOW_BAD, as below */
-		return conn_relay_cut(c, "bad_request");
+		return conn_relay_cut(c, r->action == REQ_REPLY ? "rule_denied" : "bad_request");
+	if (r->action == REQ_REPLY) {   /* a rule that read it refused it (lua/reading.lua) */
+		conn_begin_answer(c);
+		return false;
+	}
 	/* A part of the body was sent, which is no whole request: conn_begin_answer closes the upstream. */
 	if (why == NULL)
 		why = &malformed;
@@ -20570,8 +20582,8 @@ kept_make(struct req *r)
 
 	if (scrub_tables > SCRUB_TABLES_MAX || r->action != REQ_FORWARD || r->kept != NULL || r->looked || r->body_set || r->body_secret ||
 	    (r->body_read && r->form != REQ_DOOR) || r->head.body == BODY_CHUNKED ||
-	    r->new_path != NULL || r->new_query != NULL || r->up_flow.filter != NULL || r->subst != NULL || r->seal != NULL ||
-	    r->taken[0] != '\0')
+	    r->new_path != NULL || r->new_query != NULL || r->up_flow.filter != NULL || r->up_flow.reader != 0 ||
+	    r->subst != NULL || r->seal != NULL || r->taken[0] != '\0')
 		return NULL;
 	for (const struct http_field *f = r->head.field; f < r->head.field + r->head.nfields; f++) {
 		if ((f->mark == FIELD_KEPT && (f->rule & HDR_SECOND) != 0) ||
@@ -24682,7 +24694,7 @@ l_req_take_over(lua_State *L)
  * the view's members alone. Skip it unless you review lua/pipeline.lua, which calls these
  * functions. */
 
-static int req_entry_ref[ENTRY_JUDGE + 1];
+static int req_entry_ref[ENTRY_READING + 1];
 
 static const char *const req_forms[] = {"connect", "absolute", "origin", "tunnel", "door"};
 
@@ -24732,7 +24744,8 @@ l_req_log(lua_State *L)
 	if (agent[0] != '\0')
 		req_claim(r, agent, strcmp(decision, "deny") == 0 ? 0 :
 		    (unsigned)l_integer(L, 2, "requests", AGENT_REQUESTS));
-	r->task->agent = text_hash(r->agent);
+	if (r->task != NULL)            /* what reads a body as it streams decides without one */
+		r->task->agent = text_hash(r->agent);
 	if (!r->held)
 		return l_answer(L, !r->too_many);
 	lua_settop(L, 1);
@@ -24951,6 +24964,16 @@ l_req_tap(lua_State *L)
 	r->judges = lua_toboolean(L, 4);
 	t->n = TAP_TEXT_MAX;
 	luaL_argcheck(L, text_copy(t->names, sizeof t->names, luaL_checkstring(L, 3)), 3, "too long");
+	return 0;
+}
+
+/* req:reads(id)
+ *
+ * reading.piece is told each piece of the body before it goes on, under this id; 0: no more. */
+static int
+l_req_reads(lua_State *L)
+{
+	l_check_req(L, 1)->up_flow.reader = luaL_checkinteger(L, 2);
 	return 0;
 }
 
@@ -26063,7 +26086,7 @@ l_req_dump(lua_State *L)
 static const luaL_Reg l_req[] = {
 	{"log", l_req_log}, {"fail", l_req_fail}, {"respond", l_req_respond}, {"forward", l_req_forward},
 	{"intercept", l_req_intercept}, {"tunnel", l_req_tunnel},
-	{"tap", l_req_tap}, {"narrow", l_req_narrow}, {"read_body", l_req_read_body}, /* yields */
+	{"tap", l_req_tap}, {"reads", l_req_reads}, {"narrow", l_req_narrow}, {"read_body", l_req_read_body}, /* yields */
 	{"came", l_req_came}, {"hand_on", l_req_hand_on}, {"mcp", l_req_mcp},
 	{"handed", l_req_handed}, {"take_over", l_req_take_over},
 	{"strip", l_req_strip}, {"substitute", l_req_substitute},
@@ -26323,6 +26346,7 @@ req_import(void)
 		[ENTRY_HELLO] = {"hello", "judge"}, [ENTRY_KNOWS] = {"pipeline", "knows"},
 		[ENTRY_SOCKS] = {"socks", "request"}, [ENTRY_HANDOVER] = {"handover", "call"},
 		[ENTRY_ENDED] = {"answers", "ended"}, [ENTRY_JUDGE] = {"answers", "judge"},
+		[ENTRY_READING] = {"reading", "piece"},
 	};
 
 	for (size_t i = 0; i < COUNT(names); i++)

@@ -187,6 +187,7 @@ local function part_names(out, head, newline, names)
   end
   return true
 end
+M.part_names = part_names
 
 -- Every "--boundary" is a delimiter to somebody, so each has to be one to all, and all lines end as the first one does
 -- (LF alone: Python's email, and with it Google's client): { name, … } | nil: unreadable

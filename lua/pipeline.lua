@@ -12,6 +12,7 @@ local paths = require "paths"
 local recorder = require "recorder"
 local ways = require "route"
 local rows = require "rows"
+local reading = require "reading"
 local rules = require "rules"
 local scrub = require "scrub"
 local seal = require "seal"
@@ -396,7 +397,11 @@ local function read_whole(self, req, max)
   local till = now() + ROOM_WAIT
   while true do
     local ok, why = req:read_body(max, now() + BODY_WAIT)
-    if ok then self.read_at = now() end
+    if ok then
+      self.read_at = now()
+      local code, message, hint, options = reading.settle(req, req:view().body or "", function() self.time.sleep(0) end)
+      if code then return false, { code, message, hint, options } end
+    end
     if ok or why ~= "no_memory" or now() >= till then return ok, why end
     self.time.sleep(ROOM_POLL)
   end
@@ -413,6 +418,7 @@ end
 -- code, message, hint, options of a body that was not read. `who`: "credential x" or "domain y"; `mend`: the operator's
 -- command where the limit is not body-max.
 local function body_refused(self, req, why, needs, who, mend)
+  if type(why) == "table" then return why[1], why[2], why[3], why[4] end       -- a rule that reads it refuses it
   local code, records = body_codes[why] or "bad_request", require "records"
   if why ~= "too_large" then return code, body_messages[why], nil, why == "no_memory" and { retry_after = 1 } or nil end
   local size, most = req.length or needs.max + 1, records.BODY_MOST
@@ -697,6 +703,55 @@ local function pushed(self, req, view)
   end
 end
 
+-- What rules with a reader look for in the body, which is read before they are asked where it is short enough to be held:
+-- { of = body.of's, reader = nil: none of theirs reads such a body, why = it cannot be read, late = they are asked once its end has
+-- come } | nil, code, message, hint, options
+local function read_members(self, req, view, list)
+  local of, members, hold = require("body").of(view.headers), {}, 0
+  for _, rule in ipairs(list) do
+    local own, why = rules.members(rule, self.sandbox.call)
+    if not own then return nil, "rule_failed", ("rule %s: its script failed"):format(rule.name), nil, { trouble = why } end
+    if not of.why and rule.pol.reads[of.kind] then table.move(own, 1, #own, #members + 1, members) end
+    hold = math.max(hold, rule.pol.body and math.min(rule.pol.body.max or self.config.body_max, self.config.body_max) or reading.HOLD)
+  end
+  if not members[1] then return { of = of } end
+  local reader, n, now = reading.new(of.kind, members, of.boundary), reading.HOLD, self.time.now
+  while not req.body_read and not (req.length and req.length > hold) do
+    n = math.min(math.max(n, req.length or 0), hold)
+    local ok, why = req:read_body(n, now() + BODY_WAIT, "begin")
+    if not ok then return nil, body_codes[why] or "bad_request", body_messages[why], nil, why == "no_memory" and { retry_after = 1 } or nil end
+    if n == hold then break end
+    n = 2 * n
+  end
+  if not req.body_read then return { of = of, reader = reader, late = {} } end
+  self.read_at = now()
+  local _, why = reading.whole(reader, view.body or "", function() take_turns(self) end)
+  return { of = of, reader = reader, why = why, whole = true }
+end
+
+local LATE = "rule %s: a person is to be asked about it, and this body is too long to be held meanwhile"
+
+-- A rule's word is told to the log. code, message, hint, options
+local function ruled_out(self, req, agent, rule, code, message, hint, options)
+  if code == "rule_failed" then
+    self.log(("ev=rule_failed rule=%s policy=%s err=%s"):format(rule.name, rule.type, errors.quote(errors.place(options and options.trouble or message))))
+  end
+  req:log { agent = agent, decision = "deny", reason = "rule " .. rule.name }
+  return code, message, hint, options
+end
+
+-- Asks those rules that read a body which streams, once they can be. why: it cannot be read. nil | code, message, hint, options
+local function ask_late(self, req, members, seen, shown, then_, why)
+  local with = { agent = then_.agent, bundle = then_.bundle, credential = then_.credential, warn = then_.warn, count = then_.count, memos = then_.memos }
+  seen.body = nil
+  for _, rule in ipairs(members.late) do
+    seen.found = rules.found(rule, members.of, members.reader, why)
+    local code, message, hint, options = rules.ask(rule, self.sandbox.call, shown, with)
+    if code == "approval_timeout" then code, message, hint, options = "body_too_large", LATE:format(rule.name), "send less at once", nil end
+    if code then return ruled_out(self, req, nil, rule, code, message, hint, options) end
+  end
+end
+
 -- The answer where a rule refused: git reads one of its own.
 local function fail_ruled(self, req, code, message, hint, options)
   recorder.note(req, "code", code)      -- a push is answered without errors.fail
@@ -746,17 +801,20 @@ local function ruled(self, req, agent, bundle, name, deadline, blind)
     method = blind and "CONNECT" or method_of(req.method, req.websocket), host = req.host,
     readings = function() return not blind and paths.readings(self.path_readings, req.path) or nil end,
   }
-  local asked, needs, reader, pushes = {}, {}, nil, false
+  local asked, needs, reader, pushes, streams = {}, {}, nil, false, {}
+  reading.forget(req)
   local hidden, methods = nil, {}
   for _, rule in ipairs(list) do
     if rules.covers(rule, question) then
       asked[#asked + 1] = rule
       local reads = rule.pol and rule.pol.body
       pushes = pushes or rule.pol and rule.pol.reader ~= nil
-      if (reads or rule.pol and rule.pol.reader) and blind then
+      if (reads or rule.pol and (rule.pol.reader or rule.pol.members)) and blind then
         return "rule_denied", ("rule %s: it reads bodies, and nobody can see what goes through a tunnel"):format(rule.name)
       end
-      if reads and req.has_body then
+      if rule.pol and rule.pol.members then
+        streams[#streams + 1] = req.has_body and rule or nil
+      elseif reads and req.has_body then
         reader = rule
         wants(self, needs, reads.max, ("rule %s reads it"):format(rule.name))
       end
@@ -786,16 +844,30 @@ local function ruled(self, req, agent, bundle, name, deadline, blind)
     push, why, told = pushed(self, req, view)
     if push == false then return why, told end
   end
-  local seen, shown = rules.request(req, question, view)
+  local members, code, message, hint, options
+  if streams[1] then
+    members, code, message, hint, options = read_members(self, req, view, streams)
+    if not members then return code, message, hint, options end
+  end
+  local as, through = req, view
+  if members and members.late then as, through = rules.still(req, view) end
+  local seen, shown = rules.request(as, question, through)
   seen.pushed = push or why
   if seen.pushed then recorder.note(req, "push", push and { commands = push.commands, options = not push.options[1] and {} or nil } or why) end
   local with = rules_with(self, agent, bundle, name)
   with.req, with.count = req, recorder.counting(req, with.count)
   for _, rule in ipairs(asked) do
-    seen.body = reader and rule.pol and rule.pol.body and view.body or nil
+    seen.body = rule.pol and rule.pol.body and (reader or members and members.whole) and view.body or nil
     local answers = rule.pol and rule.pol.on_response and require("answers")
     with.memos = answers and answers.memos(req) or with.memos
-    local code, message, hint, options = rules.ask(rule, self.sandbox.call, shown, with)
+    local late = members and members.late and rule.pol and rule.pol.members and (not members.reader or rule.pol.reads[members.reader.kind])
+    if late then
+      members.late[#members.late + 1], code = rule, nil
+    else
+      seen.found = members and rule.pol and rule.pol.members and rules.found(rule, members.of, members.reader, members.why) or nil
+      if seen.found then recorder.read(req, rule, seen.found) end
+      code, message, hint, options = rules.ask(rule, self.sandbox.call, shown, with)
+    end
     if code == "approval_timeout" then recorder.mark(req, "person") end
     if code == "approval_timeout" then code, message, hint, options = ask_person(self, req, agent, bundle, name, rule, options) end
     if code == "asked" then return code end
@@ -808,10 +880,7 @@ local function ruled(self, req, agent, bundle, name, deadline, blind)
       if rule.pol.answer and rule.pol.answer[1] then view.headers:set("accept-encoding", "identity") end   -- a coding hides what it reads
     end
     if code then
-      if code == "rule_failed" then
-        self.log(("ev=rule_failed rule=%s policy=%s err=%s"):format(rule.name, rule.type, errors.quote(errors.place(options and options.trouble or message))))
-      end
-      req:log { agent = agent.name, decision = "deny", reason = "rule " .. rule.name }
+      ruled_out(self, req, agent.name, rule, code, message, hint, options)
       if push then
         options = options or {}
         options.push = push
@@ -819,7 +888,11 @@ local function ruled(self, req, agent, bundle, name, deadline, blind)
       return code, message, hint, options
     end
   end
-  if not reader and not push and not hidden then return false end
+  if members and members.late then
+    recorder.mark(req, "streamed")
+    reading.late(req, members.reader, function(why) return ask_late(self, req, members, seen, shown, with, why) end)
+  end
+  if not reader and not push and not hidden and not members then return false end
   local synced, lost = self.config:sync(deadline + WAIT_MAX)
   if not synced then return lost end
   return self.config.applied ~= generation and "changed"
@@ -834,7 +907,7 @@ local function light(self, req, bundle)
   for _, rule in ipairs(rules.at(list, req.host)) do
     if rules.covers_method(rule, question.method) then
       local pol = rule.pol
-      if not pol or pol.tools or pol.on_response or (pol.body or pol.reader) and req.has_body then return nil end
+      if not pol or pol.tools or pol.on_response or (pol.body or pol.reader or pol.members) and req.has_body then return nil end
       out[#out + 1] = rule
     elseif req.method == "POST" and req.has_body then
       return nil

@@ -79,7 +79,7 @@ local match_keys = {
   tunnel = "function", pure = "boolean",
 }
 local rule_keys = {
-  kind = "string", api = "integer", name = "string", title = "string", fields = "table", help = "string", body = "table", reader = "string", answer = "table", tools = "function",
+  kind = "string", api = "integer", name = "string", title = "string", fields = "table", help = "string", body = "table", reader = "string table", members = "table function", answer = "table", tools = "function",
   on_response = "function", on_request = "function", validate = "function", examples = "table",
 }
 local presets_keys = {
@@ -609,6 +609,40 @@ function Check:match(t, pol)
   return pol.examples and pol
 end
 
+local readers = { json = true, form = true, multipart = true }
+local MEMBERS_MAX, MEMBER_MAX = 100, 200
+
+--- Why this is no list of members, each a path of names with dots between; nil: it is one.
+function M.members_wrong(list)
+  if type(list) ~= "table" or list[1] == nil or #list > MEMBERS_MAX then return ("is a list of 1 to %d paths"):format(MEMBERS_MAX) end
+  for _, path in ipairs(list) do
+    if type(path) ~= "string" or path == "" or #path > MEMBER_MAX or path:find("%c") or ("." .. path .. "."):find("..", 1, true) then
+      return "is a list of paths: names with dots between, * for each element"
+    end
+  end
+end
+
+-- pol.reader: "pkt-line"; pol.reads: the kinds of body that are read as they stream, pol.members: what is looked for in them
+function Check:reader(t, pol)
+  if t.reader == nil or t.reader == "pkt-line" then
+    if t.members then return self:fail("members", 'members are read by reader = "json", "form" or "multipart"') end
+    pol.reader = t.reader
+    return true
+  end
+  local list = self:strings(type(t.reader) == "table" and t.reader or { t.reader }, "reader")
+  if not list then return nil end
+  pol.reads = {}
+  for _, kind in ipairs(list) do
+    if not readers[kind] then return self:fail("reader", "reader is pkt-line, or some of json, form and multipart") end
+    pol.reads[kind] = true
+  end
+  if not t.members then return self:fail("reader", "this reader needs members: the paths of what it looks for") end
+  local why = type(t.members) == "table" and M.members_wrong(t.members)
+  if why then return self:fail("members", "members " .. why) end
+  pol.members = t.members
+  return true
+end
+
 -- A traffic rule (lua/rules.lua). It reads the head; with `body` the body, too, which then is held back until it has spoken.
 function Check:rule(t, pol)
   pol.fields = self:fields(t.fields or {})
@@ -623,8 +657,8 @@ function Check:rule(t, pol)
     pol.body = self:body(t.body)
     if not pol.body then return nil end
   end
-  if t.reader and t.reader ~= "pkt-line" then return self:fail("reader", "reader is pkt-line") end
-  pol.reader, pol.tools = t.reader, t.tools
+  if not self:reader(t, pol) then return nil end
+  pol.tools = t.tools
   pol.on_response = t.on_response
   if t.answer then
     local names = self:strings(t.answer, "answer")

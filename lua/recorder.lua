@@ -120,6 +120,14 @@ function M.note(req, what, value)
   if taps[req] then taps[req][what] = value end
 end
 
+--- What a rule's reader found of the members that it declares, or why it cannot be read.
+function M.read(req, rule, found)
+  local tap = taps[req]
+  if not tap then return end
+  tap.members = tap.members or {}
+  tap.members[rule.name] = type(found) == "string" and { why = found } or { paths = rule.members, kind = found.kind, values = found.values }
+end
+
 --- A rule's counter, with what it answered noted.
 function M.counting(req, count)
   local tap = taps[req]
@@ -140,7 +148,7 @@ function M.done(req)
   tap.decision = tap.code and "deny" or "allow"
   local ok, line = pcall(json.encode, tap)
   if not ok or #line > LINE_MAX then
-    tap.cut, tap.headers, tap.values, tap.counts, tap.push, tap.url = true, nil, nil, nil, nil, ok and tap.url:sub(1, 500) or nil
+    tap.cut, tap.headers, tap.values, tap.counts, tap.push, tap.members, tap.url = true, nil, nil, nil, nil, nil, ok and tap.url:sub(1, 500) or nil
     ok, line = pcall(json.encode, tap)
   end
   if ok and #line <= LINE_MAX then

@@ -130,6 +130,25 @@ end
 -- Members of the request that a rule sees as they are.
 local plain = { method = true, scheme = true, host = true, port = true, path = true, length = true, websocket = true, has_body = true }
 
+--- The request and its view as they are now: what is attached later on is not for a rule.
+function M.still(req, view)
+  local names, values = view.headers:names(), {}
+  for _, name in ipairs(names) do
+    values[name] = values[name] or {}
+    table.insert(values[name], view.headers:get(name, #values[name] + 1))
+  end
+  local query = setmetatable({}, { __index = function(t, name)
+    t[name] = { view.query:get(name) }
+    return t[name]
+  end })
+  local now = { query = req.query }
+  for name in pairs(plain) do now[name] = req[name] end
+  return now, {
+    headers = { get = function(_, name, n) return (values[name:lower()] or {})[n or 1] end, names = function() return table.move(names, 1, #names, 1, {}) end },
+    query = { get = function(_, name) return query[name][1] end },
+  }
+end
+
 function M.request(req, question, view)
   local now = { req = req, view = view }
   local function parts()
@@ -159,8 +178,44 @@ function M.request(req, question, view)
     if type(pushed) == "string" then return nil, pushed end
     return pushed
   end
+  -- The members that the rule declares: { kind =, values = { [path] = { value … } } } | nil, why. seen.found: the same, or why not.
+  function seen.members()
+    local found = rawget(seen, "found")
+    if type(found) == "table" then return found end
+    return nil, found or "there is no body"
+  end
   readers(seen, now)
   return seen, shown(seen), now
+end
+
+--- The paths that a rule with a reader looks for | nil, what went wrong
+function M.members(rule, call)
+  local list = rule.members or rule.pol.members
+  if type(list) == "function" then
+    local ok, got = call(rule.type, list, rule.fields)
+    local why = ok and require("policy").members_wrong(got)
+    if not ok or why then return nil, ok and "members " .. why or tostring(got) end
+    list = table.move(got, 1, #got, 1, {})
+  end
+  rule.members = list
+  return list
+end
+
+--- What a rule is told of a body that a reader has read: seen.found. of: body.of; why: it cannot be read
+function M.found(rule, of, reader, why)
+  if not reader or not rule.pol.reads[reader.kind] then return why or M.unread(rule, of) end
+  return why or { kind = reader.kind, values = reader.values }
+end
+
+--- Why no reader of the rule's reads a body of this kind; nil: one does.
+function M.unread(rule, of)
+  if of.why then return of.why end
+  if of.kind and rule.pol.reads[of.kind] then return nil end
+  local kinds = {}
+  for _, kind in ipairs { "json", "form", "multipart" } do
+    if rule.pol.reads[kind] then kinds[#kinds + 1] = kind == "json" and "JSON" or kind == "form" and "a form" or "multipart" end
+  end
+  return ("its Content-Type does not say that it is %s"):format(table.concat(kinds, " or "))
 end
 
 -- ---- what a rule says ----------------------------------------------------------------------------

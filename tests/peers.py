@@ -353,17 +353,21 @@ class Upstream:
                     return
             if "expect" in fields and not data and read == "all":
                 wire.send(b"HTTP/1.1 100 Continue\r\n\r\n")
-            if "chunked" in fields.get("transfer-encoding", ""):
-                while (found := chunked(data)) is None:
-                    if not self._more(wire, data):
-                        return self.cut.append(request)
-                request.body, used = found
-            else:
-                used = int(fields.get("content-length", 0))
-                while len(data) < used:
-                    if not self._more(wire, data):
-                        return self.cut.append(request)
-                request.body = bytes(data[:used])
+            try:
+                if "chunked" in fields.get("transfer-encoding", ""):
+                    while (found := chunked(data)) is None:
+                        if not self._more(wire, data):
+                            return self._cut(request, data)
+                    request.body, used = found
+                else:
+                    used = int(fields.get("content-length", 0))
+                    while len(data) < used:
+                        if not self._more(wire, data):
+                            return self._cut(request, data)
+                    request.body = bytes(data[:used])
+            except OSError:                                # a reset
+                self._cut(request, data)
+                raise
             request.raw_body = bytes(data[:used])
             del data[:used]
             if read == "head":
@@ -373,6 +377,10 @@ class Upstream:
                 time.sleep(delay)
             if self.play(wire, reply, request, data):
                 return
+
+    def _cut(self, request, data):
+        request.raw_body = bytes(data)                     # what came of it
+        self.cut.append(request)
 
     def _note(self, request, read):
         if read == "all":

@@ -181,6 +181,7 @@ local Credential = {}
 ---@field json fun(): any, string?
 ---@field form fun(): table?, string?
 ---@field push fun(): table?, string?
+---@field members fun(): table?, string?
 
 --- What a rule knows beside the request.
 ---@class sallyport.Context

@@ -294,6 +294,15 @@ local function run_rule_example(pol, ex, check, i)
   if rule.why then return rule.why end
   local seen, shown = rules.request(req, question, req:view())
   seen.body = pol.body and r.body or nil
+  if pol.members and r.body then
+    local reading, of = require "reading", require("body").of(req:view().headers)
+    local members, why = rules.members(rule, sandbox.call)
+    if not members then return why end
+    local reader = not of.why and pol.reads[of.kind] and reading.new(of.kind, members, of.boundary) or nil
+    local _, unread
+    if reader then _, unread = reading.whole(reader, r.body, function() end) end
+    seen.found = rules.found(rule, of, reader, unread)
+  end
   if pol.reader and require("pktline").wanted({ method = req.method, has_body = r.body ~= nil }, question.readings()) then
     local of = require("body").of(req:view().headers)
     local push, why = require("pktline").parse(r.body)

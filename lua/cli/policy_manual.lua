@@ -889,12 +889,34 @@ server does (502) is no place for this rule.
 "pkt-line": of a `git push` the commands are read, which stand before its pack; req.push() answers { commands = { { kind = "create" | "move" |
 "delete", ref, old, new } … }, options = { … } }; nil for what is no push; nil and a reason where it cannot be read. The pack streams. A refusal
 is answered so that git shows it.
+"json", "form" or "multipart": rule.members.
     reader = "pkt-line"
+
+## rule.members
+reader = "json", "form", "multipart", or a list of some: of a body of these types the values of `members` are read, at constant memory, however long
+it is. A member is a path of names with dots between, `*` for each element of a list or member of an object; in a form a[b] and a.b are the same;
+members may be function(rule) -> list. req.members() answers { kind, values = { [path] = { value … } } }: texts, numbers, booleans and json.null;
+{} stands for any other value, and for each part of multipart, whose names alone are read; a list of texts gives each of them. nil and
+a reason where it cannot be read: another type, a coding, a member twice in an object, what is no JSON or form to all servers, nesting over 64,
+a name over 1 KiB, a value over 4 KiB, over 1,000 of them. A rule that needs the body refuses then.
+A body of up to 64 KiB is held until the rule has spoken, with `body` beside it one of up to body-max (or max). A longer one streams: its
+rule is asked, behind all others, when nothing of it can change any more, and what a server needs to take it for whole is held back until then:
+the end of the JSON value, the last piece of a form, the last delimiter of multipart. A refusal ends the upstream's connection within the body.
+A server that acts on half a body may have acted by then: where that matters say body = { max } without a reader, which refuses a longer
+one. ask(…) refuses such a body (413), for it cannot be held while a person thinks.
+    reader = { "json", "form" }, members = { "to", "message.*.to" },
+    on_request = function(req)
+      local found, why = req.members()
+      if req.has_body and not found then return deny("the body cannot be read: " .. why) end
+      for _, to in ipairs(found and found.values.to or {}) do
+        if not fits({ "*@acme.com" }, to) then return deny("to may be *@acme.com alone") end
+      end
+    end
 
 ## rule.on_request
 function(req, ctx) -> nothing: it goes on | deny(…) | ask(…) | limit(…). req: method, scheme, host, port, path, query_text, length, has_body, websocket;
 headers:get(name, n), headers:names(), query:get(name); readings(): the paths that servers may read in the path, nil where nobody
-knows; push() (rule.reader); body, json() and form(), which answer nil and a reason where it cannot be read. ctx: rule (the fields), agent, bundle, credential,
+knows; push() and members() (rule.reader); body, json() and form(), which answer nil and a reason where it cannot be read. ctx: rule (the fields), agent, bundle, credential,
 wall (Unix seconds), offset (seconds by which this machine's zone is east of UTC), count(key, window, n [, kept]): adds n (1; it may be
 negative) to a counter of this rule's that all workers share and that begins anew each `window` seconds, or each "day" or "month" of UTC, and
 answers what it has then; kept: it survives a restart. memo: a table that on_response gets. warn(key, text): a line of the log

@@ -54,6 +54,23 @@ local function view_of(r, state)
   }
 end
 
+-- What the record has of the members that the rule declares: those of the same rule, where it looked for no fewer.
+local function members_of(self, r, rule, lack)
+  return function()
+    if not (r.length or r.chunked) then return nil, "there is no body" end
+    local has, list = r.members and r.members[rule.name], rules.members(rule, self.sandbox.call)
+    if not has or r.streamed or not list then lack("the body") end
+    if has.why then return nil, has.why end
+    local known, values = {}, {}
+    for _, path in ipairs(has.paths) do known[path] = true end
+    for _, path in ipairs(list) do
+      if not known[path] then lack("the member " .. path) end
+      values[path] = has.values[path]
+    end
+    return rule.pol.reads[has.kind] and { kind = has.kind, values = values } or lack("the body")
+  end
+end
+
 -- The rules of the bundle. code | nil, what is lacking. state.timed: one was asked, which may read the clock.
 local function judge_rules(self, r, agent, bundle, credential, url, method, state)
   local list = self.config:rules(bundle)
@@ -84,6 +101,7 @@ local function judge_rules(self, r, agent, bundle, credential, url, method, stat
         end
       end
       state.lacks = nil
+      if rule.pol and rule.pol.members then seen.members = members_of(self, r, rule, view_of(r, state).lack) end
       local code = rules.ask(rule, self.sandbox.call, shown, {
         agent = agent.name, bundle = bundle, credential = credential, wall = wall, offset = self.time.offset(wall),
         count = function(name)

@@ -6,30 +6,20 @@
 --
 -- A member is named by its path: `*` stands for each element of a list, or each member of an object. `only` are patterns, of
 -- which one has to fit each value (`*`: any text); case counts in them, not in names, since many servers fold those. A list of
--- texts is judged element by element; any other value than a text, number or boolean fits nothing. Query parameters of that name
--- are judged as a form's are. A body that is neither JSON nor a form, that has a coding, or a member twice, is refused: nobody
--- knows what the server would read.
-local function split(path)
-  local out = {}
-  for part in (path .. "."):gmatch("([^.]*)%.") do out[#out + 1] = part end
-  return out
-end
-
--- Collects the values that stand at the path.
-local function collect(value, path, at, out)
-  local name = path[at]
-  if name == nil then
-    if type(value) == "table" and value[1] ~= nil then
-      for _, v in ipairs(value) do out[#out + 1] = v end
-    else
-      out[#out + 1] = value
-    end
-    return
+-- texts is judged element by element; any other value than a text, number or boolean fits nothing, nor does a part of multipart, of
+-- which the name alone is read. Query parameters of that name are judged as a form's are. A body whose Content-Type says neither JSON
+-- nor a form nor multipart, that has a coding, or a member twice, is refused: nobody knows what the server would read.
+--
+-- A body up to body-max is judged before any of it goes out. A longer one streams, and its last bytes are held back until it was judged.
+-- a[b][] is how a query says a.b
+local function named(given, member)
+  local parts, i = {}, 0
+  for part in (given:gsub("%[([^%]]*)%]", ".%1") .. "."):gmatch("([^.]*)%.") do parts[#parts + 1] = part:lower() end
+  for step in (member .. "."):gmatch("([^.]*)%.") do
+    i = i + 1
+    if step ~= "*" and parts[i] ~= step:lower() or parts[i] == nil then return false end
   end
-  if type(value) ~= "table" then return end
-  for k, v in pairs(value) do
-    if name == "*" or type(k) == "string" and k:lower() == name:lower() then collect(v, path, at + 1, out) end
-  end
+  return true
 end
 
 local function judge(rule, found, where)
@@ -50,47 +40,29 @@ return {
     { name = "must", type = "boolean", default = false, help = "It has to be there" },
     { name = "never", type = "boolean", default = false, help = "It must not be there" },
   },
-  body = {},
+  body = {}, reader = { "json", "form", "multipart" },
+  members = function(rule) return { rule.member } end,
   validate = function(rule)
-    for _, part in ipairs(split(rule.member)) do
-      if part == "" then return nil, "member", "is a path of names with dots between" end
-    end
+    if #rule.member > 200 or ("." .. rule.member .. "."):find("..", 1, true) then return nil, "member", "is a path of names with dots between" end
     if rule.must and rule.never then return nil, "never", "and must cannot both be" end
     if not (rule.must or rule.never or rule.only[1]) then return nil, "only", "is missing, or must=true, or never=true: the rule says nothing" end
     return true
   end,
   on_request = function(req, ctx)
-    local rule, path = ctx.rule, split(ctx.rule.member)
-    local in_query = {}
-    -- a[b][] is how a query or a form says a.b
-    local function named(given)
-      local name = given:gsub("%[%]$", ""):gsub("%[([^%]]*)%]", ".%1")
-      local parts = split(name)
-      local same = #parts == #path
-      for i, part in ipairs(parts) do same = same and (path[i] == "*" or path[i]:lower() == part:lower()) end
-      return same
-    end
+    local rule, in_query, found = ctx.rule, {}, {}
     if req.query_text ~= "" then
       local list = uri.parse_query(req.query_text)
       if not list then return deny("the query cannot be read") end
       for _, pair in ipairs(list) do
-        if named(pair[1]) then in_query[#in_query + 1] = pair[2] end
+        if named(pair[1], rule.member) then in_query[#in_query + 1] = pair[2] end
       end
     end
     local refused = judge(rule, in_query, " (in the query)")
     if refused then return refused end
-    local found = {}
     if req.has_body then
-      local value, why = req.json()
-      if value == nil then
-        local pairs_of = req.form()
-        if not pairs_of then return deny(("the body cannot be read for %s: %s"):format(rule.member, why)) end
-        for _, pair in ipairs(pairs_of) do
-          if named(pair[1]) then found[#found + 1] = pair[2] end
-        end
-      else
-        collect(value, path, 1, found)
-      end
+      local members, why = req.members()
+      if not members then return deny(("the body cannot be read for %s: %s"):format(rule.member, why)) end
+      found = members.values[rule.member] or found
     end
     if rule.must and found[1] == nil and in_query[1] == nil and req.has_body then return deny(("%s is missing"):format(rule.member)) end
     return judge(rule, found, "")
@@ -108,6 +80,12 @@ return {
     { rule = { member = "to", only = { "*@acme.com" } }, req = { method = "POST", url = "https://api.example.com/?to=x%40evil.test", headers = { ["content-type"] = "application/json" }, body = "{}" },
       want = "to may be *@acme.com alone (in the query)" },
     { rule = { member = "to", must = true }, req = { method = "POST", headers = { ["content-type"] = "application/json" }, body = "{}" }, want = "to is missing" },
+    { rule = { member = "to", only = { "*@acme.com" } }, req = { method = "POST", headers = { ["content-type"] = "application/x-www-form-urlencoded" },
+      body = '{"a":"&to=x%40evil.test&b=","to":"a@acme.com"}' }, want = "to may be *@acme.com alone" },
+    { rule = { member = "to", only = { "*@acme.com" } }, req = { method = "POST", headers = { ["content-type"] = "application/x-www-form-urlencoded" },
+      body = "to[0]=x%40evil.test" }, want = "to may be *@acme.com alone" },
+    { rule = { member = "to", never = true }, req = { method = "POST", headers = { ["content-type"] = 'multipart/form-data; boundary=b' },
+      body = '--b\r\nContent-Disposition: form-data; name="to"\r\n\r\nx\r\n--b--\r\n' }, want = "to may not be given" },
     { rule = { member = "to", must = true }, req = { method = "GET" } },
     { rule = { member = "coupon", never = true }, req = { method = "POST", headers = { ["content-type"] = "application/json" }, body = '{"COUPON":1}' }, want = "coupon may not be given" },
     { rule = { member = "coupon", never = true }, req = { method = "POST", headers = { ["content-type"] = "text/plain" }, body = "coupon" }, want = true },

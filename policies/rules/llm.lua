@@ -47,6 +47,31 @@ local function judge(rule, body)
   return why, named, bounded
 end
 
+-- What is looked for in a body that is too long to be read whole: pictures and files are.
+local function members()
+  local out = { "requests", "input_file_id" }
+  for _, where in ipairs { "", "generationConfig.", "generation_config.", "inferenceConfig.", "options.", "textGenerationConfig.", "parameters." } do
+    for _, name in ipairs { "model", "model_id" } do out[#out + 1] = where .. name end
+    for _, name in ipairs(bounds) do out[#out + 1] = where .. name end
+  end
+  return out
+end
+
+-- The members that were found, as the body that they stood in: the first value of each, for none stands there twice.
+local function body_of(found)
+  local body = {}
+  for path, values in pairs(found.values) do
+    local where, name = path:match("^(.*)%.([^.]*)$")
+    if where then
+      body[where] = body[where] or {}
+      body[where][name] = values[1]
+    else
+      body[path] = values[1]
+    end
+  end
+  return body
+end
+
 return {
   kind = "rule", api = 1, name = "llm", title = "Which models may be asked, and for how much",
   fields = {
@@ -54,7 +79,7 @@ return {
     { name = "max_tokens", type = "integer", min = 0, default = 0, help = "At most so many for an answer; 0: any" },
     { name = "unset", type = "enum", values = { "deny", "allow" }, default = "deny", help = "Calls that name no bound" },
   },
-  body = {},
+  body = {}, reader = "json", members = members,
   on_request = function(req, ctx)
     local rule = ctx.rule
     if req.method == "GET" or req.method == "HEAD" or req.method == "OPTIONS" or req.method == "DELETE" then
@@ -72,6 +97,12 @@ return {
       if rule.models[1] and not fits(rule.models, model) then return deny(("the model %s is not allowed here"):format(model:gsub("[%c\128-\255]", "?"):sub(1, 80))) end
     end
     local body, why = req.json()
+    if body == nil then
+      local found
+      found, why = req.members()
+      body = found and body_of(found)
+      if body and (body.requests ~= nil or body.input_file_id ~= nil) then return deny("this batch is longer than body-max, and nobody can read it") end
+    end
     if type(body) ~= "table" then return deny(("the body cannot be read: %s"):format(why or "it is no object")) end
     local list = { body }
     if type(body.requests) == "table" then
