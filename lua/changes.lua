@@ -45,8 +45,8 @@ local function state_name(key) return key:find("^k/") and "stand-in " .. key:sub
 
 -- Databases of the program's own. One that is neither here nor above, for it is new, is logged by its name.
 local own_dbs = { lease = true, state = true, counter = true }
--- What the program counts in a record by itself, at each renewal and link: no change.
-local own = { grant = { rotation = true }, user = { links = true } }
+-- What the program notes in a record by itself, at each renewal, link and fetch: no change.
+local own = { grant = { rotation = true }, user = { links = true }, credential = { noted = true } }
 -- What store.core adds to a record's members.
 local added = { version = true, id = true, epoch = true, secrets = true, sealed = true, unverified = true }
 

@@ -12,6 +12,7 @@ local EARLY = 0.8           -- of a ttl: from then on it is fetched again while 
 local DROP_EVERY = 10000    -- ms: an agent that provokes 401s must not run the program each time
 local BACKOFF_MAX = 60      -- s: 1, 2, 4, … 60 between two tries that fail
 local POLL = 5              -- ms between two looks at the task that fetches
+local NOTE_MAX = 5000       -- ms for the store to note that a value is another one
 local WORDS_MAX = 60        -- of a program and its arguments
 local TEXT_MAX = 2000       -- bytes of a source's text
 
@@ -32,8 +33,9 @@ local said = {
   unreadable = "its file cannot be read",
   malformed = "it is not the document that it should be",
   unfit = "its type does not take it",
+  store = "the store could not note that it is another one than before",
 }
-local transient = { command_timeout = true, command_busy = true }
+local transient = { command_timeout = true, command_busy = true, store = true }
 
 --- A code as a sentence.
 function M.sentence(code) return said[code] or tostring(code) end
@@ -205,12 +207,41 @@ local function made(self, base, values)
   return full
 end
 
+-- By which the values are known again: their record keeps it.
+local function mark_of(store, values)
+  local list = {}
+  for sealed, value in pairs(values) do
+    for member, v in pairs(type(value) == "table" and value or { [""] = value }) do
+      list[#list + 1] = ("%s/%s %s"):format(sealed, member, store.mark(v))
+    end
+  end
+  table.sort(list)
+  return store.mark(table.concat(list, "\n"))
+end
+
+-- Other values than the last ones replace the secret: what was sealed for the credential before opens no more, in no worker and
+-- after a restart. False: the store did not take it.
+local function noted(self, base, values)
+  local store, now = self.store, self.time.now
+  local mark, till = mark_of(store, values), now() + NOTE_MAX
+  while true do
+    local rec = store.peek("credential", base.name)
+    if not rec or rec.id ~= base.rec.id or rec.noted == mark or not require("records").same(rec.from, base.rec.from) then return true end
+    local op = require("token").moved(rec)
+    op.plain.noted, op.moves = mark, rec.noted ~= nil
+    local ok, why = store.commit({ op }, till)
+    if ok then return true end
+    if why ~= "conflict" or now() >= till then return false end
+  end
+end
+
 local function fetch(self, base, e)
   local time = self.time
   local began = time.now()
   local values, code, detail, sealed = M.values(self.host, base.pol, base.rec, began + FETCH_MAX)
   local full
   if values then full, code, detail = made(self, base, values) end
+  if full and self.store and full.seal_rows and full.seal_rows[1] and not noted(self, base, values) then full, code = nil, "store" end
   if not full then
     e.fails = (e.fails or 0) + 1
     e.failed, e.field = code, sealed and M.label(sealed) or nil

@@ -651,9 +651,10 @@ end
 
 -- ---- a person's grant ----------------------------------------------------------------------------
 
--- Another grant comes, or none is left: what was sealed for the credential opens no more (its record's epoch moves).
 local added = { version = true, id = true, epoch = true, secrets = true, sealed = true, unverified = true }   -- store.peek's
-local function moved(cred)
+--- The operation by which what was sealed for a credential opens no more (its record's epoch moves): another grant comes, or
+-- none is left, or another secret.
+function M.moved(cred)
   local plain = {}
   for k, v in pairs(cred) do plain[k] = not added[k] and v or nil end
   return { op = "put", db = "credential", key = cred.name, version = cred.version, plain = plain, keep = true, moves = true }
@@ -677,7 +678,7 @@ function M:connected(opened, answer, sent_at, scopes, with)
     local ok, why = self.store.commit({
       -- A damaged record has no version that we know: a person's word replaces it.
       { op = "put", db = "state", key = name, plain = plain, secrets = answer.secrets, version = base.version },
-      change or base.rotation and moved(cred) or { op = "check", db = "credential", key = name, version = cred.version },
+      change or base.rotation and M.moved(cred) or { op = "check", db = "credential", key = name, version = cred.version },
     }, self.time.now() + COMMIT_MAX)
     if ok or (self.store.peek("state", name) or ABSENT).refresh_id == plain.refresh_id then return true end
     if self.time.now() >= until_ then return nil, why == "full" and why or "store" end
@@ -727,7 +728,7 @@ function M:forget(name, seen)
     local cred = self.store.peek("credential", name)
     local ok, why = self.store.commit({
       { op = "del", db = "state", key = name, version = now and now.version }, { op = "del", db = "lease", key = name },
-      cred and moved(cred),
+      cred and M.moved(cred),
     }, self.time.now() + COMMIT_MAX)
     if ok or why ~= "conflict" or self.time.now() >= until_ then return ok, why end
   end

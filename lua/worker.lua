@@ -41,7 +41,8 @@ function M.build(with)
     places = require("request").places,
     identity = require("identity").new,
     elsewhere = function(opened_of)
-      return require("elsewhere").new { host = host, time = time, policy = policy, cache = Config.cache, spawn = spawn, log = log, opened_of = opened_of }
+      return require("elsewhere").new { host = host, time = time, policy = policy, cache = Config.cache, spawn = spawn, log = log, opened_of = opened_of,
+        store = not with.command and store or nil }
     end,
     on_settings = not with.command and configure or nil,
   }

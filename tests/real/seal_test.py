@@ -154,6 +154,40 @@ def test_epochs(t):
         assert s.cli(*words, check=False).returncode in (1, 2), words
 
 
+def test_another_value_from_elsewhere(t):
+    """another value that a file or a program has ends what was sealed before, in every worker and after a restart; the same one does not"""
+    s, server = arrange(t, 2)
+    s.stop()
+    file = s.dir / "token"
+    file.write_text("canary-elsewhere-1")
+    file.chmod(0o600)
+    s.canaries += ["canary-elsewhere-%d" % i for i in (1, 2, 3)]
+    s.cli("credential", "set", "api", f"token=file:{file}", "ttl=1s")
+    s.serve(*s.flags)
+    text = make(s)
+    began = time.monotonic()
+    while time.monotonic() - began < 2.5:           # fetched anew, and the same
+        assert opens(s, server, text)
+    def changes():
+        return [r for r in map(json.loads, s.cli("log", "--json", "--kind", "change").stdout.splitlines()) if "api" in str(r)]
+    before = changes()
+    file.write_text("canary-elsewhere-2")
+    wait(lambda: not opens(s, server, text), 10, "the text to end")
+    wait(lambda: all(opens(s, server, make(s)) for _ in range(4)), 10, "both workers have it")
+    text = make(s)
+    assert all(opens(s, server, text) for _ in range(12))
+    wait(lambda: len(changes()) == len(before) + 1, 5, "a record of it")        # one of the two did it
+    assert "noted" not in str(changes()), changes()
+    s.stop()
+    s.serve(*s.flags)
+    assert opens(s, server, text)
+    s.stop()
+    file.write_text("canary-elsewhere-3")           # nobody saw the change
+    s.serve(*s.flags)
+    wait(lambda: not opens(s, server, text), 5)
+    assert opens(s, server, make(s))
+
+
 def test_as_the_credential_is_now(t):
     """where the credential does not go any more its texts do not either; mint=refuse and a bundle that is taken away count, too"""
     s, server = arrange(t)
