@@ -10755,15 +10755,34 @@ subst_spans(struct subst_run *t, enum subst_place place)
 	subst_end(t);
 }
 
+/* How far the open arrays and objects lie on the way to each row's member. */
+struct subst_walk {
+	enum subst_place place;
+	struct json_token key;  /* of the value that comes */
+	size_t index[JSON_DEPTH_MAX + 1]; /* of the next value of the array at this depth */
+	uint8_t met[SUBST_ROWS_MAX], most[SUBST_ROWS_MAX]; /* steps: now; ever */
+	bool twice;             /* a step was met twice: which of them counts is the server's choice */
+};
+
+/* A text that is read in turns of so many tokens or pairs. */
+struct subst_turns {
+	unsigned left;          /* in this turn */
+	bool more;              /* it is not read to its end */
+	size_t at;              /* of JSON Lines, the line that is read; of a form, the next pair */
+	struct subst_walk walk;
+	struct json_reader reader;
+};
+
 /* -- query, and a form of pairs */
 
 static void
 subst_pairs(struct subst_run *t, enum subst_place place)
 {
+	size_t at = t->turns != NULL ? t->turns->at : 0;
 	struct slice pair, raw, value;
 	char name[256];
 
-	for (size_t at = 0; pair_next(t->in, &at, PAIR_AMP, &pair, &raw);) {
+	while (!(t->turns != NULL && (t->turns->more = t->turns->left-- == 0)) && pair_next(t->in, &at, PAIR_AMP, &pair, &raw)) {
 		value = pair_value(pair, raw);
 		t->rows = subst_rows(t->s, place, pair_name(raw, name, sizeof name));
 		if (t->spots != NULL)
@@ -10773,6 +10792,8 @@ subst_pairs(struct subst_run *t, enum subst_place place)
 		else if (t->rows != 0 && value.n != 0 && memchr(value.p, ';', value.n) == NULL)
 			subst_range(t, &subst_form, (size_t)(value.p - t->in.p), (size_t)(value.p - t->in.p) + value.n);
 	}
+	if (t->turns != NULL)
+		t->turns->at = at;
 	subst_end(t);
 }
 
@@ -10811,22 +10832,6 @@ subst_step(const struct subst_row *row, unsigned depth)
 	}
 	return (struct slice){NULL, 0};
 }
-
-/* How far the open arrays and objects lie on the way to each row's member. */
-struct subst_walk {
-	enum subst_place place;
-	struct json_token key;  /* of the value that comes */
-	size_t index[JSON_DEPTH_MAX + 1]; /* of the next value of the array at this depth */
-	uint8_t met[SUBST_ROWS_MAX], most[SUBST_ROWS_MAX]; /* steps: now; ever */
-	bool twice;             /* a step was met twice: which of them counts is the server's choice */
-};
-
-/* A text that is read in turns of so many tokens. */
-struct subst_turns {
-	unsigned left;          /* in this turn */
-	bool more;              /* it is not read to its end; of JSON Lines, it begins here: */
-	size_t line; struct subst_walk walk; struct json_reader reader;
-};
 
 /* A value begins: sets t->rows to the rows whose member it is. */
 static void
@@ -10908,12 +10913,12 @@ subst_json_text(struct subst_run *t, enum subst_place place, size_t at, size_t e
 static bool
 subst_json_lines(struct subst_run *t)
 {
-	for (size_t at = t->turns != NULL ? t->turns->line : 0, end; at < t->in.n; at = end + 1) {
+	for (size_t at = t->turns != NULL ? t->turns->at : 0, end; at < t->in.n; at = end + 1) {
 		end = at + slice_until((struct slice){t->in.p + at, t->in.n - at}, '\n').n;
 		if (end > at && !(end == at + 1 && t->in.p[at] == '\r') && !subst_json_text(t, PLACE_JSON, at, end))
 			return false;
 		if (t->turns != NULL && t->turns->more) {
-			t->turns->line = at;
+			t->turns->at = at;
 			break;
 		}
 	}
@@ -18191,7 +18196,7 @@ store_init(const char *home)
 #define SEAL_KEPT_MAX 65535     /* two bytes */
 #define SEAL_PREFIX_MAX 64      /* bytes */
 #define SEAL_BODY_MAX (1024 * 1024)
-#define SEAL_TURN 20000         /* tokens of JSON that are read at once: the shortest take 80 ns each */
+#define SEAL_TURN 20000         /* tokens of JSON, or pairs, that are read at once: the shortest take 80 ns each */
 #define SEAL_VALUE_MAX (64 * 1024) /* bytes of a secret; no head takes more */
 #define SEAL_RELATIVE_MAX 315360000 /* s: ten years; a larger number is a time */
 #define SEAL_MS_MIN 100000000000 /* and from here on it counts milliseconds (the year 5138 in s) */
@@ -18216,8 +18221,9 @@ struct seal {
 	char note[192];         /* for the record, and the message: why the answer does not go on; empty: it does */
 	struct filter_fault fault;
 	struct buf text, fields; /* owned: the sealed texts; values of fields with one in them */
-	bool well;              /* the body is what its type says; it is read in turns */
-	struct subst_turns turns; struct subst_spots spots;
+	bool well, form;        /* the body is what its type says; it is read as pairs */
+	struct subst_turns turns;
+	struct subst_spots spots;
 };
 
 static void
@@ -18454,16 +18460,19 @@ seal_whole(struct req *r, const struct http_head *h)
 	bool json = body.n != 0 && subst_places(s->rows, 1u << PLACE_JSON), typed = kind == SUBST_JSON || kind == SUBST_LINES;
 
 	s->spots.s = s->rows, s->turns.left = SEAL_TURN;
-	s->well = json && (kind == SUBST_LINES ? subst_json_lines(&t) : subst_json_text(&t, PLACE_JSON, mark, body.n));
-	if (s->turns.more)
-		return false;
-	if (!s->well) {
+	if (!s->form) {
+		s->well = json && (kind == SUBST_LINES ? subst_json_lines(&t) : subst_json_text(&t, PLACE_JSON, mark, body.n));
+		if (s->turns.more)
+			return false;
+		if (s->well)
+			return true;
 		s->spots = (struct subst_spots){.s = s->rows};
-		if (!typed)
-			subst_pairs(&t, PLACE_FORM);
-		s->well = !json || s->spots.n != 0 || kind == SUBST_FORM || (h->status / 100 != 2 && !typed);
+		s->turns.at = 0, s->form = !typed;
 	}
-	return true;
+	if (s->form)
+		subst_pairs(&t, PLACE_FORM);
+	s->well = !json || s->spots.n != 0 || kind == SUBST_FORM || (h->status / 100 != 2 && !typed);
+	return !s->turns.more;
 }
 
 /* The first of the rows that point there. */

@@ -22,6 +22,7 @@ fuzz_values(struct req *r, struct http_head *h, bool opened, struct buf *out)
 
 	memset(&r->seal->spots, 0, sizeof r->seal->spots);
 	memset(&r->seal->turns, 0, sizeof r->seal->turns);
+	r->seal->form = false;
 	while (!seal_whole(r, h))
 		;
 	if (!r->seal->well)

@@ -397,7 +397,10 @@ test_turns(void)
 	    {"application/json", "{\"token\":\"first\",\"list\":[", "1,", "1],\"token\":\"s3cret-value\"}", 2, true},
 	    {"application/json", "{\"list\":[", "1,", "1],\"token\":\"s3cret-value\"", 0, false},
 	    {"application/x-ndjson", "{\"token\":\"first\"}\n", "{}\n1\n", "{\"token\":\"s3cret-value\"}\n", 2, true},
-	    {"application/x-ndjson", "{\"token\":\"first\"}\n", "[1]\n", "{\"token\":\"s3cret-value\"\n", 0, false}};
+	    {"application/x-ndjson", "{\"token\":\"first\"}\n", "[1]\n", "{\"token\":\"s3cret-value\"\n", 0, false},
+	    {"application/x-www-form-urlencoded", "token=first", "&a=1", "&token=s3cret-value&", 2, true},
+	    {"application/x-www-form-urlencoded", "&token=first", "&", "&token=s3cret-value", 2, true},
+	    {"text/plain", "[token=first", "&a", "&token=s3cret-value&", 1, true}};
 	static struct http_head h;
 
 	for (unsigned k = 0; k < COUNT(cases); k++) {
@@ -409,7 +412,7 @@ test_turns(void)
 		n = http_parse_response(head, (size_t)n, SLICE("POST"), &h);
 		memset(&r, 0, sizeof r);
 		r.conn = &conn;
-		r.seal = seal_of("json token");
+		r.seal = seal_of("json token|form token");
 		buf_init(&r.answer, SEAL_BODY_MAX);
 		buf_adds(&r.answer, cases[k].begin);
 		while (r.answer.n < SEAL_BODY_MAX - 100)
@@ -419,7 +422,7 @@ test_turns(void)
 			;
 		c = &r.seal->spots;
 		test_result(turns >= 10 && r.seal->well == cases[k].well && c->n == cases[k].values &&
-		    (c->n == 0 || slice_eq(json_inside(&c->spot[c->n - 1].value), SLICE("s3cret-value"))),
+		    (c->n == 0 || slice_eq(seal_inside(&c->spot[c->n - 1]), SLICE("s3cret-value"))),
 		    "a large body is read in turns", "%u: %u turns, %zu values, %d", k, turns, c->n, r.seal->well);
 		seal_free(r.seal);
 		buf_free(&r.answer);
