@@ -68,6 +68,9 @@ PACKED = b" ".join(b"%d" % (i * i) for i in range(9000))
 CASES = [(name, text, read, cut) for name, text, read in spellings() for cut in range(1, len(text))]
 
 
+BOMB = gzip.compress(b"0" * (50 << 20))           # 1,000 times as long when it is unpacked
+
+
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
@@ -97,7 +100,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             except OSError:
                 pass
             return
-        body = gzip.compress(PACKED)
+        body = BOMB if self.path == "/bomb" else gzip.compress(PACKED)
         self.send_response(200)
         self.send_header("Content-Type", "text/plain")
         self.send_header("Content-Encoding", "gzip")
@@ -168,6 +171,17 @@ def test_packed(t):
     sent = {name.lower(): value for name, value in server.got[-1].items()}
     assert sent["accept-encoding"] in ("deflate, gzip", "gzip, deflate", "deflate,gzip", "gzip,deflate"), server.got[-1]
     assert gzip.decompress(fetch(s, "/packed", "-H", "Accept-Encoding: gzip")) == PACKED
+
+
+def test_bomb(t):
+    """an answer that becomes more than 200 times as long ends: it is neither passed unsearched nor unpacked to its end"""
+    t.need("curl")
+    s, _ = arrange(t)
+    got = subprocess.run(["curl", "-sS", "--max-time", "60", "-H", "Accept-Encoding: gzip", "https://api.test/bomb"], env=environment(s), capture_output=True)
+    assert got.returncode != 0 and len(got.stdout) < len(BOMB), (got.returncode, len(got.stdout), got.stderr)
+    record = s.wait_record({"error": "scrub_hit"})
+    assert record["path"] == "/bomb", record
+    assert fetch(s, "/packed", "--compressed") == PACKED
 
 
 def test_what_is_short_is_said(t):

@@ -3,15 +3,19 @@ Python's, which hands out a new session for each POST and takes what is in Autho
 import datetime
 import http.server
 import json
+import os
 import re
 import shutil
 import subprocess
+import sys
 import time
 import urllib.parse
 
 import sallyport
 import servers
 from real import wait
+
+from registry_test import core
 
 POLICY = """
 return {
@@ -47,6 +51,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if self.path.startswith("/away"):
             return self.say({}, 302, Location="https://far.test/here")
         self.say({})
+
+    def do_PUT(self):
+        """A part of an upload: the first is asked for again."""
+        self.rfile.read(int(self.headers["content-length"] or 0))
+        self.server.got.append((self.path, self.headers["authorization"]))
+        busy = not any(path == self.path for path, _ in self.server.got[:-1])
+        self.say({}, 503 if busy else 200, **({"Retry-After": "0"} if busy else {}))
 
     def do_POST(self):
         Handler.made += 1
@@ -235,6 +246,58 @@ def test_what_is_made_with_it(t):
     assert 240 < ends - sallyport.moment(json.loads(s.cli("seal", "show", text, "--json").stdout)["expires_at"]) - 100 <= 320
     assert "expired" in s.cli("seal", "show", text).stdout and s.cli("seal", "show", "-", stdin=f'{{"token":"{third}"}}').returncode == 0
     assert "no sealed text" in s.cli("seal", "show", "ghp_abc", check=False).stderr
+
+
+CLIENT = """
+import json, sys, time, urllib.error, urllib.request
+class Bears(urllib.request.Request):
+    def __init__(self, method, url, bearer, data=None):
+        super().__init__(url, data, {"Authorization": "Bearer " + bearer, "Content-Type": "application/octet-stream"}, method=method)
+def send(*request):
+    try:
+        with urllib.request.urlopen(Bears(*request)) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as e:
+        return e.code, e.headers["x-sallyport-error"]
+def begin(path):
+    status, said = send("POST", "https://api.test" + path, "placeholder-of-the-client", b"")
+    assert status == 200, status
+    return said["token"]
+bearers = [begin("/session?ttl=2"), begin("/far")]
+status, renewed = 200, 0
+while renewed == 0:                             # past one end of the session
+    status, why = send("GET", "https://api.test/events", bearers[0])
+    if status != 200:
+        assert why == "sealed_expired", (status, why)
+        bearers.append(begin("/session"))
+        assert send("GET", "https://api.test/events", bearers[-1])[0] == 200
+        renewed += 1
+    time.sleep(0.3)
+statuses = []
+while 200 not in statuses:                      # an upload, of which the first part is sent again
+    statuses.append(send("PUT", "https://far.test/part", bearers[1], b"x" * 100000)[0])
+assert statuses == [503, 200], statuses
+print("done", flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_memory(t):
+    """clients of a session for the same host and of an upload with a bearer of its own, past one end and one retry: in their whole memory
+    there is no real token"""
+    t.need("gcore")
+    s, server = arrange(t)
+    p = subprocess.Popen([sys.executable, "-c", CLIENT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                         env={**os.environ, "HTTPS_PROXY": s.proxy_url(), "https_proxy": s.proxy_url(), "SSL_CERT_FILE": str(s.dir / "ca.pem")})
+    said = p.stdout.readline()
+    assert said == b"done\n", said + p.communicate(timeout=60)[0]
+    memory = core(p, s.dir / "core")
+    p.communicate(b"\n", timeout=60)
+    assert b"placeholder-of-the-client" in memory and b"Sp5eaL" in memory, "it is the client's memory"
+    assert SECRET.encode() not in memory and b"canary-made-session" not in memory
+    took = {path: bearer for path, bearer in server.got}
+    assert re.fullmatch(r"Bearer canary-made-session-\d+", took["/part"]) and re.fullmatch(r"Bearer canary-made-session-\d+", took["/events"]), took
+    assert len({bearer for path, bearer in server.got if path == "/events"}) == 2, "it got another session"
 
 
 def test_ends(t):
