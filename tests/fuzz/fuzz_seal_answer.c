@@ -20,15 +20,15 @@ fuzz_values(struct req *r, struct http_head *h, bool opened, struct buf *out)
 {
 	struct subst_spots c;
 
+	while (!seal_whole(r, h))
+		;
+	c = r->seal->spots;
+	/* it is read anew: what tells how far is as in the beginning */
 	memset(&r->seal->spots, 0, sizeof r->seal->spots);
 	memset(&r->seal->turns, 0, sizeof r->seal->turns);
 	r->seal->form = false;
-	while (!seal_whole(r, h))
-		;
 	if (!r->seal->well)
 		return false;
-	c = r->seal->spots;
-	memset(&r->seal->spots, 0, sizeof r->seal->spots);
 	for (struct http_field *f = h->field; f < h->field + h->nfields; f++) {
 		struct slice value = slice_until(f->value, ';'), name = http_trim(slice_cut(&value, '='));
 
@@ -81,6 +81,9 @@ fuzz_answer(unsigned flags, struct slice head, struct slice body)
 		while (!seal_whole(r, &h))
 			;
 		went = seal_answer(r, &h, FLOW_DONE);
+		memset(&r->seal->spots, 0, sizeof r->seal->spots);
+		memset(&r->seal->turns, 0, sizeof r->seal->turns);
+		r->seal->form = false;
 
 		for (const char *c = "\"\\&=;"; *c != '\0' && went; c++)        /* what has one of them may be met across two members */
 			went = before.n == 0 || memchr(before.p, *c, before.n) == NULL;
