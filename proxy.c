@@ -21,7 +21,7 @@
  *        net     listen, resolve, dial                  subst, scrub, known   placeholders
  *        tls     BearSSL's pump                         sign, ident    keys, SigV4, mTLS
  *        http    heads and framing                      filter  signed chunks, WebSockets, scrub, MCP
- *        peer    one end, plain or TLS                  handover, door, agent, count, tap  doors, shares
+ *        peer    one end, plain or TLS                  handover, door, agent, meter, count, tap  shares
  *        flow    bytes from end to end                  store, table, seal, reqlog   the disk
  *        task    Lua on the loop                   III  embed, lua      modules and the sandbox
  *        req     one request, head to record            kept    decisions that hold on
@@ -6938,6 +6938,7 @@ conn_drain(void)
 /* The heartbeat of a worker, in memory that it shares with the master. */
 struct beat {
 	volatile int64_t at;    /* CLOCK_MONOTONIC ms */
+	_Atomic uint64_t conns, memory; /* its connections, bytes of its heap: lua/metrics.lua reads them here */
 	volatile int ready;
 	char policy[LUA_NAME_MAX]; /* the policy that runs: named when the worker is killed */
 	_Atomic uint64_t newest; /* of the one behind the last worker's: table_newest */
@@ -7042,6 +7043,8 @@ worker_on_tick(struct timer *t)
 
 	if (task != NULL)
 		task_run(task);
+	worker_beat->conns = conn_count;
+	worker_beat->memory = mallinfo2().uordblks + mallinfo2().hblkhd;
 	more = conn_rejudge();
 	bufs_trim();
 	/* The C library keeps what is freed below its last block: half heads of a thousand connections,
@@ -15621,6 +15624,83 @@ req_claim(struct req *r, const char *name, unsigned share)
 	agent_put(a);
 }
 
+/* ---- meter -----------------------------------------------------------------
+ * Numbers for /metrics (lua/metrics.lua): what was asked and how it ended, since the server began, and how
+ * long it took. They lie in memory that all workers share, so that the death of one loses none. A cell
+ * belongs to two names, of an agent and a credential, say; who takes it writes them, and only then the kind,
+ * without which nobody reads them. Invariants: a cell is never given back; where none is free nearby, the first of the
+ * kind counts ("other"). Names are the operator's or ours, never a client's. Skip it if you trust that. */
+enum meter_kind { METER_REQUEST, METER_CODE, METER_COUNT, METER_KINDS };
+
+#define METER_CELLS 1024
+#define METER_NEAR 32           /* cells that are looked at for one pair of names */
+#define METER_STEPS 24          /* of a histogram: step i has what took less than 2^i ms */
+#define METER_NAME 72
+
+/* As lua/metrics.lua reads it: little or big endian as the machine, without gaps. */
+struct meter_cell {
+	_Atomic uint64_t key;   /* 0: nobody has it */
+	_Atomic uint64_t kind;  /* 1 + enum meter_kind; 0: its names are not there yet */
+	char a[METER_NAME], b[METER_NAME];
+	_Atomic uint64_t n[12]; /* of requests: refused, then allowed; each by the hundreds of the status, 0: none */
+};
+
+static struct meters {
+	struct meter_cell cell[METER_CELLS];    /* the first METER_KINDS: other */
+	_Atomic uint64_t took[3][METER_STEPS + 1];      /* to the first byte, in all, until it was decided; the last is the sum, ms */
+} *meters;                              /* shared; NULL in a command */
+
+static void
+meter_add(enum meter_kind kind, const char *a, uint32_t hash_of_a, const char *b, unsigned of)
+{
+	uint64_t key = (((uint64_t)hash_of_a << 32 | text_hash(b)) * METER_KINDS + kind) | 1, was;
+
+	for (uint64_t i = 0; meters != NULL; i++) {
+		struct meter_cell *c = &meters->cell[i == METER_NEAR ? kind :
+		    METER_KINDS + (key / 2 + i) % (METER_CELLS - METER_KINDS)];
+
+		was = atomic_load(&c->key);
+		if (was == 0 && i < METER_NEAR && atomic_compare_exchange_strong(&c->key, &was, key)) {
+			text_copy(c->a, sizeof c->a, a);
+			text_copy(c->b, sizeof c->b, b);
+			atomic_store(&c->kind, kind + 1);
+			was = key;
+		}
+		if (was == key || i == METER_NEAR) {
+			atomic_fetch_add_explicit(&c->n[of], 1, memory_order_relaxed);
+			return;
+		}
+	}
+}
+
+static void
+meter_took(unsigned what, int64_t ms)
+{
+	unsigned step = ms <= 0 ? 0 : 64 - (unsigned)__builtin_clzll((uint64_t)ms);
+
+	atomic_fetch_add_explicit(&meters->took[what][step < METER_STEPS ? step : METER_STEPS - 1], 1, memory_order_relaxed);
+	atomic_fetch_add_explicit(&meters->took[what][METER_STEPS], ms > 0 ? (uint64_t)ms : 0, memory_order_relaxed);
+}
+
+/* A request whose record is written; without an id it is the end of a connection (reqlog_note). */
+static void
+meter_request(const struct req *r, uint32_t hash_of_agent)
+{
+	if (meters == NULL)
+		return;
+	if (r->code[0] != '\0')
+		meter_add(METER_CODE, r->code, text_hash(r->code), "", 0);
+	if (r->id[0] == '\0')
+		return;
+	meter_add(METER_REQUEST, r->agent, hash_of_agent, r->credential,
+	    (r->allowed ? 6 : 0) + (unsigned)r->status / 100 % 6);
+	if (r->t_first != 0)
+		meter_took(0, r->t_first - r->t_start);
+	meter_took(1, clock_now() - r->t_start);
+	if (r->sent)
+		meter_took(2, r->judged - r->t_start);
+}
+
 /* ---- count -----------------------------------------------------------------
  * Counters that all workers share: how often a rule let something through, in a window of time. They
  * live in memory that the master made before it forked, and end with the server. A counter's key is 64
@@ -15653,7 +15733,8 @@ static struct count_table {
 static bool
 count_init(void)
 {
-	count_table = mmap(NULL, sizeof *count_table, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	count_table = mmap(NULL, sizeof *count_table + sizeof *meters, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	meters = (struct meters *)(count_table + 1);
 	return count_table != MAP_FAILED;
 }
 
@@ -19412,6 +19493,7 @@ reqlog_add(struct slice json, enum reqlog_kind kind, struct reqlog_share *s, uin
 	}
 	if ((kind != REQLOG_SENT && reqlog.pending.n > REQLOG_QUEUE) ||
 	    json.n > PIPE_BUF - 10 || !buf_room(&reqlog.pending, json.n + 10)) {
+		meter_add(METER_COUNT, "log_drops", text_hash("log_drops"), "", 0);
 		if (reqlog.dropped++ == 0)
 			reqlog.say_at = clock_now() + REQLOG_SAY_MS;
 		return;
@@ -19437,6 +19519,7 @@ reqlog_request(struct req *r)
 {
 	static struct buf b = {.max = 16 * 1024}, plain = {.max = HTTP_HEAD_MAX}; /* dead when this returns */
 	bool refused = r->code[0] != '\0' && !r->sent;
+	uint32_t who = text_hash(r->agent);
 	struct slice path = r->path;
 	size_t at;
 
@@ -19446,6 +19529,7 @@ reqlog_request(struct req *r)
 		return;                 /* the requests inside speak for themselves */
 	if (r->agent[0] == '\0' && (r->form == REQ_DOOR || (r->form == REQ_ORIGIN && r->code[0] == '\0')))
 		return;                 /* open to all: a monitor asks each second, and the world would fill the log */
+	meter_request(r, who);
 	buf_clear(&plain);
 	if (seal_hide(path, &plain))
 		path = buf_slice(&plain);
@@ -19496,7 +19580,7 @@ reqlog_request(struct req *r)
 		buf_adds(&b, ",\"h2\":true");
 	buf_add(&b, "}", 1);
 	reqlog_add(buf_slice(&b), refused ? REQLOG_REFUSED : r->sent ? REQLOG_SENT : REQLOG_PLAIN,
-	    r->counted != NULL ? &r->counted->log : NULL, text_hash(r->agent) ^ text_hash(r->code) * 31);
+	    r->counted != NULL ? &r->counted->log : NULL, who ^ text_hash(r->code) * 31);
 }
 
 /* -- notes: log records of connections that end before a request: a failed handshake, another protocol.
@@ -27275,6 +27359,32 @@ l_host_count(lua_State *L)
 	return n < 0 ? l_one(L, L_NIL) : l_one(L, n);
 }
 
+/* host.meter(name, label): counts one more for /metrics. Both are names of ours. */
+static int
+l_host_meter(lua_State *L)
+{
+	const char *name = luaL_checkstring(L, 1);
+
+	meter_add(METER_COUNT, name, text_hash(name), luaL_checkstring(L, 2), 0);
+	return 0;
+}
+
+/* host.meters() -> bytes, bytes, n, free | nil
+ *
+ * struct meters, and struct beat of n bytes of each worker, as they lie in memory; and the bytes that are free where
+ * the store is. nil: this process shares none. */
+static int
+l_host_meters(lua_State *L)
+{
+	struct statvfs v = {0};
+
+	if (meters == NULL || statvfs(serve.home, &v) != 0)
+		return 0;
+	lua_pushlstring(L, (const char *)meters, sizeof *meters);
+	lua_pushlstring(L, (const char *)master_beats, sizeof *master_beats * serve.workers);
+	return 2 + l_two(L, sizeof *master_beats, (uint64_t)v.f_bavail * v.f_frsize);
+}
+
 /* host.home() -> the server's data directory */
 static int l_host_home(lua_State *L) { lua_pushstring(L, serve.home); return 1; }
 
@@ -27290,7 +27400,8 @@ static const luaL_Reg l_host_worker[] = {
 	{"run", l_host_run}, /* yields */
 	{"pid", l_host_pid}, {"uid", l_host_uid},
 	{"statx", l_host_statx}, {"read_secret", l_host_read_secret}, {"door", l_host_door}, {"home", l_host_home},
-	{"record", l_host_record}, {"tally", l_host_tally}, {"count", l_host_count}, {NULL, NULL},
+	{"record", l_host_record}, {"tally", l_host_tally}, {"count", l_host_count},
+	{"meter", l_host_meter}, {"meters", l_host_meters}, {NULL, NULL},
 };
 
 /* For commands alone. */

@@ -9,7 +9,7 @@ local M = {}
 local families = {
   { "init", "cli.init" }, { "serve", "cli.serve" }, { "credential", "cli.credential" }, { "agent", "cli.agent" },
   { "connect", "cli.connect" }, { "disconnect", "cli.connect" }, { "mcp", "cli.mcp" }, { "import", "cli.import" },
-  { "env", "cli.env" }, { "run", "cli.run" }, { "explain", "cli.explain" }, { "log", "cli.log" }, { "record", "cli.record" }, { "status", "cli.status" }, { "bundle", "cli.bundle" },
+  { "env", "cli.env" }, { "run", "cli.run" }, { "explain", "cli.explain" }, { "log", "cli.log" }, { "record", "cli.record" }, { "status", "cli.status" }, { "top", "cli.top" }, { "bundle", "cli.bundle" },
   { "domain", "cli.bundle" }, { "rule", "cli.rule" }, { "approval", "cli.approval" }, { "proposal", "cli.proposal" }, { "seal", "cli.seal" }, { "gateway", "cli.door" }, { "tenant", "cli.door" }, { "user", "cli.door" }, { "role", "cli.door" },
   { "client", "cli.door" }, { "key", "cli.door" }, { "connection", "cli.door" }, { "policy", "cli.policy" }, { "set", "cli.set" }, { "ca", "cli.ca" },
   { "admin", "cli.admin" }, { "token", "cli.token" }, { "doctor", "cli.doctor" }, { "backup", "cli.backup" }, { "restore", "cli.backup" },
@@ -20,7 +20,7 @@ local families = {
 local other_words = {
   start = "serve", proxy = "serve", logs = "log", config = "set", settings = "set",
   login = "connect", authorize = "connect", logout = "disconnect", credentials = "credential", cred = "credential", secret = "credential", agents = "agent", bundles = "bundle",
-  domains = "domain", policies = "policy", approvals = "approval", approve = "approval", tenants = "tenant", users = "user", roles = "role", gateways = "gateway", clients = "client", keys = "key", connections = "connection", why = "explain", check = "doctor", stats = "status", systemd = "service", unit = "service", top = "status", cert = "ca", export = "env",
+  domains = "domain", policies = "policy", approvals = "approval", approve = "approval", tenants = "tenant", users = "user", roles = "role", gateways = "gateway", clients = "client", keys = "key", connections = "connection", why = "explain", check = "doctor", stats = "status", systemd = "service", unit = "service", cert = "ca", export = "env",
   ls = "list", create = "add", new = "add", delete = "remove", rm = "remove", del = "remove", get = "show",
   cat = "show", update = "set", edit = "set", revert = "rollback",
 }

@@ -1551,7 +1551,10 @@ local function own_endpoint(self, req)
   if method ~= "GET" and method ~= "HEAD" and not (page == "proposals" and method == "POST") then
     return refuse(req, nil, "method_not_allowed", "the proxy's own pages are read with GET", "use GET")
   end
-  if page == "healthz" then return req:respond(200, "text/plain", "ok\n") end
+  if page == "healthz" then
+    local why = require("metrics").unready(self.store)
+    return req:respond(why[1] and 503 or 200, "text/plain", why[1] and table.concat(why, "\n") .. "\n" or "ok\n")
+  end
   if page == "ca" then
     local ca = self.store.peek("meta", "ca")
     if not ca then return refuse(req, nil, "store_unavailable") end

@@ -79,6 +79,7 @@ function M.new(with)
   self.spawn = with.spawn
   self.acting = with.acting or function() end
   self.log = with.log or function() end
+  self.meter = with.meter or function() end
   self.snapshots = self.cache(SNAPSHOTS_MAX)
   self.inflight = {}          -- name -> the task that refreshes it here
   self.held = {}              -- name -> { lease, boot }: what `hold` took
@@ -382,6 +383,7 @@ local function store_failure(self, opened, held, base, code, detail, told)
     self.store.commit({ { op = "del", db = "lease", key = name, version = held.lease } }, time.now() + COMMIT_MAX)
   end
   self.told[name] = ok and why or nil
+  self.meter("refreshes", "failed")
   tell(self, opened, plain)
 end
 
@@ -491,6 +493,7 @@ local function refresh(self, opened)
   end
   if store_answer(self, opened, held, state, answer_plain(self, opened, state, answer, sent_at), answer.secrets) then
     self.log(("ev=refresh credential=%s ok=yes"):format(name))
+    self.meter("refreshes", "ok")
   end
 end
 

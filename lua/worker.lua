@@ -69,7 +69,7 @@ function M.build(with)
   end
   local tokens = Token.new {
     store = store, time = time, policy = policy, keep = keep, acting = acting, cache = Config.cache, freeze = Config.freeze,
-    net_for = net_for, owner = ("%d-%s"):format(host.pid(), new_id()), new_id = new_id, spawn = spawn, log = log,
+    net_for = net_for, meter = not with.command and host.meter or nil, owner = ("%d-%s"):format(host.pid(), new_id()), new_id = new_id, spawn = spawn, log = log,
   }
   return require("pipeline").new {
     config = config, tokens = tokens, policy = policy, policies = policies, sandbox = sandbox, store = store, records = records, time = time,

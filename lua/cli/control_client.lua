@@ -62,8 +62,8 @@ local function send(fd, text, fds)
     0x4000)       -- MSG_NOSIGNAL
 end
 
---- One request: the answer's object | nil, sentence, hint. fds: descriptors that come with it; wait: ms for all of it
-function M.request(fd, method, target, value, fds, wait)
+-- One request: status, the answer's body | nil, sentence
+local function exchange(fd, method, target, value, fds, wait)
   local deadline = require("time").boot() + (wait or WAIT_MS)
   local body = value and json.encode(value) or ""
   local text = ("%s %s HTTP/1.1\r\nHost: localhost\r\n%sContent-Length: %d\r\n\r\n%s"):format(method, target,
@@ -75,7 +75,25 @@ function M.request(fd, method, target, value, fds, wait)
     if not n or require("time").boot() > deadline then return nil, "no answer in time" end
     text, fds = text:sub(n + 1), nil
   end
-  local status, got = answer(fd, deadline)
+  return answer(fd, deadline)
+end
+
+--- The text that the server of this data directory has at a path, on its control socket | nil, sentence. wait: ms for all of it
+function M.text(ctx, path, wait)
+  local at = M.path(ctx)
+  if not at then return nil, "no server runs here, or it has no control socket" end
+  local fd, why = M.open(at, wait)
+  if not fd then return nil, ("cannot use %s: %s"):format(at, why) end
+  local status, got = exchange(fd, "GET", path, nil, nil, wait)
+  core.call("close", fd)
+  if status == 200 then return got end
+  local object = status and json.decode(got)
+  return nil, type(object) == "table" and type(object.message) == "string" and object.message or status and ("it answered %d"):format(status) or got
+end
+
+--- One request: the answer's object | nil, sentence, hint. fds: descriptors that come with it; wait: ms for all of it
+function M.request(fd, method, target, value, fds, wait)
+  local status, got = exchange(fd, method, target, value, fds, wait)
   if not status then return nil, got end
   local object = json.decode(got)
   if status == 200 and type(object) == "table" then return object end

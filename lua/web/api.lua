@@ -1,4 +1,4 @@
---- The JSON API, /api/v1: what the page does, for programs. One function: handle(request) -> response.
+--- The JSON API, /api/v1: what the page does, for programs; and /metrics beside it. One function: handle(request) -> response.
 --   request  { home =, method =, path = "/api/v1/…", query = text | nil, header = f(lower-case name) -> text | nil, body = text | "",
 --              from = address | nil, by = "operator NAME" | nil: who was let in already, and may all }
 --   response { status =, headers = { { name, value }… }, body = text }
@@ -11,6 +11,7 @@ local M = { BODY_MAX = 1 << 20, BASE = "/api/v1" }
 
 local NEWEST, NEWEST_MAX = 100, 1000    -- records of the log in an answer
 local LIST_MAX = 1000                   -- items of a list that comes
+local METRICS_MS = 2000                 -- for the server's answer: this process waits
 local POLL, PATIENCE = 20, 30000        -- ms between two looks, and that a change waits for the one before
 
 -- Where the record lies whose version an ETag is: database, and what its key begins with.
@@ -386,6 +387,15 @@ local function change(request, row, values, who)
   return answer(row.makes and 201 or 200, value, tag and { { "ETag", tag } })
 end
 
+-- GET /metrics, as the server says it on its control socket: only its workers share what they count.
+local function metrics(request, who)
+  if request.method ~= "GET" and request.method ~= "HEAD" then return fault(405, "method_not_allowed", "it has GET", "", { { "Allow", "GET" } }) end
+  need(who, "metrics")
+  local text, why = require("cli.control_client").text({ home = request.home, host = require "host" }, "/metrics", METRICS_MS)
+  if not text then return fault(503, "injection_unavailable", why, "sallyport status says what runs") end
+  return { status = 200, headers = { { "Content-Type", "text/plain; version=0.0.4; charset=utf-8" }, { "Cache-Control", "no-store" } }, body = text }
+end
+
 local function handle(request)
   local path, method = request.path:sub(#M.BASE + 1), request.method == "HEAD" and "GET" or request.method
   if path == "/openapi.json" and method == "GET" then return answer(200, require("web.api_document").make()) end
@@ -393,6 +403,7 @@ local function handle(request)
   if not who then
     return fault(401, "token_needed", "this needs a token of the API", "sallyport token add NAME --scope read", { { "WWW-Authenticate", "Bearer" } })
   end
+  if request.path == "/metrics" then return metrics(request, who) end
   local row, values = rows.find(method, path)
   if not row then
     if not values[1] then return fault(404, "not_found", "there is no such resource", M.BASE .. "/openapi.json lists them") end
@@ -408,7 +419,7 @@ local function handle(request)
 end
 
 --- Whether a path is the API's.
-function M.is(path) return path == M.BASE or path:sub(1, #M.BASE + 1) == M.BASE .. "/" end
+function M.is(path) return path == "/metrics" or path == M.BASE or path:sub(1, #M.BASE + 1) == M.BASE .. "/" end
 
 --- The response for a request. Yields.
 function M.handle(request)

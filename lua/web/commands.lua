@@ -55,7 +55,7 @@ function M.run(args, given)
   local _ <close> = not within and turn() or nil
   busy = true
   local out, notes = {}, {}
-  local ctx = { home = given.home, opened = true, json = true, page = not within or within.page, part = within ~= nil, asked = given.asked,
+  local ctx = { home = given.home, opened = true, json = true, page = not within or within.page, part = within ~= nil, asked = within and within.asked or given.asked,
     typed = given.typed or {},
     host = setmetatable({ isatty = function() return false end }, { __index = require "host" }),
     out = function(s) out[#out + 1] = s end, note = function(s) notes[#notes + 1] = s end }

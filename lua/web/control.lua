@@ -140,9 +140,25 @@ local function answer(self, req, uid)
   return body and take_over(req, agent, body)
 end
 
+-- GET /metrics: for the store's owner, root, and whoever shows a token of that scope.
+local function metrics(self, req, uid, shown)
+  if req.method ~= "GET" then return fault(405, "method_not_allowed", "GET is its method") end
+  local tokens = require "web.api_tokens"
+  local token = shown and tokens.check(shown:match("^[Bb][Ee][Aa][Rr][Ee][Rr] +([%w_-]+)$"), require("time").wall())
+  if uid ~= 0 and uid ~= require("host").uid() and not (token and tokens.allows(token.scopes, "metrics")) then
+    return fault(403, "forbidden", ("user %d may not do this"):format(uid), "a token may: sallyport token add NAME --scope metrics")
+  end
+  return { status = 200, text = require("metrics").now(self.store) }
+end
+
 --- pipeline.request for a request of the control socket.
 function M.answer(self, req)
-  local _, _, _, uid = req:came()
+  local came, _, _, uid = req:came()
+  if req.path == "/metrics" then
+    local out = metrics(self, req, uid, came.authorization)
+    if out.status ~= 200 then return req:fail(out.status, out.code, out.body.message, out.body.hint, { close = true }) end
+    return req:respond(200, { { "Content-Type", "text/plain; version=0.0.4; charset=utf-8" } }, out.text)
+  end
   local out = answer(self, req, uid)
   if not out then return end
   if out.status ~= 200 then return req:fail(out.status, out.code, out.body.message, out.body.hint, { close = true }) end

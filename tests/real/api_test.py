@@ -10,6 +10,8 @@ import urllib.parse
 import jsonschema
 import sallyport
 from admin_test import Admin
+from approval_test import OK, Asked
+from proposal_test import ASK, own
 from real import wait
 
 PIP = sallyport.BUILD / "pip"
@@ -179,6 +181,29 @@ def test_all_that_the_page_does(t):
     a.ask("DELETE", "/agents/helper")
     a.ask("DELETE", "/credentials/app")
     assert a.ask("GET", "/presets/github")["name"] == "github" and a.ask("GET", "/presets/nothing", want=404)
+
+
+def test_proposals_and_questions(t):
+    """an agent's proposal is approved with its secret and a narrower host, another is rejected with a reason; a held request is answered"""
+    s, up = t.proxy(workers=1, upstream=OK)
+    s.canaries += [SECRET]
+    a = Api(t, s, "write")
+    made = own(s, "POST", "/v1/proposals", ASK)[1]["id"]
+    other = own(s, "POST", "/v1/proposals", {**ASK, "services": [{**ASK["services"][0], "name": "second"}]})[1]["id"]
+    assert [p["id"] for p in a.ask("GET", "/proposals") if p["state"] == "pending"] and a.ask("GET", "/proposals/" + made)["services"][0]["host"] == "api.test"
+    assert "STRIPE_KEY is missing" in a.ask("POST", f"/proposals/{made}/approve", {}, want=400)["message"]
+    assert a.ask("POST", f"/proposals/{made}/approve", {"secrets": {"STRIPE_KEY": SECRET}, "hosts": ["stripe=api.test"], "methods": ["GET", "DELETE"]})["state"] == "applied"
+    assert s.request().status == 200 and up.requests[-1].get("authorization") == "Bearer " + SECRET
+    assert a.ask("POST", f"/proposals/{other}/reject", {"reason": "later"})["state"] == "rejected" and own(s, "GET", "/v1/proposals/" + other)[1]["reason"] == "later"
+    a.ask("POST", f"/proposals/{other}/approve", {"secrets": {"STRIPE_KEY": SECRET}}, want=422)
+    a.ask("POST", "/rules", {"name": "careful", "type": "s3", "fields": {"deletes": "ask"}}, want=201)
+    asked = Asked(s, method="DELETE", target="/b/1")
+    question = wait(lambda: a.ask("GET", "/approvals"), 20, "a question")[0]
+    assert question["state"] == "open" and a.ask("GET", "/approvals/" + question["id"])["agent"] == "a"
+    a.ask("POST", f"/approvals/{question['id']}/allow", {"for": "fortnight"}, want=400)
+    assert a.ask("POST", f"/approvals/{question['id']}/allow", {"for": "once"})["state"] == "once" and asked.status() == 200
+    by = [(c["by"], c["command"]) for c in map(json.loads, s.cli("log", "--json", "--kind", "change").stdout.splitlines()) if c.get("door") == "api"]
+    assert {c for _, c in by} == {"proposal approve", "proposal reject", "rule add", "approval allow"} and {b for b, _ in by} == {"token t0"}, by
 
 
 def test_document(t):

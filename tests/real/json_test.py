@@ -89,7 +89,7 @@ def spec_of(words, cell):
 # What changes no record of the store. Every other command has a record of kind `change` that names it.
 READS = set("""credential list, credential show, credential presets, credential test, agent list, bundle list, bundle show, rule list, rule show, approval list, approval show, seal show, explain, log, status,
     proposal list, proposal show, gateway list, tenant list, user list, role list, client list, key list, token list, connection list, connection show, policy list, policy show, policy new, policy test,
-    policy history, policy diff, policy try, policy replay, policy check, policy api, policy help, ca, backup, serve, service print, nft, completion, man, version, lua, run, admin""".replace("\n", " ").replace("  ", "").split(","))
+    policy history, policy diff, policy try, policy replay, policy check, policy api, policy help, ca, backup, serve, service print, nft, completion, man, version, lua, run, admin, top""".replace("\n", " ").replace("  ", "").split(","))
 READS = {words.strip() for words in READS}
 
 
@@ -101,6 +101,7 @@ def approvals(t, m):
     for target in ("/b/1", "/b/2"):
         assert s.request(method="DELETE", target=target).get("x-sallyport-error") == "approval_timeout"
     first, second = [q["id"] for q in m.run(s, "approval list")]
+    assert m.run(s, "top", "--once")["requests"] >= 2
     assert m.run(s, "approval show", first)["state"] == "open"
     assert m.run(s, "approval allow", first)["state"] == "once" and m.run(s, "approval deny", second)["state"] == "denied"
     recording = s.dir / "traffic.jsonl"
