@@ -226,3 +226,24 @@ def test_half_a_million(t):
     print(f"# {r['requests']} records in {cpu:.1f} s of CPU")
     assert r["requests"] >= 500000 and r["otherwise"] == 0, r
     assert cpu < 20, cpu        # 10 s on a quiet machine
+
+
+def test_members(t):
+    """of a body the record has the members that a rule declares, and no other"""
+    s, up, env = arrange(t)
+    s.cli("rule", "add", "ours", "--type", "fields", "--host", "api.test", "member=to", "only=*@acme.com")
+    with Recording(s) as rec:
+        for body in (b'{"to":"a@acme.com","text":"canary-text"}', b'{"to":"b@evil.test"}', b'{"to":"c@acme.com"'):
+            s.request("POST", "/mail", headers={"Content-Type": "application/json"}, body=body)
+    s.canaries.append("canary-text")
+    lines = rec.lines()
+    assert lines[0]["members"] == {"ours": {"paths": ["to"], "kind": "json", "values": {"to": ["a@acme.com"]}}}, lines[0]
+    assert "why" in lines[2]["members"]["ours"] and "canary-text" not in rec.file.read_text(), lines[2]
+    r = replay(s, rec.file)
+    assert r["same"] == 3 and r["otherwise"] == 0, r
+    s.cli("rule", "set", "ours", "only=a@acme.com", "only=b@*")
+    r = replay(s, rec.file, code=1)
+    assert r["otherwise"] == 1 and r["same"] == 2 and r["differences"][0]["was"] == "deny rule_denied", r
+    s.cli("rule", "set", "ours", "member=text")     # of which the record says nothing
+    r = replay(s, rec.file)
+    assert r["unknown"] == 2 and r["same"] == 1, r
