@@ -19624,21 +19624,15 @@ reqlog_drain(void)
 __attribute__((noreturn)) static void
 reqlog_main(void)
 {
-	int run, lock = store_lock_open(serve.home, "log.lock");
+	int lock = store_lock_open(serve.home, "log.lock");
 
 	prctl(PR_SET_NAME, "sallyport-log");
 	for (size_t i = 0; i < net.nlisteners; i++)
 		close(net.listeners[i].watch.fd);
 	close(reqlog_pipe[1]);
-	if (lock < 0 || !store_lock_try(lock) || dup2(reqlog_pipe[0], STDIN_FILENO) < 0 || lua_open_state(false) == NULL ||
-	    (run = lua_import("reqlog", "run")) == LUA_NOREF)
+	if (lock < 0 || !store_lock_try(lock) || dup2(reqlog_pipe[0], STDIN_FILENO) < 0 || lua_open_state(false) == NULL)
 		_exit(WORKER_EXIT_START);
-	lua_rawgeti(lua_main, LUA_REGISTRYINDEX, run);
-	lua_pushstring(lua_main, serve.log);
-	if (lua_pcall(lua_main, 1, 0, 0) == LUA_OK)
-		_exit(0);
-	log_line("ev=log_failed err=\"%.300s\"", l_message(lua_main));
-	_exit(1);
+	_exit(call_run("reqlog", "run", 2, (char *[]){NULL, serve.log}));
 }
 
 static bool

@@ -318,10 +318,8 @@ function M:finish()
   merged(self, true)
 end
 
---- The process. text: JSON of `with`, without build.
-function M.run(text)
-  local host, json = require "host", require "json"
-  local with = json.decode(text)
+-- Until the last process that may send records has ended.
+local function write_all(with, host, json)
   with.build = host.build_time
   for k, v in pairs(with) do with[k] = math.tointeger(v) or v end
   local w = M.new(with, { host = host, json = json, ms = require("time").wall_ms })
@@ -329,6 +327,14 @@ function M.run(text)
   w:append()
   for line in io.stdin:lines("L") do w:feed(line) end
   w:finish()
+end
+
+--- The process. args[1]: JSON of `with`, without build.
+function M.run(args)
+  local host, json = require "host", require "json"
+  local ok, why = pcall(write_all, json.decode(args[1]), host, json)
+  if not ok then host.log(('ev=log_failed err="%s"'):format(tostring(why):sub(1, 300))) end
+  return ok and 0 or 1
 end
 
 return M
