@@ -21842,12 +21842,20 @@ static int l_sign_sha256(lua_State *L) { return l_digest(L, SIGN_SHA256, 0, 1); 
 /* sign.digest(alg, x) -> string | secret
  *
  * The raw bytes. alg: "sha1", "sha256", "sha384" or "sha512". */
-static int l_sign_digest(lua_State *L) { return l_digest(L, l_check_hash(L, 1), 0, 2); }
+static int
+l_sign_digest(lua_State *L)
+{
+	return l_digest(L, l_check_hash(L, 1), 0, 2);
+}
 
 /* secret.hmac(key, alg, x), key:hmac(alg, x) -> string | secret
  *
  * The raw bytes of the HMAC (RFC 2104). alg: as for sign.digest. */
-static int l_secret_hmac(lua_State *L) { return l_digest(L, l_check_hash(L, 2), 1, 3); }
+static int
+l_secret_hmac(lua_State *L)
+{
+	return l_digest(L, l_check_hash(L, 2), 1, 3);
+}
 
 /* The key at idx. In a policy a secret key must be a field of the credential: errors about a key
  * that was built around a secret would tell of the secret's bytes. */
@@ -22468,7 +22476,11 @@ l_json_expect(lua_State *L, struct slice body, int idx)
 /* core.of(string) -> secret
  *
  * For a value that a person typed into a test or an example: the string stays in Lua. */
-static int l_core_of(lua_State *L) { return l_push_secret_copy(L, l_check_slice(L, 1)); }
+static int
+l_core_of(lua_State *L)
+{
+	return l_push_secret_copy(L, l_check_slice(L, 1));
+}
 
 /* FNV-1a of the credential's name, never 0; 0: no credential. */
 static uint64_t
@@ -22554,7 +22566,11 @@ l_core_join(lua_State *L)
 /* core.expect(document, { member = kind }) -> { member = value } | nil, code
  *
  * document is a secret. Kinds and codes: see l_json_expect. */
-static int l_core_expect(lua_State *L) { return l_json_expect(L, l_check_secret(L, 1), 2); }
+static int
+l_core_expect(lua_State *L)
+{
+	return l_json_expect(L, l_check_secret(L, 1), 2);
+}
 
 /* core.names(document) -> { name… } | nil, "malformed"
  *
@@ -25899,7 +25915,11 @@ l_req_seal(lua_State *L)
 /* req:sealed() -> bool
  *
  * May a sealed text stand in the head, Basic decoded, or in a body that was read, up to 1 MiB? */
-static int l_req_sealed(lua_State *L) { return l_answer(L, req_sealed(l_check_req(L, 1))); }
+static int
+l_req_sealed(lua_State *L)
+{
+	return l_answer(L, req_sealed(l_check_req(L, 1)));
+}
 
 /* request.unseal(text, { agent=, agent_epoch=, credential=, credential_epoch= }) -> secret | nil, "unsealable"
  *
@@ -27385,7 +27405,11 @@ static int l_host_home(lua_State *L) { lua_pushstring(L, serve.home); return 1; 
 /* host.door() -> bool
  *
  * Does this worker serve the door? */
-static int l_host_door(lua_State *L) { return l_answer(L, net.kind == LISTEN_GATEWAY); }
+static int
+l_host_door(lua_State *L)
+{
+	return l_answer(L, net.kind == LISTEN_GATEWAY);
+}
 
 /* For workers and commands. */
 static const luaL_Reg l_host_worker[] = {
