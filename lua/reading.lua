@@ -39,8 +39,13 @@ local function steps_of(path)
   return out
 end
 
+local trees, trees_n = {}, 0    -- of members that were looked for before
+local TREES_MAX = 100
+
 -- A tree of steps: { names = { [folded name] = node }, star = node, paths = { the members that end here } | nil }
 local function tree(members)
+  local key = table.concat(members, "\n")
+  if trees[key] then return trees[key] end
   local root = { names = {} }
   for _, path in ipairs(members) do
     local node = root
@@ -53,6 +58,8 @@ local function tree(members)
     node.paths = node.paths or {}
     node.paths[#node.paths + 1] = path
   end
+  if trees_n >= TREES_MAX then trees, trees_n = {}, 0 end
+  trees[key], trees_n = root, trees_n + 1
   return root
 end
 
@@ -143,7 +150,7 @@ local Json = setmetatable({}, { __index = Reader })
 Json.__index = Json
 
 local function new_json(members)
-  return setmetatable({ want = VALUE, stack = {}, root = tree(members), carry = "", folded = {}, folds = 0 }, Json)
+  return setmetatable({ want = VALUE, stack = {}, root = tree(members), carry = "" }, Json)
 end
 
 local MALFORMED = "the body is no JSON that all servers read alike"
@@ -211,14 +218,15 @@ function Json:more_string(text)
   return true
 end
 
+local folded, folded_n = {}, 0
+
 -- A name where some are looked for.
 function Json:name(raw)
-  local frame = self.frame
-  local key = self.folded[raw]
+  local frame, key = self.frame, folded[raw]
   if not key then
     key = fold(raw:find("\\", 1, true) and decode('"' .. raw .. '"') or raw)
-    if self.folds >= FOLDED_MAX then self.folded, self.folds = {}, 0 end
-    self.folded[raw], self.folds = key, self.folds + 1
+    if folded_n >= FOLDED_MAX then folded, folded_n = {}, 0 end
+    folded[raw], folded_n = key, folded_n + 1
   end
   frame.key = key
   for _, node in ipairs(frame.nodes) do
