@@ -10085,6 +10085,10 @@ json_read_string(struct json_reader *r, struct json_token *t, enum json_type typ
 
 	t->escaped = false;
 	while (i < n && p[i] != '"') {
+		if ((unsigned char)(p[i] - ' ') < 0x60 && p[i] != '\\') {
+			i++;            /* as json_char would say: nearly every byte */
+			continue;
+		}
 		if (p[i] == '\\')
 			t->escaped = true;
 		if ((used = json_char(p + i, n - i, c, &len)) == 0)
@@ -20595,25 +20599,25 @@ kept_holds(const struct kept *k, uint64_t config, uint64_t state)
 	return k->config == config && (k->state == 0 || k->state == state) && now >= k->since && now < k->until;
 }
 
-/* Takes over the decision that was kept of an earlier request like `r`. False: Lua decides. Of a bundle
- * with rules *ask then is what asks them, which comes back here with NULL; it has to run at once. */
-static bool
-kept_again(struct req *r, int *ask)
+/* The decision that was kept of an earlier request like `r`, if it holds. */
+static struct kept *
+kept_find(const struct req *r)
 {
 	struct kept *k = *kept_slot(r, r->head.nfields);
-	struct known_found found = {.n = 0};
 	uint64_t config, state;
 
 	if (k == NULL || !kept_fits(k, r) || req_sealed(r) || !store_generations(&config, &state))
-		return false;
+		return NULL;
 	store_read_reset();     /* a snapshot kept open would hide the next change */
-	if (!kept_holds(k, config, state) || (ask != NULL && k->ask_ref >= 0 && task_running != NULL))
-		return false;
-	if (ask != NULL && k->ask_ref >= 0) {
-		req_claim(r, k->agent, k->share);       /* what has no turn yet is not counted */
-		*ask = r->held || r->too_many ? LUA_NOREF : k->ask_ref;
-		return false;
-	}
+	return kept_holds(k, config, state) ? k : NULL;
+}
+
+/* Takes it over. False: Lua decides. */
+static bool
+kept_take(struct req *r, struct kept *k)
+{
+	struct known_found found = {.n = 0};
+
 	if (k->known != NULL && (!known_scan_encoded(k->known, r->path, &found) || !known_scan_encoded(k->known, req_query_now(r), &found)))
 		return false;
 	for (size_t i = 0; k->known != NULL && i < k->came; i++)
@@ -20639,6 +20643,25 @@ kept_again(struct req *r, int *ask)
 	r->judged = clock_now();
 	r->action = REQ_FORWARD;
 	return r->task_done = r->task_ok = true;
+}
+
+static struct kept *kept_asked;         /* borrowed: its rules are asked at this moment (req:asked) */
+
+/* Is the request decided as an earlier one like it? False: Lua decides; *ask is what asks the rules of its bundle about
+ * it, where there are some, and has to run at once. */
+static bool
+kept_again(struct req *r, int *ask)
+{
+	struct kept *k = kept_find(r);
+
+	if (k == NULL || k->ask_ref < 0)
+		return k != NULL && kept_take(r, k);
+	req_claim(r, k->agent, k->share);       /* what has no turn yet is not counted */
+	if (ask != NULL && task_running == NULL && !r->held && !r->too_many) {
+		*ask = k->ask_ref;
+		kept_asked = k;
+	}
+	return false;
 }
 
 /* Copies `s` into k->text, for which kept_make has reserved room. */
@@ -26042,8 +26065,8 @@ l_req_again(lua_State *L)
 
 	for (size_t i = 0; i < r->head.nfields; i++)
 		r->head.field[i].door = r->head.field[i].own != NULL;
-	l_answer(L, k != NULL && k->ask_ref < 0 && (only == NULL ||
-	    strcmp(k->decided + offsetof(struct req, credential) - KEPT_BEGIN, only) == 0) && kept_again(r, NULL));
+	l_answer(L, k != NULL && (only == NULL || strcmp(k->decided + offsetof(struct req, credential) - KEPT_BEGIN, only) == 0) &&
+	    kept_again(r, NULL));
 	r->task_done = false;   /* the task goes on */
 	return 1 + l_one(L, kept_route(r, room));
 }
@@ -26088,13 +26111,14 @@ static int
 l_req_asked(lua_State *L)
 {
 	struct req *r = l_check_req(L, 1);
+	struct kept *k = kept_asked;
 
+	kept_asked = NULL;
 	req_close(r);
-	if (lua_toboolean(L, 2) && kept_again(r, NULL)) {
-		r->task_done = false;   /* the task goes on */
-		return 0;
-	}
-	return req_push(L, r);
+	if (k == NULL || !lua_toboolean(L, 2) || !kept_take(r, k))
+		return req_push(L, r);
+	r->task_done = false;   /* the task goes on */
+	return 0;
 }
 
 /* req:keep(config, state, until, share, known | nil, ask | nil)

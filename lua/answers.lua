@@ -56,6 +56,13 @@ function M.judge(_, id, text)
   return ""
 end
 
+--- The handle is another request's from now on. gone: and nothing of this one is told.
+function M.forget(req, gone)
+  local e = of[req]
+  if e and e.id and gone then waiting[e.id] = nil end
+  of[req] = nil
+end
+
 local function objects(first, final)
   local out = {}
   for _, text in ipairs { first, final ~= first and final or "" } do

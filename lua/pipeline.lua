@@ -907,7 +907,8 @@ local function light(self, req, bundle)
   for _, rule in ipairs(rules.at(list, req.host)) do
     if rules.covers_method(rule, question.method) then
       local pol = rule.pol
-      if not pol or pol.tools or pol.on_response or (pol.body or pol.reader or pol.members) and req.has_body then return nil end
+      if not pol or pol.tools or pol.on_response and not (pol.answer and not pol.answer[1])
+        or (pol.body or pol.reader or pol.members) and req.has_body then return nil end
       out[#out + 1] = rule
     elseif req.method == "POST" and req.has_body then
       return nil
@@ -918,27 +919,33 @@ end
 
 -- A function for req:keep: asks these rules about a later request, which then goes the kept way. Where one has something against it, all
 -- is decided anew; what was counted is not counted again. nil: there are none to be asked.
-local function asks_again(self, list, agent, bundle, name, host)
+local function asks_again(self, list, agent, bundle, name, req)
   if not list[1] then return nil end
-  local call, with = self.sandbox.call, rules_with(self, agent, bundle, name)
-  local question, _, shown, now = { host = host }, nil, nil, nil
+  local call, with, answers = self.sandbox.call, rules_with(self, agent, bundle, name), nil
+  local question, seen, shown, now = { host = req.host }, nil, nil, nil
   function question.readings() return paths.readings(self.path_readings, now.req.path) end
-  _, shown, now = rules.request(nil, question)
+  seen, shown, now = rules.request(nil, question)
+  for _, member in ipairs { "method", "scheme", "host", "port" } do seen[member] = req[member] end
+  for _, rule in ipairs(list) do answers = answers or rule.pol.on_response and require("answers") or nil end
   return function(req)        -- the same handle for each, so that the view of it is made once
-    now.req, with.req, with.times, with.memos, with.wall = req, req, nil, nil, nil
+    now.req, with.req, with.times, with.memos, with.wall = req, req, nil, answers and answers.memos(req), nil
     local fine = true
     for _, rule in ipairs(list) do
-      if (not rule.paths or rules.covers_path(rule.paths, question.readings())) and rules.ask(rule, call, shown, with) then
-        fine = false
-        break
+      if not rule.paths or rules.covers_path(rule.paths, question.readings()) then
+        if rules.ask(rule, call, shown, with) then
+          fine = false
+          break
+        end
+        if rule.pol.on_response then answers.add(self, req, rule, with) end
       end
     end
     local was = counted[req]
     now.req, with.req, counted[req] = nil, nil, nil
-    local own, token, route = req:asked(fine)
+    local own, token, path = req:asked(fine)
+    if answers then answers.forget(req, own ~= nil) end
     if not own then return end
     counted[own] = was
-    return self:on_request(own, token, route)
+    return self:on_request(own, token, path)
   end
 end
 
@@ -1695,7 +1702,7 @@ local function send(self, req, agent, plan, opened, routed, websocket, deadline,
     if again and not config.recording and opened.still and state and fresh > 0 and not names_in_line(req, routed)
       and not (opened.challenges and seal.challenged(opened.seal_rows, req.query)[1]) then
       req:keep(config.applied, state, math.floor(math.min(fresh, config:ends(req.token, agent))), agent.requests, agent.known,
-        asks_again(self, again, agent, plan.log.bundle, opened.name, req.host))
+        asks_again(self, again, agent, plan.log.bundle, opened.name, req))
     end
   end
   return true

@@ -673,7 +673,7 @@ def main():
     p.add_argument("--rounds", type=int, default=3)
     p.add_argument("--seconds", type=float, default=3)
     p.add_argument("--against", type=pathlib.Path)
-    p.add_argument("words", nargs="*")
+    p.add_argument("words", nargs="*", help="throughput, instructions, signing, resumption, memory, door, deciding, arriving, starting, searching, rules")
     a = p.parse_args()
     os.environ["PATH"] += ":/usr/sbin:/sbin"
     if os.cpu_count() < 2:
