@@ -11788,6 +11788,24 @@ scrub_overwrite(const struct scrub_value *v, const struct scrub_hit *hit, char *
 	}
 }
 
+/* An escape that began in text[from, at) and has not ended there is one still once it ends: of its number the last two digits
+ * are others, of a name none. Returns where it ends. */
+static size_t
+scrub_finish(char *text, size_t n, size_t from, size_t at)
+{
+	size_t end = at, i, used, len, d;
+	char c[4];
+
+	for (unsigned k = SCRUB_TWICE; k < SCRUB_CODINGS; k++) {
+		for (i = from, used = 0; i < at; i += used)
+			used = scrub_unit((struct slice){text, n}, i, k, true, c, &len);
+		for (d = i - 2 - (i != 0 && text[i - 1] == ';'); d < i && (k == SCRUB_TWICE || text[i - used + 1] == "u#"[k - SCRUB_JSON]); d++)
+			text[d] = d < at || hex_digit(text[d]) < 0 ? text[d] : text[d] == '4' ? '5' : '4';
+		end = i > end ? i : end;
+	}
+	return end;
+}
+
 /* -- the limit. A caller who sees where its own text becomes a placeholder can ask, guess by guess, what the
  * secret is. All workers count in one table: a slot for an agent and a credential has the times of its last hits.
  * Two that share a slot share its limit. */
@@ -13843,7 +13861,8 @@ filter_scrub_search(struct filter_scrub *s, bool end, size_t gone)
 			s->f.fault = over ? scrub_fault(s->tally) : scrub_dear(s->s) ? &filter_scrub_dear : &filter_scrub_hit;
 			return false;
 		}
-		scrub_overwrite(&s->s->value[hit.value], &hit, s->text.p, hit.at < gone ? gone : hit.at);
+		scrub_overwrite(&s->s->value[hit.value], &hit, s->text.p,
+		    hit.at < gone ? scrub_finish(s->text.p, s->text.n, hit.at, gone) : hit.at);
 	}
 	s->begun = scrub_begun(&z);
 	s->f.cost += s->seen + (uint64_t)(s->s->debt - debt);
