@@ -196,4 +196,74 @@ end
 --- Is a record of the database a question, of a run of the server?
 function M.is_question(record) return record.boot ~= nil end
 
+-- ---- the answer ----------------------------------------------------------------------------------
+
+--- Every record that still counts, the oldest first: { key, record } each.
+function M.all()
+  local wall = require("time").wall()
+  return require("cli.db").oldest("approval", "asked", function(r) return r["until"] > wall end)
+end
+
+--- What is asked under this name, or was answered: { key, record } | nil
+function M.named(id)
+  for _, row in ipairs(M.all()) do
+    if row.record.question == id then return row end
+  end
+end
+
+local spans = { once = true, hour = true, day = true, always = true }
+
+function M.is_span(text) return spans[text] == true end
+
+local function answered(r, state, till)
+  local plain = require("cli.db").plain(r)
+  plain.state, plain["until"] = state, till
+  return plain
+end
+
+-- The rule that asked, in its bundle's record.
+local function rule_of(bundle, r)
+  for _, rule in ipairs(bundle and bundle.rules or {}) do
+    if rule.name == r.rule then return rule end
+  end
+end
+
+--- The operations that allow what is asked: for longer than once, the question goes, and what covers it comes. nil, code: "absent",
+-- "answered", "rule_gone", "damaged". span: "once", "hour", "day", "always"
+function M.allow(id, span)
+  local row, wall, store = M.named(id), require("time").wall(), require "store"
+  local r = row and row.record
+  if not r then return nil, "absent" end
+  if not M.is_question(r) then return nil, "answered" end
+  if span == "once" then
+    return { { op = "put", db = "approval", key = row.key, version = r.version, plain = answered(r, "once", wall + M.OPEN) } }
+  end
+  local bundle, code = store.peek("bundle", r.bundle)
+  if code == "damaged" then return nil, code end
+  local rule, ops = rule_of(bundle, r), { { op = "del", db = "approval", key = row.key, version = r.version } }
+  if not rule then return nil, "rule_gone" end
+  if span == "always" then
+    local plain = require("cli.db").plain(bundle)
+    rule.exceptions = rule.exceptions or {}
+    table.insert(rule.exceptions, { agent = r.agent, agent_id = r.agent_id, covers = r.covers })
+    ops[2] = { op = "put", db = "bundle", key = r.bundle, version = bundle.version, plain = plain }
+    return ops
+  end
+  local key, plain = M.standing(r.agent_id, rule, r.covers), answered(r, span, wall + M.SPANS[span])
+  plain.boot = nil
+  local had = store.peek("approval", key)
+  ops[2] = { op = "put", db = "approval", key = key, version = had and had.version or 0, plain = plain }
+  return ops
+end
+
+--- The operations that refuse it, and the same for as long as a question stays open; of an answer that was given, those that take it back.
+function M.deny(id)
+  local row = M.named(id)
+  local r = row and row.record
+  if not r then return nil, "absent" end
+  if not M.is_question(r) then return { { op = "del", db = "approval", key = row.key, version = r.version } } end
+  return { { op = "put", db = "approval", key = row.key, version = r.version,
+    plain = answered(r, "denied", require("time").wall() + M.OPEN) } }
+end
+
 return M

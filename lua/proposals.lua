@@ -4,6 +4,8 @@
 --
 -- Records: database `proposal`, AGENT-ID/ID { proposal = ID, agent, agent_id, bundle, created, until, state = "pending" | "applied" | "rejected",
 -- services = { service … }, credentials = { credential … }, message, user_message, reason }.
+-- A service: { name, host, port, path, kind, key, user_key, header, prefix, rows = { { key, places, placeholder } … } }; one that is to go has
+-- remove = "credential" | "host".
 local M = {}
 
 M.BODY_MAX = 64 << 10
@@ -62,10 +64,47 @@ end
 local function slug(host) return (host:gsub("^%*%.", ""):gsub("[^%w]+", "-"):sub(1, 40):gsub("^%-+", ""):gsub("%-+$",
   ""):lower()) end
 
+-- Places of Agent Vault's shape that say no name. One that an agent chooses at will, it would choose where the server repeats it.
+local unnamed = { path = "path=/bot{}/**", query = "query=NAME", header = "header=NAME", body = "form=NAME or json=/POINTER", websocket = "ws=/POINTER" }
+
+-- What is to be replaced where: { { key, places, placeholder } … } | nil, why
+local function substitutions(list)
+  if type(list) ~= "table" or #list > LIST_MAX or next(list) and #list == 0 then return nil, ("it is a list of at most %d"):format(LIST_MAX) end
+  local out = {}
+  for i, r in ipairs(list) do
+    if type(r) ~= "table" or not is_key(r.key) then return nil, "key is the name of a credential, in capitals" end
+    if type(r.placeholder) ~= "string" or not r.placeholder:find("^[%w._~-]+$") then return nil, "placeholder is of letters, digits and . _ ~ -" end
+    local places = r["in"] == nil and { "path" } or r["in"]
+    if type(places) ~= "table" or #places == 0 or #places > LIST_MAX then return nil, "in is a list of places" end
+    for _, place in ipairs(places) do
+      if unnamed[place] then return nil, ("%s: the place has to be named: %s"):format(place, unnamed[place]) end
+      if type(place) ~= "string" or #place > 300 or place:find("[,:%c]") then return nil, "in is a list of places, such as header=X-Key" end
+    end
+    local row, why = require("rows").parse(("value:%s:%s"):format(table.concat(places, ","), r.placeholder))
+    if not row then return nil, why end
+    out[i] = { key = r.key, places = places, placeholder = r.placeholder }
+  end
+  return out
+end
+
+-- What an agent wants to be rid of: a credential leaves its bundle, or a host is open there no more. No secret ends by it.
+local function removal(s)
+  local records, host, why = require "records", nil, nil
+  if s.name ~= nil and (type(s.name) ~= "string" or not records.name(s.name)) then return nil, "name is the service's name" end
+  if s.host ~= nil then
+    if type(s.host) ~= "string" then return nil, "host is a text" end
+    host, why = records.host(s.host, true)
+    if not host then return nil, "host: " .. why end
+  end
+  if not host and not s.name then return nil, "to delete one, name or host says which" end
+  return { name = s.name or slug(host), host = host or "", kind = "delete", remove = s.name and "credential" or "host" }
+end
+
 local function service(s)
   local records = require "records"
   if type(s) ~= "table" then return nil, "a service is an object" end
-  if s.action ~= nil and s.action ~= "set" then return nil, "action is \"set\": what is there, a person removes" end
+  if s.action == "delete" then return removal(s) end
+  if s.action ~= nil and s.action ~= "set" then return nil, "action is \"set\" or \"delete\"" end
   if type(s.host) ~= "string" then return nil, "host is missing" end
   local text, path = s.host:match("^([^/]*)(/?.*)$")
   local bare, port = text:match("^(.+):(%d+)$")
@@ -77,14 +116,22 @@ local function service(s)
     path, why = records.path(path)
     if not path then return nil, "host: " .. why end
   end
-  if s.substitutions ~= nil and (type(s.substitutions) ~= "table" or next(s.substitutions)) then
-    return nil, "substitutions: the operator adds those: sallyport credential add --type substitute"
-  end
   local auth = type(s.auth) == "table" and auths[s.auth.type]
   if not auth then return nil, "auth.type is bearer, basic, api-key, custom or passthrough" end
   local out
   out, why = auth(s.auth)
   if not out then return nil, why end
+  if s.substitutions ~= nil then
+    out.rows, why = substitutions(s.substitutions)
+    if not out.rows then return nil, "substitutions: " .. why end
+    out.rows = out.rows[1] and out.rows or nil
+    if out.rows and out.kind == "passthrough" then out.kind = "substitute" end
+    for _, row in ipairs(out.rows or {}) do
+      if out.kind ~= "substitute" and row.key ~= out.key then
+        return nil, ("substitutions: beside auth it is auth's own credential, %s; others are a service of their own, with auth passthrough"):format(out.key or "none")
+      end
+    end
+  end
   local name = s.name == nil and slug(host) or s.name
   if type(name) ~= "string" or #name > 64 or not records.name(name) then return nil,
     "name is 3 to 64 small letters, digits and hyphens" end
@@ -94,7 +141,10 @@ end
 
 local function credential(c)
   if type(c) ~= "table" or not is_key(c.key) then return nil, "key is a name in capitals: STRIPE_KEY" end
-  if c.action ~= nil and c.action ~= "set" then return nil, "action is \"set\": what is there, a person removes" end
+  if c.action == "delete" then
+    return nil, "a secret is removed by a person alone (sallyport credential remove); a service with action \"delete\" takes its use away"
+  end
+  if c.action ~= nil and c.action ~= "set" then return nil, "action is \"set\"" end
   local out, why = { key = c.key }, nil
   for _, name in ipairs { "description", "obtain", "obtain_instructions" } do
     out[name], why = words(c[name], texts[name], name)
@@ -152,15 +202,24 @@ function M.parse(text)
     out[name], why = words(v[name], texts[name], name)
     if why then return nil, why end
   end
-  local keys, used = {}, {}
+  local keys, used, accounts = {}, {}, {}
   for _, c in ipairs(out.credentials) do keys[c.key] = c end
   for i, s in ipairs(out.services) do
     for _, key in ipairs { s.key or false, s.user_key or false } do
       if key and not keys[key] then return nil, ("services[%d]: %s is none of the proposal's credentials"):format(i - 1, key) end
       if key then used[key] = true end
     end
-    if s.key and keys[s.key].oauth and s.kind ~= "bearer" then return nil,
+    for _, row in ipairs(s.rows or {}) do
+      if not keys[row.key] then return nil, ("services[%d]: %s is none of the proposal's credentials"):format(i - 1, row.key) end
+      used[row.key] = true
+    end
+    local account = s.key and keys[s.key].oauth or s.kind == "substitute" and keys[s.rows[1].key].oauth
+    if account and (s.kind ~= "bearer" or s.rows) then return nil,
       ("services[%d]: a token of OAuth goes out as bearer"):format(i - 1) end
+    local first = account and accounts[s.key] or s
+    if first.port ~= s.port or first.path ~= s.path then return nil,
+      ("services[%d]: services of one account are one credential, so they have the same port and path"):format(i - 1) end
+    if account then accounts[s.key] = first end
   end
   for _, c in ipairs(out.credentials) do
     if not used[c.key] then return nil, ("no service uses the credential %s"):format(c.key) end
@@ -200,6 +259,23 @@ local function told(r, now)
     created_at = require("dates").iso(r.created) }
 end
 
+-- What is to be deleted has to be there, in the agent's own bundle: why not | nil
+local function missing(store, new, bundle)
+  for i, s in ipairs(new.services) do
+    local there = s.remove == "host" and store.peek("bundle", bundle .. "/" .. s.host)
+    local c = s.remove == "credential" and store.peek("credential", s.name)
+    for _, b in ipairs(c and c.bundles or {}) do there = there or b == bundle end
+    if s.remove and not there then return ("services[%d]: there is no such service to delete"):format(i - 1) end
+    if c then s.host = c.hosts and c.hosts[1] or "" end
+  end
+end
+
+--- Where a person answers, signed in: a proposal ("p") or a question ("q") of that name | nil: the door is not open. settings: records.settings
+function M.link(settings, kind, id)
+  if not settings.public_url or not (settings.gateway or {})[1] then return nil end
+  return ("%s/approvals/%s/%s"):format(settings.public_url, kind, id)
+end
+
 --- An agent's request at /v1/proposals or below: status, object | nil, code, message, hint. body: the text of a POST. Yields.
 function M.answer(self, req, agent, body)
   local id, wall = req.path:match("^/v1/proposals/(%x+)$"), self.time.wall()
@@ -207,16 +283,18 @@ function M.answer(self, req, agent, body)
     if not agent.bundles[1] then return nil, "path_not_allowed", "this agent holds no bundle to which anything could be added",
       "the operator grants one: sallyport agent set" end
     local new, why = M.parse(body)
-    if not new then return nil, "bad_request", "the proposal cannot be read: " .. why,
+    if new then why = missing(self.store, new, agent.bundles[1]) end
+    if why then return nil, "bad_request", "the proposal cannot be read: " .. why,
       "sallyport help proposals has the shape" end
     local code
     id, code = keep(self, agent, new)
     if code == "too_many" then return nil, "too_many", ("%d proposals of this agent wait already"):format(PENDING_MAX),
       "wait until they are answered" end
     if not id then return nil, "store_unavailable" end
-    return 201, { id = id, status = "pending", vault = agent.bundles[1],
-      message = ("Proposal created. A person approves it with `sallyport proposal approve %s`, or on the page (sallyport admin).%s"):format(id,
-      new.value and " The value that came along was not kept: a person types it." or "") }
+    local url = M.link(self.config.settings, "p", id)
+    return 201, { id = id, status = "pending", vault = agent.bundles[1], approval_url = url,
+      message = ("Proposal created. A person approves it %swith `sallyport proposal approve %s`, or on the page (sallyport admin).%s"):format(
+      url and ("at %s, "):format(url) or "", id, new.value and " The value that came along was not kept: a person types it." or "") }
   end
   if id then
     local r = self.store.peek("proposal", agent.id .. "/" .. id)
@@ -230,13 +308,38 @@ function M.answer(self, req, agent, body)
   return 200, { proposals = list }
 end
 
+--- Every proposal, the oldest first: { key, record } each.
+function M.all() return require("cli.db").oldest("proposal", "created") end
+
+function M.named(id)
+  for _, row in ipairs(M.all()) do
+    if row.record.proposal == id then return row end
+  end
+end
+
+--- Whose the bundle is, in words.
+function M.holders(bundle)
+  local names = {}
+  for _, a in require("cli.db").each("agent", "a/") do
+    for _, b in ipairs(a and not a.revoked and a.bundles or {}) do
+      if b == bundle then names[#names + 1] = a.name end
+    end
+  end
+  table.sort(names)
+  return ("every agent with the bundle %s (%s)"):format(bundle, require("cli.report").several(names, "none now"))
+end
+
 --- What it would allow, in words: { text, warning | nil } of each service. holders: names of the agents that hold the bundle.
 function M.says(r, holders)
   local out = {}
   for i, s in ipairs(r.services) do
+    local rows = {}
+    for j, row in ipairs(s.rows or {}) do rows[j] = ("%s for %s at %s"):format(row.key, row.placeholder, table.concat(row.places, ", ")) end
     local where = ("%s%s%s"):format(s.host, s.port and ":" .. s.port or "", s.path or "")
     local text = s.kind == "passthrough" and ("%s may read from %s, without a credential"):format(holders, where)
-      or ("%s may send anything to %s, with %s attached"):format(holders, where, s.key or s.user_key)
+      or s.remove and ("%s may no longer %s"):format(holders, s.remove == "host" and "reach " .. s.host or "use the credential " .. s.name)
+      or s.kind == "substitute" and ("%s may send anything to %s, with %s"):format(holders, where, table.concat(rows, "; "))
+      or ("%s may send anything to %s, with %s attached%s"):format(holders, where, s.key or s.user_key, rows[1] and ", and " .. table.concat(rows, "; ") or "")
     for _, c in ipairs(r.credentials) do      -- where what the person types goes: the agent chose it
       local token = c.key == s.key and c.oauth and require("http").parse_url(c.oauth.token_url)
       if token then text = ("%s; its account is signed in to, and its client secret goes, at %s"):format(text, token.host) end
@@ -245,10 +348,11 @@ function M.says(r, holders)
     local shared = require("cli.suffixes").first { s.host }
     local bare = s.host:gsub("^%*%.", "")
     local why = require("addr").parse(bare) and require("addr").guard(bare)
+    if s.remove then why, shared = nil, nil end
     if shared then warning = "strangers have names there: the secret may go to any of them"
     elseif why then warning = ("%s is %s"):format(bare, why)
     elseif bare:find("xn--", 1, true) then warning = "its name has letters of other scripts, and may look like another name"
-    elseif s.host:find("^%*") then warning = "every name below it is meant, whoever has it" end
+    elseif s.host:find("^%*") and not s.remove then warning = "every name below it is meant, whoever has it" end
     out[i] = { text = text, warning = warning }
   end
   return out

@@ -678,11 +678,11 @@ function M:connected(opened, answer, sent_at, scopes, with)
       answer, sent_at)
     plain.rotation = (base.rotation or 0) + 1
     plain.token_version, plain.scopes, plain.connected_at = change and change.version or cred.version, scopes, sent_at
-    local ok, why = self.store.commit({
-      -- A damaged record has no version that we know: a person's word replaces it.
-      { op = "put", db = "state", key = name, plain = plain, secrets = answer.secrets, version = base.version },
-      change or base.rotation and M.moved(cred) or { op = "check", db = "credential", key = name, version = cred.version },
-    }, self.time.now() + COMMIT_MAX)
+    local ops = with and with.more and with.more() or {}
+    -- A damaged record has no version that we know: a person's word replaces it.
+    ops[#ops + 1] = { op = "put", db = "state", key = name, plain = plain, secrets = answer.secrets, version = base.version }
+    ops[#ops + 1] = change or base.rotation and M.moved(cred) or { op = "check", db = "credential", key = name, version = cred.version }
+    local ok, why = self.store.commit(ops, self.time.now() + COMMIT_MAX)
     if ok or (self.store.peek("state", name) or ABSENT).refresh_id == plain.refresh_id then return true end
     if self.time.now() >= until_ then return nil, why == "full" and why or "store" end
     if why ~= "conflict" then self.time.sleep(200) end

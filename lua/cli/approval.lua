@@ -5,13 +5,6 @@ local report = require "cli.report"
 local terminal = require "cli.terminal"
 
 local FOLLOW_MS = 500
-local spans = { once = true, hour = true, day = true, always = true }
-
--- Every record that still counts, the oldest first: { key, record } each.
-local function all()
-  local wall = require("time").wall()
-  return db.oldest("approval", "asked", function(r) return r["until"] > wall end)
-end
 
 local function shape(r)
   return { id = r.question, state = r.state, agent = r.agent, bundle = r.bundle, credential = r.credential, rule = r.rule, reason = r.reason,
@@ -20,10 +13,8 @@ local function shape(r)
 end
 
 local function named(id)
-  for _, row in ipairs(all()) do
-    if row.record.question == id then return row end
-  end
-  report.fail(("there is no question '%s'"):format(report.clean(id)), "it may have been answered, or its time may be over: sallyport approval list")
+  return approvals.named(id) or report.fail(("there is no question '%s'"):format(report.clean(id)),
+    "it may have been answered, or its time may be over: sallyport approval list")
 end
 
 local function row_of(r)
@@ -36,7 +27,7 @@ local HEAD = { "QUESTION", "STATE", "AGENT", "RULE", "REQUEST", "REASON", "ENDS"
 local function follow(ctx)
   local known, time = {}, require "time"
   while true do
-    for _, row in ipairs(all()) do
+    for _, row in ipairs(approvals.all()) do
       local r = row.record
       if known[row.key] ~= r.state .. r.question then
         known[row.key] = r.state .. r.question
@@ -54,7 +45,7 @@ local function list(_, opt, ctx)
   db.open(ctx)
   if opt.follow then return follow(ctx) end
   local rows, out = {}, report.array()
-  for _, row in ipairs(all()) do
+  for _, row in ipairs(approvals.all()) do
     rows[#rows + 1], out[#out + 1] = row_of(row.record), shape(row.record)
   end
   ctx.out(ctx.json and report.json(out) or terminal.columns(ctx, HEAD, rows))
@@ -77,50 +68,27 @@ local function show(args, _, ctx)
   return 0
 end
 
--- The rule that asked, in its bundle's record.
-local function rule_of(bundle, r)
-  for _, rule in ipairs(bundle and bundle.rules or {}) do
-    if rule.name == r.rule then return rule end
-  end
-  report.fail(("the rule '%s' is gone"):format(report.clean(r.rule)))
+-- Ends the command with what approvals.allow or deny answered.
+local function cannot(id, r, code)
+  if code == "absent" then named(id) end
+  if code == "answered" then report.fail(("'%s' was answered already"):format(id), "sallyport approval deny takes the answer back") end
+  if code == "rule_gone" then report.fail(("the rule '%s' is gone"):format(report.clean(r.rule))) end
+  db.peek("bundle", r.bundle, ("bundle '%s'"):format(r.bundle))
 end
 
-local function answered(r, state, till)
-  local plain = db.plain(r)
-  plain.state, plain["until"] = state, till
-  return plain
-end
-
--- The operations that write the answer: for longer than once, the question goes, and what covers it comes.
-local function answer(id, span)
-  local row, wall = named(id), require("time").wall()
-  local r = row.record
-  if not approvals.is_question(r) then report.fail(("'%s' was answered already"):format(id), "sallyport approval deny takes the answer back") end
-  if span == "once" then
-    return { { op = "put", db = "approval", key = row.key, version = r.version, plain = answered(r, "once", wall + approvals.OPEN) } }
-  end
-  local bundle = db.peek("bundle", r.bundle, ("bundle '%s'"):format(r.bundle))
-  local rule, ops = rule_of(bundle, r), { { op = "del", db = "approval", key = row.key, version = r.version } }
-  if span == "always" then
-    local plain = db.plain(bundle)
-    rule.exceptions = rule.exceptions or {}
-    table.insert(rule.exceptions, { agent = r.agent, agent_id = r.agent_id, covers = r.covers })
-    ops[2] = { op = "put", db = "bundle", key = r.bundle, version = bundle.version, plain = plain }
-    return ops
-  end
-  local key, plain = approvals.standing(r.agent_id, rule, r.covers), answered(r, span, wall + approvals.SPANS[span])
-  plain.boot = nil
-  local had = require("store").peek("approval", key)
-  ops[2] = { op = "put", db = "approval", key = key, version = had and had.version or 0, plain = plain }
-  return ops
+local function settle(id, r, build)
+  db.change(function()
+    local ops, code = build()
+    return ops or cannot(id, r, code)
+  end)
 end
 
 local function allow(args, opt, ctx)
   local span = opt["for"] or "once"
-  if not spans[span] then report.usage("--for is once, hour, day or always") end
+  if not approvals.is_span(span) then report.usage("--for is once, hour, day or always") end
   db.open(ctx)
   local r = named(args[1]).record
-  db.change(function() return answer(args[1], span) end)
+  settle(args[1], r, function() return approvals.allow(args[1], span) end)
   ctx.note(span == "once" and "Allowed: the request that waits goes on, or the next one that is the same."
     or span == "always" and ("Allowed from now on: %s. sallyport rule show %s lists it."):format(r.covers, r.rule)
     or ("Allowed for the agent %s, for one %s: %s"):format(r.agent, span, r.covers))
@@ -133,12 +101,7 @@ end
 local function deny(args, _, ctx)
   db.open(ctx)
   local r = named(args[1]).record
-  db.change(function()
-    local row = named(args[1])
-    if not approvals.is_question(row.record) then return { { op = "del", db = "approval", key = row.key, version = row.record.version } } end
-    return { { op = "put", db = "approval", key = row.key, version = row.record.version,
-      plain = answered(row.record, "denied", require("time").wall() + approvals.OPEN) } }
-  end)
+  settle(args[1], r, function() return approvals.deny(args[1]) end)
   ctx.note(approvals.is_question(r) and "Refused: the same request is refused for 10 minutes without asking." or "Taken back: it is asked about again.")
   local s = shape(r)
   s.state = "denied"

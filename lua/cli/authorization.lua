@@ -374,8 +374,9 @@ end
 --- Puts tokens from elsewhere in the place of a grant: true | nil, code, detail. A refresh token is exercised first;
 -- whatever fails leaves record and grant as they were, and "unstored" says that it was spent for nothing. One that the
 -- grant began with is spent and not sent again ("taken"): a server that sees it twice ends the grant (RFC 9700 4.14.2).
--- build() -> the operation that puts the credential's record; again where somebody else wrote first.
-function M.replace(env, name, build, secrets)
+-- build() -> the operation that puts the credential's record; again where somebody else wrote first. more() -> operations that are
+-- committed with it | nil.
+function M.replace(env, name, build, secrets, more)
   local op = build()
   local rec = { secrets = op.secrets, version = op.version }
   for k, v in pairs(op.plain) do rec[k] = v end
@@ -389,7 +390,7 @@ function M.replace(env, name, build, secrets)
   end
   local ok = answer ~= nil
   if answer then
-    ok, code = env.tokens:connected(opened, answer, sent_at, nil, { build = build, pasted = mark })
+    ok, code = env.tokens:connected(opened, answer, sent_at, nil, { build = build, pasted = mark, more = more })
     if not ok then code, detail = "unstored", code end
   else
     code = sent_at

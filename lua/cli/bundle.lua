@@ -133,9 +133,9 @@ local function move(into)
           keep = true }
       end
       return ops
-    end)
+    end, ctx)
     ctx.note(("%s %s '%s'."):format(table.concat(args, ", ", 2), into and "is in" or "is no longer in", args[1]))
-    answer(ctx, args[1])
+    if not ctx.gathers then answer(ctx, args[1]) end
     return 0
   end
 end
@@ -210,10 +210,10 @@ local function domain_add(args, opt, ctx)
     replaced = old ~= nil
     plain.created = old and old.created or require("time").wall()
     return { { op = "put", db = "bundle", key = key, version = old and old.version or 0, plain = plain } }
-  end)
+  end, ctx)
   ctx.note(("%s: agents with '%s' may reach %s"):format(replaced and "Replaced" or "Added", args[1],
     domain_line(plain)))
-  answer(ctx, args[1])
+  if not ctx.gathers then answer(ctx, args[1]) end
   return 0
 end
 
@@ -229,9 +229,9 @@ local function domain_remove(args, _, ctx)
     report.fail(("'%s' has no domain entry for %s"):format(args[1], host),
       near and ("did you mean %s?"):format(near) or ("sallyport bundle show %s"):format(args[1]))
   end
-  db.change(function() return { { op = "del", db = "bundle", key = key } } end)
+  db.change(function() return { { op = "del", db = "bundle", key = key } } end, ctx)
   ctx.note(("Removed %s from '%s'."):format(host, args[1]))
-  answer(ctx, args[1])
+  if not ctx.gathers then answer(ctx, args[1]) end
   return 0
 end
 

@@ -630,10 +630,13 @@ local function add(args, opt, ctx)
     plain.order = require("store").generation()
     return { op = "put", db = "credential", key = name, version = 0, plain = plain, secrets = secrets }
   end
-  if pasted then
+  if pasted and ctx.gathers then
+    ctx.gathers.pasted = ctx.gathers.pasted or {}
+    table.insert(ctx.gathers.pasted, { name = name, op = op, secrets = pasted })
+  elseif pasted then
     add_pasted(ctx, name, op(), pasted)
   else
-    db.change(function() return { op() } end)
+    db.change(function() return { op() } end, ctx)
   end
   local files = preset and presets.open_files(preset, plain) or {}
   advise(plain, ctx)
@@ -642,6 +645,7 @@ local function add(args, opt, ctx)
     ctx.note(("note: %s is %s: %s"):format(s.name, s.heads and "under 16 bytes" or "under 8 bytes", s.heads
       and "an answer's head is searched for it, a body is not" or "no answer is searched for it, for it may be any word"))
   end
+  if ctx.gathers then return 0 end
   local me, trial = require("cli.home").command(ctx), require "cli.credential_test"
   local url = trial.root_url(plain)
   local example = url:gsub("//….", "//any."):gsub("…", "tenant")   -- explain takes no gap

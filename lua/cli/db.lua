@@ -187,7 +187,14 @@ local why_not_written = {
 M.expect = nil
 
 --- Commits what build() answers; build runs again when somebody else wrote first. It must read before it decides.
-function M.change(build)
+-- ctx.gathers: the command is a part of something (lua/granting.lua), which commits all its parts together.
+function M.change(build, ctx)
+  local into = ctx and ctx.gathers
+  if into then
+    local ops = build()
+    table.move(ops, 1, #ops, #into + 1, into)
+    return true
+  end
   local store, time, expect = require "store", require "time", M.expect
   local code
   for _ = 1, RETRIES do

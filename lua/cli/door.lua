@@ -101,7 +101,7 @@ end
 
 function show.user(u, link)
   return { name = u.name, tenants = u.tenants, state = u.disabled and "disabled" or (u.password or u.oidc) and "active" or "invited",
-    totp = u.totp ~= nil, created = u.created, link = link }
+    totp = u.totp ~= nil, approve = u.approve or nil, operator = u.operator or nil, created = u.created, link = link }
 end
 
 function show.role(r) return { name = r.name, scopes = r.scopes ~= true and report.array(r.scopes) or nil, all = r.scopes == true or nil } end
@@ -258,7 +258,8 @@ end
 local function user_add(args, opt, ctx)
   local name = named(args[1], access.user_name)
   db.open(ctx)
-  create("user", name, { name = name, tenants = tenants_of(opt.tenant), created = now(), totp_wanted = opt.totp or nil })
+  create("user", name, { name = name, tenants = tenants_of(opt.tenant), created = now(), totp_wanted = opt.totp or nil,
+    approve = opt.approve or nil, operator = opt.operator or nil })
   local link = give_link(ctx, name)
   report.answer(ctx, show.user(need("user", name), link))
   return 0
@@ -277,14 +278,16 @@ local function user_change(args, ctx, edit)
 end
 
 local function user_set(args, opt, ctx)
-  if not (opt.tenant or opt.totp or opt.no_totp or opt.link or opt.enable) then
-    report.usage("nothing to change was named", "--tenant T=ROLE (T= takes it away), --totp, --no-totp, --link, --enable")
+  if not (opt.tenant or opt.totp or opt.no_totp or opt.link or opt.enable or opt.approve or opt.no_approve or opt.operator or opt.no_operator) then
+    report.usage("nothing to change was named", "--tenant T=ROLE (T= takes it away), --totp, --no-totp, --link, --enable, --approve, --operator")
   end
   local name = user_change(args, ctx, function(u)
     u.tenants = tenants_of(opt.tenant, u.tenants)
     if opt.totp then u.totp_wanted = true end
     if opt.no_totp then u.totp, u.totp_wanted = nil, nil end
     if opt.enable then u.disabled = nil end
+    if opt.approve or opt.no_approve then u.approve = not opt.no_approve or nil end
+    if opt.operator or opt.no_operator then u.operator = not opt.no_operator or nil end
   end)
   local u = need("user", name)
   ctx.note(("'%s' is in %s."):format(name, joined(pairs_of(u.tenants), "no tenant")))
@@ -490,6 +493,8 @@ end
 local bundle = { name = "bundle", arg = "BUNDLE", many = true, help = "what it acts with, in order; `default` unless named" }
 local tenant_role = { name = "tenant", arg = "TENANT=ROLE", many = true, help = "a tenant they may act for, and as what: viewer, member, admin or one of `role add`" }
 local totp = { name = "totp", help = "a code of an authenticator app is asked for beside the password" }
+local approve = { name = "approve", help = "may answer at the door what agents ask for: PUBLIC-URL/approvals" }
+local operator = { name = "operator", help = "may sign in to the page of `serve --admin`, and do all there" }
 local more = "\nMore: sallyport help door\n"
 
 return {
@@ -512,7 +517,7 @@ example:
       return removed(ctx, "tenant", args[1], remove("tenant", args[1], function(g) return g.tenant == args[1] end))
     end },
 
-  { words = "user add", args = "USER", min = 1, max = 1, options = { tenant_role, totp }, run = user_add,
+  { words = "user add", args = "USER", min = 1, max = 1, options = { tenant_role, totp, approve, operator }, run = user_add,
     summary = "a person who may sign in at the door",
     help = [[
 Makes a user and prints a link, good once and for 24 hours, with which they set a password. Send it as you would a password.
@@ -524,7 +529,8 @@ example:
     run = lister("user", "user", "u/", { { "USER", member "name" }, { "STATE", member "state" },
       { "TENANTS", member("tenants", function(t) return joined(pairs_of(t)) end) }, { "CREATED", member("created", moment "-") } }) },
   { words = "user set", args = "USER", min = 1, max = 1, run = user_set, summary = "their tenants, their second factor, a new link",
-    options = { tenant_role, totp, { name = "no-totp", help = "no code is asked for; the app that they set up is forgotten" },
+    options = { tenant_role, totp, approve, { name = "no-approve", help = "takes that away" }, operator,
+      { name = "no-operator", help = "takes that away" }, { name = "no-totp", help = "no code is asked for; the app that they set up is forgotten" },
       { name = "link", help = "print a new link to set a password with; an older one ends" }, { name = "enable", help = "after `user disable`" } },
     help = [[
 Changes a user. --tenant acme=viewer sets the role there, --tenant acme= takes them out. A narrower role counts at once.

@@ -356,6 +356,11 @@ end
 
 -- A credential that somebody signs in for is of no use before that.
 local function account_button(desk, kept, value)
+  local list = {}
+  for i, name in ipairs(value and value.accounts or {}) do
+    list[i] = html('<a class="button go" href="{base}account/{n}">Sign in for {n}</a>', { base = desk.base, n = name })
+  end
+  if list[1] then return html('<p class="row">{l}</p>', { l = list }) end
   local pol = kept.words == "credential add" and value and load_type(value.type)
   return pol and pol.connect
     and html('<p class="row"><a class="button go" href="{base}account/{n}">Sign in to the account</a></p>',

@@ -573,6 +573,8 @@ local function proposal(desk, id, form)
           n, args[#args + 1] = n + 1, "--only=" .. s.name
           local host = form["h." .. i]
           if host and host ~= "" and host ~= s.host then args[#args + 1] = ("--host=%s=%s"):format(s.name, host) end
+          local path = form["p." .. i]
+          if path and path ~= "" and path ~= s.path then args[#args + 1] = ("--path=%s=%s"):format(s.name, path) end
         end
       end
       for name, value in pairs(form) do
@@ -597,8 +599,9 @@ local function proposal(desk, id, form)
     if s.user_key then users[s.user_key] = true end
     services[i] = html([[
 <fieldset><legend>{n}</legend><label class="on"><input type="checkbox" name="s.{i}" value="on" checked> {says}</label>{warning}
-<label for="h-{i}">Host</label><input id="h-{i}" name="h.{i}" value="{host}" spellcheck="false"></fieldset>]],
-    { n = s.name, i = i, says = s.says, host = s.host,
+{narrow}</fieldset>]],
+    { n = s.name, i = i, says = s.says, narrow = not s.remove and html([[<label for="h-{i}">Host</label><input id="h-{i}" name="h.{i}" value="{host}" spellcheck="false">
+<label for="p-{i}">Below this path alone</label><input id="p-{i}" name="p.{i}" value="{path}" spellcheck="false">]], { i = i, host = s.host, path = s.path or "" }),
       warning = s.warning and html('<p class="warn">Careful: {w}.</p>', { w = s.warning }) })
   end
   local function input(name, label, help, kind)

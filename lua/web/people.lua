@@ -12,8 +12,10 @@ local function hidden(name, value) return html('<input type="hidden" name="{name
 
 local function alert(note) return note ~= nil and html('<p class="warn" role="alert">{note}</p>', { note = note }) end
 
---- Where somebody goes on: to what a client asked for, or to their own page. The text is a query of ours and nothing else.
+--- Where somebody goes on: to what a client asked for, to what they were to answer, or to their own page. The text is a query or an address of
+-- ours and nothing else.
 function M.onward(next_, headers)
+  if next_ and (next_ == "/approvals" or next_:find("^/approvals/[pq]/%x+$")) and #next_ <= 64 then return page.see(next_, headers) end
   if next_ and next_ ~= "" and #next_ <= 8192 and not next_:find("[^\33-\126]") then return page.see("/oauth/authorize?" .. next_, headers) end
   return page.see("/connections", headers)
 end

@@ -22,6 +22,7 @@ local routes = {
   ["/login/oidc"] = { GET = openid "start", POST = openid "bind" },
   ["/login/oidc/callback"] = { GET = openid "callback" },
   ["/logout"] = { POST = people "logout" },
+  ["/approvals"] = { GET = function(q) return require("web.approving").list(q) end },
   ["/connections"] = { GET = people "connections", POST = people "disconnect" },
 }
 
@@ -34,7 +35,8 @@ function M.handle(q)
   if name then return require("web.verify").check(q, name) end
   name = q.path:sub(1, #PRM) == PRM and q.path:sub(#PRM + 1)
   name = name and (name == "" and "" or name:match("^/mcp/([^/]+)$"))
-  local route = name and { GET = function() return require("web.oauth").resource(name) end } or routes[q.path]
+  local one = q.path:find("^/approvals/") and function(p) return require("web.approving").one(p) end
+  local route = one and { GET = one, POST = one } or name and { GET = function() return require("web.oauth").resource(name) end } or routes[q.path]
   if not route then return page.json(404, { error = "not_found" }) end
   local f = route[q.method == "HEAD" and "GET" or q.method]
   if not f then return page.allow(route.GET and route.POST and "GET, HEAD, POST" or route.GET and "GET, HEAD" or "POST") end

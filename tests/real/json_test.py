@@ -322,7 +322,7 @@ def door(s, run):
     s.canaries.append(added["link"].split(".")[-1])
     assert run("role add", "editor", "--scope", "tools:read,entities:write")["scopes"] == ["tools:read", "entities:write"]
     assert len(run("role list")) == 4
-    assert run("user set", "ada@example.org", "--tenant", "acme=editor", "--totp")["tenants"] == {"acme": "editor"}
+    assert run("user set", "ada@example.org", "--tenant", "acme=editor", "--totp", "--approve", "--operator")["tenants"] == {"acme": "editor"}
     assert run("gateway add", "tools", "https://tools.test/mcp", "--credential", "api", "--read", "get_*")["address"] == "https://box.test/mcp/tools"
     assert run("gateway scope", "tools", "entities:write", "--tool", "create_*", "--says", "Create")["scopes"][0]["tools"] == ["create_*"]
     run("gateway list")

@@ -2,6 +2,7 @@
 import base64
 import json
 import re
+import threading
 
 import sallyport
 from admin_test import Admin
@@ -52,7 +53,8 @@ def test_asked_and_approved(t):
     status, pem, head = own(s, "GET", "/v1/mitm/ca.pem")
     assert status == 200 and b"BEGIN CERTIFICATE" in pem and re.search(r"X-MITM-Port: \d+", head), head
     changes = [json.loads(x) for x in s.cli("log", "--json", "--kind", "change").stdout.splitlines()]
-    assert [c["command"] for c in changes if c.get("command", "").startswith("proposal")] == ["proposal approve", "proposal approve"], changes
+    assert [c["command"] for c in changes if c.get("command", "").startswith("proposal")] == ["proposal approve"], changes
+    assert [x["record"] for x in changes[-1]["changes"]] == ["credential stripe", f"proposal {made['id']} of agent a"], changes[-1]
 
 
 def test_kinds(t):
@@ -87,6 +89,71 @@ def test_kinds(t):
     assert own(s, "GET", "/v1/proposals/" + fourth)[1] | {"created_at": 0} == {"id": fourth, "status": "rejected", "vault": "default", "reason": "not now", "created_at": 0}
 
 
+def test_rows_and_deletion(t):
+    """substitutions at named places, with auth passthrough or auth's own key; one account is one credential; what is deleted leaves the agent's bundle alone; a comma in a path widens nothing"""
+    s, up = t.proxy(workers=1, upstream={"reply": "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"})
+    s.canaries.append(SECRET)
+    rows = [{"key": "BOT", "placeholder": "__bot_token__", "in": ["path=/bot{}/**", "header=X-Bot"]}]
+    ask = {"services": [{"name": "bot", "host": "api.test", "auth": {"type": "passthrough"}, "substitutions": rows}], "credentials": [{"key": "BOT"}]}
+    id = own(s, "POST", "/v1/proposals", ask)[1]["id"]
+    assert "BOT for __bot_token__ at path=/bot{}/**, header=X-Bot" in s.cli("proposal", "show", id).stdout
+    s.cli("proposal", "approve", id, "BOT=-", stdin=SECRET)
+    assert s.request(target="/bot__bot_token__/me", headers={"X-Bot": "__bot_token__", "X-Note": "__bot_token__"}).status == 200
+    assert up.requests[-1].target == f"/bot{SECRET}/me" and up.requests[-1].get("x-bot") == SECRET and up.requests[-1].get("x-note") == "__bot_token__", up.requests[-1]
+    both = {"services": [{"name": "both", "host": "both.test", "auth": {"type": "bearer", "token": "K"}, "substitutions": [{"key": "K", "placeholder": "__the_key__", "in": ["query=k"]}]}],
+            "credentials": [{"key": "K"}]}
+    s.cli("proposal", "approve", own(s, "POST", "/v1/proposals", both)[1]["id"], "K=-", stdin=SECRET)
+    assert "__the_key__" in s.cli("credential", "show", "both", "--json").stdout
+    account = {"key": "DRIVE", "type": "oauth", "oauth": {"token_url": "https://id.test/token", "authorization_url": "https://id.test/auth", "client_id": "c1"}}
+    three = [{"name": n, "host": f"{n}.test", "auth": {"type": "bearer", "token": "DRIVE"}} for n in ("drive", "docs", "mail")]
+    assert "same port and path" in own(s, "POST", "/v1/proposals", {"services": three + [{**three[0], "name": "x", "host": "x.test/v1"}], "credentials": [account]})[1]["message"]
+    s.cli("proposal", "approve", own(s, "POST", "/v1/proposals", {"services": three, "credentials": [account]})[1]["id"])
+    assert json.loads(s.cli("credential", "show", "drive", "--json").stdout)["hosts"] == ["drive.test", "docs.test", "mail.test"]
+    comma = {"services": [{"name": "comma", "host": "comma.test/a,/", "auth": {"type": "bearer", "token": "K"}}], "credentials": [{"key": "K"}]}
+    s.cli("proposal", "approve", own(s, "POST", "/v1/proposals", comma)[1]["id"], "K=-", stdin=SECRET)
+    assert len(json.loads(s.cli("credential", "show", "comma", "--json").stdout)["paths"]) == 1
+    s.cli("bundle", "add", "other")
+    s.cli("bundle", "attach", "other", "both")
+    s.cli("domain", "add", "default", "docs.example")
+    s.cli("domain", "add", "other", "theirs.example")
+    for gone in ({"name": "nobody"}, {"host": "theirs.example"}):
+        assert own(s, "POST", "/v1/proposals", {"services": [{"action": "delete", **gone}]})[0] == 400, gone
+    end = own(s, "POST", "/v1/proposals", {"services": [{"action": "delete", "name": "both"}, {"action": "delete", "host": "docs.example"}]})[1]["id"]
+    shown = s.cli("proposal", "show", end).stdout
+    assert "may no longer use the credential both" in shown and "may no longer reach docs.example" in shown, shown
+    s.cli("proposal", "approve", end)
+    assert json.loads(s.cli("credential", "show", "both", "--json").stdout)["bundles"] == ["other"] and json.loads(s.cli("bundle", "show", "default", "--json").stdout)["domains"] == []
+
+
+def test_all_or_nothing(t):
+    """an approval is one commit: where its third service cannot be made, or somebody took its name, nothing of it is there and it waits on; two people at once make it once"""
+    s, up = t.proxy(workers=1)
+    s.canaries.append(SECRET)
+    services = [{"name": n, "host": f"{n}.test", "auth": {"type": "bearer", "token": "K"}} for n in ("one", "two", "three")] + [{"name": "docs", "host": "docs.test", "auth": {"type": "passthrough"}}]
+    id = own(s, "POST", "/v1/proposals", {"services": services, "credentials": [{"key": "K"}]})[1]["id"]
+    secret = f"K=@{s.secret_file(SECRET)}"
+
+    def there():
+        return sorted(c["name"] for c in json.loads(s.cli("credential", "list", "--json").stdout)), json.loads(s.cli("bundle", "show", "default", "--json").stdout)["domains"]
+    r = s.cli("proposal", "approve", id, secret, "--host", "three=not a host", check=False)
+    assert r.returncode == 2 and "three: " in r.stderr and there() == ([], []), r.stderr
+    s.cli("credential", "add", "two", "--type", "bearer", "--host", "mine.test", f"token=@{s.secret_file(SECRET)}")
+    r = s.cli("proposal", "approve", id, secret, check=False)
+    assert r.returncode == 1 and "two: " in r.stderr and there() == (["two"], []), r.stderr
+    assert own(s, "GET", "/v1/proposals/" + id)[1]["status"] == "pending"
+    s.cli("credential", "remove", "two")
+    generation = [c["request"] for c in map(json.loads, s.cli("log", "--json", "--kind", "change").stdout.splitlines())]
+    out = []
+    people = [threading.Thread(target=lambda: out.append(s.cli("proposal", "approve", id, secret, check=False).returncode)) for _ in range(4)]
+    for p in people:
+        p.start()
+    for p in people:
+        p.join()
+    assert sorted(out) == [0, 1, 1, 1] and there()[0] == ["one", "three", "two"], (out, there())
+    new = [c for c in map(json.loads, s.cli("log", "--json", "--kind", "change").stdout.splitlines()) if c["request"] not in generation]
+    assert [len(c["changes"]) for c in new] == [5], new
+
+
 def test_bounds_and_strangers(t):
     """what is malformed is refused with its place; twenty wait for an agent and no more; another agent's is not there; seven days; hostile words are plain text"""
     s, up = t.proxy(workers=2)
@@ -94,12 +161,17 @@ def test_bounds_and_strangers(t):
     base = ASK["services"][0]
     for change, why in (({"services": []}, "services is empty"), ({"services": [base] * 11}, "at most 10"), ({"services": [{**base, "host": "*"}]}, "services[0]: host"),
                         ({"services": [{**base, "host": "$EVIL.test"}]}, "host"), ({"services": [{**base, "host": "a b"}]}, "host"), ({"services": [{**base, "auth": {"type": "bearer"}}]}, "auth.token"),
-                        ({"services": [{**base, "auth": {"type": "magic"}}]}, "auth.type"), ({"services": [{**base, "action": "delete"}]}, "action"), ({"services": [{**base, "name": "../x"}]}, "name"),
+                        ({"services": [{**base, "auth": {"type": "magic"}}]}, "auth.type"), ({"services": [{**base, "action": "delete"}], "credentials": []}, "there is no such service"), ({"services": [{"action": "delete"}], "credentials": []}, "name or host"),
+                        ({"services": [{**base, "action": "put"}]}, "action"), ({"credentials": [{"key": "STRIPE_KEY", "action": "delete"}]}, "by a person alone"), ({"services": [{**base, "name": "../x"}]}, "name"),
                         ({"services": [base, base]}, "twice"), ({"services": [{**base, "auth": {"type": "bearer", "token": "OTHER"}}]}, "OTHER is none"), ({"services": "x"}, "services"),
                         ({"services": {"a": 1}}, "services"), ({"credentials": []}, "STRIPE_KEY is none"), ({"credentials": [{"key": "lower"}]}, "credentials[0]"),
                         ({"credentials": ASK["credentials"] + [{"key": "UNUSED"}]}, "no service uses"), ({"user_message": "x" * 5001}, "user_message"), ({"user_message": 5}, "user_message"),
                         ({"services": [{**base, "auth": {"type": "api-key", "key": "STRIPE_KEY", "header": "a\r\nb"}}]}, "header"),
-                        ({"services": [{**base, "substitutions": [{"key": "K"}]}]}, "substitutions"),
+                        ({"services": [{**base, "substitutions": [{"key": "K"}]}]}, "substitutions: placeholder"), ({"services": [{**base, "substitutions": {"key": "K"}}]}, "substitutions: it is a list"),
+                        *(({"services": [{**base, "substitutions": [{"key": "STRIPE_KEY", "placeholder": "__stripe_key__", **where}]}]}, why) for where, why in (
+                            ({}, "path: the place has to be named: path=/bot{}/**"), ({"in": ["header"]}, "header=NAME"), ({"in": ["header=Origin"]}, "no place for a secret"),
+                            ({"in": ["query=a,path=/{}"]}, "a list of places"), ({"in": ["query=a"], "placeholder": "__a"}, "8"), ({"in": ["query=a"], "placeholder": "a:b:c:d:e:f"}, "letters"))),
+                        ({"services": [{**base, "substitutions": [{"key": "OTHER", "placeholder": "__stripe_key__", "in": ["query=a"]}]}]}, "auth's own credential, STRIPE_KEY"),
                         ({"credentials": [{"key": "STRIPE_KEY", "type": "oauth", "oauth": {"token_url": "http://evil.test/"}}]}, "https"),
                         ({"credentials": [{"key": "STRIPE_KEY", "type": "oauth", "oauth": {"token_url": "http://10.0.0.1/"}}]}, "https")):
         status, said, _ = own(s, "POST", "/v1/proposals", {**ASK, **change})

@@ -1,0 +1,217 @@
+--- What a person's yes to a proposal (lua/proposals.lua) makes: the records of its services, and its own end, in one commit. Each record is
+-- made by the command that would make it alone, with that command's checks; only its writing waits for the others'.
+local db = require "cli.db"
+local report = require "cli.report"
+local M = {}
+
+--- What may be typed for it: { label = "secret" | "plain" }. Tokens of an account are KEY.refresh_token and its like.
+function M.labels(r)
+  local out = {}
+  for _, s in ipairs(r.services) do
+    for _, key in ipairs { s.key or false, s.user_key or false } do
+      if key then out[key] = key == s.user_key and "plain" or out[key] or "secret" end
+    end
+    for _, row in ipairs(s.rows or {}) do out[row.key] = out[row.key] or "secret" end
+  end
+  for _, c in ipairs(r.credentials) do
+    if c.oauth then
+      out[c.key] = nil
+      for _, name in ipairs { "client_secret", "access_token", "refresh_token" } do out[c.key .. "." .. name] = "secret" end
+      out[c.key .. ".client_id"] = "plain"
+    end
+  end
+  return out
+end
+
+local function oauth_of(r, key)
+  for _, c in ipairs(r.credentials) do
+    if c.key == key then return c.oauth end
+  end
+end
+
+-- A secret that was typed; the command ends where it was not.
+local function secret_of(given, key, host)
+  if given[key] == nil then report.usage(("%s is missing: the secret for %s"):format(key, host),
+    ("%s=@FILE, %s=-, %s=env:NAME; or --only the services without it"):format(key, key, key)) end
+  return given[key]
+end
+
+-- What reads a service's secrets: the type, its fields as FIELD=VALUE, and the secrets by field.
+local function oauth_fields(o, key, given, fields, typed)
+  for _, name in ipairs { "authorization_url", "token_url", "client_id", "scopes", "scope_separator" } do
+    if o[name] and not (name == "client_id" and given[key .. ".client_id"]) then fields[#fields + 1] = ("%s=%s"):format(name, o[name]) end
+  end
+  for _, name in ipairs { "client_secret", "access_token", "refresh_token" } do
+    typed[name] = given[key .. "." .. name]
+    fields[#fields + 1] = typed[name] ~= nil and name .. "=-" or nil
+  end
+  if typed.client_secret then fields[#fields + 1] = "auth_method=" .. o.auth_method end
+  local plain = given[key .. ".client_id"]
+  if plain then fields[#fields + 1] = "client_id=" .. plain
+  elseif not o.client_id then report.usage(("%s.client_id is missing: the client that the provider knows"):format(key), key .. ".client_id=…") end
+  return "oauth_authorization_code"
+end
+
+local makers = {}
+
+function makers.bearer(r, s, given, fields, typed)
+  local o = oauth_of(r, s.key)
+  if o then return oauth_fields(o, s.key, given, fields, typed) end
+  typed.token, fields[1] = secret_of(given, s.key, s.host), "token=-"
+  return "bearer", "token"
+end
+
+function makers.basic(_, s, given, fields, typed)
+  local user = given[s.user_key]
+  if type(user) ~= "string" then report.usage(("%s is missing: the user name"):format(s.user_key), s.user_key .. "=NAME") end
+  typed.password = s.key and secret_of(given, s.key, s.host) or ""
+  fields[1], fields[2] = "username=" .. user, "password=-"
+  return "basic", "password"
+end
+
+makers["api-key"] = function(_, s, given, fields, typed)
+  typed.key = secret_of(given, s.key, s.host)
+  fields[1], fields[2], fields[3] = "key=-", "header=" .. s.header, s.prefix and "prefix=" .. s.prefix
+  return "api_key", "key"
+end
+
+-- Rows alone: each key is a secret of its own.
+function makers.substitute(_, s, given, fields, typed)
+  for _, row in ipairs(s.rows) do
+    local label = "values." .. row.key:lower()
+    if typed[label] == nil then
+      typed[label], fields[#fields + 1] = secret_of(given, row.key, s.host), label .. "=-"
+    end
+  end
+  return "substitute"
+end
+
+local function command(words)
+  for _, c in ipairs(require("cli").commands_of(words:match("^%S+"))) do
+    if c.words == words then return c end
+  end
+end
+
+-- Services that read one account are one credential: its token is one, and a provider may end a grant whose refresh token comes twice.
+local function shared_with(r, s, chosen)
+  local out = { s }
+  if not (s.key and oauth_of(r, s.key)) then return out end
+  for _, other in ipairs(chosen) do
+    if other ~= s and other.key == s.key then out[#out + 1] = other end
+  end
+  return out
+end
+
+-- Runs the command that makes a service come to be. ctx.gathers gets its operations.
+local function make(r, s, all, given, opts, ctx)
+  local hosts = {}
+  for i, x in ipairs(all) do hosts[i] = opts.hosts[x.name] or x.host end
+  local path = opts.paths[s.name] or s.path
+  local opt = { port = s.port and { tostring(s.port) } or nil, path = path and { path } or nil, method = opts.methods }
+  if s.remove then
+    if s.remove == "host" then return command("domain remove").run({ r.bundle, s.host }, {}, ctx) end
+    return command("bundle detach").run({ r.bundle, s.name }, {}, ctx)
+  elseif s.kind == "passthrough" then
+    opt.method = nil
+    return command("domain add").run({ r.bundle, hosts[1] }, opt, ctx)
+  end
+  local fields, typed = {}, {}
+  local type_, field = makers[s.kind](r, s, given, fields, typed)
+  ctx.typed, opt.type, opt.host, opt.bundle = typed, type_, hosts, { r.bundle }
+  for i, row in ipairs(s.rows or {}) do
+    opt.substitute = opt.substitute or {}
+    opt.substitute[i] = ("%s:%s:%s"):format(field or "values." .. row.key:lower(), table.concat(row.places, ","), row.placeholder)
+  end
+  command("credential add").run({ s.name, table.unpack(fields) }, opt, ctx)
+end
+
+-- All that is to be written, and the tokens that were pasted.
+local function gather(r, chosen, given, opts, notes)
+  local ctx = { home = opts.home, opened = true, json = true, page = opts.page, part = true, typed = {}, gathers = {},
+    host = setmetatable({ isatty = function() return false end }, { __index = require "host" }), out = function() end }
+  local done = {}
+  for _, s in ipairs(chosen) do
+    if not done[s] then
+      ctx.note = function(text) notes[#notes + 1] = text end
+      local all = shared_with(r, s, chosen)
+      for _, x in ipairs(all) do done[x] = true end
+      local ok, trouble = pcall(make, r, s, all, given, opts, ctx)
+      if not ok then
+        if type(trouble) == "table" and trouble.exit then trouble.message = ("%s: %s"):format(s.name, trouble.message) end
+        error(trouble, 0)
+      end
+    end
+  end
+  return ctx
+end
+
+-- The proposal as it ends | nil: somebody else has answered it.
+local function settled(row, state, reason)
+  local now = require("store").peek("proposal", row.key)
+  if not now or require("proposals").state(now, require("time").wall()) ~= "pending" then return nil end
+  local plain = db.plain(now)
+  plain.state, plain.reason = state, reason
+  return { op = "put", db = "proposal", key = row.key, version = now.version, plain = plain }
+end
+
+local function ended(row) report.fail(("'%s' was answered meanwhile"):format(row.record.proposal), "sallyport proposal list") end
+
+-- A refresh token is tried first; what came for it, and all the rest, is written together.
+local function bring(pasted, ctx, ops)
+  if #pasted > 1 then report.usage("tokens of one account can be pasted at a time", "sign in to the others afterwards: sallyport connect") end
+  local connect, name = require "cli.authorization", pasted[1].name
+  local env, trouble = connect.env(ctx)
+  if not env then report.fail(trouble) end
+  local ok, code, detail = connect.replace(env, name, pasted[1].op, pasted[1].secrets, ops)
+  if not ok then
+    report.fail(("nothing was approved: the tokens of %s did not work: %s"):format(name,
+      connect.say[code == "unstored" and detail or code] or require("token").sentence(code, detail)), "get new ones, or approve without and sign in afterwards")
+  end
+end
+
+--- approve(row, given, opts) -> names of what was made, notes, names of accounts to sign in to. row: { key, record } of a pending one; given: what
+-- was typed, by label: secrets and plain texts; opts = { home, only = { [service] = true } | nil: all, hosts = { [service] = host }, paths = { [service] = path },
+-- methods = list | nil, page = bool, context = whose change it is | nil: the command's }. Raises as commands do; nothing is written then. Yields.
+function M.approve(row, given, opts)
+  local r, chosen, names = row.record, {}, {}
+  opts.hosts, opts.paths = opts.hosts or {}, opts.paths or {}
+  for _, s in ipairs(r.services) do
+    if not opts.only or opts.only[s.name] then chosen[#chosen + 1], names[#names + 1] = s, s.name end
+  end
+  if not chosen[1] then report.usage("no service is chosen") end
+  local reason = #chosen < #r.services and "in part: " .. table.concat(names, ", ") or nil
+  local notes, ctx
+  local function ops_of()
+    notes = {}
+    ctx = gather(r, chosen, given, opts, notes)
+    local ops = table.move(ctx.gathers, 1, #ctx.gathers, 1, { context = opts.context })
+    ops[#ops + 1] = settled(row, "applied", reason) or ended(row)
+    return ops
+  end
+  local ops = ops_of()
+  if ctx.gathers.pasted then
+    bring(ctx.gathers.pasted, ctx, ops_of)
+  else
+    db.change(function()
+      local first = ops or ops_of()
+      ops = nil
+      return first
+    end)
+  end
+  local accounts, pasted = {}, {}
+  for _, p in ipairs(ctx.gathers.pasted or {}) do pasted[p.name] = true end
+  for _, s in ipairs(chosen) do
+    if s.key and oauth_of(r, s.key) and not accounts[s.key] then
+      accounts[s.key] = true
+      accounts[#accounts + 1] = not pasted[s.name] and s.name or nil
+    end
+  end
+  return names, notes, accounts
+end
+
+--- Says no to it. context: whose change it is | nil: the command's. Raises as commands do. Yields.
+function M.reject(row, reason, context)
+  db.change(function() return { settled(row, "rejected", reason) or ended(row), context = context } end)
+end
+
+return M
