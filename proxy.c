@@ -1682,8 +1682,9 @@ struct endpoint {
 	uint16_t port;
 };
 
-/* Who is expected there: agents, or the world at the door. Each kind has workers of its own. */
-enum listener_kind { LISTEN_PROXY, LISTEN_GATEWAY, LISTEN_KINDS };
+/* Who is expected there: agents, the world at the door, operators at the page. Each kind has processes
+ * of its own. */
+enum listener_kind { LISTEN_PROXY, LISTEN_GATEWAY, LISTEN_PAGE, LISTEN_KINDS };
 
 struct listener {
 	struct watch watch;
@@ -5151,7 +5152,7 @@ req_parse_target(struct req *r)
 	    &r->head.to : &r->head.host;
 	int default_port;
 
-	r->form = c->at->kind == LISTEN_GATEWAY || c->at->control ? REQ_DOOR : c->tunnel ? REQ_TUNNEL : r->head.form == HTTP_AUTHORITY ? REQ_CONNECT :
+	r->form = c->at->kind != LISTEN_PROXY || c->at->control ? REQ_DOOR : c->tunnel ? REQ_TUNNEL : r->head.form == HTTP_AUTHORITY ? REQ_CONNECT :
 	    r->head.form == HTTP_ABSOLUTE ? REQ_ABSOLUTE : REQ_ORIGIN;
 	if (r->form == REQ_DOOR && r->head.form != HTTP_ORIGIN)
 		return req_bad(r, 421, "misdirected", "this is no proxy: requests come in origin form");
@@ -6941,19 +6942,21 @@ struct beat {
 	_Atomic uint64_t conns, memory; /* its connections, bytes of its heap: lua/metrics.lua reads them here */
 	volatile int ready;
 	char policy[LUA_NAME_MAX]; /* the policy that runs: named when the worker is killed */
-	_Atomic uint64_t newest; /* of the one behind the last worker's: table_newest */
+	_Atomic uint64_t newest; /* of the one behind the last process's: table_newest */
 };
 
 static struct {
 	bool wanted;
 	char home[PATH_MAX];
-	char *overrides;        /* JSON, for worker.start; all five are owned, for ever */
+	char *overrides;        /* JSON, for worker.start; all six are owned, for ever */
 	char *log;              /* JSON, for reqlog.run */
 	char *at;               /* the listeners; it and `banner` are said when workers are up */
 	char *banner;
 	char *note;             /* written to serve.lock then */
+	char *page;             /* JSON, for the page's process; empty: there is none */
 	unsigned workers;       /* all of them; the last `doors` serve the door */
 	unsigned doors;
+	unsigned processes;     /* the workers, and the page's process behind them */
 	int lock_fd;
 } serve = {.lock_fd = -1};
 
@@ -7162,7 +7165,25 @@ struct worker {
 	int64_t not_before;     /* of the next start */
 };
 
-static struct worker master_workers[MASTER_WORKERS_MAX];
+static struct worker master_workers[MASTER_WORKERS_MAX + 1];
+
+/* The page's process is a command of its own with the page's listeners: what it does never holds up a
+ * worker, and it has no beat. Runs in the child; never returns. */
+__attribute__((noreturn)) static void
+master_page(pid_t master)
+{
+	sigset_t none;
+
+	prctl(PR_SET_PDEATHSIG, SIGTERM);
+	sigemptyset(&none);
+	sigprocmask(SIG_SETMASK, &none, NULL);
+	for (size_t i = 0; i < net.nlisteners; i++)
+		if (net.listeners[i].kind == LISTEN_PAGE)
+			fcntl(net.listeners[i].watch.fd, F_SETFD, 0);
+	if (getppid() == master)
+		execl("/proc/self/exe", "sallyport", "--home", serve.home, "admin", "--served", serve.page, (char *)NULL);
+	_exit(1);
+}
 
 static void
 master_fork(unsigned i)
@@ -7171,8 +7192,10 @@ master_fork(unsigned i)
 	pid_t master = getpid(), pid;
 
 	master_beats[i].at = clock_read(CLOCK_MONOTONIC);
-	master_beats[i].ready = 0;
-	if ((pid = fork()) == 0)
+	master_beats[i].ready = i == serve.workers;
+	if ((pid = fork()) == 0 && i == serve.workers)
+		master_page(master);
+	if (pid == 0)
 		worker_main(i, master);
 	w->started = clock_read(CLOCK_MONOTONIC);
 	w->pid = pid > 0 ? pid : 0;
@@ -7187,12 +7210,12 @@ master_keep_workers(void)
 {
 	int64_t now = clock_read(CLOCK_MONOTONIC);
 
-	for (unsigned i = 0; i < serve.workers; i++) {
+	for (unsigned i = 0; i < serve.processes; i++) {
 		const struct worker *w = &master_workers[i];
 
 		if (w->pid == 0 && now >= w->not_before)
 			master_fork(i);
-		if (w->pid == 0 ||
+		if (w->pid == 0 || i == serve.workers ||
 		    now - master_beats[i].at < MASTER_STALL_MS * (master_beats[i].ready ? 1 : 6))
 			continue;
 		log_line("ev=worker_stalled pid=%ld policy=%s", (long)w->pid, master_beats[i].policy);
@@ -7210,7 +7233,7 @@ master_reap(bool stopping)
 	pid_t pid;
 
 	while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
-		for (unsigned i = 0; i < serve.workers; i++) {
+		for (unsigned i = 0; i < serve.processes; i++) {
 			struct worker *w = &master_workers[i];
 			int64_t now = clock_read(CLOCK_MONOTONIC);
 
@@ -7237,7 +7260,7 @@ master_signal(int sig)
 {
 	bool alive = false;
 
-	for (unsigned i = 0; i < serve.workers; i++)
+	for (unsigned i = 0; i < serve.processes; i++)
 		if (master_workers[i].pid != 0)
 			alive |= kill(master_workers[i].pid, sig) == 0;
 	return alive;
@@ -7286,15 +7309,15 @@ master_main(void)
 
 	master_signals(&set);
 	sigaddset(&set, SIGCHLD);
-	master_beats = mmap(NULL, sizeof(struct beat) * (serve.workers + 1), PROT_READ | PROT_WRITE,
+	master_beats = mmap(NULL, sizeof(struct beat) * (serve.processes + 1), PROT_READ | PROT_WRITE,
 	    MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	worker_tally = mmap(NULL, sizeof worker_own_tally, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (master_beats == MAP_FAILED || worker_tally == MAP_FAILED || !reqlog_open() || !tls_init() || !scrub_init() ||
 	    !count_init())
 		return 1;
-	table_newest = &master_beats[serve.workers].newest;
+	table_newest = &master_beats[serve.processes].newest;
 	sigprocmask(SIG_BLOCK, &set, NULL);
-	for (unsigned i = 0; i < serve.workers; i++)
+	for (unsigned i = 0; i < serve.processes; i++)
 		master_fork(i);
 	for (;;) {
 		int sig = sigtimedwait(&set, NULL, up ? &look : &soon);
@@ -14541,7 +14564,7 @@ door_tls(const struct conn *c)
 	char text[ADDR_TEXT_MAX];
 	struct slice name = {text, addr_format(&own, text)};
 
-	if (c->at->kind == LISTEN_GATEWAY && tls_own[LISTEN_GATEWAY] == NULL)
+	if (c->at->kind != LISTEN_PROXY && tls_own[c->at->kind] == NULL)
 		return NULL;
 	return tls_accept(c->at->host[0] != '\0' ? slice_of(c->at->host) : name, tls_own[c->at->kind]);
 }
@@ -26182,14 +26205,15 @@ l_req_keep(lua_State *L)
 static int
 l_request_example(lua_State *L)
 {
+	static const struct listener nowhere = {.kind = LISTEN_PROXY};  /* an agent's request, in whatever process */
 	struct slice head = l_check_text(L, 1), body = {luaL_optstring(L, 2, NULL), 0};
 	struct req_handle *h = (lua_settop(L, 3), l_new(L, sizeof *h, 0, &l_type_req));
 	struct req *r;
 
 	h->owned = true;
-	if ((r = h->r = req_new(NULL)) == NULL || (r->conn = calloc(1, sizeof *r->conn)) == NULL ||
-	    (r->conn->at = &net.listeners[0]) == NULL)
+	if ((r = h->r = req_new(NULL)) == NULL || (r->conn = calloc(1, sizeof *r->conn)) == NULL)
 		return luaL_error(L, "out of memory");
+	r->conn->at = &nowhere;
 	r->handle = h;
 	if (body.p != NULL) {
 		body = l_check_text(L, 2);
@@ -26702,7 +26726,7 @@ l_tls_authority(lua_State *L)
 	return l_answer(L, key.n == 32 && tls_ca_load(der, key.p));
 }
 
-static const char *const listener_kinds[] = {[LISTEN_PROXY] = "proxy", [LISTEN_GATEWAY] = "gateway", NULL};
+static const char *const listener_kinds[] = {[LISTEN_PROXY] = "proxy", [LISTEN_GATEWAY] = "gateway", [LISTEN_PAGE] = "page", NULL};
 
 /* tls.serve(kind, identity)
  *
@@ -27227,6 +27251,7 @@ l_host_adopt(lua_State *L)
 	l = &net.listeners[net.nlisteners - 1];
 	if (lua_getfield(L, 1, "handler") == LUA_TFUNCTION) {
 		l->watch.ready = conn_accept;
+		net.kind = l->kind;
 		if (!watch_add(&l->watch, EPOLLIN)) {
 			net.nlisteners--;
 			return l_fail_errno(L);
@@ -27248,7 +27273,7 @@ l_host_serve_lock(lua_State *L)
 	return l_answer(L, true);
 }
 
-/* host.serve{ workers=N|nil, doors=N, overrides=JSON, log=JSON, at=, banner=, note= }
+/* host.serve{ workers=N|nil, doors=N, overrides=JSON, log=JSON, at=, banner=, note=, page= }
  *
  * The process becomes the master when the command has ended, for the listeners of host.listen and
  * under the lock of host.serve_lock. When the workers are up, `at` and the banner are said, and `note`
@@ -27258,7 +27283,7 @@ l_host_serve(lua_State *L)
 {
 	static const struct { const char *key; char **to; } texts[] = {
 		{"overrides", &serve.overrides}, {"log", &serve.log}, {"at", &serve.at},
-		{"banner", &serve.banner}, {"note", &serve.note},
+		{"banner", &serve.banner}, {"note", &serve.note}, {"page", &serve.page},
 	};
 	long workers;
 
@@ -27272,6 +27297,7 @@ l_host_serve(lua_State *L)
 	serve.doors = (unsigned)l_integer(L, 1, "doors", 0);
 	workers += serve.doors;
 	serve.workers = (unsigned)(workers < MASTER_WORKERS_MAX ? workers : MASTER_WORKERS_MAX);
+	serve.processes = serve.workers + (serve.page[0] != '\0');
 	serve.wanted = true;
 	return 0;
 }

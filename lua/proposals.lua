@@ -272,8 +272,8 @@ end
 
 --- Where a person answers, signed in: a proposal ("p") or a question ("q") of that name | nil: the door is not open. settings: records.settings
 function M.link(settings, kind, id)
-  if not settings.public_url or not (settings.gateway or {})[1] then return nil end
-  return ("%s/approvals/%s/%s"):format(settings.public_url, kind, id)
+  local at = (settings.gateway or {})[1] and settings.public_url or (settings.admin or {})[1] and settings.admin_url
+  return at and ("%s/approvals/%s/%s"):format(at, kind, id) or nil
 end
 
 --- An agent's request at /v1/proposals or below: status, object | nil, code, message, hint. body: the text of a POST. Yields.

@@ -399,6 +399,21 @@ function M.public_url(s)
   return ("%s://%s%s"):format(url.scheme, host, usual and "" or ":" .. url.port)
 end
 
+--- Where the page of `serve --admin` is: an address and port, or a Unix socket.
+function M.page_listener(s)
+  if not s:find("^unix:") then return M.address_port(s) end
+  local spec, why = M.listener(s)
+  if not spec then return nil, why end
+  if spec.agent then return nil, "the page is no agent's" end
+  return s
+end
+
+--- Is it reached from this machine alone? text: as page_listener answers.
+function M.is_local(text)
+  local host = text:match("^%[([%x:.]+)%]:%d+$") or text:match("^([%d.]+):%d+$")
+  return text:find("^unix:") ~= nil or host == "::1" or host ~= nil and host:find("^127%.") ~= nil
+end
+
 -- ---- settings ------------------------------------------------------------------------------------
 
 --- How long a request is held for a person: clients give up sooner or later.
@@ -484,6 +499,14 @@ M.setting_list = {
     help = "reverse proxies, which alone may speak plain HTTP to the door" },
   { name = "login-oidc", arg = "ISSUER", check = M.issuer, login = true,
     help = "people sign in at the door with this OpenID provider: client_id=ID client_secret=@FILE; sallyport help door" },
+  { name = "admin", arg = "ADDR:PORT|unix:PATH", many = true, check = M.page_listener, default = {},
+    help = "the page for operators (user add --operator); beyond this machine with TLS alone: sallyport help page" },
+  { name = "admin-url", arg = "URL", check = M.public_url,
+    help = "how browsers reach that page, where it is not the address itself: https://box.lan:7443" },
+  { name = "admin-cert", arg = "FILE", check = M.text, path = true,
+    help = "the page's certificate and its chain, PEM" },
+  { name = "admin-key", arg = "FILE", check = M.text, path = true,
+    help = "the key of that certificate, PEM" },
   { name = "echo", arg = "on|off", check = M.switch, default = true,
     help = "answer echo.sallyport.test inside the proxy, for the demo credential" },
 }

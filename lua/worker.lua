@@ -78,8 +78,8 @@ function M.build(with)
   }
 end
 
--- What agents are shown is signed by the store's own authority.
-local function load_authority()
+--- What agents are shown is signed by the store's own authority; without it no listener of this process speaks TLS.
+function M.authority()
   local ca = require("store").get("meta", "ca")
   local der = ca and type(ca.der) == "string" and require("secret").decode("base64", ca.der)
   local key = ca and ca.secrets and ca.secrets.key
@@ -102,7 +102,7 @@ end
 
 --- given: { the flags of `serve` as JSON }
 function M.start(given)
-  if not load_authority() then return false, "the CA of this store is missing or damaged" end
+  if not M.authority() then return false, "the CA of this store is missing or damaged" end
   local flags = given[1] and assert(require("json").decode(given[1])) or nil
   if flags and flags.verbose then require("policy_log").listen(verbose(require("host"), require("time"))) end
   require("pipeline").serve(M.build { overrides = flags })

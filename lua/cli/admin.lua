@@ -3,6 +3,7 @@ local db = require "cli.db"
 local records = require "records"
 local report = require "cli.report"
 
+local CERT_LOOK = 5000  -- ms between two looks whether the certificate's files are others
 local POLL = 200        -- ms between two looks whether it is over
 
 -- The one-time code goes to the browser in a file that is its owner's alone: an address would stand in another
@@ -20,7 +21,33 @@ local function open_browser(ctx, desk)
   return shown == true and path or nil
 end
 
+-- The page's process of a server (`serve --admin`), which starts it with its listeners: operators sign in. It ends with the server.
+local function served(text, ctx)
+  local given, own_cert, time = require("json").decode(text), require "own_cert", require "time"
+  if type(given) ~= "table" or type(given.listeners) ~= "table" then report.usage("--served is for the server") end
+  db.open(ctx)
+  local is = ctx.host.stat(ctx.home, true)
+  local site = require("web.desk").new(ctx.home, { url = given.url, owner = is.uid })
+  for _, l in ipairs(given.listeners) do
+    if l.at:sub(1, 5) ~= "unix:" then site.names[l.at] = l.tls and "https" or "http" end
+  end
+  if given.cert and not require("worker").authority() then report.fail("the CA of this store is missing or damaged") end
+  if given.cert then own_cert.use("page", given.cert, given.key) end
+  local ok, why = ctx.host.serve_page(given.listeners, site.answer)
+  if not ok then report.fail(("the page cannot be served: %s"):format(why)) end
+  local ended, looked = ctx.host.interrupts(), time.now()
+  while not ended(0) do
+    time.sleep(POLL)
+    if time.now() - looked > CERT_LOOK then
+      looked = time.now()
+      own_cert.look()
+    end
+  end
+  return 0
+end
+
 local function run(_, opt, ctx)
+  if opt.served then return served(opt.served, ctx) end
   db.open(ctx)
   local port = (opt.port or "0") == "0" and 0 or records.port(opt.port)
   if not port then report.usage("--port is a number from 0 to 65535 (0 picks one)") end
@@ -31,6 +58,7 @@ local function run(_, opt, ctx)
       "--port 0 picks a free one")
   end
   desk.at = ("127.0.0.1:%s"):format(at:match(":(%d+)$"))
+  desk.names[desk.at] = "http"
   local file = not opt.print and open_browser(ctx, desk)
   if file then
     ctx.note("A browser opens. It is signed in until you sign out there, or end this command (Ctrl-C).")
@@ -60,6 +88,7 @@ return {
       { name = "print", help = "print an address in place of opening a browser" },
       { name = "port", arg = "N", help = "the port on 127.0.0.1; one that is free unless named" },
     },
+    hidden = { { name = "served", arg = "JSON" } },     -- for the server's own process of the page
     help = [[
 Serves the page of this box on 127.0.0.1 and opens a browser on it: what the box does, credentials and apps to connect,
 agents, bundles, rules, policies, the log with its explanations, the door, and settings. Each change is made by the command
@@ -69,6 +98,8 @@ exceptions: a credential goes to another place only where its secret is typed ag
 where connections go (connect-to, upstream-ca) stay on the command line; and so do changes of policies but rules.
 
 On a box without a browser, --print and ssh: ssh -L 7082:127.0.0.1:7082 box sallyport admin --print --port 7082
+
+A server can have it for good, for people who sign in with a password: sallyport help page
 
 examples:
   sallyport admin

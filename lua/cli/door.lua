@@ -238,16 +238,26 @@ end
 
 -- ---- user ----------------------------------------------------------------------------------------
 
+-- Where the page of `serve --admin` is, as it is set | nil
+local function page_url()
+  local all = records.settings()
+  if all.admin_url then return all.admin_url end
+  for _, text in ipairs(all.admin) do
+    if text:sub(1, 5) ~= "unix:" and not text:find(":0$") then return (all.admin_cert and "https://" or "http://") .. text end
+  end
+end
+
 local function give_link(ctx, name)
-  if not access.issuer() then
-    ctx.note("No link can be made before the door has an address: sallyport set public-url https://box.example.org; "
-      .. ("then: sallyport user set %s --link"):format(name))
+  local base = need("user", name).operator and page_url()
+  if not base and not access.issuer() then
+    ctx.note("No link can be made before the door, or for operators the page, has an address: sallyport set public-url https://box.example.org "
+      .. ("(or admin-url); then: sallyport user set %s --link"):format(name))
     return nil
   end
   local link
   db.change(function()
     local ops
-    link, ops = access.link(need("user", name), now())
+    link, ops = access.link(need("user", name), now(), base)
     return ops
   end)
   ctx.note("With this link they set a password; it is good once, for 24 hours, and ends older ones:")

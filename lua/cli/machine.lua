@@ -263,10 +263,20 @@ local function bound(spec, family, address)
   return nil, why, errno
 end
 
+--- serve_page(list, handler) -> true | nil, why. Listeners that the process was started with, as { fd =, tls = } each: their requests are
+-- tasks that run handler(req), as with host.listen.
+function M.serve_page(list, handler)
+  for _, l in ipairs(list) do
+    local where, why = core.adopt { fd = l.fd, kind = "page", tls = l.tls, handler = handler }
+    if not where then return nil, why end
+  end
+  return true
+end
+
 --- listen{ address=, port= | path=, mode=, gid= | fd=; kind=, tls=, host=, captures=, control=, agent=, handler= }
--- -> "as bound", port | nil, "in_use" | why
+-- -> "as bound", port, descriptor | nil, "in_use" | why
 -- Port 0: the kernel picks one. `path`: a Unix socket, whose file gets the mode and the group (-1: none). `fd`: a listener that
--- the process was started with. kind: "proxy" (if absent) or "gateway". tls: from the first byte, with what tls.serve says, or a
+-- the process was started with. kind: "proxy" (if absent), "gateway" or "page". tls: from the first byte, with what tls.serve says, or a
 -- certificate of our CA for `host` (else the address that was dialled). `agent`: whose all its connections are. captures: they
 -- were redirected. control: commands come. Without a handler the listener is for host.serve. With a handler it is the only
 -- listener and accepts connections as a worker does: each request, even a CONNECT, is a task that runs handler(req). The
@@ -293,7 +303,7 @@ function M.listen(spec)
   local where, port = core.adopt { fd = fd, kind = spec.kind, tls = spec.tls, host = spec.host, made = spec.path ~= nil,
     captures = spec.captures, control = spec.control, agent = spec.agent, handler = spec.handler }
   if not where and not spec.fd then call("close", fd) end
-  return where, port
+  return where, port, fd
 end
 
 return M

@@ -106,15 +106,15 @@ end
 
 -- `list`: of listeners' texts; more: what they have in common. -> {"127.0.0.1:7080", "unix:/run/p.sock=claude", …} as bound.
 local function listen(ctx, list, flag, more)
-  local bound, seen = {}, {}
+  local bound, seen, fds = {}, {}, {}
   for _, text in ipairs(list) do
-    local spec, where, why = records.listener(text), nil, nil
+    local spec, where, why, fd = records.listener(text), nil, nil, nil
     for key, value in pairs(more or {}) do spec[key] = value end
     spec.gid = spec.group and (require("cli.log_place").group(ctx.host, spec.group)
       or report.fail(("cannot listen on %s: there is no group '%s' in /etc/group"):format(text, spec.group)))
     spec.mode = spec.mode or (spec.agent or spec.group) and 432 or 438   -- 0660, 0666: who connects is asked for his user
     if spec.fd and seen[spec.fd] then report.fail(("fd:%d is named twice"):format(spec.fd)) end
-    where, why = ctx.host.listen(spec)
+    where, why, fd = ctx.host.listen(spec)
     if not where then
       report.fail(("cannot listen on %s: %s"):format(text, why == "in_use" and "Address already in use" or why),
         spec.fd and "LISTEN_FDS counts listeners that were handed over, from descriptor 3: systemd's sockets are such" or
@@ -124,8 +124,9 @@ local function listen(ctx, list, flag, more)
     end
     seen[spec.fd or -1] = true
     bound[#bound + 1] = where .. (spec.agent and "=" .. spec.agent or "")
+    fds[#bound] = fd
   end
-  return bound
+  return bound, fds
 end
 
 -- Whether the operator's own certificate of a kind of listener ("listen", "gateway") can be used.
@@ -158,6 +159,32 @@ local function check_door(ctx, all)
   if not all.gateway_cert and all.public_url:find("^https:") then
     ctx.note("note: the door speaks plain HTTP, for reverse proxies at " .. table.concat(all.trusted_proxy, ", "))
   end
+end
+
+-- Whether the page can be served as it is set: beyond this machine over TLS alone, at the address that browsers ask for.
+local function check_page(all)
+  check_cert(all, "admin")
+  for _, text in ipairs(all.admin) do
+    local here = records.is_local(text)
+    if not here and not all.admin_cert then
+      report.fail(("--admin %s is reached from elsewhere, and would be read and changed on the way: it needs TLS"):format(text),
+        "--admin-cert and --admin-key; or 127.0.0.1 and ssh -L")
+    end
+    if not here and not (all.admin_url or ""):find("^https:") then
+      report.fail(("--admin %s needs an admin-url: how browsers reach it"):format(text), "sallyport set admin-url https://box.lan:7443")
+    end
+  end
+  if all.admin_url and all.admin_url:find("^https:") ~= (all.admin_cert and 1) and all.admin[1] then
+    report.fail("admin-url is https where there is an admin-cert, and http where there is none")
+  end
+end
+
+-- The page's process is told of its listeners; "" where there is none.
+local function page_of(all, bound, fds)
+  if not bound[1] then return "" end
+  local list = report.array()
+  for i, at in ipairs(bound) do list[i] = { fd = fds[i], at = at, tls = all.admin_cert ~= nil and at:sub(1, 5) ~= "unix:" or nil } end
+  return report.json_line { listeners = list, url = all.admin_url, cert = all.admin_cert, key = all.admin_key }
 end
 
 -- The listeners that this process was started with (sd_listen_fds(3)) -> { 3, 4, … }
@@ -288,27 +315,29 @@ examples:
       local token = opt.demo and ensure_demo(ctx)
       check_door(ctx, all)
       check_tls(ctx, all)
+      check_page(all)
       flags.boot = withdraw(ctx)
       store.close()
       lock(ctx)
       local said, shown = {}, { home = ctx.home, log = log.path }
       local function open(name, word, more)
         local key = name:gsub("-", "_")
-        local list = listen(ctx, all[key], name, more)
+        local list, fds = listen(ctx, all[key], name, more)
         for _, l in ipairs(list) do
           said[#said + 1] = word .. "=" .. l
-          for _, text in ipairs(word == "gateway" and {} or require("cli.listeners").risks(ctx.host, l, more ~= nil)) do
+          for _, text in ipairs((word == "gateway" or word == "page") and {} or require("cli.listeners").risks(ctx.host, l, more ~= nil)) do
             ctx.note(("note: %s %s"):format(l, text))
           end
         end
         shown[key] = (list[1] or word == "proxy") and report.array(list) or nil
-        return list
+        return list, fds
       end
       local at = open("listen", "proxy")
       open("listen-tls", "tls", { tls = true })
       open("transparent", "transparent", { captures = true })
       open_control(ctx, all.control)
       local doors = open("gateway", "gateway", { kind = "gateway", tls = all.gateway_cert ~= nil })
+      local page = page_of(all, open("admin", "page", { kind = "page", mode = 384 }))
       flags.unused_proxy = tell_unused(ctx, all, at)    -- for doctor, which has another environment
       flags.tproxy = all.transparent[1] and require("cli.doctor_doors").may_tproxy(ctx.host) or nil
       local overrides = report.json_line(flags)
@@ -318,7 +347,7 @@ examples:
         ctx.out(report.json_event(shown))
         io.stdout:flush()     -- before the workers are forked, or each would print it
       end
-      ctx.host.serve { workers = all.workers, doors = doors[1] and all.gateway_workers or 0, overrides = overrides,
+      ctx.host.serve { page = page, workers = all.workers, doors = doors[1] and all.gateway_workers or 0, overrides = overrides,
         log = report.json_line(log), banner = banner, at = table.concat(said, " "), note = table.concat(at, "\n") .. "\n" .. overrides }
     end },
 }

@@ -9,7 +9,8 @@ local settings = require "cli.settings"
 
 -- The others count while it runs.
 local at_start = { listen = true, ["listen-tls"] = true, transparent = true, workers = true, memory = true, helpers = true, log = true, ["log-file"] = true,
-  gateway = true, ["gateway-workers"] = true, ["log-size"] = true, ["log-age"] = true, ["log-group"] = true }
+  gateway = true, ["gateway-workers"] = true, ["log-size"] = true, ["log-age"] = true, ["log-group"] = true,
+  admin = true, ["admin-url"] = true, ["admin-cert"] = true, ["admin-key"] = true }
 local gone = { ["log-records"] = "the request log is bounded in bytes now: sallyport set log-size 64m" }
 
 local function unknown(name)

@@ -141,12 +141,12 @@ function M.issuer()
 end
 
 --- A one-time link for a user's record, and the operations that keep its hash; an older one ends with it. The user's record counts links
--- that were made or used, so that none counts again whose record somebody puts back on the disk.
+-- that were made or used, so that none counts again whose record somebody puts back on the disk. base: the page of `serve --admin`, in the place of the door.
 M.LINK_LIFE = 86400
-function M.link(user, now)
+function M.link(user, now, base)
   local secret = M.random()
   user.links = (user.links or 0) + 1
-  return ("%s/login?link=%s.%s"):format(M.issuer() or "", user.id, secret), {
+  return ("%s/login?link=%s.%s"):format(base or M.issuer() or "", user.id, secret), {
     { op = "put", db = "token", key = "l/" .. user.id,
       plain = { user = user.name, hash = M.hash("link", secret), n = user.links, expires_at = now + M.LINK_LIFE } },
     { op = "put", db = "user", key = "u/" .. user.name, plain = user, version = user.version },

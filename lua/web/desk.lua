@@ -1,14 +1,18 @@
 --- The operator's page: who may see it, its frame, and which address shows what. `sallyport admin` serves it on a loopback
 -- port, to which every program of this machine can connect, and whose cookies other servers on other ports see: so a session
--- is a random path together with a cookie for that path, and neither is worth anything alone. No page needs a script.
+-- is a random path together with a cookie for that path, and neither is worth anything alone. `serve --admin` serves it to
+-- people of the kind `operator`, who sign in with their password. No page needs a script.
 local access = require "web.access"
 local api = require "web.api"
 local page = require "web.page"
+local sessions = require "web.sessions"
 local html = page.sparse
 local M = {}
 
 local CODE_LIFE = 600           -- s from the start of the command to the sign-in
 local IDLE = 3600               -- s without a request: the session ends
+local LIFE = 43200            -- s: a session of serve --admin ends after a working day, whatever comes
+local DESKS_MAX = 32            -- sessions at once: the one that was longest without a request makes room
 local FORM_MAX = 1 << 20        -- bytes of a form: a policy's source is in it
 
 local STYLE = [[
@@ -100,55 +104,200 @@ end
 
 -- ---- who may -------------------------------------------------------------------------------------
 
--- POST /start with the code, once: the session's cookie, and a page that leads to it. The browser comes from a file, whose
--- requests are of another site; so do its redirects, which SameSite=Strict cookies do not follow. A page of ours can lead on.
-local function start(desk, req, form)
+-- A session, for the holder of its path and its cookie: { path, key, base, seen, begun, user | nil }.
+local function open(site, client, user)
+  local oldest, n = nil, 0
+  for id, desk in pairs(site.desks) do
+    n = n + 1
+    if not oldest or desk.seen < site.desks[oldest].seen then oldest = id end
+  end
+  if n >= DESKS_MAX then site.desks[oldest] = nil end
+  local now = site.now()
+  local desk = { home = site.home, time = site.time, now = site.now, origin = client.origin, kept = {},
+    path = access.random(), key = access.random(), seen = now, begun = now, user = user,
+    who = user and { by = user.name, door = "page", client = client.at } or nil }
+  desk.base = "/s/" .. desk.path .. "/"
+  function desk.form_key(rest) return access.hash("desk", desk.key .. " " .. rest) end
+  --- The hidden field of a form that is posted to this address.
+  function desk.csrf(rest) return html('<input type="hidden" name="csrf" value="{key}">', { key = desk.form_key(rest) }) end
+  site.desks[access.hash("desk-path", desk.path)] = desk
+  return desk
+end
+
+local function close(site, desk)
+  for id, one in pairs(site.desks) do
+    if one == desk then site.desks[id] = nil end
+  end
+  site.over = not site.operators
+end
+
+-- The browser comes from a file, whose requests are of another site; so do its redirects, which SameSite=Strict cookies do not
+-- follow. A page of ours can lead on.
+local function entered(desk)
+  local secure = desk.origin:find("^https:") and "; Secure" or ""
+  return answer(200, document("Signed in", html('<main><p>Signed in. <a href="{base}">Go on</a></p></main>',
+    { base = desk.base }),
+    html('<meta http-equiv="refresh" content="0;url={base}">', { base = desk.base })),
+    { "Set-Cookie", ("sallyport=%s; Path=%s; HttpOnly; SameSite=Strict%s"):format(desk.key, desk.base, secure) })
+end
+
+-- POST /start with the code, once: the session's cookie, and a page that leads to it.
+local function start(site, req, client, form)
   local code = form and form.code
   if req.method ~= "POST" then
     return answer(200, document("Sign in", html([[
 <main><h1>Sallyport</h1><p>This opens the page of the box at <code>{home}</code> in this browser.</p><form method="post" action="/start">
 <input type="hidden" name="code" value="{code}"><button class="go">Open Sallyport</button></form></main>]],
-      { home = desk.home, code = page.clean(page.params(req.query) and page.params(req.query).code, 64) or "" })))
+      { home = site.home, code = page.clean(page.params(req.query) and page.params(req.query).code, 64) or "" })))
   end
-  if not desk.code or desk.now() > desk.code_ends or not access.same(desk.code, code) then
+  if not site.code or site.now() > site.code_ends or not access.same(site.code, code) then
     return gone(403, "This link was used, or is older than ten minutes. Run `sallyport admin` again.")
   end
-  desk.code, desk.path, desk.key = nil, access.random(), access.random()
-  desk.base, desk.seen = "/s/" .. desk.path .. "/", desk.now()
-  return answer(200, document("Signed in", html('<main><p>Signed in. <a href="{base}">Go on</a></p></main>',
-    { base = desk.base }),
-    html('<meta http-equiv="refresh" content="0;url={base}">', { base = desk.base })),
-    { "Set-Cookie", ("sallyport=%s; Path=%s; HttpOnly; SameSite=Strict"):format(desk.key, desk.base) })
+  site.code = nil
+  return entered(open(site, client))
 end
 
--- The rest of the path behind the session's own, where both path and cookie are right | nil
-local function inside(desk, q, path)
+-- Whether a form comes from a page of ours: what browsers say of it, which no page can set.
+local function is_own(client, came)
+  local site_of = came["sec-fetch-site"]
+  return came.origin == client.origin and (not site_of or site_of == "same-origin")
+end
+
+-- ---- people of the kind operator -------------------------------------------------------------------
+
+local function alert(note) return note and html('<p class="warn" role="alert">{n}</p>', { n = note }) end
+
+local function sign_in_page(status, note, next_)
+  return answer(status, document("Sign in", html([[
+<main><h1>Sallyport</h1>{note}<form method="post" action="/login"><input type="hidden" name="next" value="{next}">
+<label for="user">E-mail address or name</label><input id="user" name="user" autocomplete="username" autocapitalize="none" spellcheck="false" required>
+<label for="password">Password</label><input id="password" name="password" type="password" autocomplete="current-password" required>
+<label for="code">Code, if you use an authenticator app</label><input id="code" name="code" inputmode="numeric" autocomplete="one-time-code">
+<p class="row"><button class="go">Sign in</button></p></form></main>]], { note = alert(note), next = next_ or "" })))
+end
+
+local function link_page(status, link, user, note, nonce)
+  nonce = user.totp_wanted and not user.totp and (nonce or access.random()) or nil
+  return answer(status, document("Set a password", html([[
+<main><h1>Set a password</h1>{note}<p>This link is good once. The password is for this box alone: use one that you use nowhere else.</p>
+<form method="post" action="/login"><input type="hidden" name="link" value="{link}">
+<label for="password">New password</label><input id="password" name="password" type="password" autocomplete="new-password" minlength="10" required>
+<label for="again">Once more</label><input id="again" name="again" type="password" autocomplete="new-password" required>{factor}
+<p class="row"><button class="go">Set the password</button></p></form></main>]], { note = alert(note), link = link, factor = nonce and html([[
+<p>Add this key to your authenticator app (time based, six digits), then type the code that it shows: <code>{key}</code></p>
+<input type="hidden" name="nonce" value="{nonce}"><label for="code">Code</label><input id="code" name="code" inputmode="numeric" autocomplete="one-time-code" required>]],
+      { nonce = nonce, key = sessions.totp_text(user, nonce):gsub("....", "%0 ") }) })))
+end
+
+local function too_many(seconds)
+  local out = gone(429, "Too many attempts. Wait a little and try again.")
+  out.headers[#out.headers + 1] = { "Retry-After", tostring(seconds) }
+  return out
+end
+
+-- The user of a link, who has to be an operator: user, the link's record | nil
+local function linked(text, now)
+  local user, link = require("web.people").of_link(text or "", now)
+  if user and user.operator then return user, link end
+end
+
+-- POST /login with a link: the password, and the authenticator app where one is asked for.
+local function spend(form, peer, now)
+  local user, link = linked(form.link, now)
+  if not user then return gone(400, "This link was used, is older than a day, or a newer one was made. Ask for another.") end
+  local function again(status, note) return link_page(status, form.link, user, note, form.nonce) end
+  if form.password ~= form.again then return again(400, "The two are not the same.") end
+  local good, why = sessions.password_ok(user, form.password or "")
+  if not good then return again(400, why) end
+  if not sessions.attempt(user.name, peer, now, true) then return too_many(900) end
+  if user.totp_wanted and not user.totp then
+    local nonce = form.nonce and #form.nonce == 43 and form.nonce
+    if not nonce or not sessions.totp_is(user, nonce, form.code or "", now) then return again(403, "That is not the code of this key and of now.") end
+    user.totp = nonce
+  end
+  local password = sessions.password_make(user, form.password)
+  if not password then return too_many(3) end
+  user.password, user.links = password, (user.links or 0) + 1
+  local ok, code = require("store").commit {
+    { op = "put", db = "user", key = "u/" .. user.name, plain = user, version = user.version, moves = true },
+    { op = "del", db = "token", key = "l/" .. user.id, version = link.version },
+    context = { by = user.name, door = "page", page = "POST /login", client = peer },
+  }
+  if not ok then return gone(503, code == "conflict" and "Somebody changed this at the same time. Try again." or "The password could not be kept.") end
+  sessions.succeeded(user.name, peer, now)
+  return sign_in_page(200, "The password is set. Sign in with it.")
+end
+
+-- POST /login
+local function sign_in(site, client, form)
+  local now = site.time.wall()
+  local peer = client.at
+  if form.link then return spend(form, peer, now) end
+  local name = access.user_name(form.user or "") or ""
+  if not sessions.attempt(name, peer, now) then return too_many(900) end
+  local user = access.user(name)
+  -- Nobody learns here who is an operator: whoever is none is as one who is not there.
+  if user and not user.operator then user = nil end
+  local right, busy = sessions.password_is(user, form.password or "")
+  if busy then return too_many(3) end
+  if right and user.totp then right = sessions.totp_is(user, user.totp, form.code or "", now) end
+  if right and user.totp_wanted and not user.totp then
+    return gone(403, "Your account wants an authenticator app: a new link (sallyport user set NAME --link) sets one up.")
+  end
+  if not right then return sign_in_page(403, "That name, password or code is not right.", form.next) end
+  sessions.succeeded(name, peer, now)
+  user = access.user(name)
+  local desk = open(site, client, { name = user.name, id = user.id, epoch = user.epoch })
+  desk.first = (form.next or ""):match("^proposals/%x+$") or (form.next or ""):match("^approvals/%x+$")
+  return entered(desk)
+end
+
+-- Whether who signed in may still: the same record, which has not changed since.
+local function stands(user)
+  local now = access.user(user.name)
+  return now ~= nil and now.operator == true and now.id == user.id and now.epoch == user.epoch
+end
+
+-- ---- requests --------------------------------------------------------------------------------------
+
+-- The session, and the rest of the path behind its own, where both path and cookie are right | nil
+local function inside(site, q, path)
   local shown, rest = path:match("^/s/([%w_-]+)/(.*)$")
-  if not desk.path or not shown or not access.same(desk.path, shown)
-    or not access.same(desk.key, require("web.sessions").cookie(q, "sallyport")) then return nil end
-  if desk.now() - desk.seen > IDLE then
-    desk.path, desk.key, desk.over = nil, nil, true
+  local desk = shown and site.desks[access.hash("desk-path", shown)]
+  if not desk or not access.same(desk.key, sessions.cookie(q, "sallyport")) then return nil end
+  local now = site.now()
+  if now - desk.seen > IDLE or site.operators and (now - desk.begun > LIFE or not desk.user or not stands(desk.user)) then
+    close(site, desk)
     return nil
   end
-  desk.seen = desk.now()
-  return rest
+  desk.seen = now
+  return desk, rest
+end
+
+-- The browser that comes back from an authorization server: whose answer it is, its state says.
+local function callback(site, query)
+  local state, whose = (page.params(query) or {}).state, {}
+  for _, desk in pairs(site.desks) do
+    if desk.asked and (not whose.asked or access.same(desk.asked.asked.state, state)) then whose = desk end
+  end
+  return require("web.desk_pages").callback(whose, query)       -- which judges the state again
 end
 
 -- A program with a token: a session's cookie is nothing here, so no form of another site's is either.
-local function asked(desk, req, came)
-  local body = require("web.body").read(desk, req, api.BODY_MAX)
-  return body and api.handle { home = desk.home, method = req.method, path = req.path, query = req.query,
+local function asked(site, req, came)
+  local body = require("web.body").read(site, req, api.BODY_MAX)
+  return body and api.handle { home = site.home, method = req.method, path = req.path, query = req.query,
     header = function(name) return came[name] end, body = type(body) == "string" and body or "" }
 end
 
-local function respond(desk, req, came)
-  local origin = "http://" .. desk.at
+-- client: { at = its address, origin = of our pages as it names them | nil: it names another }
+local function respond(site, req, came, client)
   -- A name that somebody has pointed at this address is not ours (DNS rebinding).
-  if came.host ~= desk.at then return gone(421, "This is not an address of this page.") end
-  if api.is(req.path) then return asked(desk, req, came) end
+  if not client.origin then return gone(421, "This is not an address of this page.") end
+  if api.is(req.path) then return asked(site, req, came) end
   local q, form, twice = { header = function(name) return came[name] end }, nil, nil
   if req.method == "POST" then
-    local body = require("web.body").read(desk, req, FORM_MAX)
+    local body = require("web.body").read(site, req, FORM_MAX)
     if not body then return nil end
     q.body = type(body) == "string" and body or ""
     form, twice = page.posted(q)
@@ -156,22 +305,38 @@ local function respond(desk, req, came)
   elseif req.method ~= "GET" and req.method ~= "HEAD" then
     return { status = 405, headers = { { "Allow", "GET, HEAD, POST" } }, body = "" }
   end
-  if req.path == "/start" then return start(desk, req, form) end
-  if req.path == "/callback" and desk.path and not form then
-    local out = require("web.desk_pages").callback(desk, req.query)
+  if req.path == "/start" and not site.operators then return start(site, req, client, form) end
+  if site.operators and (req.path == "/" or req.path == "/login" or req.path:find("^/approvals/[pq]/%x+$")) then
+    if form and req.path == "/login" then
+      if not is_own(client, came) then return gone(403, "This form was not sent from this page.") end
+      return sign_in(site, client, form)
+    end
+    local link = (page.params(req.query) or {}).link
+    local user = link and linked(link, site.time.wall())
+    if link and not user then return gone(400, "This link was used, is older than a day, or a newer one was made. Ask for another.") end
+    if user then return link_page(200, link, user) end
+    local kind, id = req.path:match("^/approvals/([pq])/(%x+)$")
+    return sign_in_page(200, nil, kind and (kind == "p" and "proposals/" or "approvals/") .. id)
+  end
+  if req.path == "/callback" and next(site.desks) and not form then
+    local out = callback(site, req.query)
     return answer(out.status or 200, document(out.title, html("<main><h1>{t}</h1>{b}</main>", { t = out.title, b = out.body })))
   end
-  local rest = inside(desk, q, req.path)
-  if not rest then return gone(404, "There is nothing here, or its session has ended. `sallyport admin` opens a new one.") end
-  if form then
-    local site = came["sec-fetch-site"]
-    if came.origin ~= origin or site and site ~= "same-origin" or not access.same(desk.form_key(rest), form.csrf) then
-      return gone(403, "This form was not sent from this page. Go back, load the page again, and try once more.")
-    end
+  local desk, rest = inside(site, q, req.path)
+  if not desk then return gone(404, site.operators and "There is nothing here, or its session has ended. Sign in again at /login."
+    or "There is nothing here, or its session has ended. `sallyport admin` opens a new one.") end
+  if desk.who then desk.who.client = client.at end
+  if form and not (is_own(client, came) and access.same(desk.form_key(rest), form.csrf)) then
+    return gone(403, "This form was not sent from this page. Go back, load the page again, and try once more.")
   end
   if rest == "out" and form then
-    desk.path, desk.key, desk.over = nil, nil, true
+    close(site, desk)
     return gone(200, "Signed out. You can close this window.")
+  end
+  if rest == "" and desk.first and not form then
+    local first = desk.first
+    desk.first = nil
+    return page.see(desk.base .. first)
   end
   local out, here = require("web.desk_pages").answer(desk, rest, page.params(req.query) or {}, form)
   if not out then return framed(desk, "", { status = 404, title = "No such page",
@@ -180,24 +345,41 @@ local function respond(desk, req, came)
   return framed(desk, here, out)
 end
 
---- A desk for the store at `home`: { code, answer(req), over }. `over` is true once the person signed out, or nobody came
--- for an hour. at: "127.0.0.1:PORT", set by the caller once it listens.
-function M.new(home)
+-- A name of this machine, with the port that somebody has led here (ssh -L).
+local function is_here(name) return name:find("^127%.0%.0%.1:%d+$") ~= nil or name:find("^localhost:%d+$") ~= nil end
+
+--- The page for the store at `home`: { code, answer(req), over, names }. `over` is true once the person signed out, or nobody came
+-- for an hour. names: { ["127.0.0.1:PORT"] = "http" | "https" }, set by the caller once it listens. with: nil for `sallyport admin`;
+-- for `serve --admin` { url = "https://box.lan:7443" | nil, owner = uid }: operators sign in, as often as they like.
+function M.new(home, with)
   local time = require "time"
-  local desk = { home = home, code = access.random(), kept = {}, time = time }
-  desk.now = function() return time.now() // 1000 end
-  desk.code_ends = desk.now() + CODE_LIFE
-  function desk.form_key(rest) return access.hash("desk", desk.key .. " " .. rest) end
-  --- The hidden field of a form that is posted to this address.
-  function desk.csrf(rest) return html('<input type="hidden" name="csrf" value="{key}">', { key = desk.form_key(rest) }) end
+  local site = { home = home, desks = {}, operators = with ~= nil, time = time, names = {} }
+  site.now = function() return time.now() // 1000 end
+  if not with then site.code, site.code_ends = access.random(), site.now() + CODE_LIFE end
+  local scheme, authority = (with and with.url or ""):match("^(%a+)://(.+)$")
+  local usual = authority and not authority:find(":%d+$") and authority .. (scheme == "https" and ":443" or ":80")
+  --- The origin of pages under this name, where it is one of ours | nil. local_: the request came by the Unix socket.
+  function site.origin(name, local_)
+    if local_ then return is_here(name) and "http://" .. name or nil end
+    if authority then return (name == authority or name == usual) and with.url or nil end
+    return site.names[name] and site.names[name] .. "://" .. name or nil
+  end
   --- Whether nobody came in time.
-  function desk.idle() return desk.now() > (desk.path and desk.seen + IDLE or desk.code_ends) end
-  function desk.answer(req)
-    local came = req:came()
-    local out = respond(desk, req, came)
+  function site.idle()
+    local _, desk = next(site.desks)
+    return site.now() > (desk and desk.seen + IDLE or site.code_ends)
+  end
+  function site.answer(req)
+    local came, peer, port, uid = req:came()
+    local out
+    if port == 0 and uid ~= (with and with.owner) and uid ~= 0 then
+      out = gone(403, "This socket is for the store's owner.")
+    else
+      out = respond(site, req, came, { at = peer, origin = site.origin((came.host or ""):lower(), port == 0) })
+    end
     if out then req:respond(out.status, out.headers, req.method == "HEAD" and "" or out.body) end
   end
-  return desk
+  return site
 end
 
 return M

@@ -61,7 +61,7 @@ local function names(desk, kind)
   local words = { AGENT = "agent", BUNDLE = "bundle", CREDENTIAL = "credential", TENANT = "tenant", GATEWAY = "gateway",
     ROLE = "role" }
   if not words[kind] then return nil end
-  local got = commands.run({ words[kind], "list" }, { home = desk.home })
+  local got = commands.run({ words[kind], "list" }, { home = desk.home, asked = desk.who })
   for i, item in ipairs(type(got.value) == "table" and got.value or {}) do out[i] = item.name end
   return out[1] and out or nil
 end
@@ -131,7 +131,7 @@ local function specs_of(desk, c, form)
   elseif c.words == "rule add" then
     pol = load_type(form["o.type"])
   elseif c.words == "rule set" then
-    local got = commands.run({ "rule", "show", form.a1 or "" }, { home = desk.home })
+    local got = commands.run({ "rule", "show", form.a1 or "" }, { home = desk.home, asked = desk.who })
     record = type(got.value) == "table" and got.value or nil
     pol = record and load_type(record.type)
   end
@@ -247,6 +247,19 @@ local function fault_of(err, specs)
   return { message = message, hint = err.hint }
 end
 
+-- What the form of a change was made from: two people who change one thing at once do not overwrite each other unseen. A text | nil: nothing is
+-- changed by this command that was there before.
+local kept_as = { credential = { "credential", "" }, agent = { "agent", "a/" }, bundle = { "bundle", "" }, user = { "user", "u/" } }
+local function seen_of(desk, c, form)
+  local family = c.words:match("^(%S+) set$")
+  local at = kept_as[family]
+  local record = at and form.a1 and require("store").peek(at[1], at[2] .. form.a1)
+  if record then return ("%s-%s"):format(record.id or "", record.version) end
+  if family ~= "rule" or not form.a1 then return nil end
+  local got = commands.run({ "rule", "show", form.a1 }, { home = desk.home, asked = desk.who })
+  return type(got.value) == "table" and require("host").sha256_hex(require("json").encode { got.value.fields or {}, got.value.version or 0 }):sub(1, 16) or nil
+end
+
 -- ---- pages ---------------------------------------------------------------------------------------
 
 local lists = { credential = "credentials", agent = "agents", bundle = "bundles", domain = "bundles", rule = "rules",
@@ -295,13 +308,13 @@ function M.show(desk, c, form, fault)
     end
   end
   local type_missing = (c.words == "credential add" or c.words == "rule add") and not pol
-  local at = "do/" .. c.words:gsub(" ", "/")
+  local at, seen = "do/" .. c.words:gsub(" ", "/"), seen_of(desk, c, form)
   local help = type(c.help) == "string" and c.help:match("^(.-)\n\n") or nil
   local title, preset = title_of(c, form)
   local made = preset and html('<p>A key for it is made here: {at}</p>', { at = preset.make:find("^https://[^%s]+$")
     and html('<a href="{u}" rel="noopener noreferrer" target="_blank">{u}</a>', { u = preset.make }) or preset.make })
   return { status = fault and 400 or 200, title = title, body = html([[
-{warn}{about}<form method="{method}" action="{base}{at}">{csrf}{first}{rest}<p class="row">
+{warn}{about}<form method="{method}" action="{base}{at}">{csrf}{seen}{first}{rest}<p class="row">
 <button class="go">{word}</button> <a class="button" href="{base}{back}">Back</a></p></form>
 <p class="dim">The same on the command line: <code>{line}</code></p>]], {
     warn = fault and html('<div class="warn" role="alert"><strong>{m}</strong>{h}</div>',
@@ -309,6 +322,7 @@ function M.show(desk, c, form, fault)
     about = made or help and html("<p>{t}</p>", { t = help:gsub("\n", " ") })
       or html("<p>{t}.</p>", { t = c.summary:gsub("^%l", string.upper) }), method = type_missing and "get" or "post",
     base = desk.base, at = at, csrf = not type_missing and desk.csrf(at), first = first,
+    seen = seen and html('<input type="hidden" name="seen" value="{s}">', { s = seen }),
     rest = rest[1] and html("<details{open}><summary>More</summary>{rest}</details>",
       { rest = rest, open = set and html " open" }),
     word = type_missing and "Go on" or (c.words:find "remove$" or c.words:find "revoke$")
@@ -393,13 +407,23 @@ function M.answer(desk, words, query, form)
     or words == "policy put" then return nil end
   if not form then return M.show(desk, c, query) end
   local specs, pol, record = specs_of(desk, c, form)
+  local function changed()
+    local out = M.show(desk, c, form, { message = "Somebody changed this since you opened the form.",
+      hint = "Look at it as it is now. Sent again, this form overwrites that." })
+    out.status = 409
+    return out
+  end
+  if seen_of(desk, c, form) ~= form.seen then return changed() end
+  local at, version = kept_as[words:match("^(%S+) set$")], math.tointeger(tonumber((form.seen or ""):match("%-(%d+)$")))
+  local expect = at and version and { at[1], at[2] .. form.a1, version } or nil
   local args, typed, led = arguments_of(c, form, specs, pol)
   if not args then return M.show(desk, c, form, { at = led, message = typed }) end
   if led and words == "credential set" and record then
     local why = M.unled(record, typed)
     if why then return M.show(desk, c, form, { message = why }) end
   end
-  local got = commands.run(args, { home = desk.home, typed = typed })
+  local got = commands.run(args, { home = desk.home, asked = desk.who, typed = typed, expect = expect })
+  if got.changed then return changed() end
   if got.error or got.code ~= 0 and got.value == nil then
     return M.show(desk, c, form, fault_of(got.error or { message = table.concat(got.notes, " ") }, specs))
   end

@@ -15,12 +15,12 @@ local SOURCE_MAX = 256 << 10
 local again = { "Load it again every five seconds", "Stop loading it again every five seconds" }
 
 local function ask(desk, ...)
-  return commands.run({ ... }, { home = desk.home })
+  return commands.run({ ... }, { home = desk.home, asked = desk.who })
 end
 
 local function lines(desk, ...)
   local out = {}
-  for i, line in ipairs(commands.run({ ... }, { home = desk.home, lines = true }).value) do
+  for i, line in ipairs(commands.run({ ... }, { home = desk.home, asked = desk.who, lines = true }).value) do
     out[i] = require("json").decode(line) or {}
   end
   return out
@@ -357,7 +357,7 @@ end
 local function log(desk, query)
   local args, kept = filters(query)
   args[#args + 1] = "--newest=" .. (query.text and query.text ~= "" and LOOK or LOG_ROWS)
-  local got = commands.run(args, { home = desk.home, lines = true })
+  local got = commands.run(args, { home = desk.home, asked = desk.who, lines = true })
   local rows, text = {}, query.text and query.text:lower() or ""
   for i = #got.value, 1, -1 do
     local line = got.value[i]
@@ -479,7 +479,7 @@ local function tried(desk, verb, name, source)
   if not require("cli.files").write(host, path, source,
     tonumber("600", 8)) then return { error = { message = "no room for the draft" }, notes = {} } end
   local args = { "policy", verb, path }
-  local got = commands.run(args, { home = desk.home })
+  local got = commands.run(args, { home = desk.home, asked = desk.who })
   os.remove(path)
   return got
 end
@@ -489,11 +489,15 @@ local function policy(desk, name, form)
   local got = ask(desk, "policy", "show", name)
   if got.error then return { status = 404, title = name, body = wrong(got) } end
   local source, note = type(got.value) == "table" and got.value.text or "", nil
+  local seen = require("host").sha256_hex(source):sub(1, 16)
   -- A type's defaults, a preset and what matches say where a secret goes: whoever holds the page must not. A rule sees none.
   local pol = require("policy_store").load(name)
   local kept = pol ~= nil and pol.kind == "rule"
   if form and form.keep and not kept then
     note, source = html '<div class="warn" role="alert">This one says where secrets go: it is kept on the command line.</div>', form.source
+  elseif form and form.keep and form.seen ~= seen then
+    note = html '<div class="warn" role="alert">Somebody kept another version since you opened this page. Your text is below; kept again, it overwrites that.</div>'
+    source = (form.source or ""):gsub("\r\n", "\n")
   elseif form then
     source = (form.source or ""):gsub("\r\n", "\n")
     local verb = form.keep and "put" or "test"
@@ -501,6 +505,7 @@ local function policy(desk, name, form)
     local said_ = type(did.value) == "table" and did.value
     local bad = did.error and (did.error.message .. "\n" .. (did.error.hint or "")) or nil
     if verb == "test" and said_ and said_[1] then bad = not said_[1].ok and tostring(said_[1].error) or nil end
+    if verb == "put" and not bad then seen = require("host").sha256_hex(source):sub(1, 16) end
     note = bad and html('<div class="warn" role="alert">{m}</div>', { m = bad })
       or html('<div class="note" role="status">{m}</div>',
         { m = verb == "put" and "Kept: it counts from the next request." or "Its examples pass. Nothing was changed." })
@@ -512,11 +517,11 @@ local function policy(desk, name, form)
   end
   local at = "policies/" .. name
   return { title = name, body = html([[
-{note}<form method="post" action="{base}{at}">{csrf}
+{note}<form method="post" action="{base}{at}">{csrf}<input type="hidden" name="seen" value="{seen}">
 <label for="source">Source</label><textarea class="code" id="source" name="source" rows="30" spellcheck="false">
 {source}</textarea><p class="row">{keep}<button>Run its examples</button></p></form>
 <p class="dim">{says}On the command line: <code>sallyport policy edit {name}</code></p>{diff}<h2>Versions</h2>{rows}]],
-    { note = note or false, base = desk.base, at = at, csrf = desk.csrf(at), source = source,
+    { note = note or false, base = desk.base, at = at, csrf = desk.csrf(at), source = source, seen = seen,
     says = not kept and "It says where secrets go, so a draft is tried here and kept there. ",
     keep = kept and html '<button class="go" name="keep" value="on">Keep it</button>', name = name,
     diff = type(edited) == "table" and (edited.text or "") ~= ""
@@ -589,7 +594,7 @@ local function proposal(desk, id, form)
       if n == 0 then note = html '<p class="warn" role="alert">No service is chosen.</p>' end
     end
     if not note then
-      local did = commands.run(args, { home = desk.home, typed = typed })
+      local did = commands.run(args, { home = desk.home, asked = desk.who, typed = typed })
       if not did.error then return { see = forms.keep(desk, commands.find("proposal " .. args[2]), args, did) } end
       note = html('<div class="warn" role="alert"><strong>{m}</strong></div>', { m = did.error.message })
     end
@@ -666,10 +671,10 @@ end
 local function account(desk, name, form)
   if not require("records").name(name) then return nil end
   local connect = require "cli.authorization"
-  local env, why = connect.env { home = desk.home, host = require "host", opened = true }
+  local env, why = connect.env { home = desk.home, asked = desk.who, host = require "host", opened = true }
   local opened, code, detail
   if env then opened, code, detail = connect.open(env, name) end
-  local title, uri = "Sign in for " .. name, ("http://%s/callback"):format(desk.at)
+  local title, uri = "Sign in for " .. name, desk.origin .. "/callback"
   local function failed(text) return { status = 400, title = title,
     body = html('<p class="warn" role="alert">{t}</p>', { t = text }) } end
   if not opened then return failed(why or tostring(detail or code)) end
@@ -704,6 +709,8 @@ function M.callback(desk, query)
   if code then answer, second, third = connect.exchange(waiting.env, waiting.opened,
     connect.code_grant(waiting.asked, code)) else second, third = bad, detail end
   if answer then
+    local changes = require "changes"
+    changes.process = { by = desk.who and desk.who.by or (changes.process or {}).by, door = "page", page = "GET /callback", client = desk.who and desk.who.client }
     local kept, trouble = waiting.env.tokens:connected(waiting.opened, answer, second, waiting.asked.scopes)
     if not kept then answer, second, third = nil, trouble, nil end
   end
