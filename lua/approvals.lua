@@ -141,6 +141,9 @@ local function question(self, req, agent, bundle, name, rule, what, key, covers,
     }
     ops[#ops + 1] = { op = "put", db = "approval", key = key, version = had and had.version or 0, plain = plain }
     local ok, code = store.commit(ops, now() + COMMIT)
+    if ok and not same then
+      require("webhook").question(self.config.settings, { agent = agent.name, question = plain.question, rule = rule.name, method = req.method, host = req.host, credential = name })
+    end
     if ok then return store.peek("approval", key) or plain end
     if code ~= "conflict" then return nil, "store_unavailable" end
   end

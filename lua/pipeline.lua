@@ -327,6 +327,7 @@ end
 -- ---- refusing ------------------------------------------------------------------------------------
 
 local function refuse(req, agent, code, message, hint, options)
+  if agent then require("webhook").refused(agent.name) end
   req:log { agent = agent and agent.name, decision = "deny", reason = code }
   return errors.fail(req, code, message, hint, options)
 end

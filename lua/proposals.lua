@@ -292,6 +292,7 @@ function M.answer(self, req, agent, body)
       "wait until they are answered" end
     if not id then return nil, "store_unavailable" end
     local url = M.link(self.config.settings, "p", id)
+    require("webhook").proposal(self.config.settings, id, agent.name, new.services)
     return 201, { id = id, status = "pending", vault = agent.bundles[1], approval_url = url,
       message = ("Proposal created. A person approves it %swith `sallyport proposal approve %s`, or on the page (sallyport admin).%s"):format(
       url and ("at %s, "):format(url) or "", id, new.value and " The value that came along was not kept: a person types it." or "") }

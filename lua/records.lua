@@ -414,6 +414,14 @@ function M.is_local(text)
   return text:find("^unix:") ~= nil or host == "::1" or host ~= nil and host:find("^127%.") ~= nil
 end
 
+--- A webhook's address as it is shown: its origin, for what stands behind it is a key to many of them -> origin, the rest | nil, why
+function M.webhook(s)
+  local url = require("http").parse_url(s)
+  local origin, rest = s:match("^([^/]+//[^/?]+)(.*)$")
+  if not url or url.scheme ~= "https" or not origin or s:find("[#%s%c]") or origin:find("@", 1, true) then return nil, "it is https://HOST/…" end
+  return origin, (rest:sub(1, 1) == "/" and "" or "/") .. rest
+end
+
 -- ---- settings ------------------------------------------------------------------------------------
 
 --- How long a request is held for a person: clients give up sooner or later.
@@ -499,6 +507,10 @@ M.setting_list = {
     help = "reverse proxies, which alone may speak plain HTTP to the door" },
   { name = "login-oidc", arg = "ISSUER", check = M.issuer, login = true,
     help = "people sign in at the door with this OpenID provider: client_id=ID client_secret=@FILE; sallyport help door" },
+  { name = "webhook", arg = "URL", check = M.webhook, hook = true,
+    help = "is told what needs a person, signed: secret=@FILE, target=@FILE, address=CIDR; sallyport help messages" },
+  { name = "webhook-format", arg = "json|slack|ntfy", check = choice("json", "slack", "ntfy"), default = "json",
+    help = "how: JSON, as Slack takes it, or as ntfy does" },
   { name = "admin", arg = "ADDR:PORT|unix:PATH", many = true, check = M.page_listener, default = {},
     help = "the page for operators (user add --operator); beyond this machine with TLS alone: sallyport help page" },
   { name = "admin-url", arg = "URL", check = M.public_url,

@@ -6,10 +6,9 @@ local records = require "cli.log_record"
 local report = require "cli.report"
 local summary = require "cli.log_summary"
 local terminal = require "cli.terminal"
-local token_state = require "cli.token_state"
+local troubles = require "troubles"
 
 local HOUR_MS = 3600 * 1000
-local SOON = 7 * 86400     -- s before an agent's end at which it is named
 local NAMED = 8            -- lines of one kind on the screen; --json has all
 
 -- Active, revoked and expired agents, and those that end within a week.
@@ -21,27 +20,13 @@ local function agents(now)
       out.ended = out.ended + 1
     else
       out.active = out.active + 1
-      if a.expires_at and a.expires_at < now + SOON then
+      if troubles.ends_soon(a, now) then
         out.ending[#out.ending + 1] = { name = a.name, expires_at = report.time(a.expires_at) }
       end
     end
     ::tenant::
   end
   return out
-end
-
--- What is wrong with a credential, in a sentence; nil: nothing that is known.
-local function trouble(record, now)
-  local pol, why = require("policy_store").load(record.type)
-  if not pol then return ("its type %s is refused: %s"):format(record.type, tostring(why)) end
-  local token = pol.refresh and token_state.read(record, now)
-  if pol.connect then
-    local how = token_state.connection(token)
-    if how ~= "connected" then return how .. (": sallyport connect %s"):format(record.name) end
-  end
-  if token and token.last_error and not token.valid then return "its last refresh failed: " .. token.last_error end
-  local refused = require("refused").last(record, token and token.obtained_at)
-  return refused and ("%s answered 401 to it at %s"):format(refused.host, report.time(refused.at)) or nil
 end
 
 local function credentials(now)
@@ -53,7 +38,7 @@ local function credentials(now)
       out.disabled = out.disabled + 1
     else
       out.enabled = out.enabled + 1
-      local why = trouble(record, now)
+      local why = troubles.of(record, now)
       if why then out.troubled[#out.troubled + 1] = { name = key, why = why } end
     end
   end

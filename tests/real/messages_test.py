@@ -1,0 +1,153 @@
+"""Messages to a webhook over real HTTPS: signed, tried again, bounded; nothing secret and nobody's words in them."""
+import hashlib
+import hmac
+import http.server
+import json
+import ssl
+import threading
+import time
+
+import sallyport
+from approval_test import OK, Asked, opened
+from proposal_test import ASK, own
+from real import wait
+
+SECRET = "canary-messages-0123456789"
+HOST = "other.test"
+
+
+class Hook(http.server.ThreadingHTTPServer):
+    """An HTTPS server that keeps what it gets; `fails`: answers with these statuses first."""
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), self.Take)
+        self.got, self.fails, self.slow = [], [], 0
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(sallyport.certs() / "ok.pem", sallyport.certs() / "ok.key")
+        self.socket = context.wrap_socket(self.socket, server_side=True)
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    class Take(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            status = self.server.fails.pop(0) if self.server.fails else 204
+            self.server.got.append((status, self.path, dict(self.headers.items()), body))
+            self.send_response(status)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    def handle_error(self, *_):
+        pass
+
+    def taken(self, event=None):
+        return [(p, h, b) for s, p, h, b in self.got if s == 204 and (event is None or json.loads(b)["event"] == event)]
+
+
+def world(t, hook, workers=2, **more):
+    s, up = t.proxy(workers=workers, serve=False, upstream=OK, credentials=[{"name": "api", "host": "api.test", "secrets": {"token": SECRET}}])
+    s.policy("asks", """return { kind = "rule", api = 1, name = "asks", title = "t", on_request = function(req, ctx)
+      if req.method ~= "GET" then return ask("reason <!channel> " .. req.path) end
+    end }""")
+    s.cli("rule", "add", "mind", "--type", "asks")
+    s.cli("set", "admin-url", "https://box.lan:7443")
+    s.cli("set", "connect-to", f"api.test:443:127.0.0.1:{up.port}", f"{HOST}:443:127.0.0.1:{hook.server_port}")
+    key = json.loads(s.cli("set", "webhook", f"https://{HOST}/services/canary-hook-path?k=canary-hook-query", "--json").stdout)["webhook"]["secret"]
+    s.canaries += [SECRET, "canary-hook-path", "canary-hook-query", key]
+    s.serve("--upstream-ca", sallyport.certs() / "root.pem")
+    return s, up, key
+
+
+def is_ours(secret, header, body):
+    t, v1 = (part.split("=")[1] for part in header.split(","))
+    wanted = hmac.new(secret.encode(), t.encode() + b"." + body, hashlib.sha256).hexdigest()
+    return hmac.compare_digest(wanted, v1) and abs(time.time() - int(t)) < 300
+
+
+def test_events(t):
+    """proposals, held requests, credentials that fail, refusals in a burst: once each, at once, signed, in the three formats; no path, reason, word or secret in any"""
+    hook = Hook()
+    s, up, key = world(t, hook)
+    assert "canary" not in s.cli("set").stdout + s.cli("set", "webhook", "--json").stdout
+    again = s.cli("set", "webhook", f"https://{HOST}/services/canary-hook-path?k=canary-hook-query", "--json").stdout
+    assert "secret" not in json.loads(again)["webhook"], "the secret stays, and is shown once"
+    made = own(s, "POST", "/v1/proposals", {**ASK, "user_message": "<!channel> *hello* canary-words", "message": "canary-words"})[1]
+    wait(lambda: hook.taken("proposal"), 10, "the message of a proposal")
+    path, head, body = hook.taken("proposal")[0]
+    m = json.loads(body)
+    assert path == "/services/canary-hook-path?k=canary-hook-query" and is_ours(key, head["Sallyport-Signature"], body) and not is_ours(key, head["Sallyport-Signature"], body + b" ")
+    assert m["agent"] == "a" and m["hosts"] == ["api.test"] and m["id"] == made["id"] and head["Content-Type"] == "application/json" and "canary" not in body.decode(), m
+    asked = Asked(s, target="/canary-words/%3C!here%3E")
+    q = opened(s)[0]
+    wait(lambda: hook.taken("approval"), 10, "the message of a held request")
+    m = json.loads(hook.taken("approval")[0][2])
+    assert (m["id"], m["method"], m["host"], m["rule"], m["credential"]) == (q["id"], "POST", "api.test", "mind", "api") and "canary" not in str(m) and "reason" not in str(m), m
+    s.cli("approval", "deny", q["id"])
+    assert asked.status() == 403
+    for _ in range(25):
+        s.request(host="no.test", wire=None)
+    wait(lambda: hook.taken("refusals"), 15, "the message of a burst")
+    m = json.loads(hook.taken("refusals")[0][2])
+    assert m["agent"] == "a" and m["count"] >= 20, m
+    s.cli("credential", "add", "drive", "--type", "oauth_authorization_code", "--host", "drive.test", "token_url=https://id.test/token", "authorization_url=https://id.test/a", "client_id=c")
+    wait(lambda: hook.taken("credential"), 75, "the message of a credential that cannot be used")
+    m = json.loads(hook.taken("credential")[0][2])
+    assert m["credential"] == "credential drive" and "connect drive" in m["why"], m
+    s.cli("set", "webhook-format", "slack")
+    own(s, "POST", "/v1/proposals", ASK)
+    wait(lambda: len(hook.got) == 5, 10, "Slack's message")
+    slack = json.loads(hook.got[4][3])
+    assert slack["mrkdwn"] is False and slack["link_names"] is False and "api.test" in slack["text"] and set(slack) == {"text", "mrkdwn", "link_names", "parse", "unfurl_links", "unfurl_media"}, slack
+    s.cli("set", "webhook-format", "ntfy")
+    own(s, "POST", "/v1/proposals", ASK)
+    wait(lambda: len(hook.got) == 6, 10, "ntfy's message")
+    _, _, head, body = hook.got[5]
+    assert head["Title"] == "Sallyport: proposal" and body.decode().startswith("The agent a asks for api.test.") and head["Content-Type"].startswith("text/plain"), (head, body)
+    time.sleep(2)
+    assert len(hook.got) == 6, "each is told once"
+    s.cli("set", "webhook", "--default")
+    own(s, "POST", "/v1/proposals", ASK)
+    time.sleep(2)
+    assert len(hook.got) == 6
+
+
+def test_again(t):
+    """a server that fails or is not there is tried again, past a restart; one that refuses is not; requests do not wait for it; what waits is bounded"""
+    hook = Hook()
+    s, up, key = world(t, hook, workers=1)
+    hook.fails = [500, 429]
+    own(s, "POST", "/v1/proposals", ASK)
+    wait(lambda: hook.taken("proposal"), 60, "the third try")
+    assert [x[0] for x in hook.got] == [500, 429, 204] and len({x[3] for x in hook.got}) == 1
+    assert len({x[2]["Sallyport-Signature"] for x in hook.got}) == 3, "each try is signed anew"
+    hook.fails = [400]
+    own(s, "POST", "/v1/proposals", ASK)
+    wait(lambda: len(hook.got) == 4, 10, "the refused one")
+    wait(lambda: "gave_up=yes" in s.log(), 10, "its end")
+    hook.fails = [503] * 200
+    began = time.monotonic()
+    for _ in range(17):
+        assert own(s, "POST", "/v1/proposals", ASK)[0] == 201
+    assert time.monotonic() - began < 15 * sallyport.SLOW
+    before = len(hook.got)
+    s.stop()
+    hook.fails = []
+    s.serve("--upstream-ca", sallyport.certs() / "root.pem")
+    wait(lambda: len(hook.taken("proposal")) >= 10, 60, "what waited comes after a restart")
+    assert "canary" not in s.log()
+
+
+def test_guard(t):
+    """an address that the guard refuses, a stranger's certificate, plain http and a user in the address are no webhook; one in the operator's network is, where they name it"""
+    hook = Hook()
+    s, _ = t.proxy(workers=1, serve=False)
+    for bad in ("http://hook.test/x", "https://u:p@hook.test/x", "https://hook.test/x#y", "ftp://x", "hook.test", "https://hook .test/"):
+        assert s.cli("set", "webhook", bad, check=False).returncode == 2, bad
+    s.cli("set", "webhook", f"https://127.0.0.1:{hook.server_port}/x")
+    s.serve("--upstream-ca", sallyport.certs() / "root.pem")
+    own(s, "POST", "/v1/proposals", ASK)
+    wait(lambda: "ev=webhook event=proposal err=\"address_blocked\"" in s.log(), 10, "the guard's word")
+    assert not hook.got
