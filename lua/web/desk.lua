@@ -157,10 +157,12 @@ local function start(site, req, client, form)
   return entered(open(site, client))
 end
 
--- Whether a form comes from a page of ours: what browsers say of it, which no page can set.
+-- Whether a form comes from a page of ours: what browsers say of it, which no page can set. A form of a page that sends no referrer, as ours, has
+-- the origin "null" (Fetch, 3.2), and then the browser has to say that it is of this origin.
 local function is_own(client, came)
-  local site_of = came["sec-fetch-site"]
-  return came.origin == client.origin and (not site_of or site_of == "same-origin")
+  local fetch = came["sec-fetch-site"]
+  if came.origin == "null" then return fetch == "same-origin" end
+  return came.origin == client.origin and (not fetch or fetch == "same-origin")
 end
 
 -- ---- people of the kind operator -------------------------------------------------------------------

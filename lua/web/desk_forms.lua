@@ -32,7 +32,7 @@ local function input(spec, form, fault)
   elseif spec.kind == "choice" then
     local list = {}
     for i, v in ipairs(spec.values) do
-      list[i] = html('<option value="{v}"{on}>{v}</option>', { v = v, on = v == value and html " selected" })
+      list[i] = html('<option value="{v}"{on}>{t}</option>', { v = v, on = v == value and html " selected", t = spec.titles and spec.titles[v] or v })
     end
     box = html("<select {attrs}><option></option>{list}</select>", { attrs = attrs, list = list })
   elseif spec.kind == "secret" then
@@ -111,6 +111,15 @@ local function load_type(name)
   return pol or nil
 end
 
+-- The types that there are of that kind, and what each is called.
+local function types_of(desk, kind)
+  local values, titles = {}, {}
+  for _, p in ipairs(commands.run({ "policy", "list" }, { home = desk.home, asked = desk.who }).value or {}) do
+    if p.kind == kind then values[#values + 1], titles[p.name] = p.name, p.title and ("%s: %s"):format(p.name, p.title) end
+  end
+  return values, titles
+end
+
 -- What a command's form asks: a list of inputs, the type whose fields are among them.
 local function specs_of(desk, c, form)
   local out, args, several = {}, arguments(c)
@@ -139,7 +148,10 @@ local function specs_of(desk, c, form)
   for _, o in ipairs(c.options or {}) do
     if not hidden[o.name] then
       local spec = { name = "o." .. o.name, label = o.name:gsub("-", " "), help = o.help }
-      if not o.arg or o.bare then
+      if o.name == "type" and (c.words == "credential add" or c.words == "rule add") then
+        spec.kind, spec.required = "choice", form["o.preset"] == nil
+        spec.values, spec.titles = types_of(desk, c.words == "rule add" and "rule" or "type")
+      elseif not o.arg or o.bare then
         spec.kind = "switch"
       elseif o.of then
         spec.kind, spec.values = "choice", o.of

@@ -66,6 +66,8 @@ button{cursor:pointer;margin:.4rem 0}
 fieldset{border:1px solid GrayText;border-radius:.4rem;margin:1rem 0}
 .warn{border-left:.3rem solid #b3261e;padding-left:.7rem}
 small{display:block}
+a{color:#0b57d0}
+@media(prefers-color-scheme:dark){:root{background:#17181b;color:#e8e9ec}a{color:#8ab4f8}}
 :focus-visible{outline:3px solid #f90;outline-offset:2px}
 ]]
 

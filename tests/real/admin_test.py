@@ -467,3 +467,27 @@ def test_chromium(t):
     assert not [f for x in seen for f in x.get("axe") or []], [(x["title"], x["axe"]) for x in seen if x.get("axe")]
     assert not [x for y in seen for x in y["said"] if "ContentSecurityPolicy" in x], seen
     assert thief.got and not any(thief.got), thief.got
+
+
+def test_clicks(t):
+    """in Chromium, from an empty box to a credential, an agent and its request by clicks alone; what was typed is in no later page, address or log"""
+    if "asan" in str(t.binary):
+        t.skip("the sanitized build goes the same ways in the other tests of this file")
+    if not shutil.which("chromium") or not (NPM / "playwright-core").exists() or not (NPM / "axe-core").exists():
+        t.skip("chromium, playwright-core or axe-core is not installed")
+    s, up = t.proxy(workers=1)
+    s.canaries.append(SECRET)
+    a = Admin(t, s)
+    steps = [{"go": a.link}, {"click": "button.go", "wait": 800}, {"click": "nav a:text-is('Connect an app')"}, {"click": "a:text-is('Another app')"},
+             {"fill": {"a1": "app"}, "pick": {"o.type": "bearer"}, "click": "button.go", "axe": True}, {"fill": {"f.token": SECRET, "o.host": "api.test"}, "click": "button.go", "axe": True, "shot": "made"},
+             {"click": "nav a:text-is('Agents')"}, {"click": "a:text-is('Add an agent')"}, {"fill": {"a1": "helper"}, "click": "button.go", "read": "sp_agt_[A-Za-z0-9_-]{43}", "axe": True},
+             {"click": "nav a:text-is('Credentials')", "read": SECRET}, {"click": "td a", "read": SECRET}, {"click": "nav a:text-is('Home')", "read": SECRET}]
+    r = subprocess.run([NODE, HERE / "door_person.mjs", NPM, shutil.which("chromium"), s.dir, "MAP nowhere 127.0.0.1", json.dumps(steps)], capture_output=True, text=True, timeout=120 * sallyport.SLOW)
+    assert r.returncode == 0, (r.stdout[-2000:], r.stderr[-3000:])
+    seen = [json.loads(line) for line in r.stdout.splitlines()]
+    token = seen[8]["found"]
+    assert token, seen
+    s.tokens["helper"] = token
+    assert s.request(auth=s.auth(token)).status == 200 and up.requests[-1].get("authorization") == "Bearer " + SECRET
+    assert not [x["found"] for x in seen[9:] if x.get("found")] and not [x["url"] for x in seen if "canary" in x["url"]], seen
+    assert not [f for x in seen for f in x.get("axe") or []], [(x["title"], x["axe"]) for x in seen if x.get("axe")]

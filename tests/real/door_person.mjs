@@ -1,5 +1,5 @@
 // A person in Chromium at the door: node door_person.mjs NODE_MODULES CHROMIUM DIR PORT MAP COMMANDS
-// COMMANDS is JSON: a list of { look, go, fill, type, keys, click, wait, shot, axe }; prints a JSON line each. axe: what axe-core finds on the page.
+// COMMANDS is JSON: a list of { look, go, fill, pick, read, type, keys, click, wait, shot, axe }; prints a JSON line each. axe: what axe-core finds on the page.
 import { createRequire } from 'node:module';
 import { readFileSync } from 'node:fs';
 const [modules, chromium_, dir, map, text] = process.argv.slice(2);
@@ -22,7 +22,8 @@ for (const c of JSON.parse(text)) {
     await page.emulateMedia({ colorScheme: c.look.dark ? 'dark' : 'light', forcedColors: c.look.forced ? 'active' : 'none' });
   }
   if (c.go) await page.goto(c.go);
-  for (const [name, value] of Object.entries(c.fill ?? {})) await page.fill(`input[name=${name}]`, value);
+  for (const [name, value] of Object.entries(c.fill ?? {})) await page.fill(`input[name="${name}"],textarea[name="${name}"]`, value);
+  for (const [name, value] of Object.entries(c.pick ?? {})) await page.selectOption(`select[name="${name}"]`, value);
   if (c.type) { await page.keyboard.type(c.type); }
   for (const key of c.keys ?? []) await page.keyboard.press(key);
   if (c.click) { await page.click(c.click); }
@@ -37,7 +38,8 @@ for (const c of JSON.parse(text)) {
     axe = (await other.evaluate(() => globalThis.axe.run())).violations.map((v) => `${v.id}: ${v.nodes.map((n) => n.html).join(' ').slice(0, 300)}`);
     await other.context().close();
   }
-  say({ axe, cookies: c.cookies ? await context.cookies() : undefined, url: page.url(), title: await page.title().catch(() => ''), focus: await focused().catch(() => null), said: said.splice(0),
+  const found = c.read ? (await page.content()).match(new RegExp(c.read))?.[0] : undefined;
+  say({ axe, found, cookies: c.cookies ? await context.cookies() : undefined, url: page.url(), title: await page.title().catch(() => ''), focus: await focused().catch(() => null), said: said.splice(0),
     wide: size ? size.cssContentSize.width > size.cssLayoutViewport.clientWidth : null });
 }
 await browser.close();

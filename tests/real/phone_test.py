@@ -2,12 +2,15 @@
 import html
 import http.client
 import json
+import os
 import re
+import shutil
+import subprocess
 import urllib.parse
 
 import sallyport
 from approval_test import OK, Asked, opened, questions
-from authorization_test import PASSWORD, Browser
+from authorization_test import HERE, NODE, NPM, PASSWORD, Browser
 from proposal_test import ASK, own
 from servers import free_port
 
@@ -135,3 +138,32 @@ def test_proposal(t):
     at = f"/approvals/p/{second}"
     ada.go(base + at).submit(at, ("answer", "reject"), ("reason", "not\x1b now"))
     assert {"status": "rejected", "reason": "not now"}.items() <= own(s, "GET", "/v1/proposals/" + second)[1].items()
+
+
+def test_chromium(t):
+    """in Chromium without script, 360 px wide, light and dark: signed in by a link in a message, a held request and a proposal answered by clicks alone; axe-core finds nothing on any page"""
+    if "asan" in str(t.binary):
+        t.skip("the sanitized build goes the same ways in the other tests of this file")
+    if not shutil.which("chromium") or not (NPM / "playwright-core").exists() or not (NPM / "axe-core").exists():
+        t.skip("chromium, playwright-core or axe-core is not installed")
+    s, base, people = world(t, {"ada": ["--approve"]})
+    s.cli("set", "approval-wait", "90s")
+    asked = Asked(s, target="/%3Cx-canary%3E/a-rather-long-path/that-has-to-be-broken/somewhere-on-a-narrow-page?with=a+query")
+    q = opened(s)[0]
+    ask = {"services": [{**ASK["services"][0], "host": "new.test"}, {"name": "wide", "host": "*.github.io", "auth": {"type": "passthrough"}}], "credentials": ASK["credentials"], "user_message": "I need invoices."}
+    p = own(s, "POST", "/v1/proposals", ask)[1]
+    phone = {"width": 360}
+    steps = [{"go": f"{base}/approvals/q/{q['id']}", "look": phone, "shot": "sign-in", "axe": True}, {"fill": {"user": "ada", "password": PASSWORD}, "click": "button.go", "wait": 1500, "shot": "question", "axe": True},
+             {"click": "a[href='/approvals']", "look": {**phone, "dark": True}, "shot": "list", "axe": True}, {"click": f"a[href='/approvals/p/{p['id']}']", "look": {**phone, "dark": True}, "shot": "proposal", "axe": True},
+             {"click": "button.go", "look": phone, "shot": "missing", "axe": True}, {"fill": {"k.STRIPE_KEY": SECRET}, "click": "button.go", "look": {"width": 1280}, "shot": "approved", "axe": True},
+             {"go": f"{base}/approvals/q/{q['id']}"}, {"click": "button[value=once]", "look": phone, "shot": "answered", "axe": True}, {"go": f"{base}/approvals/q/{q['id']}", "shot": "gone", "axe": True}]
+    r = subprocess.run([NODE, HERE / "door_person.mjs", NPM, shutil.which("chromium"), s.dir, "MAP nowhere 127.0.0.1", json.dumps(steps)], capture_output=True, text=True, timeout=120 * sallyport.SLOW)
+    assert r.returncode == 0, (r.stdout[-2000:], r.stderr[-3000:])
+    seen = [json.loads(line) for line in r.stdout.splitlines()]
+    for name in (os.environ.get("SHOTS") or "").split():
+        shutil.copytree(s.dir, name, dirs_exist_ok=True, ignore=lambda d, names: [n for n in names if not n.endswith(".png")])
+    assert [x["title"] for x in seen] == ["Sign in", "May this go out?", "Approvals", "Proposal of a", "Proposal of a", "Approvals", "May this go out?", "Approvals", "Nothing to answer"], seen
+    assert not [x["url"] for x in seen if x["wide"]], [(x["title"], x["url"]) for x in seen if x["wide"]]
+    assert not [f for x in seen for f in x.get("axe") or []], [(x["title"], x["axe"]) for x in seen if x.get("axe")]
+    assert not [x for y in seen for x in y["said"] if "ContentSecurityPolicy" in x], seen
+    assert asked.status() == 200 and json.loads(s.cli("credential", "show", "stripe", "--json").stdout)["hosts"] == ["new.test"]
