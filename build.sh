@@ -21,7 +21,7 @@ fuzz_packages="clang libclang-rt-14-dev"
 test_packages="$fuzz_packages publicsuffix lua-check python3 openssl curl wget git procps nginx fcgiwrap npm
 	python3-requests python3-urllib3 python3-boto3 python3-websockets awscli restic chromium fish
 	kubernetes-client python3-kubernetes python3-socks python3-jsonschema python3-prometheus-client s3cmd skopeo docker-registry gdb python3-pip iptables nftables
-	nghttp2-client python3-h2 golang-go default-jdk-headless gh"
+	nghttp2-client nghttp2-server python3-grpcio python3-h2 golang-go default-jdk-headless gh"
 bench_packages="python3 openssl procps nginx haproxy valgrind libssl-dev"
 
 say() { printf '%s\n' "build.sh: $*" >&2; }

@@ -1571,11 +1571,15 @@ static void handover_came(struct conn *c);
 static void handover_left(struct conn *c);
 static ssize_t handover_read(struct handover *h, int fd, char *out, size_t n);
 
-/* -- h2: HTTP/2 with an agent. h2_step is the step of its connection. Each stream is the wire of another
- * conn's peer: stream_read is read(2) there, stream_flush sends what waits, h2_leave ends a stream, or a session. */
+/* -- h2: HTTP/2. h2_step is the step of an agent's connection. Each stream is the wire of another peer, a conn's or an
+ * upstream's: stream_read is read(2) there, stream_flush sends what waits, h2_leave ends a stream, or a session. h2_join
+ * makes such an upstream for a request, from one that is open and offered HTTP/2: that one itself where its server chose
+ * HTTP/1.1; NULL: no memory. h2_find: an open one of that key that takes one more stream. */
 #ifndef SALLYPORT_LEAN
 #define H2_BUILT true
 static bool h2_step(struct conn *c);
+static struct upstream *h2_find(const struct req *r, const char *key);
+static struct upstream *h2_join(struct req *r, struct upstream *u);
 static ssize_t stream_read(struct peer *p, char *out, size_t n);
 static int stream_flush(struct peer *p);        /* enum io */
 static void h2_leave(struct peer *p);
@@ -1584,6 +1588,8 @@ static void grpc_fail(struct req *r, struct slice message, struct slice hint); /
 #else                                           /* no session begins */
 #define H2_BUILT false
 #define h2_step conn_step_linger
+#define h2_find(r, key) NULL
+#define h2_join(r, u) (u)
 #define stream_read(p, out, n) (-1)
 #define stream_flush(p) IO_ERR
 #define h2_leave(p) ((void)(p))
@@ -2589,13 +2595,20 @@ tls_accept(struct slice host, struct tls_ident *own)
 	return t;
 }
 
+/* Before the handshake: HTTP/2 may be chosen. All suites of ours are what RFC 9113 9.2.2 asks for, but those of tls=legacy. */
+static void
+tls_offer_h2(struct tls *t)
+{
+	br_ssl_engine_set_protocol_names(&t->u.eng, tls_alpn, 2);
+}
+
 /* Our end towards an upstream. `ident` may be NULL. `tag` keeps sessions of different identities
- * apart. The caller has made sure that the clock is set (clock_unset). With `watch`, not NULL, a helper
+ * apart. `h2`: offered. The caller has made sure that the clock is set (clock_unset). With `watch`, not NULL, a helper
  * thread verifies a chain that is not known: it has the engine until `watch` is told, and this section's
  * functions take and give nothing meanwhile. `owner` as in struct job. */
 static struct tls *
 tls_connect(struct tls_trust *trust, struct tls_ident *ident, struct slice host, int port,
-    struct slice tag, struct watch *watch, uint32_t owner)
+    struct slice tag, bool h2, struct watch *watch, uint32_t owner)
 {
 	struct tls *t = tls_new(host, true);
 	uint8_t ip[16];
@@ -2604,6 +2617,8 @@ tls_connect(struct tls_trust *trust, struct tls_ident *ident, struct slice host,
 		return NULL;
 	t->watch = watch;
 	t->owner = owner;
+	if (h2)
+		tls_offer_h2(t);
 	if ((t->verify = verify_new(trust, ident, t->host, &t->resumed, &t->u.client)) == NULL) {
 		tls_free(t);
 		return NULL;
@@ -2613,13 +2628,6 @@ tls_connect(struct tls_trust *trust, struct tls_ident *ident, struct slice host,
 	tls_prefer_x25519(&t->u.eng);
 	tls_settle(t);
 	return t;
-}
-
-/* Before the handshake: HTTP/2 may be chosen. All suites of ours are what RFC 9113 9.2.2 asks for, but those of tls=legacy. */
-static void
-tls_offer_h2(struct tls *t)
-{
-	br_ssl_engine_set_protocol_names(&t->u.eng, tls_alpn, 2);
 }
 
 /* Was it? */
@@ -3877,11 +3885,12 @@ struct upstream {
 	struct dial dial;
 	struct timer timer;
 	enum upstream_state state;
-	const char *code, *why; /* static, or `why` is in `via_why`; set when UP_FAILED */
+	const char *code, *why; /* static, or `why` is in `via_why`; set when UP_FAILED, `why` also when a stream was reset */
 	TAILQ_ENTRY(upstream) link; /* while it is idle */
 	bool idle;
 	uint64_t requests;      /* how many it served before this one */
 	bool tls;
+	bool h2;                /* HTTP/2 may be spoken: it is offered; without TLS it is known */
 	bool unread;            /* its bytes are relayed unread: the server may be the first to speak */
 	unsigned trusts;        /* upstream_trusts when it was made */
 	unsigned via;           /* via.epoch of the upstream proxy that it goes through; 0: none */
@@ -3890,6 +3899,7 @@ struct upstream {
 	unsigned via_interim;   /* 1xx heads that came */
 	char via_why[128];
 	bool late;              /* it failed for want of time: another try may do */
+	bool refused;           /* of HTTP/2: the server has done nothing of the request (RFC 9113 8.7) */
 	bool tainted;           /* saw NTLM or Negotiate: the connection itself is authenticated */
 	int64_t keep_ms;        /* how long it may be idle */
 	char host[256];
@@ -4003,7 +4013,7 @@ upstream_reached(struct upstream *u)
 	} else if (clock_unset()) {
 		upstream_fail(u, "clock_unset", "this machine's clock is not set");
 	} else if ((u->peer.tls = tls_connect(upstream_trust, u->ident, slice_of(u->host), u->port,
-	    tls_ident_tag(u->ident), &u->peer.watch, u->dial.owner)) == NULL) {
+	    tls_ident_tag(u->ident), u->h2, &u->peer.watch, u->dial.owner)) == NULL) {
 		upstream_fail(u, "upstream_tls", "out of memory");
 	} else {
 		u->state = UP_HANDSHAKE;
@@ -4110,6 +4120,19 @@ upstream_take(const char *key, const struct cidr *allow, size_t nallow)
 	return NULL;
 }
 
+/* Into the pool, and out of it when its time has come. */
+static void
+upstream_rest(struct upstream *u)
+{
+	if (upstream_idle_n == UPSTREAM_IDLE_MAX)
+		upstream_free(TAILQ_LAST(&upstream_idle, upstreams));
+	peer_park(&u->peer);
+	TAILQ_INSERT_HEAD(&upstream_idle, u, link);
+	u->idle = true;
+	upstream_idle_n++;
+	timer_set(&u->timer, clock_now() + u->keep_ms, upstream_timeout);
+}
+
 /* The owner is done. An upstream goes to the pool only if `reusable` (the answer was complete), no byte
  * is left over, the connection carries no authentication of its own, and what it was made with still holds:
  * the trusted roots, the upstream proxy. */
@@ -4117,20 +4140,14 @@ static void
 upstream_release(struct upstream *u, bool reusable)
 {
 	u->owner = NULL;
-	if (!reusable || u->state != UP_OPEN || u->tainted || u->peer.in != NULL ||
+	if (!reusable || u->state != UP_OPEN || u->tainted || u->peer.stream != NULL || u->peer.in != NULL ||
 	    u->peer.out != NULL || peer_data(&u->peer).n != 0 || u->peer.watch.hup ||
 	    u->peer.eof || u->peer.failed || u->trusts != upstream_trusts || (u->via != 0 && u->via != via.epoch)) {
 		upstream_free(u);
 		return;
 	}
-	if (upstream_idle_n == UPSTREAM_IDLE_MAX)
-		upstream_free(TAILQ_LAST(&upstream_idle, upstreams));
-	peer_park(&u->peer);
 	u->requests++;
-	TAILQ_INSERT_HEAD(&upstream_idle, u, link);
-	u->idle = true;
-	upstream_idle_n++;
-	timer_set(&u->timer, clock_now() + u->keep_ms, upstream_timeout);
+	upstream_rest(u);
 }
 
 /* Closes the upstream, and never pools it. */
@@ -4844,6 +4861,7 @@ struct req {
 	int scrub;              /* enum scrub_mode: which bodies of answers are searched for what was attached */
 	bool refused;           /* the upstream answered 401 to the credential that we attached */
 	int hello;              /* enum hello */
+	int http;               /* spoken with the upstream: 2, 1, or 0: 2 if the client speaks it, and the server takes it */
 	int64_t answer_ms, idle_ms; /* how long the upstream may take to answer; the silence on a stream */
 	uint64_t config;        /* generation that decided */
 	int64_t judged;         /* monotonic ms: when */
@@ -4863,6 +4881,7 @@ struct req {
 	bool answer_begun;
 	bool answer_held;       /* its body is gathered in `answer`, to be searched before the head goes on */
 	unsigned answer_io;     /* 1 + how that ended; 0: it goes on */
+	bool up_h2;             /* HTTP/2 was spoken with the upstream */
 	bool echoes;            /* the answer's head has one of `back` */
 	bool judges;            /* a rule is asked about the answer's head */
 	struct scrub_tally tally; /* secrets that were taken out of the answer */
@@ -6112,9 +6131,9 @@ conn_step_decide(struct conn *c)
 /* The key of an upstream in the pool: agent, credential, host, scheme, port, upstream proxy, identity.
  * Names hold no "|". */
 static void
-req_pool_key(const struct req *r, bool tls, char key[UPSTREAM_KEY_MAX])
+req_pool_key(const struct req *r, bool tls, bool h2, char key[UPSTREAM_KEY_MAX])
 {
-	const char *const parts[] = {r->agent, r->credential, r->dial_host, tls ? "tls" : "plain"};
+	const char *const parts[] = {r->agent, r->credential, r->dial_host, tls ? h2 ? "tls2" : "tls" : h2 ? "plain2" : "plain"};
 	struct slice tag = tls_ident_tag(r->ident);
 	unsigned through = r->via ? via.epoch : 0;
 	size_t n = 0;
@@ -6137,7 +6156,8 @@ static void
 conn_begin_dial(struct conn *c)
 {
 	struct req *r = c->req;
-	bool tls = r->action == REQ_FORWARD && r->secure;
+	bool tls = r->action == REQ_FORWARD && r->secure, h2 = H2_BUILT && r->action == REQ_FORWARD && !r->websocket &&
+	    (r->http == 2 || (r->http == 0 && tls && c->peer.stream != NULL));
 	char key[UPSTREAM_KEY_MAX];
 
 	/* The client's own fields were counted as they came: beside a secret they would tell its length. */
@@ -6149,11 +6169,14 @@ conn_begin_dial(struct conn *c)
 	r->sent = true;
 	c->state = CONN_DIAL;
 	conn_deadline(c, net_dial_ms + CONN_DECIDE_MS); /* dial and handshake have deadlines of their own */
-	req_pool_key(r, tls, key);
-	if (r->action == REQ_FORWARD && !r->retried && !r->websocket)
-		r->up = upstream_take(key, r->allow, r->nallow);
-	if (r->up == NULL)
-		r->up = upstream_new(key, r->dial_host, r->dial_port, tls, r->ident, r->via);
+	req_pool_key(r, tls, h2, key);
+	if (r->action == REQ_FORWARD && !r->retried && !r->websocket &&
+	    (r->up = upstream_take(key, r->allow, r->nallow)) == NULL && h2)
+		r->up = h2_find(r, key);
+	if (r->up != NULL && r->up->peer.h2 != NULL)
+		r->up = h2_join(r, r->up);
+	else if (r->up == NULL && (r->up = upstream_new(key, r->dial_host, r->dial_port, tls, r->ident, r->via)) != NULL)
+		r->up->h2 = h2;
 	if (r->up == NULL) {
 		conn_fail(c, 503, "injection_unavailable", "out of memory");
 		return;
@@ -6228,6 +6251,8 @@ conn_step_dial(struct conn *c)
 		conn_begin_blind(c);
 		return true;
 	}
+	if (r->up->h2 && r->up->peer.stream == NULL && (r->up = h2_join(r, r->up)) == NULL)
+		return conn_close(c, true);
 	peer_put(&r->up->peer, r->out_head.p, r->out_head.n);   /* where this fails, so does the flow behind it */
 	buf_recycle(&r->out_head, FLOW_BUF_KEEP);
 	r->allowed = true;
@@ -6263,11 +6288,12 @@ conn_upstream_gone(struct conn *c, int status, const char *why)
 	char message[384];
 
 	/* A pooled connection may die just as we use it. Sent again only where nothing can have happened
-	 * twice: no byte of an answer, no body, an idempotent method (RFC 9110 9.2.2). */
-	if (status == 502 && !r->retried && r->up->requests != 0 && !r->up_seen && !r->answer_begun &&
+	 * twice: no byte of an answer, no body, an idempotent method (RFC 9110 9.2.2); or HTTP/2 told so. */
+	if (status == 502 && !r->retried && !r->up_seen && !r->answer_begun &&
+	    (r->up->refused ? r->head.body == BODY_NONE || r->body_read : r->up->requests != 0 &&
 	    r->head.body == BODY_NONE && !req_wants_length(r) &&
 	    (slice_eq(method, SLICE("GET")) || slice_eq(method, SLICE("HEAD")) || slice_eq(method, SLICE("PUT")) ||
-	    slice_eq(method, SLICE("OPTIONS")) || slice_eq(method, SLICE("DELETE")))) {
+	    slice_eq(method, SLICE("OPTIONS")) || slice_eq(method, SLICE("DELETE"))))) {
 		upstream_drop(&r->up);
 		r->retried = true;
 		conn_begin_dial(c);
@@ -6276,7 +6302,8 @@ conn_upstream_gone(struct conn *c, int status, const char *why)
 	text_copy(r->code, sizeof r->code, code);
 	if (r->answer_begun)
 		return conn_close(c, true);
-	snprintf(message, sizeof message, "%s %s", host_text(r->dial_host), why);
+	snprintf(message, sizeof message, "%s %s%s", host_text(r->dial_host), status == 502 && r->up->why != NULL ?
+	    "ended the request in HTTP/2: " : "", status == 502 && r->up->why != NULL ? r->up->why : why);
 	conn_fail(c, status, code, message);
 	return false;
 }
@@ -7852,7 +7879,7 @@ http_canonical_host(struct slice in, char out[256], bool *is_ip)
 
 /* -- percent-encoding (RFC 3986 2.1): one reader and one writer. A row is a habit of servers: what
  * they read or want differently. */
-enum pct { PCT_NONE, PCT_URI, PCT_QUERY, PCT_FORM, PCT_SEGMENT, PCT_PATH, PCT_TWICE };
+enum pct { PCT_NONE, PCT_URI, PCT_QUERY, PCT_FORM, PCT_SEGMENT, PCT_PATH, PCT_TWICE, PCT_MESSAGE };
 
 static const struct {
 	const char *plain;      /* written as it is, besides letters and digits */
@@ -7875,6 +7902,8 @@ static const struct {
 	[PCT_PATH] = {"-._~/", false, false, false},
 	/* a Location that has an address within an address */
 	[PCT_TWICE] = {"-._~", false, false, true},
+	/* grpc-message (gRPC's PROTOCOL-HTTP2) */
+	[PCT_MESSAGE] = {" !\"#$&'()*+,-./:;<=>?@[\\]^_`{|}~", false, false, false},
 };
 
 /* *out: the byte that is spelled at in.p[i]. Returns the bytes of its spelling, at least 1. A "%"
@@ -14777,23 +14806,27 @@ door_answer(struct conn *c, struct buf *b)
 
 /* ---- h2 --------------------------------------------------------------------
  * HTTP/2 (RFC 9113) over nghttp2, which sees bytes and no sockets: framing, HPACK and flow control are its
- * business. A session belongs to the peer that carries it. Each stream is the wire of another peer, on which
- * the message is one of HTTP/1.1: so a stream is a conn like any other, read, judged, counted and logged by
- * the same code. Invariants: what came is written as one canonical message, whose body is delimited by us
+ * business. A session belongs to the peer that carries it: an agent's conn, or an upstream. Each stream is the wire
+ * of another peer, on which the messages are of HTTP/1.1: so an agent's stream is a conn like any other, read, judged,
+ * counted and logged by the same code, and a request sees its upstream, which is a stream, as any other. Invariants:
+ * what came is written as one canonical message, whose body is delimited by us
  * alone; a window opens when a flow has taken the bytes; nghttp2 keeps nothing beyond the bounds below, and
  * wipes what it frees; no conn runs inside a callback: a stream that may go on is told in a deferred call. */
 #define H2_STREAMS 100          /* of a session at once; a stream that nghttp2 forgot counts while its conn lives */
 #define H2_WINDOW 65535         /* bytes of a body that wait in a stream: RFC 9113 6.9.2 begins with that many */
 #define H2_CALM 2000            /* what a peer may cost beyond its due: a point comes back each ms, */
-#define H2_CALM_DATA 2          /* and so many with each frame of data that we send: it moves two windows */
+#define H2_CALM_DATA 2          /* and so many with each frame of data that we send: it moves two windows; or request: head and trailers */
 #define H2_CALM_RESET 10        /* a stream that ends in an error, or settings */
 #define H2_CALM_BYTES 512       /* of a value that is in vain cost a point */
 #define H2_DATA_SMALL 5         /* bytes: gRPC's smallest message; a frame of fewer costs a point */
 #define H2_QUEUE 1000           /* frames that wait for a peer which does not read */
 #define H2_TURN (128 * 1024)    /* bytes of frames that are read in a turn: a byte may be a whole field */
+#define H2_WINDOW_UP (256 * 1024) /* of an answer's body: a server that is 50 ms away sends 5 MB/s */
+#define H2_PING_MS 310000       /* silence with streams open; gRPC's servers bear one PING in 5 minutes */
+#define H2_PONG_MS 15000        /* what comes no more after one: the server is gone */
 
 #ifndef SALLYPORT_LEAN
-enum { H2_METHOD, H2_SCHEME, H2_AUTHORITY, H2_PATH, H2_PSEUDO };
+enum { H2_METHOD, H2_SCHEME, H2_AUTHORITY, H2_PATH, H2_STATUS, H2_PSEUDO };
 
 struct h2_wake {                /* a deferred call that tells the peer's owner of it */
 	struct defer defer;
@@ -14804,7 +14837,9 @@ struct stream {
 	struct h2 *h2;          /* borrowed; NULL: the session has ended */
 	struct h2_wake wake;    /* of the peer whose wire it is; NULL: its head is not whole */
 	LIST_ENTRY(stream) link;
-	int32_t id;             /* 0: nghttp2 has closed it */
+	int32_t id;             /* 0: nghttp2 has closed it; a request of ours: or does not know it yet */
+	bool is_client;         /* it carries a request of ours: what comes is the answer */
+	bool headed;            /* the head that came is whole; of an answer, the final one */
 	bool gone;              /* it was reset, or its session has ended */
 	/* what comes */
 	nghttp2_rcbuf *pseudo[H2_PSEUDO]; /* owned references */
@@ -14820,7 +14855,7 @@ struct stream {
 	uint64_t left;          /* of the body, where its length was said */
 	/* what goes */
 	bool is_head;           /* a HEAD request: no body goes with its answer */
-	bool answered;          /* the final head was given to nghttp2 */
+	bool answered;          /* the final head, or the request's, was given to nghttp2 */
 	bool done;              /* and all of the body */
 	int mode;               /* enum http_body: how the answer is framed in peer->out */
 	uint64_t out_left;
@@ -14830,12 +14865,17 @@ struct stream {
 struct h2 {
 	nghttp2_session *s;     /* owned */
 	struct h2_wake wake;    /* of the peer that carries the session */
+	LIST_ENTRY(h2) link;    /* of an upstream: among all of the worker */
+	bool is_client;         /* the peer is an upstream's */
+	int64_t heard;          /* monotonic ms: when something came */
 	LIST_HEAD(, stream) streams;
 	unsigned n;             /* of them, those whose head is whole: the others have the session's deadline */
 	bool over;              /* the client is a stranger, who was told so */
 	bool leaving;           /* GOAWAY was sent: the streams that there are go on */
 	int64_t calm, calm_at;
 };
+
+static LIST_HEAD(, h2) h2_ups = LIST_HEAD_INITIALIZER(h2_ups); /* sessions with upstreams, idle ones too */
 
 /* -- nghttp2's memory holds fields and bodies: it is wiped */
 static void *
@@ -14910,13 +14950,27 @@ stream_free(struct stream *st)
 	free(st);
 }
 
-/* The stream was reset, or its session has ended: to its conn the wire has failed. */
+/* The stream was reset with `code`, or its session has ended: to its owner the wire has failed. */
 static void
-stream_gone(struct stream *st)
+stream_gone(struct stream *st, uint32_t code)
 {
 	if (st->wake.peer == NULL) {
 		stream_free(st);
 		return;
+	}
+	if (st->is_client && st->ended) {       /* RFC 9113 8.1: the answer is whole, the rest of the request is not wanted */
+		st->done = true;
+		stream_wake(st);
+		return;
+	}
+	if (st->is_client && !st->gone) {
+		struct upstream *u = OWNER(st->wake.peer, struct upstream, peer);
+
+		u->refused = code == NGHTTP2_REFUSED_STREAM;
+		if (code != NGHTTP2_NO_ERROR) {
+			u->why = nghttp2_http2_strerror(code);
+			u->requests = 0;        /* it is no pooled connection's end */
+		}
 	}
 	st->gone = st->wake.peer->failed = st->wake.peer->watch.hup = true;
 	stream_wake(st);
@@ -14951,15 +15005,33 @@ stream_begin(struct stream *st)
 	const struct conn *c = OWNER(st->h2->wake.peer, struct conn, peer);
 	struct slice method = h2_slice(st->pseudo[H2_METHOD]), scheme = h2_slice(st->pseudo[H2_SCHEME]),
 	    authority = h2_slice(st->pseudo[H2_AUTHORITY]), path = h2_slice(st->pseudo[H2_PATH]);
-	bool connect = path.n == 0, origin = c->tunnel && slice_eq_nocase(scheme, c->secure ? SLICE("https") : SLICE("http"));
+	bool connect = path.n == 0, origin = !st->is_client && c->tunnel && slice_eq_nocase(scheme, c->secure ? SLICE("https") : SLICE("http"));
 	const struct slice line[] = {method, SLICE(" "), origin || connect ? SLICE("") : scheme,
 	    origin || connect ? SLICE("") : SLICE("://"), origin ? SLICE("") : authority,
 	    !origin && slice_eq(path, SLICE("*")) ? SLICE("") : path, SLICE(" HTTP/1.1\r\n"),
 	    authority.n != 0 ? SLICE("Host: ") : SLICE(""), authority, authority.n != 0 ? SLICE("\r\n") : SLICE("")};
+	const struct slice answer[] = {SLICE("HTTP/1.1 "), h2_slice(st->pseudo[H2_STATUS]), SLICE(" \r\n")};
 
 	st->begun = true;
-	st->is_head = slice_eq(method, SLICE("HEAD"));
-	st->large = !buf_join(&st->in, line, COUNT(line)) || st->in.n > HTTP_HEAD_MAX;
+	st->is_head = st->is_head || slice_eq(method, SLICE("HEAD"));
+	st->large = !buf_join(&st->in, st->is_client ? answer : line, st->is_client ? COUNT(answer) : COUNT(line)) ||
+	    st->in.n > HTTP_HEAD_MAX;
+}
+
+static struct stream *
+stream_new(struct h2 *h, size_t window)
+{
+	struct stream *st = calloc(1, sizeof *st);
+
+	if (st == NULL)
+		return NULL;
+	st->h2 = h;
+	st->is_client = h->is_client;
+	buf_init(&st->in, HTTP_HEAD_MAX + window);
+	buf_init(&st->cookies, HTTP_HEAD_MAX);
+	buf_init(&st->trailers, HTTP_TRAILERS_MAX);
+	LIST_INSERT_HEAD(&h->streams, st, link);
+	return st;
 }
 
 static int
@@ -14970,16 +15042,11 @@ h2_on_begin_headers(nghttp2_session *s, const nghttp2_frame *f, void *user)
 
 	if (f->hd.type != NGHTTP2_HEADERS || f->headers.cat != NGHTTP2_HCAT_REQUEST)
 		return 0;
-	if (h->n == H2_STREAMS || h->leaving || (st = calloc(1, sizeof *st)) == NULL) {
+	if (h->n == H2_STREAMS || h->leaving || (st = stream_new(h, H2_WINDOW)) == NULL) {
 		nghttp2_submit_rst_stream(s, NGHTTP2_FLAG_NONE, f->hd.stream_id, NGHTTP2_REFUSED_STREAM);
 		return 0;
 	}
-	st->h2 = h;
 	st->id = f->hd.stream_id;
-	buf_init(&st->in, HTTP_HEAD_MAX + H2_WINDOW);
-	buf_init(&st->cookies, HTTP_HEAD_MAX);
-	buf_init(&st->trailers, HTTP_TRAILERS_MAX);
-	LIST_INSERT_HEAD(&h->streams, st, link);
 	return nghttp2_session_set_stream_user_data(s, st->id, st);
 }
 
@@ -14989,7 +15056,7 @@ h2_on_header(nghttp2_session *s, const nghttp2_frame *f, nghttp2_rcbuf *name_, n
     uint8_t flags, void *user)
 {
 	static const struct slice pseudo[] = {[H2_METHOD] = SLICE_INIT(":method"), [H2_SCHEME] = SLICE_INIT(":scheme"),
-	    [H2_AUTHORITY] = SLICE_INIT(":authority"), [H2_PATH] = SLICE_INIT(":path")};
+	    [H2_AUTHORITY] = SLICE_INIT(":authority"), [H2_PATH] = SLICE_INIT(":path"), [H2_STATUS] = SLICE_INIT(":status")};
 	struct stream *st = nghttp2_session_get_stream_user_data(s, f->hd.stream_id);
 	struct slice name = h2_slice(name_), value = h2_slice(value_);
 
@@ -15000,12 +15067,14 @@ h2_on_header(nghttp2_session *s, const nghttp2_frame *f, nghttp2_rcbuf *name_, n
 		return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
 	for (size_t i = 0; i < H2_PSEUDO; i++)
 		if (slice_eq(name, pseudo[i])) {
+			if (st->pseudo[i] != NULL)      /* an interim answer's status */
+				nghttp2_rcbuf_decref(st->pseudo[i]);
 			nghttp2_rcbuf_incref(st->pseudo[i] = value_);
 			return 0;
 		}
 	if (!http_is_token(name))
 		return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
-	if (f->headers.cat == NGHTTP2_HCAT_HEADERS)
+	if (st->headed)
 		return put_field(&st->trailers, name, value) ? 0 : NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
 	if (!st->begun)
 		stream_begin(st);
@@ -15046,28 +15115,43 @@ stream_conn(struct stream *st)
 	return c;
 }
 
-/* The head is whole. */
-static int
-stream_open(struct stream *st)
+/* The head is whole. False: no memory. */
+static bool
+stream_end_head(struct stream *st)
 {
+	struct slice status = h2_slice(st->pseudo[H2_STATUS]);
+	bool interim = status.n != 0 && status.p[0] == '1', bare = st->is_client &&
+	    (st->is_head || interim || slice_eq(status, SLICE("204")) || slice_eq(status, SLICE("304")));
 	struct buf *b = &st->in;
-	struct conn *c;
 
 	if (!st->begun)
 		stream_begin(st);
 	if (st->cookies.n != 0)
 		put_field(b, SLICE("cookie"), buf_slice(&st->cookies));
 	buf_free(&st->cookies);
-	st->chunked = !st->ended && !st->sized;
-	buf_adds(b, st->large ? "x" : st->chunked ? "transfer-encoding: chunked\r\n\r\n" : "\r\n");
+	st->headed = !interim;
+	st->chunked = !bare && !st->ended && !st->sized;
+	buf_adds(b, st->large ? "x" : st->chunked ? "transfer-encoding: chunked\r\n\r\n" :
+	    st->is_client && !bare && st->ended && !st->sized ? "content-length: 0\r\n\r\n" : "\r\n");
 	if (st->large || !buf_ok(b)) {          /* a head without an end, which is answered as such */
 		b->bad = false;
-		if (b->n < HTTP_HEAD_MAX && buf_reserve(b, HTTP_HEAD_MAX - b->n))
-			memset(b->p + b->n, 'x', HTTP_HEAD_MAX - b->n);
-		b->n = HTTP_HEAD_MAX;
+		if (!buf_reserve(b, b->max - b->n))
+			return false;
+		memset(b->p + b->n, 'x', b->max - b->n);
+		b->n = b->max;
 	}
 	st->head = b->n;
-	if ((c = buf_ok(b) ? stream_conn(st) : NULL) == NULL)
+	st->begun = !interim;
+	return buf_ok(b);
+}
+
+/* The head of an agent's request is whole. */
+static int
+stream_open(struct stream *st)
+{
+	struct conn *c = stream_end_head(st) ? stream_conn(st) : NULL;
+
+	if (c == NULL)
 		return nghttp2_submit_rst_stream(st->h2->s, NGHTTP2_FLAG_NONE, st->id, NGHTTP2_REFUSED_STREAM);
 	st->wake.peer = &c->peer;
 	st->h2->n++;
@@ -15083,20 +15167,21 @@ h2_on_begin_frame(nghttp2_session *s, const nghttp2_frame_hd *hd, void *user)
 {
 	bool data = hd->type == NGHTTP2_DATA && (hd->length >= H2_DATA_SMALL || (hd->flags & NGHTTP2_FLAG_END_STREAM) != 0) &&
 	    (hd->flags & NGHTTP2_FLAG_PADDED) == 0;
+	const struct h2 *h = user;
 
 	if (nghttp2_session_get_outbound_queue_size(s) > H2_QUEUE)
 		return h2_charge(user, H2_CALM * 2);
-	if (hd->type == NGHTTP2_HEADERS && hd->stream_id <= nghttp2_session_get_last_proc_stream_id(s) &&
+	if (hd->type == NGHTTP2_HEADERS && !h->is_client && hd->stream_id <= nghttp2_session_get_last_proc_stream_id(s) &&
 	    nghttp2_session_find_stream(s, hd->stream_id) == NULL)  /* a later one was opened: RFC 9113 5.1.1 */
 		nghttp2_session_terminate_session(s, NGHTTP2_PROTOCOL_ERROR);
-	return h2_charge(user, hd->type == NGHTTP2_SETTINGS ? H2_CALM_RESET : !data && hd->type != NGHTTP2_HEADERS);
+	return h2_charge(user, hd->type == NGHTTP2_SETTINGS ? H2_CALM_RESET : !data && (h->is_client || hd->type != NGHTTP2_HEADERS));
 }
 
 static int
 h2_on_frame(nghttp2_session *s, const nghttp2_frame *f, void *user)
 {
 	struct stream *st = f->hd.stream_id == 0 ? NULL : nghttp2_session_get_stream_user_data(s, f->hd.stream_id);
-	bool opens = f->hd.type == NGHTTP2_HEADERS && f->headers.cat == NGHTTP2_HCAT_REQUEST;
+	bool opens = f->hd.type == NGHTTP2_HEADERS && st != NULL && !st->headed;
 	int rc = 0;
 
 	(void)user;
@@ -15104,7 +15189,7 @@ h2_on_frame(nghttp2_session *s, const nghttp2_frame *f, void *user)
 		return 0;
 	st->ended = st->ended || (f->hd.flags & NGHTTP2_FLAG_END_STREAM) != 0;
 	if (opens)
-		rc = stream_open(st);
+		rc = !st->is_client ? stream_open(st) : stream_end_head(st) ? 0 : NGHTTP2_ERR_NOMEM;
 	if (opens || st->ended)
 		stream_wake(st);
 	return rc == 0 ? 0 : NGHTTP2_ERR_CALLBACK_FAILURE;
@@ -15131,14 +15216,15 @@ h2_on_close(nghttp2_session *s, int32_t id, uint32_t code, void *user)
 {
 	struct stream *st = nghttp2_session_get_stream_user_data(s, id);
 	bool cut = code != NGHTTP2_NO_ERROR || (st != NULL && (!st->ended || !st->done));
+	const struct h2 *h = user;
 
 	if (st != NULL) {
 		nghttp2_session_set_stream_user_data(s, id, NULL);
 		st->id = 0;
 		if (cut)
-			stream_gone(st);
+			stream_gone(st, code);
 	}
-	return h2_charge(user, cut ? H2_CALM_RESET : 0);
+	return h2_charge(user, cut && (st != NULL || !h->is_client) ? H2_CALM_RESET : 0);   /* not what we reset upstream */
 }
 
 static int
@@ -15147,7 +15233,7 @@ h2_on_sent(nghttp2_session *s, const nghttp2_frame *f, void *user)
 	struct h2 *h = user;
 
 	(void)s;
-	if (f->hd.type == NGHTTP2_GOAWAY && f->goaway.error_code != NGHTTP2_NO_ERROR)
+	if (f->hd.type == NGHTTP2_GOAWAY && f->goaway.error_code != NGHTTP2_NO_ERROR && !h->is_client)
 		reqlog_note(OWNER(h->wake.peer, struct conn, peer), "client_h2", nghttp2_http2_strerror(f->goaway.error_code));
 	return 0;
 }
@@ -15180,9 +15266,10 @@ stream_read(struct peer *p, char *out, size_t n)
 			buf_recycle(b, FLOW_BUF_KEEP);
 		if (st->id != 0)
 			nghttp2_session_consume(st->h2->s, st->id, k);
-		else
+		else if (st->h2 != NULL)
 			nghttp2_session_consume_connection(st->h2->s, k);
-		loop_defer(&st->h2->wake.defer, h2_turn);
+		if (st->h2 != NULL)
+			loop_defer(&st->h2->wake.defer, h2_turn);
 		if (st->chunked) {
 			memcpy(out + at, "\r\n", 2);
 			at += 2;
@@ -15270,36 +15357,60 @@ stream_give(nghttp2_session *s, int32_t id, uint8_t *out, size_t n, uint32_t *fl
 	return (ssize_t)at;
 }
 
-/* An answer's head lies in peer->out: gives it to nghttp2. False: it is none, and the stream fails. */
+/* A request's head for nghttp2: `line` is its first, nv has the fields from 5 on, n of them with these. */
 static bool
-stream_answer(struct stream *st)
+stream_ask(struct stream *st, struct slice line, const struct http_head *h, nghttp2_nv *nv, size_t n, const nghttp2_data_provider *give)
+{
+	struct slice method = slice_cut(&line, ' '), path = slice_cut(&line, ' '), authority = http_value(h, SLICE("host")),
+	    scheme = OWNER(st->wake.peer, struct upstream, peer)->tls ? SLICE("https") : SLICE("http");
+	const struct slice pseudo[][2] = {{SLICE_INIT(":method"), method}, {SLICE_INIT(":scheme"), scheme},
+	    {SLICE_INIT(":authority"), authority}, {SLICE_INIT(":path"), path}, {SLICE_INIT("te"), SLICE_INIT("trailers")}};
+
+	for (size_t i = 0; i < COUNT(pseudo); i++)
+		nv[i] = (nghttp2_nv){(uint8_t *)(uintptr_t)pseudo[i][0].p, (uint8_t *)(uintptr_t)pseudo[i][1].p, pseudo[i][0].n,
+		    pseudo[i][1].n, NGHTTP2_NV_FLAG_NONE};
+	st->is_head = slice_eq(method, SLICE("HEAD"));
+	st->done = h->body != BODY_CHUNKED && h->length == 0;
+	st->h2->calm += H2_CALM_DATA;
+	return (st->id = nghttp2_submit_request(st->h2->s, NULL, nv, n, st->done ? NULL : give, st)) > 0;
+}
+
+/* A message's head lies in peer->out: gives it to nghttp2. False: it is none, and the stream fails. */
+static bool
+stream_head(struct stream *st)
 {
 	static struct http_head head;           /* these two are dead when this returns */
-	static nghttp2_nv nv[COUNT(head.field) + 1];
+	static nghttp2_nv nv[COUNT(head.field) + 5];
 	const nghttp2_data_provider give = {.read_callback = stream_give};
 	struct wirebuf *b = st->wake.peer->out;
 	struct slice line, all = {b->p + b->off, b->n - b->off};
+	size_t k = st->is_client ? 5 : 1;
+	bool grpc, length;
 	ssize_t at, n;
-	size_t k = 1;
-	bool grpc;
 
 	memset(&head, 0, offsetof(struct http_head, field));
-	if ((at = http_line(all.p, all.n, &line)) <= 0 || http_parse_status_line(line, &head) != 0 ||
+	head.minor = 1;
+	if ((at = http_line(all.p, all.n, &line)) <= 0 || (!st->is_client && http_parse_status_line(line, &head) != 0) ||
 	    (n = http_parse_fields(all.p + at, all.n - (size_t)at, head.field, COUNT(head.field), &head.nfields)) <= 0 ||
 	    http_judge_fields(&head) != NULL || head.status == 101)
 		return false;
 	grpc = http_find(&head, SLICE("x-sallyport-error"), 0) >= 0 && http_find(&head, SLICE("grpc-status"), 0) >= 0;
 	nv[0] = (nghttp2_nv){(uint8_t *)(uintptr_t)":status", (uint8_t *)(uintptr_t)(grpc ? "200" : line.p + 9), 7, 3, NGHTTP2_NV_FLAG_NONE};
+	length = st->is_client || (head.status >= 200 && !grpc);
 	for (const struct http_field *f = head.field; f < head.field + head.nfields; f++)
 		if ((f->rule & HDR_HOP) == 0 && ((f->rule & HDR_FRAMING) == 0 ||
-		    (head.status >= 200 && !grpc && slice_eq_nocase(f->name, SLICE("content-length")))))
+		    (length && slice_eq_nocase(f->name, SLICE("content-length")))))
 			nv[k++] = h2_field(f);
-	if (head.status < 200 && nghttp2_session_get_outbound_queue_size(st->h2->s) * (size_t)(at + n + 256) < H2_TURN) {
-		if (nghttp2_submit_headers(st->h2->s, NGHTTP2_FLAG_NONE, st->id, NULL, nv, k, NULL) < 0)
+	st->mode = (int)head.body;
+	st->out_left = head.length;
+	if (st->is_client) {
+		if (!(st->answered = stream_ask(st, line, &head, nv, k, &give)))
 			return false;
-	} else if (head.status >= 200) {
-		st->mode = (int)head.body;
-		st->out_left = head.length;
+	} else if (head.status < 200) {
+		if (nghttp2_session_get_outbound_queue_size(st->h2->s) * (size_t)(at + n + 256) < H2_TURN &&
+		    nghttp2_submit_headers(st->h2->s, NGHTTP2_FLAG_NONE, st->id, NULL, nv, k, NULL) < 0)
+			return false;
+	} else {
 		st->answered = true;
 		st->done = st->is_head || head.status == 204 || head.status == 304 || (head.body != BODY_CHUNKED && head.length == 0);
 		if (nghttp2_submit_response(st->h2->s, st->id, nv, k, st->done ? NULL : &give) != 0)
@@ -15315,13 +15426,14 @@ stream_flush(struct peer *p)
 	struct stream *st = p->stream;
 
 	while (!st->gone && p->out != NULL && !st->answered)
-		if (!stream_answer(st))
+		if (!stream_head(st))
 			st->gone = true;
 	if (st->gone)
 		return p->failed = true, IO_ERR;
 	if (st->done)
 		wirebuf_put(&p->out, true);     /* nothing goes on behind the end */
-	loop_defer(&st->h2->wake.defer, h2_turn);
+	if (st->h2 != NULL)
+		loop_defer(&st->h2->wake.defer, h2_turn);
 	if (p->out == NULL)
 		return IO_OK;
 	nghttp2_session_resume_data(st->h2->s, st->id);
@@ -15332,23 +15444,18 @@ stream_flush(struct peer *p)
 static void
 grpc_fail(struct req *r, struct slice message, struct slice hint)
 {
-	static const struct { int http, grpc; } of[] = {{400, 13}, {401, 16}, {403, 7}, {404, 12}, {429, 14}, {502, 14}, {503, 14},
-	    {504, 14}, {0, 2}};
-	const struct slice text[] = {message, hint.n != 0 ? SLICE("; ") : SLICE(""), hint};
-	size_t i = 0;
+	int s = r->status, grpc = s == 400 ? 13 : s == 401 ? 16 : s == 403 ? 7 : s == 404 ? 12 :
+	    s == 429 || (s >= 502 && s <= 504) ? 14 : 2;
 
 	if (!slice_begins_nocase(http_value(&r->head, SLICE("content-type")), SLICE("application/grpc")))
 		return;
-	while (of[i].http != 0 && of[i].http != r->status)
-		i++;
 	buf_clear(&r->answer);
 	buf_clear(&r->fields);
 	r->answer_type = NULL;
-	buf_addf(&r->fields, "\r\nContent-Type: application/grpc\r\ngrpc-status: %d\r\ngrpc-message: ", of[i].grpc);
-	for (i = 0; i < COUNT(text); i++)
-		for (size_t k = 0; k < text[i].n; k++)
-			buf_addf(&r->fields, text[i].p[k] == '%' || text[i].p[k] < ' ' || text[i].p[k] > '~' ? "%%%02X" : "%c",
-			    (unsigned char)text[i].p[k]);
+	buf_addf(&r->fields, "\r\nContent-Type: application/grpc\r\ngrpc-status: %d\r\ngrpc-message: ", grpc);
+	pct_put(&r->fields, message, PCT_MESSAGE);
+	pct_put(&r->fields, hint.n != 0 ? SLICE("; ") : hint, PCT_MESSAGE);
+	pct_put(&r->fields, hint, PCT_MESSAGE);
 }
 
 /* The descriptor that carries it. */
@@ -15359,11 +15466,15 @@ h2_wire(const struct peer *p)
 }
 
 /* -- the session */
+
+/* NULL: no memory. */
 static struct h2 *
-h2_new(struct conn *c)
+h2_new(struct peer *p, bool is_client)
 {
+	/* the last two are a client's */
 	static const nghttp2_settings_entry settings[] = {{NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, H2_STREAMS},
-	    {NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE, HTTP_HEAD_MAX}};
+	    {NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE, HTTP_HEAD_MAX}, {NGHTTP2_SETTINGS_ENABLE_PUSH, 0},
+	    {NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, H2_WINDOW_UP}};
 	static nghttp2_mem mem = {NULL, h2_malloc, h2_free, h2_calloc, h2_realloc};
 	static nghttp2_session_callbacks *calls;
 	static nghttp2_option *opt;
@@ -15382,16 +15493,19 @@ h2_new(struct conn *c)
 	nghttp2_option_set_no_auto_window_update(opt, 1);
 	nghttp2_option_set_max_reserved_remote_streams(opt, 0);
 	nghttp2_option_set_max_send_header_block_length(opt, 2 * PEER_HEAD_MAX);
-	if (h == NULL || nghttp2_session_server_new3(&h->s, calls, h, opt, &mem) != 0) {
+	if (h == NULL || (is_client ? nghttp2_session_client_new3 : nghttp2_session_server_new3)(&h->s, calls, h, opt, &mem) != 0) {
 		free(h);
 		return NULL;
 	}
-	h->wake.peer = &c->peer;
+	h->wake.peer = p;
+	h->is_client = is_client;
 	h->calm = H2_CALM;
-	h->calm_at = clock_now();
-	nghttp2_submit_settings(h->s, NGHTTP2_FLAG_NONE, settings, COUNT(settings));
+	h->calm_at = h->heard = clock_now();
+	nghttp2_submit_settings(h->s, NGHTTP2_FLAG_NONE, settings, is_client ? 4 : 2);
 	nghttp2_session_set_local_window_size(h->s, NGHTTP2_FLAG_NONE, 0, H2_STREAMS * H2_WINDOW);
-	return c->peer.h2 = h;
+	if (is_client)
+		LIST_INSERT_HEAD(&h2_ups, h, link);
+	return p->h2 = h;
 }
 
 /* Sends what nghttp2 has, as far as there is room. */
@@ -15418,35 +15532,45 @@ h2_stop(struct conn *c, uint32_t code)
 
 	nghttp2_session_terminate_session(h->s, code);
 	h2_send(h);
-	for (struct stream *st = LIST_FIRST(&h->streams), *next; st != NULL; st = next) {
-		next = LIST_NEXT(st, link);
-		stream_gone(st);
-	}
+	h2_leave(&c->peer);
 	conn_linger(c);
 	return true;
+}
+
+/* Reads the frames of a turn. *io: how far. Not 0: the error that the session ends with. */
+static uint32_t
+h2_read(struct h2 *h, enum io *io)
+{
+	size_t moved = 0;
+
+	*io = IO_AGAIN;
+	while (moved < H2_TURN && (*io = peer_fill(h->wake.peer)) == IO_OK) {
+		struct slice in = peer_data(h->wake.peer);
+		ssize_t n = nghttp2_session_mem_recv(h->s, (const uint8_t *)in.p, in.n);
+
+		if (n < 0)
+			return h->calm < 0 || n == NGHTTP2_ERR_FLOODED || n == NGHTTP2_ERR_TOO_MANY_CONTINUATIONS ?
+			    NGHTTP2_ENHANCE_YOUR_CALM : NGHTTP2_PROTOCOL_ERROR;
+		peer_consume(h->wake.peer, in.n);
+		moved += in.n;
+		h->heard = clock_now();
+	}
+	if (moved >= H2_TURN)
+		loop_defer(&h->wake.defer, h2_turn);
+	return NGHTTP2_NO_ERROR;
 }
 
 static bool
 h2_step(struct conn *c)
 {
-	struct h2 *h = c->peer.h2 != NULL ? c->peer.h2 : h2_new(c);
+	struct h2 *h = c->peer.h2 != NULL ? c->peer.h2 : h2_new(&c->peer, false);
 	enum io io = IO_AGAIN;
-	size_t moved = 0;
+	uint32_t code;
 
 	if (h == NULL)
 		return conn_close(c, true);
-	while (moved < H2_TURN && (io = peer_fill(&c->peer)) == IO_OK) {
-		struct slice in = peer_data(&c->peer);
-		ssize_t n = nghttp2_session_mem_recv(h->s, (const uint8_t *)in.p, in.n);
-
-		if (n < 0)
-			return h2_stop(c, h->calm < 0 || n == NGHTTP2_ERR_FLOODED || n == NGHTTP2_ERR_TOO_MANY_CONTINUATIONS ?
-			    NGHTTP2_ENHANCE_YOUR_CALM : NGHTTP2_PROTOCOL_ERROR);
-		peer_consume(&c->peer, in.n);
-		moved += in.n;
-	}
-	if (moved >= H2_TURN)
-		loop_defer(&c->defer, conn_turn);
+	if ((code = h2_read(h, &io)) != NGHTTP2_NO_ERROR)
+		return h2_stop(c, code);
 	if ((conn_draining || h->over) && !h->leaving) {
 		h->leaving = true;
 		nghttp2_submit_goaway(h->s, NGHTTP2_FLAG_NONE, nghttp2_session_get_last_proc_stream_id(h->s), NGHTTP2_NO_ERROR, NULL, 0);
@@ -15470,13 +15594,15 @@ h2_leave(struct peer *p)
 	struct conn *c, *own = OWNER(p, struct conn, peer);
 
 	if (p->h2 != NULL) {
-		for (struct stream *next; (st = LIST_FIRST(&h->streams)) != NULL; st = next) {
-			next = LIST_NEXT(st, link);
+		while ((st = LIST_FIRST(&h->streams)) != NULL) {
 			LIST_REMOVE(st, link);
 			st->h2 = NULL;
-			stream_gone(st);
+			st->id = 0;
+			stream_gone(st, NGHTTP2_NO_ERROR);
 		}
 		loop_undefer(&h->wake.defer);
+		if (h->is_client)
+			LIST_REMOVE(h, link);
 		nghttp2_session_del(h->s);
 		free(h);
 		p->h2 = NULL;
@@ -15484,14 +15610,17 @@ h2_leave(struct peer *p)
 	}
 	p->stream = NULL;
 	if (h != NULL) {
-		c = OWNER(h->wake.peer, struct conn, peer);
 		nghttp2_session_consume_connection(h->s, st->in.n - st->head);
 		if (st->id != 0) {
 			nghttp2_session_set_stream_user_data(h->s, st->id, NULL);
 			if (!st->done || !st->ended)
-				nghttp2_submit_rst_stream(h->s, NGHTTP2_FLAG_NONE, st->id, st->done ? NGHTTP2_NO_ERROR :
-				    st->taken ? NGHTTP2_INTERNAL_ERROR : NGHTTP2_REFUSED_STREAM);
+				nghttp2_submit_rst_stream(h->s, NGHTTP2_FLAG_NONE, st->id, st->is_client ? NGHTTP2_CANCEL :
+				    st->done ? NGHTTP2_NO_ERROR : st->taken ? NGHTTP2_INTERNAL_ERROR : NGHTTP2_REFUSED_STREAM);
 		}
+		loop_defer(&h->wake.defer, h2_turn);
+	}
+	if (h != NULL && !h->is_client) {
+		c = OWNER(h->wake.peer, struct conn, peer);
 		if (c->agent == NULL && own->agent != NULL) {   /* on a Unix socket, each request says whose it is */
 			(c->agent = own->agent)->conns++;
 			conn_unknown -= c->counted_unknown;
@@ -15500,9 +15629,84 @@ h2_leave(struct peer *p)
 		h->over = h->over || (c->tunnel && c->agent == NULL);
 		if (h->n == 1 && c->state == CONN_H2)
 			conn_deadline(c, c->agent == NULL ? CONN_HEAD_UNKNOWN_MS : CONN_IDLE_MS);
-		loop_defer(&h->wake.defer, h2_turn);
 	}
 	stream_free(st);
+}
+
+/* -- towards upstreams: the session's upstream is its own owner, until it is closed */
+
+/* The event of an upstream that carries a session. */
+static void
+h2_event(struct upstream *u)
+{
+	struct h2 *h = u->peer.h2;
+	bool late = u->state == UP_FAILED;      /* it was idle, or silent, for long enough */
+	int64_t quiet;
+	enum io io;
+
+	u->state = UP_OPEN;
+	if (h2_read(h, &io) != NGHTTP2_NO_ERROR)
+		nghttp2_session_terminate_session(h->s, h->calm < 0 ? NGHTTP2_ENHANCE_YOUR_CALM : NGHTTP2_PROTOCOL_ERROR);
+	quiet = clock_now() - h->heard;
+	if (h->n == 0 && (late || conn_draining || u->trusts != upstream_trusts || !nghttp2_session_check_request_allowed(h->s)))
+		nghttp2_session_terminate_session(h->s, NGHTTP2_NO_ERROR);
+	else if (late && quiet >= H2_PING_MS)
+		nghttp2_submit_ping(h->s, NGHTTP2_FLAG_NONE, NULL);
+	if (!h2_send(h) || io == IO_EOF || io == IO_ERR || (late && quiet >= H2_PING_MS + H2_PONG_MS) ||
+	    (!nghttp2_session_want_read(h->s) && !nghttp2_session_want_write(h->s)))
+		upstream_free(u);
+	else if (h->n != 0 && u->timer.slot == 0)
+		timer_set(&u->timer, h->heard + H2_PING_MS + (quiet >= H2_PING_MS ? H2_PONG_MS : 0), upstream_timeout);
+	else if (h->n == 0 && !u->idle)
+		upstream_rest(u);
+}
+
+static struct upstream *
+h2_find(const struct req *r, const char *key)
+{
+	for (struct h2 *h = LIST_FIRST(&h2_ups); h != NULL; h = LIST_NEXT(h, link)) {
+		struct upstream *u = OWNER(h->wake.peer, struct upstream, peer);
+
+		if (strcmp(u->key, key) == 0 && !u->idle && u->trusts == upstream_trusts && h->n < H2_STREAMS &&
+		    nghttp2_session_check_request_allowed(h->s) &&
+		    h->n < nghttp2_session_get_remote_settings(h->s, NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS) &&
+		    (!u->guarded || net_guard(&u->at, r->allow, r->nallow) == NULL))
+			return u;
+	}
+	return NULL;
+}
+
+static struct upstream *
+h2_join(struct req *r, struct upstream *u)
+{
+	struct upstream *own = u->peer.h2 == NULL ? u : NULL, *s, *other;
+	struct stream *st;
+
+	if (own != NULL && own->tls && !tls_is_h2(own->peer.tls))
+		return own;
+	if (own != NULL && !r->retried && (other = h2_find(r, own->key)) != NULL) {   /* requests that came together dialled each */
+		upstream_drop(&own);
+		u = other;
+	} else if (own != NULL && h2_new(&own->peer, true) != NULL) {
+		own->owner = own;
+		own->event = h2_event;
+	}
+	s = u->peer.h2 != NULL ? upstream_new(u->key, u->host, u->port, u->tls, NULL, false) : NULL;
+	if (s == NULL || (st = stream_new(u->peer.h2, H2_WINDOW_UP)) == NULL) {
+		free(s);
+		upstream_drop(&own);
+		return NULL;
+	}
+	s->peer.watch.ready = upstream_ready;
+	s->peer.stream = st;
+	st->wake.peer = &s->peer;
+	st->h2->n++;
+	s->h2 = r->up_h2 = true;
+	s->state = UP_OPEN;
+	s->requests = u->requests++;
+	s->owner = r->conn;
+	s->event = conn_upstream_event;
+	return s;
 }
 #endif
 
@@ -19620,10 +19824,9 @@ reqlog_request(struct req *r)
 		json_put_number(&b, SLICE(",\"scrubbed\":"), r->tally.hits);
 	if (r->seal != NULL && r->seal->made != 0)
 		json_put_number(&b, SLICE(",\"sealed\":"), r->seal->made);
-	if (r->unsealed != 0)
-		buf_adds(&b, ",\"unsealed\":true");
-	if (r->conn->peer.stream != NULL || r->conn->peer.h2 != NULL)
-		buf_adds(&b, ",\"h2\":true");
+	buf_adds(&b, r->unsealed != 0 ? ",\"unsealed\":true" : "");
+	buf_adds(&b, r->conn->peer.stream != NULL || r->conn->peer.h2 != NULL ? ",\"h2\":true" : "");
+	buf_adds(&b, r->up_h2 ? ",\"upstream_h2\":true" : "");
 	buf_add(&b, "}", 1);
 	reqlog_add(buf_slice(&b), refused ? REQLOG_REFUSED : r->sent ? REQLOG_SENT : REQLOG_PLAIN,
 	    r->counted != NULL ? &r->counted->log : NULL, who ^ text_hash(r->code) * 31);
@@ -21907,20 +22110,12 @@ static int l_sign_sha256(lua_State *L) { return l_digest(L, SIGN_SHA256, 0, 1); 
 /* sign.digest(alg, x) -> string | secret
  *
  * The raw bytes. alg: "sha1", "sha256", "sha384" or "sha512". */
-static int
-l_sign_digest(lua_State *L)
-{
-	return l_digest(L, l_check_hash(L, 1), 0, 2);
-}
+static int l_sign_digest(lua_State *L) { return l_digest(L, l_check_hash(L, 1), 0, 2); }
 
 /* secret.hmac(key, alg, x), key:hmac(alg, x) -> string | secret
  *
  * The raw bytes of the HMAC (RFC 2104). alg: as for sign.digest. */
-static int
-l_secret_hmac(lua_State *L)
-{
-	return l_digest(L, l_check_hash(L, 2), 1, 3);
-}
+static int l_secret_hmac(lua_State *L) { return l_digest(L, l_check_hash(L, 2), 1, 3); }
 
 /* The key at idx. In a policy a secret key must be a field of the credential: errors about a key
  * that was built around a secret would tell of the secret's bytes. */
@@ -22087,11 +22282,7 @@ l_secret_gc(lua_State *L)
 /* secret.is(x) -> boolean
  *
  * Is x a handle, even an empty one? */
-static int
-l_secret_is(lua_State *L)
-{
-	return l_answer(L, l_test_type(L, 1, &l_type_secret) != NULL);
-}
+static int l_secret_is(lua_State *L) { return l_answer(L, l_test_type(L, 1, &l_type_secret) != NULL); }
 
 /* reach(secret, made) -> "heads and bodies" | "heads" | nil
  *
@@ -22541,11 +22732,7 @@ l_json_expect(lua_State *L, struct slice body, int idx)
 /* core.of(string) -> secret
  *
  * For a value that a person typed into a test or an example: the string stays in Lua. */
-static int
-l_core_of(lua_State *L)
-{
-	return l_push_secret_copy(L, l_check_slice(L, 1));
-}
+static int l_core_of(lua_State *L) { return l_push_secret_copy(L, l_check_slice(L, 1)); }
 
 /* FNV-1a of the credential's name, never 0; 0: no credential. */
 static uint64_t
@@ -22631,11 +22818,7 @@ l_core_join(lua_State *L)
 /* core.expect(document, { member = kind }) -> { member = value } | nil, code
  *
  * document is a secret. Kinds and codes: see l_json_expect. */
-static int
-l_core_expect(lua_State *L)
-{
-	return l_json_expect(L, l_check_secret(L, 1), 2);
-}
+static int l_core_expect(lua_State *L) { return l_json_expect(L, l_check_secret(L, 1), 2); }
 
 /* core.names(document) -> { name… } | nil, "malformed"
  *
@@ -23669,11 +23852,7 @@ l_http_authority(lua_State *L)
 /* http.field_name_ok(text) -> bool
  *
  * Is the text a field name (RFC 9110 5.1)? */
-static int
-l_http_field_name_ok(lua_State *L)
-{
-	return l_answer(L, http_is_token(l_check_text(L, 1)));
-}
+static int l_http_field_name_ok(lua_State *L) { return l_answer(L, http_is_token(l_check_text(L, 1))); }
 
 /* http.field_value_ok(text | secret) -> bool
  *
@@ -25019,6 +25198,7 @@ l_req_dial(lua_State *L, struct req *r)
 	r->nallow = 0;
 	l_read_cidrs(L, 2, "addresses", r->allow, &r->nallow);
 	r->via = l_flag(L, 2, "via");
+	r->http = (int)l_integer(L, 2, "http", 0);
 	r->answer_ms = 1000 * l_integer(L, 2, "answer_timeout", conn_answer_ms / 1000);
 	r->idle_ms = 1000 * l_integer(L, 2, "idle_timeout", conn_idle_ms / 1000);
 	store_generations(&r->config, &state);
@@ -25980,11 +26160,7 @@ l_req_seal(lua_State *L)
 /* req:sealed() -> bool
  *
  * May a sealed text stand in the head, Basic decoded, or in a body that was read, up to 1 MiB? */
-static int
-l_req_sealed(lua_State *L)
-{
-	return l_answer(L, req_sealed(l_check_req(L, 1)));
-}
+static int l_req_sealed(lua_State *L) { return l_answer(L, req_sealed(l_check_req(L, 1))); }
 
 /* request.unseal(text, { agent=, agent_epoch=, credential=, credential_epoch= }) -> secret | nil, "unsealable"
  *
@@ -27446,9 +27622,7 @@ l_host_count(lua_State *L)
 static int
 l_host_meter(lua_State *L)
 {
-	const char *name = luaL_checkstring(L, 1);
-
-	meter_add(METER_COUNT, name, text_hash(name), luaL_checkstring(L, 2), 0);
+	meter_add(METER_COUNT, luaL_checkstring(L, 1), text_hash(luaL_checkstring(L, 1)), luaL_checkstring(L, 2), 0);
 	return 0;
 }
 
@@ -27474,11 +27648,7 @@ static int l_host_home(lua_State *L) { lua_pushstring(L, serve.home); return 1; 
 /* host.door() -> bool
  *
  * Does this worker serve the door? */
-static int
-l_host_door(lua_State *L)
-{
-	return l_answer(L, net.kind == LISTEN_GATEWAY);
-}
+static int l_host_door(lua_State *L) { return l_answer(L, net.kind == LISTEN_GATEWAY); }
 
 /* For workers and commands. */
 static const luaL_Reg l_host_worker[] = {

@@ -1585,6 +1585,9 @@ local function names_nobody(self, token, host, agent, bundle, hosts)
   return doors.captured(token) and require("addr").parse(host) and not M.names_exactly(hosts, host, self.config:variables(agent, bundle))
 end
 
+-- HTTP towards the upstream, of the setting `upstream-http`: 2, 1, or 0: 2 where the client speaks it.
+local function http_of(self) return tonumber(self.config.settings.upstream_http) or 0 end
+
 -- Hands the request to C, through the upstream proxy where there is one for its host. `hosts`: those that the entry names,
 -- which the agent has through the bundle.
 local function go(self, req, agent, bundle, hosts, forward, tunnel)
@@ -1645,7 +1648,7 @@ local function let_own_pass(self, req, agent, bundle, opened, routed, websocket,
   end
   req:log { agent = agent.name, credential = "", decision = "allow", reason = "a key of its own: " .. opened.name, stripped = "" }
   go(self, req, agent, bundle, opened.rec.hosts, { addresses = opened.addresses, tls = opened.own_tls, websocket = websocket,
-    answer_timeout = opened.rec.answer_timeout, idle_timeout = opened.rec.idle_timeout })
+    answer_timeout = opened.rec.answer_timeout, idle_timeout = opened.rec.idle_timeout, http = opened.rec.upstream_http or http_of(self) })
   return true
 end
 
@@ -1695,7 +1698,7 @@ local function send(self, req, agent, plan, opened, routed, websocket, deadline,
     local forward = plan.forward
     forward.addresses, forward.tls = opened.addresses, opened.tls
     if sealed and sealed.far then forward.addresses, forward.tls = sealed.addresses, opened.far_tls end
-    forward.answer_timeout, forward.idle_timeout = opened.rec.answer_timeout, opened.rec.idle_timeout
+    forward.answer_timeout, forward.idle_timeout, forward.http = opened.rec.answer_timeout, opened.rec.idle_timeout, opened.rec.upstream_http or http_of(self)
     -- of an answer to a sealed text nothing is learnt about the credential
     forward.watch, forward.websocket = not sealed and (opened.pol.refresh ~= nil or opened.pol.clock == true or opened.rec.from ~= nil), websocket
     go(self, req, agent, plan.log.bundle, sealed and sealed.hosts or opened.rec.hosts, forward)
@@ -1962,7 +1965,7 @@ local function serve(self, req, agent, route, deadline, only)
         return true
       end
     end
-    plan.forward.websocket = req.websocket
+    plan.forward.websocket, plan.forward.http = req.websocket, http_of(self)
     go(self, req, agent, bundle, { own.name }, plan.forward)
   elseif opened.endpoints[1] and at_endpoint(self, opened, req.scheme, req.host, req.port, req.path) then
     refuse(req, agent, "token_endpoint",

@@ -477,6 +477,8 @@ M.setting_list = {
     help = "until an upstream begins to answer; a credential may have its own" },
   { name = "idle-timeout", arg = "TIME", check = M.duration, show = M.span, default = 3600,
     help = "silence on streams, WebSockets, tunnels; a credential may have its own" },
+  { name = "upstream-http", arg = "auto|1|2", check = choice("auto", "1", "2"), default = "auto",
+    help = "HTTP/2 towards upstreams: where the client speaks it, too; never; wherever they take it: sallyport help http2" },
   { name = "log", arg = "file|memory", check = choice("file", "memory"), default = "file",
     help = "where the request log lies: memory spares flash, and forgets at a restart of the machine" },
   { name = "log-file", arg = "FILE", check = M.folder_file, place = true,

@@ -129,7 +129,7 @@ class Sallyport:
             args += ["--preset", spec["preset"]] if "preset" in spec else ["--type", spec.get("type", "bearer")]
         args += self._flags({"host": "api.test", **spec} if verb == "add" else spec,
                             ["host", "port", "method", "path", "bundle", "address", "seal-host", "env", "placeholder", "substitute",
-                             "answer-timeout", "idle-timeout"])
+                             "answer-timeout", "idle-timeout", "upstream-http"])
         args += ["--plain-http"] if spec.get("plain_http") else []
         for name, value in (spec.get("fields") or {}).items():
             for v in value if isinstance(value, list) else [value]:

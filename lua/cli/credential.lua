@@ -29,6 +29,7 @@ local scope_options = {
   { name = "plain-http", help = "may travel without TLS too (adds port 80)" },
   { name = "answer-timeout", arg = "TIME", help = "until its API begins to answer; else the setting of that name" },
   { name = "idle-timeout", arg = "TIME", help = "silence on its streams and WebSockets; else the setting of that name" },
+  { name = "upstream-http", arg = "1|2", help = "spoken with its hosts; else the setting of that name" },
   { name = "substitute", arg = "FIELD:PLACE[:PLACEHOLDER]", many = true, whole = true,
     help = "the secret goes out where its placeholder stands: header=NAME, query=NAME, form=NAME, json=/POINTER, "
       .. "ws=/POINTER, path=/bot{}/**, basic" },
@@ -164,6 +165,9 @@ local function read_scope(plain, opt, ctx)
     if opt[name] then seconds, why = records.duration(opt[name]) end
     if why then report.usage(("--%s: %s"):format(name:gsub("_", "-"), why)) end
     plain[name] = seconds or plain[name]
+  end
+  if opt.upstream_http then
+    plain.upstream_http = ({ ["1"] = 1, ["2"] = 2 })[opt.upstream_http] or report.usage("--upstream-http: 1 or 2")
   end
   if opt.port then
     plain.ports = checked(opt.port, records.port, "port", ctx)
@@ -413,6 +417,7 @@ local function show(args, _, ctx)
   line("addresses", joined(record.addresses, nil))
   line("answers in", record.answer_timeout and records.span(record.answer_timeout))
   line("silent for", record.idle_timeout and records.span(record.idle_timeout))
+  line("upstream", record.upstream_http and "HTTP/" .. record.upstream_http)
   line("bundles", joined(record.bundles, "(none)"))
   line("variables", joined(variables_of(record), nil))
   line("preset", record.preset)
@@ -664,7 +669,7 @@ end
 
 local clearable = { method = "methods", path = "paths", address = "addresses", env = "env",
   placeholder = "placeholder", keep = "keep", attach = "attach", ["seal-host"] = "seal_hosts",
-  ["answer-timeout"] = "answer_timeout", ["idle-timeout"] = "idle_timeout",
+  ["answer-timeout"] = "answer_timeout", ["idle-timeout"] = "idle_timeout", ["upstream-http"] = "upstream_http",
   ["plain-http"] = "plain_http", bundle = "bundles", substitute = "rows", client_cert = "client_cert", ca = "ca", tls = "tls",
   mint = "mint", scrub = "scrub", preset = "preset" }
 
@@ -684,7 +689,7 @@ local function clear(plain, kept, names, specs)
       kept.headers[member:lower()], kept.sealed["h/" .. member:lower()] = nil, nil
     elseif not known then
       report.usage(("--clear does not know '%s'"):format(report.clean(n):sub(1, 40)),
-        "it takes method, path, address, seal-host, env, placeholder, plain-http, answer-timeout, idle-timeout, bundle, substitute, preset, "
+        "it takes method, path, address, seal-host, env, placeholder, plain-http, answer-timeout, idle-timeout, upstream-http, bundle, substitute, preset, "
           .. "client_cert, ca, tls, mint, scrub, attach, keep, a field, or headers.NAME")
     elseif member ~= "" and type(kept.values[name]) == "table" then
       kept.values[name][member] = nil
@@ -918,7 +923,7 @@ example:
     options = with(scope_options, {
       { name = "preset", arg = "API", help = "a well-known API's guards: what is stripped and refused; the scope stays" },
       { name = "clear", arg = "WHAT", many = true,
-      help = "take away: method, path, address, seal-host, env, placeholder, plain-http, bundle, substitute, answer-timeout, idle-timeout, client_cert, ca, tls, mint, "
+      help = "take away: method, path, address, seal-host, env, placeholder, plain-http, bundle, substitute, answer-timeout, idle-timeout, upstream-http, client_cert, ca, tls, mint, "
         .. "attach, keep, preset, a field, headers.NAME" } }),
     help = [[
 Changes what is named and keeps the rest. A list option replaces the whole list. Tokens of an account that is

@@ -6,7 +6,7 @@ local M = {}
 
 local LISTS = { "hosts", "ports", "methods", "paths", "addresses", "seal_hosts", "bundles", "keep", "rows" }
 local PLAIN = { "name", "type", "plain_http", "preset", "placeholder", "mint", "scrub", "attach", "tls", "client_cert", "ca", "answer_timeout",
-  "idle_timeout", "created", "fields", "headers", "split", "mcp", "claude_code", "demo" }
+  "idle_timeout", "upstream_http", "created", "fields", "headers", "split", "mcp", "claude_code", "demo" }
 
 --- The names of a record's secrets, sorted.
 function M.secrets(record)

@@ -18,8 +18,8 @@ local allowed = {
 
 --- Settings that a page changes. The others name files and helpers, open listeners, or say where connections go.
 M.SETTINGS = { memory = true, ["body-max"] = true, ["seal-max"] = true, ["approval-wait"] = true, ["dial-timeout"] = true,
-  ["answer-timeout"] = true,
-  ["idle-timeout"] = true, workers = true, ["gateway-workers"] = true, log = true, ["log-size"] = true, ["log-age"] = true,
+  ["answer-timeout"] = true, ["idle-timeout"] = true, ["upstream-http"] = true,
+  workers = true, ["gateway-workers"] = true, log = true, ["log-size"] = true, ["log-age"] = true,
     echo = true }
 
 --- The command of these words that a page may run: its row of the table | nil

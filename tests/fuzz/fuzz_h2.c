@@ -215,7 +215,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
 		buf_init(&seen[i].text, 1 << 20);
 		buf_init(&seen[i].data, 1 << 20);
 	}
-	if ((h = h2_new(c)) == NULL || nghttp2_session_mem_recv(h->s, (const uint8_t *)preface, sizeof preface) != sizeof preface)
+	if ((h = h2_new(&c->peer, false)) == NULL || nghttp2_session_mem_recv(h->s, (const uint8_t *)preface, sizeof preface) != sizeof preface)
 		abort();
 	buf_init(&frame, 8192);
 	for (int i = 0; i < FRAMES_MAX && in.n != 0; i++) {
