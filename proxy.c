@@ -15129,7 +15129,6 @@ stream_end_head(struct stream *st)
 	if (st->cookies.n != 0)
 		put_field(b, SLICE("cookie"), buf_slice(&st->cookies));
 	buf_free(&st->cookies);
-	st->headed = !interim;
 	st->chunked = !bare && !st->ended && !st->sized;
 	buf_adds(b, st->large ? "x" : st->chunked ? "transfer-encoding: chunked\r\n\r\n" :
 	    st->is_client && !bare && st->ended && !st->sized ? "content-length: 0\r\n\r\n" : "\r\n");
@@ -15141,7 +15140,7 @@ stream_end_head(struct stream *st)
 		b->n = b->max;
 	}
 	st->head = b->n;
-	st->begun = !interim;
+	st->headed = st->begun = !interim;
 	return buf_ok(b);
 }
 
@@ -15426,8 +15425,7 @@ stream_flush(struct peer *p)
 	struct stream *st = p->stream;
 
 	while (!st->gone && p->out != NULL && !st->answered)
-		if (!stream_head(st))
-			st->gone = true;
+		st->gone = !stream_head(st);
 	if (st->gone)
 		return p->failed = true, IO_ERR;
 	if (st->done)
@@ -27317,17 +27315,20 @@ l_host_configure(lua_State *L)
 static int l_host_uid(lua_State *L) { return l_one(L, geteuid()); }
 static int l_host_pid(lua_State *L) { return l_one(L, getpid()); }
 
-/* host.statx(path, follow) -> struct statx as the kernel writes it | nil, "absent" | why
+/* host.statx(path, follow) -> struct statx as the kernel writes it, path | nil, "absent" | why
  *
- * For host.stat of lua/host.lua. Without `follow` as lstat: a symbolic link is not followed. */
+ * For host.stat and host.realpath of lua/host.lua. Without `follow` as lstat: a symbolic link is not followed; with it, the
+ * path without links. "": not asked for, or it has none. */
 static int
 l_host_statx(lua_State *L)
 {
+	char real[PATH_MAX];
 	struct statx st;
 
 	if (statx(AT_FDCWD, luaL_checkstring(L, 1), lua_toboolean(L, 2) ? 0 : AT_SYMLINK_NOFOLLOW, STATX_BASIC_STATS, &st) != 0)
 		return l_fail_errno(L);
-	return l_one(L, ((struct slice){(char *)&st, sizeof st}));
+	return l_two(L, ((struct slice){(char *)&st, sizeof st}),
+	    slice_of(lua_toboolean(L, 2) && realpath(lua_tostring(L, 1), real) != NULL ? real : ""));
 }
 
 static int

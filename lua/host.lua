@@ -18,6 +18,14 @@ function M.stat(path, follow)
     mtime = seconds * 1000000000 + ns }
 end
 
+--- realpath(path) -> path | nil, "absent" | why. Absolute, without symbolic links, `.` and `..`.
+function M.realpath(path)
+  local st, real = M.statx(path, true)
+  if not st then return nil, real end
+  if real == "" then return nil, "absent" end       -- a pipe, or a file that has no name any more
+  return real
+end
+
 --- sha256_hex(text) -> 64 hex digits. For texts that are no secrets: source of policies, tokens' stored hashes.
 function M.sha256_hex(text)
   local secrets = require "secret.core"

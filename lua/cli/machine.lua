@@ -84,18 +84,6 @@ function M.lock_held(home)
   return not free
 end
 
---- realpath(path) -> path | nil, "absent" | why. Absolute, without symbolic links, `.` and `..`.
-function M.realpath(path)
-  local fd, why = open(path, O_PATH)
-  if not fd then return nil, why end
-  local n, text = try("readlinkat", AT_FDCWD, "/proc/self/fd/" .. fd, { 4096 }, 4096)
-  call("close", fd)
-  if not n then return nil, text end
-  local real = text:sub(1, n)
-  if not real:find("^/") or not core.stat(real) then return nil, "absent" end     -- a pipe, or a file that has no name any more
-  return real
-end
-
 --- sync(path) -> true | nil, why. A file's bytes, or a folder's names, are on the disk when this returns true.
 function M.sync(path)
   local fd, why = open(path, 0)
