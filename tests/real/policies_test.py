@@ -412,7 +412,7 @@ def test_no_entry_no_build(t):
         shutil.copy(sallyport.ROOT / name, tree / name)
     assert "cannot build 'nothing'" in builds(tree)
     for path, what, instead, missing in (
-            ("proxy.c", '{"is",       l_secret_is},', '{"is", l_secret_is},\n\t{"peek", l_secret_is},', "secret.peek"),
+            ("proxy.c", '{"is", l_secret_is}', '{"is", l_secret_is}, {"peek", l_secret_is}', "secret.peek"),
             ("proxy.c", '{"set", l_headers_set}', '{"set", l_headers_set}, {"all", l_headers_set}', "req.headers:all"),
             ("proxy.c", '{"method", M_SLICE, offsetof(struct req, head.method), OF_ALL}', '{"verb", M_SLICE, 0, OF_VIEW}', "req.verb"),
             ("proxy.c", '{"splice_json", l_view_splice_json}', '{"splice_xml", l_view_splice_json}', "req:splice_xml"),
