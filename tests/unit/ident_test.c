@@ -265,7 +265,7 @@ test_pins(void)
 static unsigned
 judge(struct tls_ident *id, const char *host, const char *shown, int64_t days, const char **why)
 {
-	struct tls *t = tls_connect(nobody, id, slice_of(host), 443, SLICE(""), NULL, 0);
+	struct tls *t = tls_connect(nobody, id, slice_of(host), 443, SLICE(""), false, NULL, 0);
 	const br_x509_class **x = (const br_x509_class **)(void *)t->verify;
 	struct slice pem = file(shown);
 	struct buf der;
