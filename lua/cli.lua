@@ -410,7 +410,7 @@ local function run(args, ctx)
   if not ctx.home and not command.homeless then
     report.usage("HOME is not set, so the data directory must be named", "--home DIR or SALLYPORT_HOME")
   end
-  if not ctx.part then note_changes(command, ctx) end
+  note_changes(command, ctx)
   if ctx.page then require("changes").process.door = "page" end
   for name, value in pairs(ctx.asked or {}) do require("changes").process[name] = value end
   if ctx.home and not command.homeless then act_as_owner(ctx, command) end

@@ -37,33 +37,32 @@ local busy = false
 -- The turn of one command, until it is closed, on whatever way it ends.
 local function turn() return setmetatable({}, { __close = function() busy = false end }) end
 
---- run({ "credential", "add", … }, { home =, typed = { label = text or secret } | nil, lines = bool, within = ctx | nil,
+--- run({ "credential", "add", … }, { home =, typed = { label = text or secret } | nil, lines = bool,
 -- asked = { by =, door =, client = } | nil, expect = { db, key, version } | nil }) ->
 -- { code =, value = (its JSON; with `lines` a list of lines), notes = { text … }, error = { message =, hint = } | nil,
 -- busy = nothing was tried, changed = the record was not of that version }
--- typed: what stands for FIELD=- of a secret. within: the command whose part this one is, and whose name its changes bear.
--- asked: whose change it is, for its record. expect: the version that a record must have when the command commits. Yields.
+-- typed: what stands for FIELD=- of a secret. asked: whose change it is, for its record. expect: the version that a
+-- record must have when the command commits. Yields.
 function M.run(args, given)
-  local time, changes = require "time", require "changes"
-  local within, before = given.within, changes.process
+  local time = require "time"
   local until_ = time.now() + PATIENCE
-  while busy and not within do
+  while busy do
     if time.now() > until_ then return { code = 1, notes = {}, busy = true,
       error = { message = "another change is still being made", hint = "try again" } } end
     time.sleep(POLL)
   end
-  local _ <close> = not within and turn() or nil
+  local _ <close> = turn()
   busy = true
   local out, notes = {}, {}
-  local ctx = { home = given.home, opened = true, json = true, page = not within or within.page, part = within ~= nil, asked = within and within.asked or given.asked,
+  local ctx = { home = given.home, opened = true, json = true, page = true, asked = given.asked,
     typed = given.typed or {},
     host = setmetatable({ isatty = function() return false end }, { __index = require "host" }),
     out = function(s) out[#out + 1] = s end, note = function(s) notes[#notes + 1] = s end }
   local db = require "cli.db"
-  if not within then db.expect = given.expect end
+  db.expect = given.expect
   local ok, code = pcall(require("cli").main, args, ctx)
-  local changed = not within and db.expect and db.expect.failed
-  if within then changes.process = before else db.expect = nil end
+  local changed = db.expect and db.expect.failed
+  db.expect = nil
   local text = table.concat(out)
   local got = { code = ok and code or 1, notes = notes, changed = changed }
   if given.lines then
