@@ -6252,7 +6252,7 @@ conn_step_dial(struct conn *c)
 		return true;
 	}
 	if (r->up->h2 && r->up->peer.stream == NULL && (r->up = h2_join(r, r->up)) == NULL)
-		return conn_close(c, true);
+		return conn_fail(c, 503, "injection_unavailable", "out of memory"), true;
 	peer_put(&r->up->peer, r->out_head.p, r->out_head.n);   /* where this fails, so does the flow behind it */
 	buf_recycle(&r->out_head, FLOW_BUF_KEEP);
 	r->allowed = true;
@@ -6290,7 +6290,7 @@ conn_upstream_gone(struct conn *c, int status, const char *why)
 	/* A pooled connection may die just as we use it. Sent again only where nothing can have happened
 	 * twice: no byte of an answer, no body, an idempotent method (RFC 9110 9.2.2); or HTTP/2 told so. */
 	if (status == 502 && !r->retried && !r->up_seen && !r->answer_begun &&
-	    (r->up->refused ? r->head.body == BODY_NONE || r->body_read : r->up->requests != 0 &&
+	    (r->up->refused ? r->head.body == BODY_NONE || (r->body_read && r->up_flow.filter == NULL) : r->up->requests != 0 &&
 	    r->head.body == BODY_NONE && !req_wants_length(r) &&
 	    (slice_eq(method, SLICE("GET")) || slice_eq(method, SLICE("HEAD")) || slice_eq(method, SLICE("PUT")) ||
 	    slice_eq(method, SLICE("OPTIONS")) || slice_eq(method, SLICE("DELETE"))))) {
@@ -14821,7 +14821,7 @@ door_answer(struct conn *c, struct buf *b)
 #define H2_DATA_SMALL 5         /* bytes: gRPC's smallest message; a frame of fewer costs a point */
 #define H2_QUEUE 1000           /* frames that wait for a peer which does not read */
 #define H2_TURN (128 * 1024)    /* bytes of frames that are read in a turn: a byte may be a whole field */
-#define H2_WINDOW_UP (256 * 1024) /* of an answer's body: a server that is 50 ms away sends 5 MB/s */
+#define H2_WINDOW_UP (128 * 1024) /* of an answer's body: a server that is 50 ms away sends 2.5 MB/s */
 #define H2_PING_MS 310000       /* silence with streams open; gRPC's servers bear one PING in 5 minutes */
 #define H2_PONG_MS 15000        /* what comes no more after one: the server is gone */
 
@@ -14966,11 +14966,11 @@ stream_gone(struct stream *st, uint32_t code)
 	if (st->is_client && !st->gone) {
 		struct upstream *u = OWNER(st->wake.peer, struct upstream, peer);
 
-		u->refused = code == NGHTTP2_REFUSED_STREAM;
-		if (code != NGHTTP2_NO_ERROR) {
-			u->why = nghttp2_http2_strerror(code);
-			u->requests = 0;        /* it is no pooled connection's end */
-		}
+		bool begun = st->pseudo[H2_STATUS] != NULL;     /* an answer: nothing is sent again */
+
+		u->refused = code == NGHTTP2_REFUSED_STREAM && !begun;
+		u->why = code != NGHTTP2_NO_ERROR ? nghttp2_http2_strerror(code) : u->why;
+		u->requests *= code == NGHTTP2_NO_ERROR && !begun;      /* else it is no pooled connection's end */
 	}
 	st->gone = st->wake.peer->failed = st->wake.peer->watch.hup = true;
 	stream_wake(st);
@@ -15243,7 +15243,7 @@ stream_read(struct peer *p, char *out, size_t n)
 {
 	struct stream *st = p->stream;
 	struct buf *b = &st->in;
-	size_t k = st->head != 0 ? st->head : b->n, at = 0;
+	size_t k = st->head != 0 ? st->head : st->headed ? b->n : 0, at = 0;
 
 	if (st->gone || (k == 0 && !st->ended)) {
 		errno = st->gone ? ECONNRESET : EAGAIN;
@@ -15500,7 +15500,7 @@ h2_new(struct peer *p, bool is_client)
 	h->calm = H2_CALM;
 	h->calm_at = h->heard = clock_now();
 	nghttp2_submit_settings(h->s, NGHTTP2_FLAG_NONE, settings, is_client ? 4 : 2);
-	nghttp2_session_set_local_window_size(h->s, NGHTTP2_FLAG_NONE, 0, H2_STREAMS * H2_WINDOW);
+	nghttp2_session_set_local_window_size(h->s, NGHTTP2_FLAG_NONE, 0, H2_STREAMS * (is_client ? H2_WINDOW_UP : H2_WINDOW));
 	if (is_client)
 		LIST_INSERT_HEAD(&h2_ups, h, link);
 	return p->h2 = h;
@@ -15608,7 +15608,7 @@ h2_leave(struct peer *p)
 	}
 	p->stream = NULL;
 	if (h != NULL) {
-		nghttp2_session_consume_connection(h->s, st->in.n - st->head);
+		nghttp2_session_consume_connection(h->s, st->headed ? st->in.n - st->head : 0);
 		if (st->id != 0) {
 			nghttp2_session_set_stream_user_data(h->s, st->id, NULL);
 			if (!st->done || !st->ended)
@@ -15638,19 +15638,19 @@ static void
 h2_event(struct upstream *u)
 {
 	struct h2 *h = u->peer.h2;
-	bool late = u->state == UP_FAILED;      /* it was idle, or silent, for long enough */
-	int64_t quiet;
+	bool late = u->state == UP_FAILED, over;        /* it was idle, or silent, for long enough; it ends */
 	enum io io;
+	uint32_t code = h2_read(h, &io);
+	int64_t quiet = clock_now() - h->heard;
 
 	u->state = UP_OPEN;
-	if (h2_read(h, &io) != NGHTTP2_NO_ERROR)
-		nghttp2_session_terminate_session(h->s, h->calm < 0 ? NGHTTP2_ENHANCE_YOUR_CALM : NGHTTP2_PROTOCOL_ERROR);
-	quiet = clock_now() - h->heard;
-	if (h->n == 0 && (late || conn_draining || u->trusts != upstream_trusts || !nghttp2_session_check_request_allowed(h->s)))
-		nghttp2_session_terminate_session(h->s, NGHTTP2_NO_ERROR);
+	over = code != NGHTTP2_NO_ERROR || (h->n == 0 && (late || conn_draining || u->trusts != upstream_trusts ||
+	    !nghttp2_session_check_request_allowed(h->s) || nghttp2_session_get_outbound_queue_size(h->s) >= H2_STREAMS));
+	if (over)
+		nghttp2_session_terminate_session(h->s, code);
 	else if (late && quiet >= H2_PING_MS)
 		nghttp2_submit_ping(h->s, NGHTTP2_FLAG_NONE, NULL);
-	if (!h2_send(h) || io == IO_EOF || io == IO_ERR || (late && quiet >= H2_PING_MS + H2_PONG_MS) ||
+	if (!h2_send(h) || over || io == IO_EOF || io == IO_ERR || (late && quiet >= H2_PING_MS + H2_PONG_MS) ||
 	    (!nghttp2_session_want_read(h->s) && !nghttp2_session_want_write(h->s)))
 		upstream_free(u);
 	else if (h->n != 0 && u->timer.slot == 0)
@@ -15666,6 +15666,7 @@ h2_find(const struct req *r, const char *key)
 		struct upstream *u = OWNER(h->wake.peer, struct upstream, peer);
 
 		if (strcmp(u->key, key) == 0 && !u->idle && u->trusts == upstream_trusts && h->n < H2_STREAMS &&
+		    nghttp2_session_get_outbound_queue_size(h->s) < H2_STREAMS &&
 		    nghttp2_session_check_request_allowed(h->s) &&
 		    h->n < nghttp2_session_get_remote_settings(h->s, NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS) &&
 		    (!u->guarded || net_guard(&u->at, r->allow, r->nallow) == NULL))
@@ -15692,7 +15693,7 @@ h2_join(struct req *r, struct upstream *u)
 	s = u->peer.h2 != NULL ? upstream_new(u->key, u->host, u->port, u->tls, NULL, false) : NULL;
 	if (s == NULL || (st = stream_new(u->peer.h2, H2_WINDOW_UP)) == NULL) {
 		free(s);
-		upstream_drop(&own);
+		own != NULL ? upstream_drop(&own) : loop_defer(&u->peer.h2->wake.defer, h2_turn);
 		return NULL;
 	}
 	s->peer.watch.ready = upstream_ready;
@@ -15901,7 +15902,7 @@ static struct meters {
 static void
 meter_add(enum meter_kind kind, const char *a, uint32_t hash_of_a, const char *b, unsigned of)
 {
-	uint64_t key = (((uint64_t)hash_of_a << 32 | text_hash(b)) * METER_KINDS + kind) | 1, was;
+	uint64_t key = (((uint64_t)hash_of_a << 32 | text_hash(b)) * METER_KINDS + kind) << 1 | 1, was;
 
 	for (uint64_t i = 0; meters != NULL; i++) {
 		struct meter_cell *c = &meters->cell[i == METER_NEAR ? kind :
