@@ -810,8 +810,8 @@ local function ruled(self, req, agent, bundle, name, deadline, blind)
       asked[#asked + 1] = rule
       local reads = rule.pol and rule.pol.body
       pushes = pushes or rule.pol and rule.pol.reader ~= nil
-      if (reads or rule.pol and (rule.pol.reader or rule.pol.members)) and blind then
-        return "rule_denied", ("rule %s: it reads bodies, and nobody can see what goes through a tunnel"):format(rule.name)
+      if (reads or rule.pol and (rule.pol.reader or rule.pol.members or rule.pol.on_response and not rule.pol.answer)) and blind then
+        return "rule_denied", ("rule %s: it reads bodies or answers, and nobody can see what goes through a tunnel"):format(rule.name)
       end
       if rule.pol and rule.pol.members then
         streams[#streams + 1] = req.has_body and rule or nil
@@ -852,12 +852,13 @@ local function ruled(self, req, agent, bundle, name, deadline, blind)
   end
   local as, through = req, view
   if members and members.late then as, through = rules.still(req, view) end
-  local seen, shown = rules.request(as, question, through)
+  local seen, shown, now = rules.request(as, question, through)
   seen.pushed = push or why
   if seen.pushed then recorder.note(req, "push", push and { commands = push.commands, options = not push.options[1] and {} or nil } or why) end
   local with = rules_with(self, agent, bundle, name)
   with.req, with.count = req, recorder.counting(req, with.count)
   for _, rule in ipairs(asked) do
+    now.asked = rule
     seen.body = rule.pol and rule.pol.body and (reader or members and members.whole) and view.body or nil
     local answers = rule.pol and rule.pol.on_response and require("answers")
     with.memos = answers and answers.memos(req) or with.memos

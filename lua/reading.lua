@@ -56,7 +56,8 @@ local function tree(members)
       node = new
     end
     node.paths = node.paths or {}
-    node.paths[#node.paths + 1] = path
+    node.paths[#node.paths + 1] = not node.paths[path] and path or nil      -- two rules may look for one member
+    node.paths[path] = true
   end
   if trees_n >= TREES_MAX then trees, trees_n = {}, 0 end
   trees[key], trees_n = root, trees_n + 1
@@ -358,15 +359,26 @@ local function percent(text)
   return (text:gsub("%%(%x%x)", function(h) return string.char(tonumber(h, 16)) end))
 end
 
--- The nodes of the members that some server may find under this name: a[b][] and a.b are a path, and PHP, Rack and ASP.NET read
--- names of their own kind alike (request.form_names).
+-- The paths that a name stands for with some server: a[b][] and a.b are one; Rack takes any brackets for borders, so that [a][b] and
+-- a[b are a.b, too; PHP makes "_" of what stands before the first bracket and is "." or a space.
+local function paths_of(name)
+  name = name:gsub("^[ \t\r\n]+", "")
+  local first, rest = name:match("^([^%[]*)(.*)$")
+  return { (name:gsub("%[([^%]]*)%]", ".%1")), (name:gsub("[%[%]]+", "."):gsub("^%.", ""):gsub("%.$", "")),
+    first:gsub("[. ]", "_") .. rest:gsub("%[([^%]]*)%]", ".%1") }
+end
+
+-- The nodes of the members that some server may find under this name, those of one step as request.form_names has them, too.
 local function nodes_of(self, name, ...)
-  local out, nodes, raws = {}, { self.root }, { ... }
-  for _, step in ipairs(steps_of((name:gsub("^[ \t\r\n]+", ""):gsub("%[([^%]]*)%]", ".%1")))) do
-    nodes = below(nodes, fold(step))
-    if not nodes then break end
-    for _, node in ipairs(nodes) do
-      if node.paths then out[node] = true end
+  local out, raws = {}, { ... }
+  for _, path in ipairs(paths_of(name)) do
+    local nodes = { self.root }
+    for _, step in ipairs(steps_of(path)) do
+      nodes = below(nodes, fold(step))
+      if not nodes then break end
+      for _, node in ipairs(nodes) do
+        if node.paths then out[node] = true end
+      end
     end
   end
   for _, path in ipairs(self.single) do
@@ -404,6 +416,9 @@ function Form:feed(text, last)
   if self.why then return nil, self.why end
   local s, i = self.carry .. text, 1
   self.carry = ""
+  local first = not self.begun and s:match("^[\239\187\191%s]*(.)")
+  self.begun = self.begun or first ~= nil
+  if first == "{" or first == "[" then return self:fail("it is sent as a form, and is JSON to servers that do not look") end
   while true do
     local stop = s:find("&", i, true)
     if self.skipping then                       -- the rest of a long value that nobody looks for
@@ -454,6 +469,10 @@ local function escaped(text) return (text:gsub("[^%w_.$%[%]-]", function(c) retu
 function Multipart:names(head)
   local names = {}
   if not require("body").part_names(names, head, self.newline, self.members) then return self:fail(PARTS) end
+  local kind = ("\n" .. head):lower():match("\ncontent%-type:[ \t]*([^;\r\n]*)") or ""
+  if not names[1] or kind:find("json", 1, true) or kind:find("http", 1, true) or kind:find("multipart", 1, true) then
+    return self:fail("a part of the body is a body of its own")
+  end
   for _, name in ipairs(names) do
     local decoded = percent(name)                   -- as it is, and as clients that escape it mean it
     for _, text in ipairs { name, decoded ~= name and decoded or nil } do

@@ -106,22 +106,22 @@ local function readers(seen, now)
     return body
   end
   function seen.json()
-    if json == nil then
+    if json == nil or json.of ~= now.asked or not seen.body then   -- each rule has its own: it may change it, or have no body
       local text, why = readable()
       local value
       if text then value, why = require("json").decode(text) end
-      json = { value, value == nil and (why or "it is no JSON") or nil }
+      json = { value, value == nil and (why or "it is no JSON") or nil, of = now.asked }
     end
     return json[1], json[2]
   end
   function seen.form()
-    if form == nil then
+    if form == nil or form.of ~= now.asked or not seen.body then
       local text, why = readable()
       local pairs_of
       if text then
         if kind().kind ~= "form" or kind().why then why = kind().why or "it is no form" else pairs_of, why = require("form").parse(text) end
       end
-      form = { pairs_of, pairs_of == nil and (why or "it is no form") or nil }
+      form = { pairs_of, pairs_of == nil and (why or "it is no form") or nil, of = now.asked }
     end
     return form[1], form[2]
   end
@@ -203,13 +203,18 @@ end
 
 --- What a rule is told of a body that a reader has read: seen.found. of: body.of; why: it cannot be read
 function M.found(rule, of, reader, why)
-  if not reader or not rule.pol.reads[reader.kind] then return why or M.unread(rule, of) end
-  return why or { kind = reader.kind, values = reader.values }
+  if not reader or not rule.pol.reads[reader.kind] or of.kind == "multipart" then why = why or M.unread(rule, of) end
+  if why or not reader then return why end
+  local values = {}         -- of this rule alone: it may change them
+  for path, list in pairs(reader.values) do values[path] = table.move(list, 1, #list, 1, {}) end
+  return { kind = reader.kind, values = values }
 end
 
 --- Why no reader of the rule's reads a body of this kind; nil: one does.
 function M.unread(rule, of)
   if of.why then return of.why end
+  -- the parts of mixed, related and batch are bodies of their own, without a form's names
+  if of.kind == "multipart" and of.media ~= "multipart/form-data" then return "of multipart form-data alone is read" end
   if of.kind and rule.pol.reads[of.kind] then return nil end
   local kinds = {}
   for _, kind in ipairs { "json", "form", "multipart" } do

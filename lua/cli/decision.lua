@@ -233,8 +233,8 @@ local function judge_rules(self, result, spec, url, agent, websocket)
         offset = self.time.offset(wall), count = function() counts = true; return 0 end }
       local refused, why, advice = rules.ask(rule, self.sandbox.call, shown, with)
       local reads = rule.pol and (rule.pol.body or rule.pol.members)
-      if (reads or rule.pol and rule.pol.reader) and result.tunnel then
-        refused, why, advice = "rule_denied", ("rule %s: it reads bodies, and nobody can see what goes through a tunnel"):format(rule.name), nil
+      if (reads or rule.pol and (rule.pol.reader or rule.pol.on_response and not rule.pol.answer)) and result.tunnel then
+        refused, why, advice = "rule_denied", ("rule %s: it reads bodies or answers, and nobody can see what goes through a tunnel"):format(rule.name), nil
       elseif reads then
         refused, says = nil, "it reads the body"
       elseif refused == "approval_timeout" then

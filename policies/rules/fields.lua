@@ -11,15 +11,23 @@
 -- nor a form nor multipart, that has a coding, or a member twice, is refused: nobody knows what the server would read.
 --
 -- A body up to body-max is judged before any of it goes out. A longer one streams, and its last bytes are held back until it was judged.
--- a[b][] is how a query says a.b
-local function named(given, member)
+local function is_path(given, member)
   local parts, i = {}, 0
-  for part in (given:gsub("%[([^%]]*)%]", ".%1") .. "."):gmatch("([^.]*)%.") do parts[#parts + 1] = part:lower() end
+  for part in (given .. "."):gmatch("([^.]*)%.") do parts[#parts + 1] = part:lower() end
   for step in (member .. "."):gmatch("([^.]*)%.") do
     i = i + 1
     if step ~= "*" and parts[i] ~= step:lower() or parts[i] == nil then return false end
   end
   return true
+end
+
+-- a[b][] is how a query says a.b; any brackets are borders to Rack, and "." and a space before them "_" to PHP.
+local function named(given, member)
+  given = given:gsub("^%s+", ""):gsub("%z.*$", "")
+  local first, rest = given:match("^([^%[]*)(.*)$")
+  return is_path((given:gsub("%[([^%]]*)%]", ".%1")), member)
+    or is_path((given:gsub("[%[%]]+", "."):gsub("^%.", ""):gsub("%.$", "")), member)
+    or is_path((first:gsub("[. ]", "_")) .. (rest:gsub("%[([^%]]*)%]", ".%1")), member)
 end
 
 local function judge(rule, found, where)
@@ -77,11 +85,18 @@ return {
     { rule = { member = "p.*.to", only = { "*@acme.com" } }, req = { method = "POST", headers = { ["content-type"] = "application/json" }, body = '{"p":[{"to":"a@acme.com"},{"to":"b@acmeXcom"}]}' }, want = true },
     { rule = { member = "to", only = { "*@acme.com" } }, req = { method = "POST", headers = { ["content-type"] = "application/x-www-form-urlencoded" }, body = "to=a%40acme.com&from=x" } },
     { rule = { member = "to", only = { "*@acme.com" } }, req = { method = "POST", headers = { ["content-type"] = "application/x-www-form-urlencoded" }, body = "to=a%40acme.com&to[]=x%40evil.test" }, want = true },
+    { rule = { member = "to", only = { "*@acme.com" } }, req = { method = "POST", headers = { ["content-type"] = "application/x-www-form-urlencoded" }, body = '{"to":"x@evil.test"}' }, want = true },
+    { rule = { member = "m.to", only = { "*@acme.com" } }, req = { method = "POST", headers = { ["content-type"] = "application/x-www-form-urlencoded" }, body = "[m][to]=x%40evil.test" }, want = true },
+    { rule = { member = "m.to", only = { "*@acme.com" } }, req = { method = "POST", headers = { ["content-type"] = "application/x-www-form-urlencoded" }, body = "m[to=x%40evil.test" }, want = true },
+    { rule = { member = "user_id", only = { "me" } }, req = { method = "POST", url = "https://api.example.com/?user.id=you" }, want = true },
+    { rule = { member = "to", only = { "*@acme.com" } }, req = { method = "POST", headers = { ["content-type"] = "multipart/related; boundary=b" }, body = '--b\r\nContent-Type: application/json\r\n\r\n{"to":"x@evil.test"}\r\n--b--\r\n' }, want = true },
+    { rule = { member = "to", only = { "*@acme.com" } }, req = { method = "POST", headers = { ["content-type"] = "multipart/form-data; boundary=b" }, body = '--b\r\nContent-Disposition: form-data; name="payload_json"\r\nContent-Type: application/json\r\n\r\n{"to":"x@evil.test"}\r\n--b--\r\n' }, want = true },
     { rule = { member = "to", only = { "*@acme.com" } }, req = { method = "POST", url = "https://api.example.com/?to=x%40evil.test", headers = { ["content-type"] = "application/json" }, body = "{}" },
       want = "to may be *@acme.com alone (in the query)" },
     { rule = { member = "to", must = true }, req = { method = "POST", headers = { ["content-type"] = "application/json" }, body = "{}" }, want = "to is missing" },
     { rule = { member = "to", only = { "*@acme.com" } }, req = { method = "POST", headers = { ["content-type"] = "application/x-www-form-urlencoded" },
-      body = '{"a":"&to=x%40evil.test&b=","to":"a@acme.com"}' }, want = "to may be *@acme.com alone" },
+      body = '{"a":"&to=x%40evil.test&b=","to":"a@acme.com"}' },
+      want = "the body cannot be read for to: it is sent as a form, and is JSON to servers that do not look" },
     { rule = { member = "to", only = { "*@acme.com" } }, req = { method = "POST", headers = { ["content-type"] = "application/x-www-form-urlencoded" },
       body = "to[0]=x%40evil.test" }, want = "to may be *@acme.com alone" },
     { rule = { member = "to", never = true }, req = { method = "POST", headers = { ["content-type"] = 'multipart/form-data; boundary=b' },

@@ -57,16 +57,17 @@ local function members()
   return out
 end
 
--- The members that were found, as the body that they stood in: the first value of each, for none stands there twice.
+-- The members that were found, as the body that they stood in. Several values are a list's, which is none that these members may have.
 local function body_of(found)
   local body = {}
   for path, values in pairs(found.values) do
     local where, name = path:match("^(.*)%.([^.]*)$")
+    local value = #values == 1 and values[1] or {}
     if where then
       body[where] = body[where] or {}
-      body[where][name] = values[1]
+      body[where][name] = value
     else
-      body[path] = values[1]
+      body[path] = value
     end
   end
   return body

@@ -158,6 +158,8 @@ class World:
         text = text.replace("${PORT}", str(getattr(self.s, "port", "")))
         text = re.sub(r"\$\{BASIC:([^{}]*)\}", lambda m: base64.b64encode(
             self.fill(m[1].replace("[[", "${").replace("]]", "}")).encode()).decode(), text)
+        if H2 and any(name not in self.kept for name in re.findall(r"\$\{KEPT:(\w+)", text)):
+            raise NotTheSame("what another case keeps, which did not run")
         text = re.sub(r"\$\{KEPT:(\w+)((?::\w+)*)\}", lambda m: changed(self.kept[m[1]], *m[2].split(":")[1:]), text)
         text = re.sub(r"\$\{ENV:(\w+)\}", lambda m: self.environment()[m[1]], text)
         text = re.sub(r"\$\{UPSTREAM(?::(\w+))?\}", lambda m: str(self.ups[m[1] or "main"].port), text)
@@ -463,10 +465,8 @@ def run_case(world, case):
             c.run(want, expect.get("closed") is True, case.get("timeout", 15))
             c.expect = {**expect, **(c.case.get("expect") or {})}
             check_client(world, c, c.expect)
-        except (NotTheSame, KeyError) as e:
-            if H2 and isinstance(e, KeyError):
-                e = NotTheSame("what another case keeps, which did not run")
-            failures.insert(0, e)
+        except NotTheSame as e:
+            failures.append(e)
             c.wire.reset()
         except Exception as e:      # whatever went wrong fails this case alone
             failures.append(e)
@@ -479,7 +479,7 @@ def run_case(world, case):
         for t in threads:
             t.join(120)
     if failures:
-        raise failures[0]
+        raise next((e for e in failures if not isinstance(e, NotTheSame)), failures[0])
     if case.get("wait"):
         time.sleep(case["wait"])
     if "upstream" in expect:
