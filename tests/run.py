@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -62,13 +63,19 @@ class Program:
         began = time.monotonic()
         p = subprocess.Popen(self.argv, cwd=self.user.root if self.user else ROOT, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                              stderr=subprocess.STDOUT, start_new_session=True)
-        try:
-            out, _ = p.communicate(timeout=self.timeout)
-            late = False
-        except subprocess.TimeoutExpired:
-            late = True
+        late = threading.Event()
+
+        def end():
+            late.set()
             os.killpg(p.pid, signal.SIGKILL)
-            out, _ = p.communicate()
+        timer = threading.Timer(self.timeout, end)
+        timer.start()
+        with p.stdout:
+            out = p.stdout.read()
+        _, status, used = os.wait4(p.pid, 0)                       # it and what it waited for
+        timer.cancel()
+        p.returncode = os.waitstatus_to_exitcode(status)
+        late = late.is_set()
         lines = out.decode("utf-8", "replace").splitlines()
         passed = [l for l in lines if l.startswith("ok ")]
         failed = [l for l in lines if l.startswith("not ok ")]
@@ -87,7 +94,7 @@ class Program:
                 failed.append("silent")
                 text.append(f"{self.name}: not ok - ran no test: {lines[-5:]}")
         print(f"{self.name}: {len(passed)} passed, {len(failed)} failed, {len(skipped)} skipped"
-              f" ({time.monotonic() - began:.1f} s)", flush=True)
+              f" ({time.monotonic() - began:.1f} s, {used.ru_utime + used.ru_stime:.1f} of CPU)", flush=True)
         return len(passed), len(failed), len(skipped), text
 
 

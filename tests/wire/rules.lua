@@ -174,6 +174,25 @@ cases[#cases].send = cases[#cases].send:sub(1, -1 - #(fine .. pack)) .. (fine ..
   :gsub("^(.*\r\n)(.*)$", function(a, rest) return a .. ("%x\r\n%s\r\n0\r\n\r\n"):format(#rest, rest) end)
 shipped("none", "nothing at all", "GET /none HTTP/1.1\r\nHost: api.test\r\n\r\n", "too_many")
 
+-- Two rules, the first of which reads before the second.
+local function two_rules(name, first, second, send, has)
+  local function source(of, body) return ('return { kind = "rule", api = 1, name = "%s", title = "t", %s }'):format(of, body) end
+  cases[#cases + 1] = { name = name, send = send, policies = { { name = "first", source = source("first", first) }, { name = "second", source = source("second", second) } },
+    before = { { "rule", "add", "first", "--type", "first" }, { "rule", "add", "second", "--type", "second" } },
+    expect = { status = 403, error = "rule_denied", body_has = "rule second: " .. has, upstream = "nothing" } }
+end
+two_rules("what one rule could not read another one reads", "on_request = function(req) req.json() end",
+  [[body = {}, on_request = function(req) local v = req.json(); if v and v.to == "x" then return deny("no x") end end]], post '{"to":"x"}', "no x")
+two_rules("what one rule changes of JSON another one sees as it came", "body = {}, on_request = function(req) local v = req.json(); v.to = nil end",
+  [[body = {}, on_request = function(req) local v = req.json(); if v and v.to == "x" then return deny("no x") end end]], post '{"to":"x"}', "no x")
+two_rules("what one rule changes of members another one sees as they came, once",
+  [[reader = "json", members = { "to" }, on_request = function(req) local m = req.members(); m.values.to = nil end]],
+  [[reader = "json", members = { "to" }, on_request = function(req) return deny(#(req.members().values.to or {}) .. " found") end]], post '{"to":"x"}', "1 found")
+cases[#cases + 1] = { name = "a rule that may refuse answers refuses a tunnel that nobody can read", via = "connect", host = "blind.test", domains = { { host = "blind.test", tunnel = "raw" } },
+  policies = { { name = "first", source = [[return { kind = "rule", api = 1, name = "first", title = "t", on_request = function() end, on_response = function() return deny("never") end }]] } },
+  before = { { "rule", "add", "first", "--type", "first" } }, servers = { blind = { host = "blind.test", plain = true, port = 443 } }, send = "ping",
+  expect = { connect_status = 403, raw_has = "it reads bodies or answers", servers = { blind = "nothing" } } }
+
 return {
   shared = shared {
     { "rule", "add", "probe", "--type", "probe", "--path", "/v1", "--path", "/x" },
