@@ -9,7 +9,8 @@ M.__index = M
 
 local EACH = 10000       -- records of an agent that another's flood cannot drive out
 local ALONE = 20         -- refusals of an agent in one second that have a record each
-local FOLD_MS = 75       -- the others are counted for so long: a record is at most 200 ms behind what happened
+local FOLD_MS = 75       -- the others are counted for so long from the time of the first: a record is at most 200 ms behind what happened.
+                         -- Not from when it came here: a writer that is behind may find the worker's last two ends of batches at once
 local NOTE_MS = 10000    -- a failed handshake, or another protocol: in so long one record of a kind
 local NOTES = 256        -- kinds that are told apart at a time
 local HOSTS = 4          -- of an agent's whose refusals are counted apart meanwhile: one builds an allow-list from them
@@ -285,7 +286,7 @@ local function refused(self, line, n)
     self.folded[key], self.folded[#self.folded + 1] = f, f
   end
   f.n, f.last = f.n + n, line
-  self.folded_at = self.folded_at or self.ms()
+  self.folded_at = self.folded_at or time_of(line)
 end
 
 --- A line from the pipe.

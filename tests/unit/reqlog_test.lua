@@ -138,6 +138,16 @@ return {
     is(json.decode(lines(path)[73]).count, 5)
   end),
 
+  ["a writer that was behind writes what it counts, though the last ends of batches come at once"] = with_folder(function(path, with)
+    local clock = { now = NOW + 2 }
+    local w = writer(with, clock)
+    for i = 1, 60 do w:feed(refusal("flood", i, "host_not_allowed")) end
+    w:feed("\n")
+    w:feed("\n")
+    is(#lines(path), 21)
+    is(json.decode(lines(path)[21]).count, 40)
+  end),
+
   ["failed handshakes of one kind have a record in ten seconds, and the next one tells their number"] = with_folder(function(path, with)
     local clock = { now = NOW }
     local w = writer(with, clock)
