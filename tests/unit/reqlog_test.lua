@@ -110,7 +110,7 @@ return {
     local clock = { now = NOW }
     local w = writer(with, clock)
     for i = 1, 1000 do
-      w:feed(refusal("flood", i, i % 2 == 0 and "host_not_allowed" or "path_not_allowed", "/p" .. i))
+      w:feed(refusal("flood", i // 25, i % 2 == 0 and "host_not_allowed" or "path_not_allowed", "/p" .. i))
       if i % 100 == 0 then w:feed(record("flood", i)) end
     end
     for i = 1, 20 do w:feed(refusal("quiet", i, "host_not_allowed")) end
