@@ -8,10 +8,9 @@ local M = {}
 function M.labels(r)
   local out = {}
   for _, s in ipairs(r.services) do
-    for _, key in ipairs { s.key or false, s.user_key or false } do
-      if key then out[key] = key == s.user_key and "plain" or out[key] or "secret" end
+    for key, kind in pairs(require("proposals").uses(s)) do
+      out[key] = out[key] ~= "secret" and kind or "secret"
     end
-    for _, row in ipairs(s.rows or {}) do out[row.key] = out[row.key] or "secret" end
   end
   for _, c in ipairs(r.credentials) do
     if c.oauth then
@@ -62,9 +61,14 @@ function makers.bearer(r, s, given, fields, typed)
 end
 
 function makers.basic(_, s, given, fields, typed)
+  if not s.key then
+    typed.secret_username, typed.password = secret_of(given, s.user_key, s.host), ""
+    fields[1], fields[2] = "secret_username=-", "password=-"
+    return "basic", "secret_username"
+  end
   local user = given[s.user_key]
   if type(user) ~= "string" then report.usage(("%s is missing: the user name"):format(s.user_key), s.user_key .. "=NAME") end
-  typed.password = s.key and secret_of(given, s.key, s.host) or ""
+  typed.password = secret_of(given, s.key, s.host)
   fields[1], fields[2] = "username=" .. user, "password=-"
   return "basic", "password"
 end

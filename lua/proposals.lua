@@ -61,6 +61,15 @@ function auths.custom(a)
   return auths["api-key"] { key = key, header = name, prefix = prefix }
 end
 
+--- The credentials that a service uses: { [key] = "secret" | "plain" }. A user name may be read, but one without a password is the key itself.
+function M.uses(s)
+  local out = {}
+  if s.user_key then out[s.user_key] = s.key and "plain" or "secret" end
+  if s.key then out[s.key] = "secret" end
+  for _, row in ipairs(s.rows or {}) do out[row.key] = "secret" end
+  return out
+end
+
 local function slug(host) return (host:gsub("^%*%.", ""):gsub("[^%w]+", "-"):sub(1, 40):gsub("^%-+", ""):gsub("%-+$",
   ""):lower()) end
 
@@ -205,15 +214,14 @@ function M.parse(text)
   local keys, used, accounts = {}, {}, {}
   for _, c in ipairs(out.credentials) do keys[c.key] = c end
   for i, s in ipairs(out.services) do
-    for _, key in ipairs { s.key or false, s.user_key or false } do
-      if key and not keys[key] then return nil, ("services[%d]: %s is none of the proposal's credentials"):format(i - 1, key) end
-      if key then used[key] = true end
+    for key, kind in pairs(M.uses(s)) do
+      if not keys[key] then return nil, ("services[%d]: %s is none of the proposal's credentials"):format(i - 1, key) end
+      if used[key] and used[key] ~= kind or kind == "secret" and s.key and key == s.user_key then return nil,
+        ("services[%d]: %s is a user name in one place and a secret in another, so anybody could read it"):format(i - 1, key) end
+      if kind == "plain" and keys[key].oauth then return nil, ("services[%d]: a token of OAuth is no user name"):format(i - 1) end
+      used[key] = kind
     end
-    for _, row in ipairs(s.rows or {}) do
-      if not keys[row.key] then return nil, ("services[%d]: %s is none of the proposal's credentials"):format(i - 1, row.key) end
-      used[row.key] = true
-    end
-    local account = s.key and keys[s.key].oauth or s.kind == "substitute" and keys[s.rows[1].key].oauth
+    local account = (s.key or s.user_key) and keys[s.key or s.user_key].oauth or s.kind == "substitute" and keys[s.rows[1].key].oauth
     if account and (s.kind ~= "bearer" or s.rows) then return nil,
       ("services[%d]: a token of OAuth goes out as bearer"):format(i - 1) end
     local first = account and accounts[s.key] or s

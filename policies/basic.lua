@@ -3,7 +3,8 @@
 -- For: git over HTTPS, Jira and Confluence (e-mail address and API token), older APIs. Container registries: type `registry`, which
 -- knows more of them; of a registry that names itself as its token endpoint the bearer is sealed here, too, or it could not be used.
 --   sallyport credential add gitlab-git --type basic --host gitlab.com username=oauth2 password=@token.txt
--- Fields: username (plain, may be empty, holds no ":": it would end there); password (secret, may be empty).
+-- Fields: username (plain, may be empty, holds no ":": it would end there); password (secret, may be empty); secret_username (secret, in the
+-- place of username: of APIs whose key is the user name, with an empty password, as Stripe's).
 return {
   kind   = "type",
   api    = 1,
@@ -13,6 +14,7 @@ return {
   fields = {
     { name = "username", default = "", help = "User name; not a secret, it may be shown" },
     { name = "password", secret = true, required = true, empty = true, help = "Password; may be empty" },
+    { name = "secret_username", secret = true, help = "The user name, where it is the key itself; username stays empty then" },
   },
 
   -- "Token Authentication Specification" of the CNCF's Distribution project.
@@ -22,11 +24,12 @@ return {
   validate = function(cred)
     -- RFC 7617 section 2: the first colon ends the user name.
     if cred.username:find(":", 1, true) then return nil, "username", "has a ':' in it, where the user name would end" end
+    if cred.secret_username and cred.username ~= "" then return nil, "username", "is there twice: secret_username stands in its place" end
     return true
   end,
 
   apply = function(req, cred)
-    req.headers:set("authorization", "Basic " .. secret.base64(cred.username .. ":" .. cred.password))
+    req.headers:set("authorization", "Basic " .. secret.base64((cred.secret_username or cred.username) .. ":" .. cred.password))
   end,
 
   examples = {
@@ -37,5 +40,7 @@ return {
       want = { headers = { authorization = "Basic dXNlcjo=" } } },
     { cred = { password = "key" }, req = {},
       want = { headers = { authorization = "Basic OmtleQ==" } } },
+    { cred = { secret_username = "key", password = "" }, req = {},
+      want = { headers = { authorization = "Basic a2V5Og==" } } },
   },
 }

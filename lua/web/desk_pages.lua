@@ -566,7 +566,7 @@ local function proposal(desk, id, form)
   local got = ask(desk, "proposal", "show", id)
   local p = got.value
   if got.error or type(p) ~= "table" then return { status = 404, title = "No such proposal", body = wrong(got) } end
-  local at, note = "proposals/" .. id, nil
+  local at, note, labels = "proposals/" .. id, nil, require("granting").labels(require("proposals").named(id).record)
   if form then
     local args, typed = { "proposal", form.reject and "reject" or "approve", id }, {}
     if form.reject then
@@ -582,14 +582,12 @@ local function proposal(desk, id, form)
           if path and path ~= "" and path ~= s.path then args[#args + 1] = ("--path=%s=%s"):format(s.name, path) end
         end
       end
-      for name, value in pairs(form) do
-        local key = name:match("^k%.(.+)$")
-        if key and value ~= "" then
-          typed[key] = value
-          args[#args + 1] = key .. (name:find("client_id$") and "=" .. value or "=-")
+      for key, kind in pairs(labels) do
+        local value = form["k." .. key] or ""
+        if value ~= "" then
+          typed[key] = kind == "secret" and value or nil
+          args[#args + 1] = key .. (kind == "secret" and "=-" or "=" .. value)
         end
-        local user = name:match("^u%.(.+)$")
-        if user and value ~= "" then args[#args + 1] = user .. "=" .. value end
       end
       if n == 0 then note = html '<p class="warn" role="alert">No service is chosen.</p>' end
     end
@@ -599,9 +597,8 @@ local function proposal(desk, id, form)
       note = html('<div class="warn" role="alert"><strong>{m}</strong></div>', { m = did.error.message })
     end
   end
-  local services, inputs, users = {}, {}, {}
+  local services, inputs = {}, {}
   for i, s in ipairs(p.services) do
-    if s.user_key then users[s.user_key] = true end
     services[i] = html([[
 <fieldset><legend>{n}</legend><label class="on"><input type="checkbox" name="s.{i}" value="on" checked> {says}</label>{warning}
 {narrow}</fieldset>]],
@@ -624,7 +621,7 @@ local function proposal(desk, id, form)
       input("k." .. c.key .. ".refresh_token", c.key .. ": refresh token",
         "To paste one that is there; without it, sign in to the account afterwards.", "password")
     else
-      input((users[c.key] and "u." or "k.") .. c.key, c.key, help, users[c.key] and "text" or "password")
+      input("k." .. c.key, c.key, help, labels[c.key] == "plain" and "text" or "password")
     end
   end
   local waits = p.state == "pending"

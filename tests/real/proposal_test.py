@@ -64,7 +64,8 @@ def test_kinds(t):
     services = [{"name": "basic", "host": "basic.test", "auth": {"type": "basic", "username": "USER", "password": "PASS"}},
                 {"name": "keyed", "host": "api.test/v1/*", "auth": {"type": "api-key", "key": "KEY", "header": "X-Key", "prefix": "k "}},
                 {"name": "custom", "host": "custom.test:8443", "auth": {"type": "custom", "headers": {"X-Token": "Token {{ KEY }}"}}},
-                {"name": "docs", "host": "docs.test", "auth": {"type": "passthrough"}}]
+                {"name": "docs", "host": "docs.test", "auth": {"type": "passthrough"}},
+                {"name": "named", "host": "api.test/named", "auth": {"type": "basic", "username": "KEY"}}]
     ask = {"services": services, "credentials": [{"key": k} for k in ("USER", "PASS", "KEY")]}
     first = own(s, "POST", "/v1/proposals", ask)[1]["id"]
     s.cli("proposal", "approve", first, "--only", "keyed,docs", "--host", "docs=read.test", "KEY=-", stdin=SECRET)
@@ -72,10 +73,13 @@ def test_kinds(t):
     entries = json.loads(s.cli("bundle", "show", "default", "--json").stdout)
     assert [d["host"] for d in entries["domains"]] == ["read.test"] and entries["credentials"] == ["keyed"]
     assert own(s, "GET", "/v1/proposals/" + first)[1]["reason"] == "in part: keyed, docs"
-    second = own(s, "POST", "/v1/proposals", {**ask, "services": services[:1] + services[2:3]})[1]["id"]
+    second = own(s, "POST", "/v1/proposals", {**ask, "services": services[:1] + services[2:3] + services[4:]})[1]["id"]
     s.cli("proposal", "approve", second, "USER=ada", f"PASS=@{s.secret_file(SECRET)}", f"KEY=@{s.secret_file(SECRET)}", "--method", "GET")
     basic, custom = (json.loads(s.cli("credential", "show", n, "--json").stdout) for n in ("basic", "custom"))
     assert basic["fields"]["username"] == "ada" and basic["methods"] == ["GET"] and custom["ports"] == [8443] and custom["fields"] == {"header": "x-token", "prefix": "Token "}, (basic, custom)
+    named = json.loads(s.cli("credential", "show", "named", "--json").stdout)
+    assert named["secrets"] == ["password", "secret_username"] and SECRET not in str(named), "a user name alone is the key"
+    assert s.request(target="/named/x").status == 200 and up.requests[-1].get("authorization") == "Basic " + base64.b64encode(f"{SECRET}:".encode()).decode()
     third = own(s, "POST", "/v1/proposals", {"services": [{"name": "drive", "host": "drive.test", "auth": {"type": "bearer", "token": "DRIVE"}}],
         "credentials": [{"key": "DRIVE", "type": "oauth", "oauth": {"token_url": "https://id.test/token", "authorization_url": "https://id.test/auth", "client_id": "c1", "scopes": "read"}}]})
     assert third[0] == 201, third

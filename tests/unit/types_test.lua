@@ -110,6 +110,13 @@ local cases = {
     is(applied("basic", { password = secret.of "key" }, {}).authorization, "Basic OmtleQ==")
     is(check("basic", { username = "user", password = secret.of "" }), true)
   end,
+  ["basic takes a key as the user name, and then no other"] = function()
+    local key = { secret_username = secret.of "key", password = secret.of "" }
+    is(applied("basic", key, {}).authorization, "Basic a2V5Og==")
+    is(check("basic", key), true)
+    key.username = "user"
+    assert(not check("basic", key))
+  end,
   ["basic takes UTF-8 as it is"] = function()
     is(applied("basic", { username = "test", password = secret.of "123\u{A3}" }, {}).authorization, "Basic dGVzdDoxMjPCow==")  -- RFC 7617 2.1
   end,
