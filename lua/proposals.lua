@@ -236,6 +236,30 @@ function M.parse(text)
   return out
 end
 
+--- What a person who may answer, but does not run the box, makes of a service's host and path: both as records have them, nil where they stay as
+-- they were asked for | nil, nil, why. The host is the one that was asked for or a name below its wildcard, the path the one or below it.
+function M.narrowed(s, host, path)
+  local records, why = require "records", nil
+  if host then
+    host, why = records.host(host)
+    if not host then return nil, nil, why end
+    local below = s.host:match("^%*(%..+)$")
+    if host ~= s.host and not (below and host:sub(-#below) == below and not host:find("$", 1, true)) then
+      return nil, nil, ("%s is not what was asked for, or below it: whoever runs this box may give more"):format(host)
+    end
+  end
+  if path then
+    path, why = records.path(path)
+    if not path then return nil, nil, why end
+    local asked = s.path or "/"
+    local within = asked:gsub("/$", "") .. "/"
+    if path ~= asked and path:sub(1, #within) ~= within then
+      return nil, nil, ("%s is not below %s: whoever runs this box may give more"):format(path, asked)
+    end
+  end
+  return host, path
+end
+
 --- A record's state, its end considered: "pending", "applied", "rejected", "expired".
 function M.state(r, now) return r.state == "pending" and r["until"] <= now and "expired" or r.state end
 

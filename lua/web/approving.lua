@@ -188,8 +188,11 @@ local function proposal(q, session, id, form)
     for i, s in ipairs(r.services) do
       only[s.name] = form["s." .. i] and true or nil
       local host, path = form["h." .. i] or "", form["p." .. i] or ""
-      hosts[s.name] = host ~= "" and host ~= s.host and host or nil
-      paths[s.name] = path ~= "" and path ~= s.path and path or nil
+      local why
+      if only[s.name] and not s.remove then
+        hosts[s.name], paths[s.name], why = proposals.narrowed(s, host ~= "" and host or nil, path ~= "" and path or nil)
+      end
+      if why then return proposal_page(session, row, 400, ("%s: %s"):format(s.name, why)) end
     end
     local given, why = given_of(r, form)
     if not given then return proposal_page(session, row, 400, why) end

@@ -103,7 +103,7 @@ def test_proposal(t):
     """approval_url leads to a sign-in and then to that proposal; a part of it is approved there with the secret typed, narrowed, or none of it where one part is refused; another is rejected"""
     s, base, people = world(t, {"ada": ["--approve"]})
     ada = people["ada"]
-    ask = {"services": [{**ASK["services"][0], "host": "new.test"}, {"name": "docs", "host": "docs.test", "auth": {"type": "passthrough"}},
+    ask = {"services": [{**ASK["services"][0], "host": "new.test/v1"}, {"name": "docs", "host": "*.docs.test", "auth": {"type": "passthrough"}},
                         {"name": "wide", "host": "*.github.io", "auth": {"type": "passthrough"}}], "credentials": ASK["credentials"], "user_message": "<x-canary>\u202e please"}
     status, made, _ = own(s, "POST", "/v1/proposals", ask)
     at = f"/approvals/p/{made['id']}"
@@ -122,12 +122,15 @@ def test_proposal(t):
     assert ada.status == 400 and "no service is chosen" in ada.page, ada.page
     ada.submit(at, ("answer", "approve"), ("s.1", "on"), ("s.2", "on"), ("h.2", "not a host"), ("k.STRIPE_KEY", SECRET))
     assert ada.status == 400 and "docs: " in ada.page and SECRET not in ada.page, ada.page
+    for i, field, wide in ((2, "h", "read.test"), (2, "h", "docs.test"), (2, "h", "*"), (2, "h", "*.test"), (2, "h", "${A}.docs.test"), (1, "h", "other.test"), (1, "h", "*.new.test"), (1, "p", "/v10"), (1, "p", "/")):
+        ada.submit(at, ("answer", "approve"), (f"s.{i}", "on"), (f"{field}.{i}", wide), ("k.STRIPE_KEY", SECRET))
+        assert ada.status == 400 and "Proposal of" in ada.page, (wide, ada.page)
     assert s.request(host="new.test", wire=None).status == 403, "nothing of it was made"
-    ada.submit(at, ("answer", "approve"), ("s.1", "on"), ("s.2", "on"), ("h.2", "read.test"), ("p.1", "/v1"), ("k.STRIPE_KEY", SECRET))
+    ada.submit(at, ("answer", "approve"), ("s.1", "on"), ("s.2", "on"), ("h.2", "read.docs.test"), ("p.1", "/v1/read"), ("k.STRIPE_KEY", SECRET))
     assert ada.status == 200 and "Approved" in ada.page, ada.page
     stripe = json.loads(s.cli("credential", "show", "stripe", "--json").stdout)
-    assert stripe["hosts"] == ["new.test"] and stripe["paths"] == ["/v1"], stripe
-    assert [d["host"] for d in json.loads(s.cli("bundle", "show", "default", "--json").stdout)["domains"]] == ["read.test"]
+    assert stripe["hosts"] == ["new.test"] and stripe["paths"] == ["/v1/read"], stripe
+    assert [d["host"] for d in json.loads(s.cli("bundle", "show", "default", "--json").stdout)["domains"]] == ["read.docs.test"]
     got = own(s, "GET", "/v1/proposals/" + made["id"])[1]
     assert got["status"] == "applied" and got["reason"] == "in part: stripe, docs", got
     changes = [json.loads(x) for x in s.cli("log", "--json", "--kind", "change").stdout.splitlines()]

@@ -45,6 +45,23 @@ return {
       assert(granting.labels({ services = services, credentials = {} }).KEY == "secret")
     end
   end,
+  ["who answers may narrow a host and a path, and no more"] = function()
+    for _, c in ipairs {
+      { "a.test", nil, "a.test", true }, { "a.test", nil, "A.TEST", true }, { "a.test", nil, "b.a.test" }, { "a.test", nil, "*.a.test" }, { "a.test", nil, "*" }, { "a.test", nil, "aa.test" },
+      { "*.a.test", nil, "*.a.test", true }, { "*.a.test", nil, "b.a.test", true }, { "*.a.test", nil, "*.b.a.test", true }, { "*.a.test", nil, "a.test" },
+      { "*.a.test", nil, "ba.test" }, { "*.a.test", nil, "*.test" }, { "*.a.test", nil, "${X}.a.test" }, { "10.0.0.1", nil, "10.0.0.2" }, { "a.test", nil, "a.test/x" },
+    } do
+      local host, _, why = proposals.narrowed({ host = c[1] }, c[3])
+      assert((host ~= nil) == (c[4] == true) and (host == nil) == (why ~= nil), c[1] .. " " .. c[3])
+    end
+    for _, c in ipairs {
+      { nil, "/x", true }, { "/", "/x", true }, { "/v1", "/v1", true }, { "/v1", "/v1/x", true }, { "/v1", "/v1/", true }, { "/v1/", "/v1/x", true }, { "/v1/", "/v1" },
+      { "/v1", "/" }, { "/v1", "/v10" }, { "/v1", "/v2" }, { "/v1", "/V1" }, { "/v1", "/v1/../v2" }, { "/v1", "/v1%2Fx" }, { "/v1", "v1" },
+    } do
+      local _, path, why = proposals.narrowed({ host = "a.test", path = c[1] }, nil, c[2])
+      assert((path ~= nil) == (c[3] == true) and (path == nil) == (why ~= nil), tostring(c[1]) .. " " .. c[2])
+    end
+  end,
   ["what OAuth gives is no user name"] = function()
     for _, s in ipairs { basic("one", "KEY", "PASS"), basic("one", "KEY") } do
       local r, why = parsed({ s }, account, s.auth.password)
