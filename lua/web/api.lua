@@ -3,6 +3,7 @@
 --              from = address | nil, by = "operator NAME" | nil: who was let in already, and may all }
 --   response { status =, headers = { { name, value }… }, body = text }
 -- Each row of web.api_table is carried out by its command, one at a time. Yields.
+local bounds = require "web.bounds"
 local commands = require "web.commands"
 local json = require "json"
 local rows = require "web.api_table"
@@ -111,9 +112,8 @@ local function type_of(row, values, given)
   return name and require("policy_store").load(name) or nil, record
 end
 
--- FIELD=VALUE arguments of `fields` and `secrets`, what is typed for each FIELD=-, and whether a URL among them moves.
-local function put_fields(args, typed, given, pol, record)
-  local led = false
+-- FIELD=VALUE arguments of `fields` and `secrets`, and what is typed for each FIELD=-.
+local function put_fields(args, typed, given, pol)
   local function put(label, value, secret)
     if #value > M.BODY_MAX then bad(label .. " is too long") end
     if secret then
@@ -125,8 +125,6 @@ local function put_fields(args, typed, given, pol, record)
   local function field(name, value)
     local f = pol and pol.by_name[name:match("^[^.]*")]
     local secret = f and require("records").is_secret(f) or name == "client_key"
-    led = led or require("web.desk_forms").leads_fields[name]
-      or f and f.type == "url" and not (record and record.fields and record.fields[name] == value)
     put(name, plain_text(value, name), secret)
   end
   for _, name in ipairs(given.fields ~= nil and map_of(given.fields, "fields") or {}) do
@@ -140,10 +138,9 @@ local function put_fields(args, typed, given, pol, record)
   for _, name in ipairs(given.secrets ~= nil and map_of(given.secrets, "secrets") or {}) do
     put(name, text_of(given.secrets[name], name), true)
   end
-  return led
 end
 
--- Arguments of the command for what came: args, typed, led (it says where a secret goes), pol, record.
+-- Arguments of the command for what came: args, typed, led (it says where a secret of the record goes), record.
 local function arguments_of(row, values, given, members)
   local known = {}
   for _, m in ipairs(members) do known[m.name] = true end
@@ -154,7 +151,7 @@ local function arguments_of(row, values, given, members)
       bad(("there is no member '%s'"):format(require("cli.report").clean(name):sub(1, 40)), names[1] and "it has " .. table.concat(names, ", "))
     end
   end
-  local args, typed, led, behind = {}, {}, false, {}
+  local args, typed, behind = {}, {}, {}
   for word in row.words:gmatch("%S+") do args[#args + 1] = word end
   local function place(text, name)
     if text:sub(1, 1) == "-" or text == "" then bad(("%s cannot be empty, or begin with a dash"):format(name)) end
@@ -175,7 +172,6 @@ local function arguments_of(row, values, given, members)
       local list = one and { text_of(value, m.name) } or list_of(value, m.name)
       for _, text in ipairs(list) do place(text, m.name) end
     elseif m.option then
-      led = led or require("web.desk_forms").leads[m.option] or false
       if m.kind == "switch" then
         if type(value) ~= "boolean" then bad(("%s is true or false"):format(m.name)) end
         if value then behind[#behind + 1] = "--" .. m.option end
@@ -189,10 +185,10 @@ local function arguments_of(row, values, given, members)
     end
   end
   local pol, record = type_of(row, values, given)
-  led = put_fields(args, typed, given, pol, record) or led
+  put_fields(args, typed, given, pol)
   table.move(behind, 1, #behind, #args + 1, args)
   for _, text in ipairs(row.more or {}) do args[#args + 1] = text end
-  return args, typed, led, record
+  return args, typed, record ~= nil and bounds.leads(args, pol, record), record
 end
 
 -- What stands in the query, by the row's members.
@@ -369,8 +365,8 @@ local function change(request, row, values, who)
     if m.name ~= "source" then members[#members + 1] = m end
   end
   local args, typed, led, record = arguments_of(row, values, given, members)
-  if led and row.words == "credential set" and record then
-    local why = require("web.desk_forms").unled(record, typed)
+  if led then
+    local why = bounds.unled(record, typed)
     if why then return fault(403, "secret_needed", why, "send its secrets in `fields` along with the change") end
   end
   local function run(path)

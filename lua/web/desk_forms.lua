@@ -1,4 +1,5 @@
 --- Forms of the operator's page: made from the table of commands and from the fields of types, and carried out by the command.
+local bounds = require "web.bounds"
 local commands = require "web.commands"
 local page = require "web.page"
 local records = require "records"
@@ -9,11 +10,6 @@ local KEPT_MAX = 32     -- answers that wait to be shown; a person looks at each
 
 -- Options that have no part in a page's form.
 local hidden = { home = true, json = true, help = true }
--- Where a credential's secret goes: a change of these asks for the secret again.
-local leads = { host = true, port = true, ["plain-http"] = true, ["seal-host"] = true, address = true, preset = true }
-local leads_fields = { ca = true, tls = true, client_cert = true }
-
-M.leads, M.leads_fields = leads, leads_fields
 
 -- ---- the inputs ----------------------------------------------------------------------------------
 
@@ -177,14 +173,14 @@ local function each_line(text)
   return (text or ""):gmatch("[^\r\n]+")
 end
 
--- The arguments of the command, the secrets of the form by label, and whether the secret may go to another place then | nil, message,
--- which input
+-- The arguments of the command, and the secrets of the form by label | nil, message, which input
 local function arguments_of(c, form, specs, pol)
-  local args, typed, led = {}, {}, false
+  local args, typed = {}, {}
   for word in c.words:gmatch("%S+") do args[#args + 1] = word end
   local function put(text) args[#args + 1] = text end
   for _, s in ipairs(specs) do
     local value = form[s.name] or ""
+    if s.kind ~= "lines" and s.kind ~= "secret" and value:find("%c") then return nil, "it is one line", s.name end
     if s.name:find("^a%d+$") then
       for line in each_line(value) do
         -- It would be an option.
@@ -193,7 +189,6 @@ local function arguments_of(c, form, specs, pol)
       end
     elseif s.name:find("^o%.") and value ~= "" then
       local name = s.name:sub(3)
-      led = led or leads[name]
       if s.kind == "switch" then
         put("--" .. name)
       elseif s.kind == "lines" then
@@ -205,7 +200,6 @@ local function arguments_of(c, form, specs, pol)
       local name = s.name:sub(3)
       local f = pol.by_name[name]
       local secret = records.is_secret(f)
-      led = led or f.type == "url" and value ~= s.default
       if f.type == "map" then
         for line in each_line(value) do
           local key, v = line:match("^([^=]+)=(.*)$")
@@ -223,27 +217,11 @@ local function arguments_of(c, form, specs, pol)
     elseif s.name == "more" then
       for line in each_line(value) do
         if line:sub(1, 1) == "-" or not line:find("=", 1, true) then return nil, "a line is NAME=VALUE", "more" end
-        local name = line:match("^[^=]*")
-        local f = pol and pol.by_name[name]
-        led = led or leads_fields[name] or f and f.type == "url"
         put(line)
       end
     end
   end
-  return args, typed, led
-end
-
---- Whoever holds the page must not have a key sent to a place of theirs: then its secret is typed again. Why it cannot be | nil
-function M.unled(record, typed)
-  for _, name in ipairs(require("cli.shape").secrets(record)) do
-    -- A document's members come with the document; of a map each is typed.
-    if not typed[name] and not typed[name:match("^[^.]+")] then
-      return ("its secret %s is asked for again where hosts, ports or addresses change; the command line changes it without"):format(name)
-    end
-  end
-  if require("store").peek("state", record.name) then
-    return "it holds tokens that were made with its secret: the command line changes hosts, ports and addresses"
-  end
+  return args, typed
 end
 
 -- A refusal of the command at the input that it names.
@@ -425,15 +403,13 @@ function M.answer(desk, words, query, form)
     out.status = 409
     return out
   end
+  local args, typed, at_input = arguments_of(c, form, specs, pol)
+  if not args then return M.show(desk, c, form, { at = at_input, message = typed }) end
   if seen_of(desk, c, form) ~= form.seen then return changed() end
   local at, version = kept_as[words:match("^(%S+) set$")], math.tointeger(tonumber((form.seen or ""):match("%-(%d+)$")))
   local expect = at and version and { at[1], at[2] .. form.a1, version } or nil
-  local args, typed, led = arguments_of(c, form, specs, pol)
-  if not args then return M.show(desk, c, form, { at = led, message = typed }) end
-  if led and words == "credential set" and record then
-    local why = M.unled(record, typed)
-    if why then return M.show(desk, c, form, { message = why }) end
-  end
+  local why = words == "credential set" and record and bounds.leads(args, pol, record) and bounds.unled(record, typed)
+  if why then return M.show(desk, c, form, { message = why }) end
   local got = commands.run(args, { home = desk.home, asked = desk.who, typed = typed, expect = expect })
   if got.changed then return changed() end
   if got.error or got.code ~= 0 and got.value == nil then

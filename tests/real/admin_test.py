@@ -243,10 +243,14 @@ def test_secrets(t):
     hostile = pathlib.Path(s.dir) / "elsewhere"
     hostile.write_text(OTHER)
     for field, value in (("o__host", "evil.test"), ("o__port", "8443"), ("o__plain-http", "on"), ("o__address", "10.0.0.0/8"), ("o__seal-host", "evil.test"), ("o__preset", "github"),
-                         ("more", "ca=" + "x"), ("more", "tls=legacy")):
+                         ("more", "ca=" + "x"), ("more", "tls=legacy"), ("o__clear", "ca"), ("o__clear", "method\ntls"), ("o__clear", "plain-http")):
         a.get("do/credential/set?a1=app")
         a.submit(a1="app", **{field: value})
         assert a.status == 400 and "asked for again" in a.page.text, (field, a.page.text)
+    for name, field, value in (("app\n", "o__host", "evil.test"), ("app\nca=x", "o__method", "GET"), ("app", "o__placeholder", "a\nb")):
+        a.get("do/credential/set?a1=app")
+        a.submit(a1=name, **{field: value})
+        assert a.status == 400 and "it is one line" in a.page.text, (name, a.page.text)
     record = json.loads(s.cli("credential", "show", "app", "--json").stdout)
     assert record["hosts"] == ["api.test"] and record["ports"] == [443]
     a.get("do/credential/set?a1=app")

@@ -279,7 +279,7 @@ def test_secrets(t):
     hostile.write_text(OTHER)
     a.ask("POST", "/credentials", {"name": "app", "type": "bearer", "hosts": ["api.test"], "fields": {"token": SECRET}}, want=201)
     for change in ({"hosts": ["evil.test"]}, {"ports": ["8443"]}, {"plain_http": True}, {"addresses": ["10.0.0.0/8"]}, {"seal_hosts": ["evil.test"]}, {"preset": "github"},
-                   {"fields": {"ca": "x"}}, {"fields": {"tls": "legacy"}}):
+                   {"fields": {"ca": "x"}}, {"fields": {"tls": "legacy"}}, {"clear": ["ca"]}, {"clear": ["method", "client_cert"]}, {"clear": ["preset"]}):
         assert a.ask("PATCH", "/credentials/app", change, want=403)["error"] == "secret_needed", change
     assert a.ask("GET", "/credentials/app")["hosts"] == ["api.test"]
     assert a.ask("PATCH", "/credentials/app", {"hosts": ["api.test", "b.test"], "fields": {"token": OTHER}})["hosts"] == ["api.test", "b.test"]
@@ -297,7 +297,8 @@ def test_secrets(t):
         assert SECRET not in text and OTHER not in text
     a.ask("POST", "/credentials", {"name": "hook", "type": "oauth_client_credentials", "hosts": ["c.test"],
                                    "fields": {"token_url": "https://c.test/t", "client_id": "me", "client_secret": SECRET}}, want=201)
-    assert a.ask("PATCH", "/credentials/hook", {"fields": {"token_url": "https://evil.test/t"}}, want=403)["error"] == "secret_needed"
+    for change in ({"fields": {"token_url": "https://evil.test/t"}}, {"clear": ["token_url"]}):
+        assert a.ask("PATCH", "/credentials/hook", change, want=403)["error"] == "secret_needed", change
     a.ask("PATCH", "/credentials/hook", {"fields": {"token_url": "https://c.test/t", "scopes": ["a", "b"]}})
 
 

@@ -1,0 +1,44 @@
+--- What whoever holds the page, or a token of the API, must not do: lead a secret that they do not know to a place of theirs.
+local records = require "records"
+local M = {}
+
+-- Where a credential's secret goes: a change of these asks for the secret again. Options of `credential set`, and fields of every type; a
+-- type's own fields are those that are addresses.
+local options = { host = true, port = true, ["plain-http"] = true, ["seal-host"] = true, address = true, preset = true }
+local fields = { ca = true, tls = true, client_cert = true }
+
+local function is_address(pol, name)
+  local f = pol and pol.by_name[name]
+  return f ~= nil and f.type == "url"
+end
+
+--- Whether this `credential set`, its words one by one, says where the secret goes, or takes away what said so. record: as it is now
+function M.leads(args, pol, record)
+  for i = 4, #args do
+    local option, value = args[i]:match("^%-%-([%w-]+)=?(.*)$")
+    local field, given = args[i]:match("^([%a_][%w_]*)[^=]*=(.*)$")
+    if option == "clear" then
+      if options[value] or fields[value] or is_address(pol, value:match("^[^.]*")) then return true end
+    elseif option then
+      if options[option] then return true end
+    elseif field and (fields[field] or is_address(pol, field) and (record.fields or {})[field] ~= given) then
+      return true
+    end
+  end
+  return false
+end
+
+--- What was not typed again, where a change leads a secret elsewhere: why it cannot be | nil. typed: secrets by label
+function M.unled(record, typed)
+  for _, name in ipairs(require("cli.shape").secrets(record)) do
+    -- A document's members come with the document; of a map each is typed.
+    if not typed[name] and not typed[name:match("^[^.]+")] then
+      return ("its secret %s is asked for again where hosts, ports or addresses change; the command line changes it without"):format(name)
+    end
+  end
+  if require("store").peek("state", record.name) then
+    return "it holds tokens that were made with its secret: the command line changes hosts, ports and addresses"
+  end
+end
+
+return M
