@@ -595,6 +595,13 @@ local function set_pasted(ctx, name, build, pasted)
     advice(code, "`sallyport connect` " .. name))
 end
 
+-- Whoever holds the page must not have programs of the operator's print for a host of theirs.
+local function no_program(ctx, pol)
+  if ctx.page and require("web.bounds").runs(pol) then
+    report.fail(("programs run for the type %s: its credentials are made and changed on the command line"):format(pol.name))
+  end
+end
+
 local function add(args, opt, ctx)
   local name, why = records.name(args[1])
   if not name then report.usage(why) end
@@ -606,6 +613,7 @@ local function add(args, opt, ctx)
       "types: " .. table.concat(type_names(), ", ") .. "\n  sallyport credential presets lists the APIs")
   end
   local pol = load_type(opt.type)
+  no_program(ctx, pol)
   opt.host = opt.host or pol.hosts
   if not opt.host then report.usage("--host is missing: it says where the secret may go",
     "--host api.example.com") end
@@ -705,6 +713,7 @@ local function set(args, opt, ctx)
   local record = db.need("credential", args[1])
   if #given == 0 and not next(opt) then report.usage("nothing to change was named",
     "sallyport credential set --help") end
+  no_program(ctx, load_type(record.type))
   local typed, plain, pasted, reshaped   -- secrets are read once, however often the commit is tried
   given, pasted = pasted_tokens(ctx, load_type(record.type), given)
   local function build()

@@ -41,4 +41,20 @@ function M.unled(record, typed)
   end
 end
 
+--- Whether the page may change this policy, or put this text or kept version in its place: rules alone see no secret. Types, presets and what
+-- matches say where secrets go.
+function M.is_rule(name, text)
+  local policies = require "policy_store"
+  local pol = records.name(name) and policies.load(name)
+  if not pol or pol.kind ~= "rule" then return false end
+  local new = text and require("policy").compile(name, text)
+  return not new or new.kind == "rule"       -- what is no policy at all is refused by the command
+end
+
+--- Whether programs of the operator's run for a credential of this type: what they print would go to a host of the page's.
+function M.runs(pol)
+  local source = require("policy_store").source(pol.name)
+  return type(source) == "string" and source:find("net%s*[.:]%s*command") ~= nil
+end
+
 return M

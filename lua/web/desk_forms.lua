@@ -390,6 +390,15 @@ function M.done(desk, id)
     base = desk.base, back = lists[kept.words:match("^%S+")] or "", line = kept.line }) }
 end
 
+-- What says where secrets go is changed on the command line: why not | nil
+local function kept_there(args)
+  local verb, name = args[1] == "policy" and args[2], args[3]
+  if verb ~= "use" and verb ~= "rollback" and verb ~= "remove" then return nil end
+  local version = verb ~= "remove" and (math.tointeger(tonumber(args[4])) or not args[4] and require("cli.policy_versions").before(name))
+  if bounds.is_rule(name, version and (require("policy_store").source(name, version) or "")) then return nil end
+  return "it says where secrets go, so versions of it are put in force, and removed, on the command line: sallyport " .. table.concat(args, " ")
+end
+
 --- GET and POST do/FAMILY/VERB
 function M.answer(desk, words, query, form)
   local c = commands.find(words)
@@ -409,6 +418,7 @@ function M.answer(desk, words, query, form)
   local at, version = kept_as[words:match("^(%S+) set$")], math.tointeger(tonumber((form.seen or ""):match("%-(%d+)$")))
   local expect = at and version and { at[1], at[2] .. form.a1, version } or nil
   local why = words == "credential set" and record and bounds.leads(args, pol, record) and bounds.unled(record, typed)
+    or kept_there(args)
   if why then return M.show(desk, c, form, { message = why }) end
   local got = commands.run(args, { home = desk.home, asked = desk.who, typed = typed, expect = expect })
   if got.changed then return changed() end

@@ -1,4 +1,5 @@
 --- What the operator's page shows: each part of the box as the commands tell it, and links to the forms that change it.
+local bounds = require "web.bounds"
 local commands = require "web.commands"
 local forms = require "web.desk_forms"
 local page = require "web.page"
@@ -491,9 +492,8 @@ local function policy(desk, name, form)
   local source, note = type(got.value) == "table" and got.value.text or "", nil
   local seen = require("host").sha256_hex(source):sub(1, 16)
   -- A type's defaults, a preset and what matches say where a secret goes: whoever holds the page must not. A rule sees none.
-  local pol = require("policy_store").load(name)
-  local kept = pol ~= nil and pol.kind == "rule"
-  if form and form.keep and not kept then
+  local kept = bounds.is_rule(name)
+  if form and form.keep and not bounds.is_rule(name, ((form.source or ""):gsub("\r\n", "\n"))) then
     note, source = html '<div class="warn" role="alert">This one says where secrets go: it is kept on the command line.</div>', form.source
   elseif form and form.keep and form.seen ~= seen then
     note = html '<div class="warn" role="alert">Somebody kept another version since you opened this page. Your text is below; kept again, it overwrites that.</div>'
@@ -513,7 +513,7 @@ local function policy(desk, name, form)
   local rows, edited = {}, ask(desk, "policy", "diff", name).value
   for i, v in ipairs(ask(desk, "policy", "history", name).value or {}) do
     rows[i] = { v.version, v.active and "in force" or "", ago(v.saved_at), v.note or "",
-      not v.active and link(desk, "do/policy/use", { { "a1", name }, { "a2", tostring(v.version) } }, "Use it") or "" }
+      kept and not v.active and link(desk, "do/policy/use", { { "a1", name }, { "a2", tostring(v.version) } }, "Use it") or "" }
   end
   local at = "policies/" .. name
   return { title = name, body = html([[

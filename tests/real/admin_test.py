@@ -345,6 +345,18 @@ def test_policies(t):
     a.submit(form=a.page.forms[-1], source=source.replace("-- ", "-- mine ", 1), keep="on")
     assert "Kept" in a.page.text and "mine" in s.cli("policy", "show", "rate").stdout and "differs from the built-in" in a.page.text
     assert not list(pathlib.Path(s.home).glob("*.lua"))
+    a.get("policies/rate")
+    a.submit(form=a.page.forms[-1], source="return { kind = 'type', api = 1, name = 'rate', title = 't', fields = {}, apply = function() end }", keep="on")
+    assert "kept on the command line" in a.page.text, a.page.text[:600]
+    for verb, more in (("use", {"a2": "1"}), ("rollback", {}), ("remove", {})):
+        for name in ("gcp_access_token", "presets", "match", "nothing", "rate\nx"):
+            a.get("do/policy/" + verb)
+            a.submit(a1=name, **more)
+            assert a.status == 400 and ("put in force, and removed, on the command line" in a.page.text or "\n" in name), (verb, name, a.page.text[:600])
+    s.cli("policy", "rollback", "rate", "0")
+    a.get("do/policy/use")
+    a.submit(a1="rate", a2="1")
+    assert a.status == 200 and "mine" in s.cli("policy", "show", "rate").stdout, a.page.text[:600]
     for name in ("gcp_access_token", "presets", "match"):
         page = a.get("policies/" + name)
         text = page.forms[-1]["fields"]["source"]

@@ -299,6 +299,12 @@ def test_secrets(t):
                                    "fields": {"token_url": "https://c.test/t", "client_id": "me", "client_secret": SECRET}}, want=201)
     for change in ({"fields": {"token_url": "https://evil.test/t"}}, {"clear": ["token_url"]}):
         assert a.ask("PATCH", "/credentials/hook", change, want=403)["error"] == "secret_needed", change
+    for name in ("add", "set"):
+        refused = a.ask("POST" if name == "add" else "PATCH", "/credentials" + ("/runs" if name == "set" else ""), {"fields": {"program": "x", "arguments": "--all"}} | (
+            {"name": "runs", "type": "command", "hosts": ["evil.test"]} if name == "add" else {}), want=422)
+        assert "command line" in refused["message"], refused
+        if name == "add":
+            s.cli("credential", "add", "runs", "--type", "command", "--host", "api.test", "program=x")
     a.ask("PATCH", "/credentials/hook", {"fields": {"token_url": "https://c.test/t", "scopes": ["a", "b"]}})
 
 
