@@ -100,13 +100,13 @@ end
 return {
   { words = "token add", args = "NAME --scope SCOPE …", min = 1, max = 1, run = add, summary = "a token of the JSON API, printed once",
     options = {
-      { name = "scope", arg = "SCOPE", many = true, help = "read, write, policy or metrics" },
+      { name = "scope", arg = "SCOPE", many = true, help = "read, write, policy, operator or metrics" },
       { name = "ttl", arg = "TIME", help = "it ends after 24h, 90d, …; never unless named" },
     },
     help = [[
 Programs show it to /api/v1 and /metrics: Authorization: Bearer sp_api_…. read sees lists, records and the log; write changes
-what the page changes; policy changes policies, upstream-ca and connect-to; metrics sees /metrics alone. write and policy
-see what read sees. sallyport help api says more.
+what the page changes; policy changes policies, upstream-ca and connect-to; operator, beside write, changes people who are operators
+or answer what agents ask, and makes such; metrics sees /metrics alone. write and policy see what read sees. sallyport help api says more.
 
 examples:
   sallyport token add dashboard --scope read

@@ -293,6 +293,16 @@ local function turn()
   return setmetatable({}, { __close = function() changing = false end })
 end
 
+-- Who may all on this box, or answers what agents ask, is made and changed with a scope of its own: a link alone is as good as their password.
+-- -> where the person's record lies, so that the commit can check that it is still that one | nil
+local function need_for_person(who, values, given)
+  local name = values.name or given.user
+  local key = "u/" .. (require("web.access").user_name(type(name) == "string" and name or "") or "")
+  local user, code = require("store").peek("user", key)
+  if given.operator or given.approve or code == "damaged" or user and (user.operator or user.approve) then need(who, "operator") end
+  return user and { "user", key, user.version } or nil
+end
+
 -- What a command ended with, as a response.
 local function failed(request, row, values, got, made)
   local err = got.error or { message = table.concat(got.notes, " ") }
@@ -354,6 +364,8 @@ local function change(request, row, values, who)
     end
     expect = at
   end
+  local person = rows.of_people(row) and need_for_person(who, values, given) or nil
+  expect = expect or person
   local source
   if row.words == "policy put" or row.words == "policy test" then
     if not require("records").name(values.name) then bad "that is no policy's name" end

@@ -138,7 +138,8 @@ function M.make()
   for _, row in ipairs(rows.rows()) do
     local item = paths[row.path] or {}
     paths[row.path] = item
-    local scope = row.scope == "setting" and "write, or policy for upstream-ca and connect-to" or row.scope
+    local scope = row.scope == "setting" and "write, or policy for upstream-ca and connect-to"
+      or rows.of_people(row) and "write, and operator where the user is an operator or may answer what agents ask, or is to be" or row.scope
     item[row.method:lower()] = { operationId = (row.method:lower() .. row.path):gsub("[{}]", ""):gsub("/", "_"), tags = array { row.path:match("^/(%l+)") },
       summary = row.about or row.words, description = ("Scope: %s. On the command line: sallyport %s"):format(scope, row.words or row.pick),
       parameters = parameters_of(row), requestBody = row.body and body_of(row) or nil, responses = responses_of(row, answer_of(row, things, cells)) }
@@ -152,7 +153,7 @@ function M.make()
     description = "What the page and the command line do, for programs. sallyport help api says more." },
     servers = array { { url = "/api/v1" } }, security = array { { token = array {} } },
     components = { schemas = things, responses = responses, securitySchemes = { token = { type = "http", scheme = "bearer",
-      description = "sallyport token add NAME --scope read|write|policy" } } }, paths = paths }
+      description = "sallyport token add NAME --scope read|write|policy|operator" } } }, paths = paths }
 end
 
 return M

@@ -155,6 +155,9 @@ local function make()
   return rows
 end
 
+--- Whether it changes a person, who may be one that does all on this box.
+function M.of_people(row) return row.family == "user" and row.method ~= "GET" end
+
 local rows
 
 --- All rows.

@@ -9,6 +9,7 @@ M.scopes = {
   { name = "read", says = "lists, records, the log, explanations" },
   { name = "write", says = "changes, but those of policies and of where secrets are sent" },
   { name = "policy", says = "policies, upstream-ca, connect-to" },
+  { name = "operator", says = "beside write: who is an operator, or may answer what agents ask; their links, their end" },
   { name = "metrics", says = "/metrics alone" },
 }
 

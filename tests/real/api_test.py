@@ -82,6 +82,28 @@ def test_tokens(t):
         assert a.raw("PUT", "/settings/connect-to", {"value": ["a.test:443:127.0.0.1:1"]})[0] == roads
         assert a.raw("PUT", "/settings/echo", {"value": False})[0] == (200 if writes == 201 else 403)
         assert a.ask("PUT", "/settings/listen", {"value": "127.0.0.1:1"}, want=403)["error"] in ("command_line", "insufficient_scope")
+    both = s.cli("token", "add", "people", "--scope", "write", "--scope", "operator").stdout.strip()
+    s.cli("user", "add", "root@x.test", "--operator")
+    s.cli("user", "add", "ada@x.test", "--approve")
+    for method, path, body, good in (("POST", "/users", {"user": "eve@x.test", "operator": True}, 201), ("POST", "/users", {"user": "mal@x.test", "approve": True}, 201),
+                                     ("PATCH", "/users/bob@x.test", {"operator": True}, 200), ("PATCH", "/users/bob@x.test", {"approve": True}, 200), ("PATCH", "/users/root@x.test", {"link": True}, 200),
+                                     ("PATCH", "/users/ROOT@x.test", {"link": True}, 200), ("PATCH", "/users/root@x.test", {"no_totp": True}, 200), ("PATCH", "/users/ada@x.test", {"tenants": ["x="]}, 200),
+                                     ("POST", "/users/Root@x.test/disable", None, 200), ("DELETE", "/users/root@x.test", None, 200), ("DELETE", "/users/ada@x.test", None, 200)):
+        if "bob" in path:
+            s.cli("user", "remove", "bob@x.test", check=False)
+            a.token = write
+            a.ask("POST", "/users", {"user": "bob@x.test"}, want=201)
+            a.ask("PATCH", "/users/bob@x.test", {"totp": True})
+        before = s.cli("user", "list", "--json").stdout
+        for token in (write, read, policy, metrics):
+            a.token = token
+            assert a.ask(method, path, body, want=403)["error"] == "insufficient_scope", (method, path)
+        assert s.cli("user", "list", "--json").stdout == before
+        a.token = both
+        a.ask(method, path, body, want=good)
+    a.token = s.cli("token", "add", "operator", "--scope", "operator").stdout.strip()
+    assert a.raw("GET", "/users")[0] == 403 and a.raw("POST", "/users", {"user": "x@x.test", "operator": True})[0] == 403, "it is beside write"
+    assert "operator" in a.document["paths"]["/users"]["post"]["description"] and "operator" not in a.document["paths"]["/users"]["get"]["description"]
     a.token = None
     assert a.raw("GET", "/openapi.json")[0] == 200
     for shown in (None, "Bearer ", "Bearer x", "Bearer sp_api_" + "a" * 43, "Bearer " + read[:-1], "Bearer " + read + "a", "Basic " + read, read, "Bearer " + "x" * 5000,
