@@ -69,15 +69,18 @@ function M.digest(self, req, agent, name, view)
     query_of(req.query, off_query), view.body or "", table.concat(fields))
 end
 
--- What a person reads of a text. One that is cut says so, and its digest tells it from others that begin as it does.
-local function words(text)
-  if #text <= WORDS_MAX then return text end
-  return ("%s… (%d bytes, SHA-256 %s)"):format(text:sub(1, WORDS_MAX), #text, require("host").sha256_hex(text))
+--- What a person reads of a text: nothing unseen, and UTF-8, for records and answers are JSON. One that is shown otherwise than it is, or
+-- cut, says so, and its digest tells it from others that look alike or begin as it does: answers for longer stand under these words.
+function M.words(text)
+  local shown = require("policy_log").cut(require("web.page").visible(text), WORDS_MAX)
+  if shown == text then return text end
+  return ("%s (%d bytes, SHA-256 %s)"):format(shown, #text, require("host").sha256_hex(text))
 end
+local words = M.words
 
 -- What an answer for longer covers, in the words that the person reads.
 local function covers_of(req, name, key)
-  if key then return key end
+  if key then return words(key) end
   return ("%s %s%s%s"):format(req.method, req.host, words(req.path or ""), name and " with " .. name or "")
 end
 
@@ -134,7 +137,7 @@ local function question(self, req, agent, bundle, name, rule, what, key, covers,
     local same = had and had.boot == boot and had["until"] > wall
     local plain = {
       question = same and had.question or require("host").sha256_hex((require("host").random_token(""))):sub(1, 8), state = "open", boot = boot,
-      agent = agent.name, agent_id = agent.id, bundle = bundle, credential = name, rule = rule.name, reason = what.reason,
+      agent = agent.name, agent_id = agent.id, bundle = bundle, credential = name, rule = rule.name, reason = words(what.reason),
       covers = covers, keyed = what.key ~= nil or nil, method = req.method, asked = same and had.asked or wall, ["until"] = wall + hold + M.OPEN,
       url = url_of(self, req, name), port = req.port, type = kind and words(kind) or nil,
       bytes = body and #body or nil, sha256 = body and require("host").sha256_hex(body) or nil,

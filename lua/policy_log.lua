@@ -33,11 +33,13 @@ function M.escape(text)
   return (text:gsub("\194([\128-\159])", function(c) return "\\xc2" .. hex(c) end))
 end
 
-local function cut(text, max)
+--- The first `max` bytes of a text at most, which ends with a whole letter, and "…" where there was more.
+function M.cut(text, max)
   if #text <= max then return text end
   while max > 0 and text:byte(max + 1) & 0xc0 == 0x80 do max = max - 1 end    -- not within a letter
   return text:sub(1, max) .. "…"
 end
+local cut = M.cut
 
 local show
 

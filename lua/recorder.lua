@@ -89,7 +89,7 @@ function M.begin(recording, req, agent, held_of, now)
     chunked = req.has_body and not req.length or nil, type = of and (of.form and "form" or of.json and "json" or of.multipart and "multipart" or "other") or nil,
     presents = next(presents) and presents or nil,
   }
-  if #url > URL_MAX then tap.url, tap.cut = url:sub(1, URL_MAX), true end
+  if #url > URL_MAX then tap.url, tap.cut = require("policy_log").cut(url, URL_MAX), true end
   taps[req], times[tap] = tap, now
 end
 
@@ -148,7 +148,7 @@ function M.done(req)
   tap.decision = tap.code and "deny" or "allow"
   local ok, line = pcall(json.encode, tap)
   if not ok or #line > LINE_MAX then
-    tap.cut, tap.headers, tap.values, tap.counts, tap.push, tap.members, tap.url = true, nil, nil, nil, nil, nil, ok and tap.url:sub(1, 500) or nil
+    tap.cut, tap.headers, tap.values, tap.counts, tap.push, tap.members, tap.url = true, nil, nil, nil, nil, nil, ok and require("policy_log").cut(tap.url, 500) or nil
     ok, line = pcall(json.encode, tap)
   end
   if ok and #line <= LINE_MAX then

@@ -52,6 +52,13 @@ function M.clean(s, max)
   return text ~= "" and text or nil
 end
 
+--- A text of anybody's where no byte of it may be lost: what is unseen, and bytes that are not UTF-8, as \xNN.
+function M.visible(text)
+  local function hex(c) return ("\\x%02x"):format(c:byte()) end
+  if not utf8.len(text) then return (text:gsub("[%c\128-\255]", hex)) end
+  return (text:gsub(utf8.charpattern, function(c) return unseen(utf8.codepoint(c)) and c:gsub(".", hex) or nil end))
+end
+
 local STYLE = [[
 :root{color-scheme:light dark;font:1rem/1.5 system-ui,sans-serif}
 body{margin:0;padding:1rem;display:grid;justify-items:center}

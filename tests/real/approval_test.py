@@ -93,6 +93,14 @@ def test_shown(t):
     s.cli("approval", "allow", one["id"], "--for", "hour")
     assert s.request(method="POST", target=long + "1", body=b"y").status == 200
     assert s.request(method="POST", target=long + "2", body=b"y").get("x-sallyport-error") == "approval_timeout"
+    # JSON has no bytes that are not UTF-8, a cut is between letters, and nothing unseen turns a line around
+    for raw, shown in (("text/\xff\xfe", "text/\\xff\\xfe (7 bytes, SHA-256 "), ("text/" + "x" * 994 + "\xc3\xa9", "x… (1001 bytes, SHA-256 "), ("a/\xe2\x80\xaeb", "a/\\xe2\\x80\\xaeb (6 bytes")):
+        for q in questions(s):
+            s.cli("approval", "deny", q["id"])
+        r = s.request(method="POST", target="/z", body=b"z", headers={"Content-Type": raw})
+        assert r.get("x-sallyport-error") == "approval_timeout", (raw, r.head)
+        q = opened(s)[0]
+        assert shown in q["content_type"], q
 
 
 def test_denied(t):
