@@ -60,7 +60,7 @@ local TIME_MAX = 253402300799   -- s: the last of the year 9999; what comes afte
 --- Unix seconds as people and machines read them: RFC 3339, UTC. nil for what is no moment.
 function M.time(s)
   if not s or s ~= s or s < 0 or s > TIME_MAX then return nil end
-  return os.date("!%Y-%m-%dT%H:%M:%SZ", math.tointeger(s) or math.floor(s))
+  return require("dates").iso(math.tointeger(s) or math.floor(s))     -- workers, which ask too, have no os
 end
 
 --- Unix milliseconds, with them.

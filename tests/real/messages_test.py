@@ -4,6 +4,7 @@ import hmac
 import http.server
 import json
 import ssl
+import subprocess
 import threading
 import time
 
@@ -93,25 +94,57 @@ def test_events(t):
     m = json.loads(hook.taken("refusals")[0][2])
     assert m["agent"] == "a" and m["count"] >= 20, m
     s.cli("credential", "add", "drive", "--type", "oauth_authorization_code", "--host", "drive.test", "token_url=https://id.test/token", "authorization_url=https://id.test/a", "client_id=c")
-    wait(lambda: hook.taken("credential"), 75, "the message of a credential that cannot be used")
-    m = json.loads(hook.taken("credential")[0][2])
-    assert m["credential"] == "credential drive" and "connect drive" in m["why"], m
+    s.cli("agent", "add", "brief", "--ttl", "6d")
+    folder = s.dir / "soon"
+    folder.mkdir()
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", folder / "key", "-out", folder / "cert", "-days", "5", "-subj", "/CN=box"],
+                   check=True, capture_output=True)
+    s.cli("credential", "add", "certain", "--type", "bearer", "--host", "certain.test", f"token=@{s.secret_file(SECRET)}", f"client_cert=@{folder / 'cert'}", f"client_key=@{folder / 'key'}")
+    wait(lambda: len(hook.taken("credential")) >= 3, 75, "messages of a credential that cannot be used, and of two that end soon")
+    told = {m["credential"]: m["why"] for m in (json.loads(b) for _, _, b in hook.taken("credential"))}
+    assert set(told) == {"credential drive", "credential certain", "agent brief"} and "connect drive" in told["credential drive"], told
+    assert told["credential certain"].startswith("client_cert expires on ") and told["agent brief"].startswith("it ends at "), told
+    before = len(hook.got)
     s.cli("set", "webhook-format", "slack")
     own(s, "POST", "/v1/proposals", ASK)
-    wait(lambda: len(hook.got) == 5, 10, "Slack's message")
-    slack = json.loads(hook.got[4][3])
+    wait(lambda: len(hook.got) == before + 1, 10, "Slack's message")
+    slack = json.loads(hook.got[-1][3])
     assert slack["mrkdwn"] is False and slack["link_names"] is False and "api.test" in slack["text"] and set(slack) == {"text", "mrkdwn", "link_names", "parse", "unfurl_links", "unfurl_media"}, slack
     s.cli("set", "webhook-format", "ntfy")
     own(s, "POST", "/v1/proposals", ASK)
-    wait(lambda: len(hook.got) == 6, 10, "ntfy's message")
-    _, _, head, body = hook.got[5]
-    assert head["Title"] == "Sallyport: proposal" and body.decode().startswith("The agent a asks for api.test.") and head["Content-Type"].startswith("text/plain"), (head, body)
+    wait(lambda: len(hook.got) == before + 2, 10, "ntfy's message")
+    _, _, head, body = hook.got[-1]
+    assert head["Title"] == "Sallyport: proposal" and body.decode().startswith("Proposal ") and body.decode().endswith(": the agent a asks for api.test") and head["Content-Type"].startswith("text/plain"), (head, body)
     time.sleep(2)
-    assert len(hook.got) == 6, "each is told once"
+    assert len(hook.got) == before + 2, "each is told once"
     s.cli("set", "webhook", "--default")
     own(s, "POST", "/v1/proposals", ASK)
     time.sleep(2)
-    assert len(hook.got) == 6
+    assert len(hook.got) == before + 2
+
+
+def test_shares(t):
+    """no agent's messages push out another's, nor what is told of it and of credentials; the id of a long message is not cut off"""
+    s, _ = t.proxy(workers=1, serve=False)
+    script = s.dir / "shares.lua"
+    script.write_text(r"""
+      local webhook, store, host, on = require "webhook", require "store", require "host", { webhook = true }
+      host.spawn = function() end
+      local long = {}
+      for i = 1, 10 do long[i] = { host = ("x"):rep(60) .. i .. ".example" } end
+      for i = 1, 40 do webhook.proposal(on, ("%08x"):format(i), "a", long) end
+      for i = 1, 200 do webhook.question(on, { agent = "b" .. i // 10, question = ("%08x"):format(i), method = "GET", host = "h", rule = "r" }) end
+      local n = {}
+      for _, row in ipairs(store.each("lease", "whq/", nil, 999)) do
+        local m = row.record.message
+        n[m.agent] = (n[m.agent] or 0) + 1
+        n.all = (n.all or 0) + 1
+        assert(m.text:find(m.id, 1, true) and #m.text <= 300, m.text)
+      end
+      print(n.a, n.b3, n.all)
+    """)
+    s.canaries.append(SECRET)
+    assert s.cli("lua", "--store", str(script)).stdout.split() == ["25", "10", "100"]
 
 
 def test_again(t):
