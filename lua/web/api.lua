@@ -37,8 +37,19 @@ end
 -- An end of the request, from however deep.
 local function fail(...) error({ response = fault(...) }, 0) end
 
-local function etag(value)
-  return ('"%s"'):format(require("host").sha256_hex(type(value) == "string" and value or json.encode(value)):sub(1, 20))
+local function hash(value) return require("host").sha256_hex(type(value) == "string" and value or json.encode(value)):sub(1, 20) end
+
+-- An item's tag: the version of its record, for If-Match, and a hash of all that is shown of it, for If-None-Match: who holds a bundle is shown with it,
+-- and is no part of its record. A list has the hash alone.
+local function etag(value, version) return ('"%s%s"'):format(version and version .. "." or "", hash(value)) end
+
+-- Whether the field of If-Match or If-None-Match (RFC 9110 13.1) names this tag. strong: weak ones are none (8.8.3.2), and the version decides.
+local function matches(field, tag, strong)
+  if field:match("^%s*(.-)%s*$") == "*" then return true end
+  for weak, one in field:gmatch('(W?/?)("[^"]*")') do
+    if strong and weak == "" and one:match('^"[^".]+') == tag:match('^"[^".]+') or not strong and one == tag then return true end
+  end
+  return false
 end
 
 -- ---- who asks ------------------------------------------------------------------------------------
@@ -250,14 +261,21 @@ local function item_of(request, family, id)
   end
 end
 
--- The ETag of an item, and where its record lies, so that a commit can check its version.
+-- The version of an item, and where its record lies, so that a commit can check it.
 local function version_of(request, family, id)
   local place = places[family]
   local record = place and require("store").peek(place[1], place[2] .. id)
-  if record then return etag(family .. " " .. id .. " " .. record.version), { place[1], place[2] .. id, record.version } end
+  if record then return hash(family .. " " .. id .. " " .. record.version), { place[1], place[2] .. id, record.version } end
   if place and family ~= "set" then return nil end
   local item = item_of(request, family, id)
-  return item and etag(item) or nil
+  return item and hash(item) or nil
+end
+
+-- The ETag of an item as it is now | nil, and where its record lies
+local function tag_of(request, family, id)
+  local version, at = version_of(request, family, id)
+  local item = version and item_of(request, family, id)
+  return item and etag(item, version) or nil, at
 end
 
 -- A policy's text goes to its command in a file, for that is what it takes.
@@ -344,9 +362,9 @@ local function look(request, row, values)
     end
     if row.member then value = value[row.member] or json.array {} end
   end
-  tag = row.id and version_of(request, row.family, values[row.id]) or etag(value)
+  tag = etag(value, row.id and version_of(request, row.family, values[row.id]) or nil)
   local seen = request.header "if-none-match"
-  if seen and seen:find(tag, 1, true) then return answer(304, nil, { { "ETag", tag } }) end
+  if seen and matches(seen, tag) then return answer(304, nil, { { "ETag", tag } }) end
   return answer(200, value, { { "ETag", tag } })
 end
 
@@ -357,8 +375,8 @@ local function change(request, row, values, who)
   local match, expect = request.header "if-match", nil
   if match and match ~= "*" then
     local tag, at = nil, nil
-    if row.id then tag, at = version_of(request, row.family, values[row.id]) end
-    if not tag or not match:find(tag, 1, true) then
+    if row.id then tag, at = tag_of(request, row.family, values[row.id]) end
+    if not tag or not matches(match, tag, true) then
       return fault(412, "changed_meanwhile", "it is not as it was when you looked", "get it again, and send what was made of that",
         tag and { { "ETag", tag } })
     end
@@ -389,7 +407,7 @@ local function change(request, row, values, who)
   if got.error or got.code ~= 0 and got.value == nil then
     return failed(request, row, values, got, given.name or given.user)
   end
-  local tag = row.id and row.method ~= "DELETE" and version_of(request, row.family, values[row.id])
+  local tag = row.id and row.method ~= "DELETE" and tag_of(request, row.family, values[row.id])
   local value = type(got.value) == "table" and got.value or {}
   if got.notes[1] and not row.named and getmetatable(value) ~= "json.array" and value.notes == nil then value.notes = json.array(got.notes) end
   return answer(row.makes and 201 or 200, value, tag and { { "ETag", tag } })

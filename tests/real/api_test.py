@@ -263,6 +263,22 @@ def test_two_editors(t):
         assert a.headers["ETag"] not in (None, tag), path
         assert a.ask(method, path, body, want=412, If_Match=tag)["error"] == "changed_meanwhile"
         a.ask(method, path, body, If_Match="*")
+    for path, other in (("/bundles/default", ("agent", "add", "late")), ("/credentials/app", ("bundle", "attach", "more", "app"))):
+        s.cli("bundle", "add", "more", check=False)
+        a.ask("GET", path)
+        tag = a.headers["ETag"]
+        assert [a.raw("GET", path, If_None_Match=f)[0] for f in (tag, "W/" + tag, f'"x", {tag}', "*", tag[:-2] + '"', tag.split(".")[0] + '"', tag[1:-1])] == [304] * 4 + [200] * 3
+        s.cli(*other)
+        assert a.raw("GET", path, If_None_Match=tag)[0] == 200, "what is shown beside the record counts"
+    a.ask("GET", "/bundles/default")
+    tag = a.headers["ETag"]
+    s.cli("agent", "add", "later")
+    for weak in ("W/" + tag, tag[1:-1], '"x"'):
+        a.ask("PATCH", "/bundles/default", {"variables": {"A": "2"}}, want=412, If_Match=weak)
+    a.ask("PATCH", "/bundles/default", {"variables": {"A": "2"}}, If_Match=f'"x", {tag}')
+    new = a.headers["ETag"]
+    a.ask("GET", "/bundles/default")
+    assert a.headers["ETag"] == new != tag
     a.ask("GET", "/credentials/app")
     tag = a.headers["ETag"]
     s.cli("credential", "set", "app", "--method", "POST")
