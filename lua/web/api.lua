@@ -13,7 +13,7 @@ local M = { BODY_MAX = 1 << 20, BASE = "/api/v1" }
 local NEWEST, NEWEST_MAX = 100, 1000    -- records of the log in an answer
 local LIST_MAX = 1000                   -- items of a list that comes
 local METRICS_MS = 2000                 -- for the server's answer: this process waits
-local POLL, PATIENCE = 20, 30000        -- ms between two looks, and that a change waits for the one before
+local take = require("web.turn").new()  -- of a change, from the look at its ETag to its commit
 
 -- Where the record lies whose version an ETag is: database, and what its key begins with.
 local places = { credential = { "credential", "" }, bundle = { "bundle", "" }, agent = { "agent", "a/" }, tenant = { "agent", "a/" },
@@ -278,37 +278,12 @@ local function tag_of(request, family, id)
   return item and etag(item, version) or nil, at
 end
 
--- A policy's text goes to its command in a file, for that is what it takes.
-local function with_source(request, name, source, run)
-  local host = require "host"
-  local path = ("%s/%s.lua"):format(request.home, name)
-  if not require("cli.files").write(host, path, source:gsub("\r\n", "\n"), tonumber("600", 8)) then
-    fail(503, "store_unavailable", "there is no room for the policy's text")
-  end
-  local _ <close> = setmetatable({}, { __close = function() os.remove(path) end })
-  return run(path)
-end
-
 local function setting_scope(name)
   if roads[name] then return "policy" end
   if commands.SETTINGS[name] then return "write" end
   local known = require("records").setting(name)
   fail(known and 403 or 404, known and "command_line" or "not_found",
     known and ("%s is set on the command line alone"):format(name) or "there is no such setting", known and "sallyport set " .. name)
-end
-
-local changing = false
-
--- One change at a time, from the look at its ETag to its commit.
-local function turn()
-  local time = require "time"
-  local until_ = time.now() + PATIENCE
-  while changing do
-    if time.now() > until_ then fail(503, "injection_unavailable", "another change is still being made", "try again", { { "Retry-After", "1" } }) end
-    time.sleep(POLL)
-  end
-  changing = true
-  return setmetatable({}, { __close = function() changing = false end })
 end
 
 -- Who may all on this box, or answers what agents ask, is made and changed with a scope of its own: a link alone is as good as their password.
@@ -371,7 +346,8 @@ end
 local function change(request, row, values, who)
   local given = from_body(row, request)
   if (request.query or "") ~= "" then bad "this takes no query" end
-  local _ <close> = turn()
+  local turn <close> = take()
+  if not turn then fail(503, "injection_unavailable", "another change is still being made", "try again", { { "Retry-After", "1" } }) end
   local match, expect = request.header "if-match", nil
   if match and match ~= "*" then
     local tag, at = nil, nil
@@ -399,11 +375,8 @@ local function change(request, row, values, who)
     local why = bounds.unled(record, typed)
     if why then return fault(403, "secret_needed", why, "send its secrets in `fields` along with the change") end
   end
-  local function run(path)
-    if path then args[3] = path end
-    return commands.run(args, { home = request.home, typed = typed, expect = expect, asked = { by = who.by, door = "api", client = request.from } })
-  end
-  local got = source and with_source(request, values.name, source, run) or not source and run()
+  local got = commands.run(args, { home = request.home, typed = typed, expect = expect, asked = { by = who.by, door = "api", client = request.from },
+    source = source and { values.name, source } or nil })
   if got.error or got.code ~= 0 and got.value == nil then
     return failed(request, row, values, got, given.name or given.user)
   end

@@ -1,7 +1,7 @@
 --- Commands of the command line as the page runs them: in this process, one at a time, with the secrets of a form.
 local M = {}
 
-local POLL, PATIENCE = 20, 30000        -- ms between two looks, and that one waits for the one before
+local take = require("web.turn").new()
 
 -- What a page may run: a family, and verbs of it or all. What reads or writes files, opens listeners, or says where
 -- secrets go without asking for one again (connect-to, upstream-ca) stays on the command line.
@@ -32,27 +32,37 @@ function M.find(words)
   end
 end
 
-local busy = false
-
--- The turn of one command, until it is closed, on whatever way it ends.
-local function turn() return setmetatable({}, { __close = function() busy = false end }) end
+-- A policy's text goes to its command in a file NAME.lua, for that is what it takes: in a folder of its own, which nobody could foresee and in
+-- which nothing of the operator's stands. The folder, until it is closed | nil
+local function draft(home, name, text)
+  local host = require "host"
+  local dir = ("%s/draft-%s"):format(home, host.random_token(""):sub(1, 22))
+  if not host.mkdir(dir, tonumber("700", 8)) then return nil end
+  local path = ("%s/%s.lua"):format(dir, name)
+  local made = setmetatable({ dir = dir, path = path }, { __close = function()
+    os.remove(path)
+    os.remove(dir)
+  end })
+  if require("cli.files").write(host, path, (text:gsub("\r\n", "\n")), tonumber("600", 8)) then return made end
+  local _ <close> = made
+  return nil
+end
 
 --- run({ "credential", "add", … }, { home =, typed = { label = text or secret } | nil, lines = bool,
--- asked = { by =, door =, client = } | nil, expect = { db, key, version } | nil }) ->
+-- asked = { by =, door =, client = } | nil, expect = { db, key, version } | nil, source = { NAME, text } | nil }) ->
 -- { code =, value = (its JSON; with `lines` a list of lines), notes = { text … }, error = { message =, hint = } | nil,
 -- busy = nothing was tried, changed = the record was not of that version }
 -- typed: what stands for FIELD=- of a secret. asked: whose change it is, for its record. expect: the version that a
--- record must have when the command commits. Yields.
+-- record must have when the command commits. source: of a policy that is no file yet, the third of the words. Yields.
 function M.run(args, given)
-  local time = require "time"
-  local until_ = time.now() + PATIENCE
-  while busy do
-    if time.now() > until_ then return { code = 1, notes = {}, busy = true,
-      error = { message = "another change is still being made", hint = "try again" } } end
-    time.sleep(POLL)
+  local turn <close> = take()
+  if not turn then return { code = 1, notes = {}, busy = true, error = { message = "another change is still being made", hint = "try again" } } end
+  local file <close> = given.source and draft(given.home, given.source[1], given.source[2])
+  if given.source then
+    if not file then return { code = 1, notes = {}, busy = true, error = { message = "there is no room for the policy's text", hint = "free some and try again" } } end
+    args = table.move(args, 1, #args, 1, {})
+    args[3] = file.path
   end
-  local _ <close> = turn()
-  busy = true
   local out, notes = {}, {}
   local ctx = { home = given.home, opened = true, json = true, page = true, asked = given.asked,
     typed = given.typed or {},
@@ -64,6 +74,7 @@ function M.run(args, given)
   local changed = db.expect and db.expect.failed
   db.expect = nil
   local text = table.concat(out)
+  if file then text = text:gsub(file.dir:gsub("%W", "%%%0") .. "/", "") end       -- NAME.lua:3, as its author knows it
   local got = { code = ok and code or 1, notes = notes, changed = changed }
   if given.lines then
     got.value = {}

@@ -473,18 +473,6 @@ local function policies(desk)
     g = grid({ "Name", "Kind", "", "State", "Version" }, rows) }) }
 end
 
--- The source goes to the command in a file of ours, for that is what it takes.
-local function tried(desk, verb, name, source)
-  local path = ("%s/%s.lua"):format(desk.home, name)
-  local host = require "host"
-  if not require("cli.files").write(host, path, source,
-    tonumber("600", 8)) then return { error = { message = "no room for the draft" }, notes = {} } end
-  local args = { "policy", verb, path }
-  local got = commands.run(args, { home = desk.home, asked = desk.who })
-  os.remove(path)
-  return got
-end
-
 local function policy(desk, name, form)
   if not require("records").name(name) then return nil end
   local got = ask(desk, "policy", "show", name)
@@ -501,7 +489,7 @@ local function policy(desk, name, form)
   elseif form then
     source = (form.source or ""):gsub("\r\n", "\n")
     local verb = form.keep and "put" or "test"
-    local did = tried(desk, verb, name, source)
+    local did = commands.run({ "policy", verb, name }, { home = desk.home, asked = desk.who, source = { name, source } })
     local said_ = type(did.value) == "table" and did.value
     local bad = did.error and (did.error.message .. "\n" .. (did.error.hint or "")) or nil
     if verb == "test" and said_ and said_[1] then bad = not said_[1].ok and tostring(said_[1].error) or nil end

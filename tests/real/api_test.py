@@ -174,9 +174,12 @@ def test_all_that_the_page_does(t):
         assert a.ask("POST", "/rules/slow/" + what)["state"] == what + "d"
     a.ask("DELETE", "/rules/slow")
     source = a.ask("GET", "/policies/bearer")["text"]
-    assert a.ask("POST", "/policies/bearer/test", {"source": "return 1"})[0]["ok"] is False
+    mine = s.home / "bearer.lua"
+    mine.write_text("a draft of the operator's")
+    tried = a.ask("POST", "/policies/bearer/test", {"source": "return 1"})[0]
+    assert tried["ok"] is False and str(s.home) not in json.dumps(tried) and "draft-" not in json.dumps(tried), tried
     assert a.ask("PUT", "/policies/bearer", {"source": source + "-- mine\n", "note": "mine"})["version"] == 1
-    assert not list(s.home.glob("*.lua"))
+    assert [x.name for x in s.home.glob("*.lua")] == ["bearer.lua"] and mine.read_text() == "a draft of the operator's" and not list(s.home.glob("draft-*"))
     assert "-- mine" in a.ask("GET", "/policies/bearer/diff")["text"] and len(a.ask("GET", "/policies/bearer/history")) == 2
     a.ask("POST", "/policies/bearer/use", {"version": "0"})
     assert a.ask("PUT", "/policies/bearer", {"source": "return {"}, want=422)["message"]
