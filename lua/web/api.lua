@@ -327,7 +327,7 @@ local function look(request, row, values)
       given.newest = tostring(newest)
     end
     local args = arguments_of(row, values, given, row.query)
-    local got = commands.run(args, { home = request.home, lines = row.lines })
+    local got = row.words == "doctor" and not args[2] and commands.doctor(request.home) or commands.run(args, { home = request.home, lines = row.lines })
     if got.error or got.value == nil then return failed(request, row, values, got) end
     value = got.value
     if row.lines then

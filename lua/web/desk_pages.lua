@@ -9,7 +9,6 @@ local M = {}
 local CHART_MAX = 20000         -- newest records that a day's chart looks at
 local LOG_ROWS = 100
 local LOOK = 5000               -- newest records among which one is looked up
-local DOCTOR_KEPT = 60          -- s: it asks for each secret that lies elsewhere
 local CONSENT = 600             -- s for a person at the provider's page, as `connect` has
 local SOURCE_MAX = 256 << 10
 
@@ -128,10 +127,7 @@ local function home(desk)
   for _, a in ipairs(s.agents and s.agents.ending or {}) do
     troubles[#troubles + 1] = { link(desk, "agents/" .. a.name, nil, a.name),
     html("its token ends {t}", { t = ago(a.expires_at) }) } end
-  local now = desk.now()
-  if not desk.doctor or now - desk.doctor.at > DOCTOR_KEPT then desk.doctor = { at = now,
-    found = ask(desk, "doctor").value or {} } end
-  for _, d in ipairs(desk.doctor.found) do
+  for _, d in ipairs(commands.doctor(desk.home).value or {}) do
     if d.level ~= "ok" then troubles[#troubles + 1] = { d.check,
       html("{t}{f}", { t = d.text, f = d.fix and html("<br><small>{f}</small>", { f = d.fix }) or false }) } end
   end

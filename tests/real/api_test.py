@@ -333,6 +333,20 @@ def test_secrets(t):
     for fields in ({"headers": {"X-Note": f"file:{hostile}"}}, {"headers.X-Note": "exec:env"}):
         assert "command line" in a.ask("PATCH", "/credentials/app", {"fields": fields}, want=400)["message"]
     assert "control byte" in a.ask("PATCH", "/credentials/app", {"fields": {"token": "two\nlines"}}, want=422)["message"]
+    runs, folder = s.dir / "runs", s.dir / "helpers"
+    folder.mkdir(mode=0o755)
+    (folder / "vault").write_text(f"#!/bin/sh\necho run >> {runs}\necho {OTHER}\n")
+    (folder / "vault").chmod(0o755)
+    s.cli("set", "helpers", folder)
+    s.cli("credential", "add", "far", "--type", "bearer", "--host", "api.test", "token=exec:vault")
+    before, reader = len(runs.read_text().split()), a.new("read")
+    looks = [threading.Thread(target=lambda: a.raw("GET", "/doctor", token=reader)) for _ in range(4)]
+    for x in looks:
+        x.start()
+    for x in looks:
+        x.join()
+    a.admin.sign_in().get("")
+    assert len(runs.read_text().split()) - before == 1, "a minute's looks run its programs once"
     for path in ("/credentials", "/credentials/app", "/log", "/doctor", "/status"):
         text = a.raw("GET", path)[2]
         assert SECRET not in text and OTHER not in text
