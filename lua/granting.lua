@@ -131,7 +131,7 @@ end
 
 -- All that is to be written, and the tokens that were pasted.
 local function gather(r, chosen, given, opts, notes)
-  local ctx = { home = opts.home, opened = true, json = true, page = opts.page, part = true, typed = {}, gathers = {},
+  local ctx = { home = opts.home, opened = true, json = true, page = opts.page, typed = {}, gathers = {},
     host = setmetatable({ isatty = function() return false end }, { __index = require "host" }), out = function() end }
   local done = {}
   for _, s in ipairs(chosen) do

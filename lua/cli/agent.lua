@@ -107,12 +107,6 @@ local function doors_shut(ctx, name)
   return (had.uid or had.from) and doors_ops(ctx, name, { uid = {}, from = {} }) or {}
 end
 
-local function show_token(ctx, name, token)
-  report.answer(ctx, shape.agent_named(name, token))
-  ctx.note("The token, shown this once (the store keeps only its hash):")
-  ctx.out(token .. "\n")
-end
-
 local function add(args, opt, ctx)
   local name, why = records.name(args[1])
   if not name then report.usage(why) end
@@ -137,7 +131,7 @@ local function add(args, opt, ctx)
     ops[#ops + 1] = kept
     return ops
   end)
-  show_token(ctx, name, token)
+  report.once(ctx, shape.agent_named(name, token), "token", token)
   ctx.note(("'%s' holds %s. In its shell:\n  eval \"$(%s env --agent %s)\""):format(name,
     table.concat(plain.bundles, ", "),
     home.command(ctx), name))
@@ -245,7 +239,7 @@ local function rotate(args, _, ctx)
     ops[#ops + 1] = kept
     return ops
   end)
-  show_token(ctx, args[1], token)
+  report.once(ctx, shape.agent_named(args[1], token), "token", token)
   ctx.note(("Every older token of '%s' has ended, those of `env` too."):format(args[1]))
   return 0
 end

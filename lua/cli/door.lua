@@ -454,10 +454,7 @@ local function key_add(args, opt, ctx)
     if find_key(name) then report.fail(("there is a key '%s' already"):format(name), ("sallyport key revoke %s"):format(name)) end
     return { { op = "put", db = "grant", key = "k/" .. access.hash("key", token), plain = plain, version = 0, fresh = true } }
   end)
-  report.answer(ctx, show.key(plain, token))
-  ctx.note("The key, shown this once (the store keeps only its hash):")
-  ctx.out(token .. "\n")
-  return 0
+  return report.once(ctx, show.key(plain, token), "key", token)
 end
 
 local function key_revoke(args, _, ctx)

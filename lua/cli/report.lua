@@ -124,4 +124,12 @@ function M.json_event(v) return require("json").encode(dated(v)) .. "\n" end
 --- What a command that changes something answers with --json; without, its words alone are for people.
 function M.answer(ctx, value) ctx.answer = value end
 
+--- The answer of a command that makes a token, and the token, once.
+function M.once(ctx, value, what, token)
+  M.answer(ctx, value)
+  ctx.note(("The %s, shown this once (the store keeps only its hash):"):format(what))
+  ctx.out(token .. "\n")
+  return 0
+end
+
 return M

@@ -55,10 +55,7 @@ local function add(args, opt, ctx)
     if #list >= tokens.MAX then report.fail(("there are %d tokens, and no more may be"):format(#list), "sallyport token list; sallyport token remove NAME") end
     return { { op = "put", db = "meta", key = tokens.PREFIX .. name, version = 0, plain = plain } }
   end)
-  report.answer(ctx, shape(plain, now, token))
-  ctx.note("The token, shown this once (the store keeps only its hash):")
-  ctx.out(token .. "\n")
-  return 0
+  return report.once(ctx, shape(plain, now, token), "token", token)
 end
 
 local function list(_, _, ctx)

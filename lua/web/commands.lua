@@ -92,6 +92,18 @@ function M.run(args, given)
   return got
 end
 
+--- What f answers, in a turn of its own, its changes being those of `who` (changes.lua): for what a page does that is no command. nil, "held": the one
+-- before took too long. Yields.
+function M.as(who, f)
+  local turn <close> = take()
+  if not turn then return nil, "held" end
+  local changes = require "changes"
+  local before = changes.process
+  changes.process = who
+  local _ <close> = setmetatable({}, { __close = function() changes.process = before end })
+  return f()
+end
+
 local DOCTOR_KEPT = 60000       -- ms: it asks for each secret that lies elsewhere, with its program
 local look, found = require("web.turn").new(), nil
 

@@ -690,9 +690,10 @@ function M.callback(desk, query)
   if code then answer, second, third = connect.exchange(waiting.env, waiting.opened,
     connect.code_grant(waiting.asked, code)) else second, third = bad, detail end
   if answer then
-    local changes = require "changes"
-    changes.process = { by = desk.who and desk.who.by or (changes.process or {}).by, door = "page", page = "GET /callback", client = desk.who and desk.who.client }
-    local kept, trouble = waiting.env.tokens:connected(waiting.opened, answer, second, waiting.asked.scopes)
+    local who = desk.who or require("changes").process or {}
+    local kept, trouble = commands.as({ by = who.by, door = "page", page = "GET /callback", client = who.client }, function()
+      return waiting.env.tokens:connected(waiting.opened, answer, second, waiting.asked.scopes)
+    end)
     if not kept then answer, second, third = nil, trouble, nil end
   end
   if not answer then
