@@ -1617,14 +1617,10 @@ struct reqlog_share {
 	size_t n;
 };
 
-static bool reqlog_open(void);
-static void reqlog_close(void);
 static void reqlog_request(struct req *r);
 static void reqlog_note(struct conn *c, const char *what, const char *why);
 static void reqlog_flush(struct timer *t);
 static void reqlog_drain(void);
-static bool reqlog_has_writer(void);
-static void reqlog_keep_writer(void);
 
 /* -- embed: lua_import answers a registry reference to a function of a module in lua/, or LUA_NOREF;
  * embed_forget frees the unpacked text of modules. */
@@ -1634,6 +1630,7 @@ static void embed_forget(void);
 /* -- lua: makes lua_main, sandbox and bindings included. Between lua_allow and lua_allow_end a task runs within an
  * allowance: of memory, and while a policy runs also of instructions and time. */
 static lua_State *lua_open_state(bool worker);
+static void lua_close_state(void);
 static void lua_allow(const struct task *t);
 static void lua_allow_end(void);
 
@@ -1698,7 +1695,6 @@ struct listener {
 	enum listener_kind kind;
 	bool tls;               /* from the first byte, with the operator's certificate for that kind */
 	bool captures;          /* connections that the kernel redirected: the name in them says where to */
-	bool made;              /* its socket file is ours to remove */
 	bool control;           /* for commands: HTTP, and descriptors beside it */
 	bool dns;               /* DNS over TCP (RFC 7766) */
 	struct handover *over;  /* what it was handed over with; NULL: it is our own */
@@ -6951,22 +6947,20 @@ conn_drain(void)
 
 /* ---- main ------------------------------------------------------------------
  * A command is one process: it runs cli.main as a task and ends. `serve` closes its Lua state and
- * becomes the master, which opens no store and speaks to nobody: it holds the listeners and the
- * lock, forks workers, replaces those that die, and kills one whose heart stopped. */
+ * becomes the master (lua/cli/master.lua, in a state of its own), which opens no store and speaks to
+ * nobody: it forks workers, replaces those that die, and kills one whose heart stopped. */
 #define MASTER_WORKERS_MAX 64
 #define MASTER_BEAT_MS 250      /* how often a worker says that it lives */
-#define MASTER_STALL_MS 10000   /* DESIGN, Processes */
 #define MASTER_DRAIN_MS 30000
-#define MASTER_READY_MS 300000  /* to be up: the machine may be busy, and recover the store */
-#define MASTER_SLOW_MS 5000     /* between two lines about that */
 #define WORKER_EXIT_START 3     /* could not start: another one could not either */
 #define MEMORY_MAX ((uint64_t)512 << 20)
 #define DOOR_NICE 5
 
-/* The heartbeat of a worker, in memory that it shares with the master. */
+/* The heartbeat of a worker, in memory that it shares with the master: lua/cli/master.lua and
+ * lua/metrics.lua read it as it lies there. */
 struct beat {
 	volatile int64_t at;    /* CLOCK_MONOTONIC ms */
-	_Atomic uint64_t conns, memory; /* its connections, bytes of its heap: lua/metrics.lua reads them here */
+	_Atomic uint64_t conns, memory; /* its connections, bytes of its heap */
 	volatile int ready;
 	char policy[LUA_NAME_MAX]; /* the policy that runs: named when the worker is killed */
 	_Atomic uint64_t newest; /* of the one behind the last process's: table_newest */
@@ -6975,17 +6969,14 @@ struct beat {
 static struct {
 	bool wanted;
 	char home[PATH_MAX];
-	char *overrides;        /* JSON, for worker.start; all six are owned, for ever */
-	char *log;              /* JSON, for reqlog.run */
-	char *at;               /* the listeners; it and `banner` are said when workers are up */
-	char *banner;
-	char *note;             /* written to serve.lock then */
-	char *page;             /* JSON, for the page's process; empty: there is none */
+	char *overrides;        /* JSON, for worker.start; both are owned, for ever */
+	char *with;             /* JSON, for cli.master */
 	unsigned workers;       /* all of them; the last `doors` serve the door */
 	unsigned doors;
-	unsigned processes;     /* the workers, and the page's process behind them */
+	int worker;             /* which one this process is; negative: none */
+	pid_t master;
 	int lock_fd;
-} serve = {.lock_fd = -1};
+} serve = {.worker = -1, .lock_fd = -1};
 
 static struct beat *master_beats;       /* shared */
 
@@ -7138,23 +7129,14 @@ worker_open(void)
 	return true;
 }
 
-static void
-master_signals(sigset_t *set)
-{
-	sigemptyset(set);
-	sigaddset(set, SIGTERM);
-	sigaddset(set, SIGINT);
-	sigaddset(set, SIGHUP);
-}
-
 /* Runs in the child; never returns. */
 __attribute__((noreturn)) static void
-worker_main(unsigned index, pid_t master)
+worker_main(unsigned index)
 {
 	sigset_t set;
 
 	prctl(PR_SET_PDEATHSIG, SIGTERM);       /* the master's death drains us */
-	if (getppid() != master)
+	if (getppid() != serve.master)
 		_exit(0);
 	if (index >= serve.workers - serve.doors) {
 		net.kind = LISTEN_GATEWAY;
@@ -7165,7 +7147,10 @@ worker_main(unsigned index, pid_t master)
 	loop_time = 0;
 	if (!secret_init() || !loop_init(true) || !tls_worker_init())
 		_exit(WORKER_EXIT_START);
-	master_signals(&set);                   /* SIGHUP: a terminal that goes away is the master's affair */
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGHUP);                /* a terminal that goes away is the master's affair */
 	sigprocmask(SIG_SETMASK, &set, NULL);
 	worker_signals = (struct watch){.fd = signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC), .ready = worker_on_signal};
 	watch_add(&worker_signals, EPOLLIN);
@@ -7185,200 +7170,25 @@ worker_main(unsigned index, pid_t master)
 	_exit(0);
 }
 
-/* -- master */
-struct worker {
-	pid_t pid;              /* 0: none */
-	int64_t started;        /* monotonic ms */
-	int64_t not_before;     /* of the next start */
-};
-
-static struct worker master_workers[MASTER_WORKERS_MAX + 1];
-
-/* The page's process is a command of its own with the page's listeners: what it does never holds up a
- * worker, and it has no beat. Runs in the child; never returns. */
-__attribute__((noreturn)) static void
-master_page(pid_t master)
-{
-	sigset_t none;
-
-	prctl(PR_SET_PDEATHSIG, SIGTERM);
-	sigemptyset(&none);
-	sigprocmask(SIG_SETMASK, &none, NULL);
-	for (size_t i = 0; i < net.nlisteners; i++)
-		if (net.listeners[i].kind == LISTEN_PAGE)
-			fcntl(net.listeners[i].watch.fd, F_SETFD, 0);
-	if (getppid() == master)
-		execl("/proc/self/exe", "sallyport", "--home", serve.home, "admin", "--served", serve.page, (char *)NULL);
-	_exit(1);
-}
-
-static void
-master_fork(unsigned i)
-{
-	struct worker *w = &master_workers[i];
-	pid_t master = getpid(), pid;
-
-	master_beats[i].at = clock_read(CLOCK_MONOTONIC);
-	master_beats[i].ready = i == serve.workers;
-	if ((pid = fork()) == 0 && i == serve.workers)
-		master_page(master);
-	if (pid == 0)
-		worker_main(i, master);
-	w->started = clock_read(CLOCK_MONOTONIC);
-	w->pid = pid > 0 ? pid : 0;
-	if (pid < 0)
-		w->not_before = w->started + 1000;
-}
-
-/* Starts a worker that is missing, and kills one that has not beaten for MASTER_STALL_MS (while it
- * starts: for six times that). */
-static void
-master_keep_workers(void)
-{
-	int64_t now = clock_read(CLOCK_MONOTONIC);
-
-	for (unsigned i = 0; i < serve.processes; i++) {
-		const struct worker *w = &master_workers[i];
-
-		if (w->pid == 0 && now >= w->not_before)
-			master_fork(i);
-		if (w->pid == 0 || i == serve.workers ||
-		    now - master_beats[i].at < MASTER_STALL_MS * (master_beats[i].ready ? 1 : 6))
-			continue;
-		log_line("ev=worker_stalled pid=%ld policy=%s", (long)w->pid, master_beats[i].policy);
-		kill(w->pid, SIGKILL);
-		master_beats[i].at = now;
-	}
-}
-
-/* Collects ended children. True: a worker could not even start, so another one could not either. */
-static bool
-master_reap(bool stopping)
-{
-	bool fatal = false;
-	int status;
-	pid_t pid;
-
-	while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
-		for (unsigned i = 0; i < serve.processes; i++) {
-			struct worker *w = &master_workers[i];
-			int64_t now = clock_read(CLOCK_MONOTONIC);
-
-			if (w->pid != pid)
-				continue;
-			w->pid = 0;
-			/* A worker that died within a second is started again a second later, not at once. */
-			w->not_before = now - w->started < 1000 ? now + 1000 : now;
-			if (WIFSIGNALED(status))
-				log_line("ev=worker_died pid=%ld signal=%d policy=%s", (long)pid,
-				    WTERMSIG(status), master_beats[i].policy);
-			else if (!stopping)
-				log_line("ev=worker_died pid=%ld status=%d", (long)pid, WEXITSTATUS(status));
-			if (WIFEXITED(status) && WEXITSTATUS(status) == WORKER_EXIT_START && !master_beats[i].ready)
-				fatal = true;
-		}
-	}
-	return fatal;
-}
-
-/* True: a worker is left. Signal 0 only asks. */
-static bool
-master_signal(int sig)
-{
-	bool alive = false;
-
-	for (unsigned i = 0; i < serve.processes; i++)
-		if (master_workers[i].pid != 0)
-			alive |= kill(master_workers[i].pid, sig) == 0;
-	return alive;
-}
-
-/* Drains the workers and the log's writer, then ends them; a second signal ends the wait. */
-static int
-master_stop(const sigset_t *set)
-{
-	int64_t until = clock_read(CLOCK_MONOTONIC) + MASTER_DRAIN_MS + 2000;
-	const struct timespec wait = {0, 10000000};
-	struct sockaddr_un un;
-	socklen_t len = sizeof un;
-
-	for (size_t i = 0; i < net.nlisteners; i++) {
-		const struct listener *l = &net.listeners[i];
-
-		if (l->made && getsockname(l->watch.fd, (struct sockaddr *)&un, &len) == 0)
-			unlink(un.sun_path);    /* a socket file that we made */
-		close(l->watch.fd);
-	}
-	master_signal(SIGTERM);
-	reqlog_close();
-	while ((master_signal(0) || reqlog_has_writer()) && clock_read(CLOCK_MONOTONIC) < until) {
-		int sig = sigtimedwait(set, NULL, &wait);
-
-		if (sig == SIGTERM || sig == SIGINT)
-			break;
-		master_reap(true);
-	}
-	master_signal(SIGKILL);
-	return 0;
-}
-
+/* The master, which a signal ends; the children that cli.master forks as workers leave its task too. */
 static int
 master_main(void)
 {
-	const struct timespec look = {0, 500000000}, soon = {0, 1000000};
-	const int64_t begun = clock_read(CLOCK_MONOTONIC);
-	int64_t say = begun + MASTER_SLOW_MS, now;
-	const bool terminal = isatty(STDIN_FILENO);
-	const size_t note = strlen(serve.note);
-	bool up = false, fatal;
-	unsigned ready;
-	sigset_t set;
+	int code;
 
-	master_signals(&set);
-	sigaddset(&set, SIGCHLD);
-	master_beats = mmap(NULL, sizeof(struct beat) * (serve.processes + 1), PROT_READ | PROT_WRITE,
+	serve.master = getpid();
+	master_beats = mmap(NULL, sizeof(struct beat) * (serve.workers + 1), PROT_READ | PROT_WRITE,
 	    MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	worker_tally = mmap(NULL, sizeof worker_own_tally, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	if (master_beats == MAP_FAILED || worker_tally == MAP_FAILED || !reqlog_open() || !tls_init() || !scrub_init() ||
-	    !count_init())
+	if (master_beats == MAP_FAILED || worker_tally == MAP_FAILED || !tls_init() || !scrub_init() || !count_init() ||
+	    lua_open_state(false) == NULL)
 		return 1;
-	table_newest = &master_beats[serve.processes].newest;
-	sigprocmask(SIG_BLOCK, &set, NULL);
-	for (unsigned i = 0; i < serve.processes; i++)
-		master_fork(i);
-	for (;;) {
-		int sig = sigtimedwait(&set, NULL, up ? &look : &soon);
-
-		/* SIGHUP: our terminal has gone; or, as daemons have it, the log was moved away. */
-		if (sig == SIGTERM || sig == SIGINT ||
-		    (sig == SIGHUP && terminal && !isatty(STDIN_FILENO)))
-			return master_stop(&set);
-		if (sig == SIGHUP)
-			reqlog_flush(NULL);
-		fatal = master_reap(false);
-		ready = 0;
-		for (unsigned i = 0; i < serve.workers; i++)
-			ready += master_beats[i].ready != 0;
-		now = clock_read(CLOCK_MONOTONIC);
-		if (!up && now >= say && ready < serve.workers) {
-			say = now + MASTER_SLOW_MS;
-			fatal |= now - begun >= MASTER_READY_MS;
-			log_line("ev=start_%s ready=%u workers=%u seconds=%d",
-			    fatal ? "failed" : "slow", ready, serve.workers, (int)((now - begun) / 1000));
-		}
-		if (!up && fatal) {
-			master_stop(&set);
-			return 1;
-		}
-		if (!up && (up = ready == serve.workers)) {
-			fprintf(stderr, "listening %s workers=%u\n%s", serve.at, serve.workers - serve.doors, serve.banner);
-			if (pwrite(serve.lock_fd, serve.note, note, 0) != (ssize_t)note ||
-			    ftruncate(serve.lock_fd, (off_t)note) != 0)
-				log_line("ev=lock err=%s", strerror(errno));
-		}
-		reqlog_keep_writer();
-		master_keep_workers();
-	}
+	table_newest = &master_beats[serve.workers].newest;
+	code = call_run("cli.master", "run", 2, (char *[]){NULL, serve.with});
+	lua_close_state();
+	if (serve.worker >= 0)
+		worker_main((unsigned)serve.worker);
+	return code;
 }
 
 /* ==== Part II: organs =======================================================
@@ -19576,7 +19386,7 @@ mcp_begin(struct req *r, struct http_head *h)
 
 /* ---- reqlog ----------------------------------------------------------------
  * The request log, as a worker sees it: a pipe to the one process that writes the file
- * (reqlog_main, lua/reqlog.lua), so that neither the loop nor a worker's death waits for the
+ * (lua/reqlog.lua, which lua/cli/master.lua starts), so that neither the loop nor a worker's death waits for the
  * disk. Skip it if you only read the log. Records wait in memory for REQLOG_DELAY_MS and go down
  * the pipe as lines, in pieces of at most PIPE_BUF, which do not mix with other workers' (pipe(7)):
  *
@@ -19595,7 +19405,6 @@ mcp_begin(struct req *r, struct http_head *h)
 #define REQLOG_DRAIN_MS 2000            /* of a worker that ends */
 #define REQLOG_SAY_MS 5000              /* between two lines about what was dropped */
 #define REQLOG_WAKES 2                  /* what the writer counted is written by the second empty batch */
-#define REQLOG_PIPE (1 << 20)   /* to the log's process, which at times is busy for a second */
 #define REQLOG_PATH_MAX 2048   /* DESIGN, Log */
 #define REQLOG_KINDS 256                /* of refusals, an agent's with one code, that are told apart */
 
@@ -19621,27 +19430,6 @@ static struct {
 	uint64_t dropped;               /* since the last line about it */
 	int64_t say_at;                 /* monotonic ms: the next line is due */
 } reqlog = {.fd = -1, .pending.max = SIZE_MAX / 2, .turn = 1, .gone = 1};
-
-static int reqlog_lock = -1;        /* owned; the writer holds the lock of this file */
-static int reqlog_pipe[2];              /* owned; from the workers to the writer */
-
-/* In the master, before it forks. */
-static bool
-reqlog_open(void)
-{
-	if ((reqlog_lock = store_lock_open(serve.home, "log.lock")) < 0 ||
-	    pipe2(reqlog_pipe, O_CLOEXEC) != 0 || fcntl(reqlog_pipe[1], F_SETFL, O_NONBLOCK) != 0)
-		return false;
-	fcntl(reqlog_pipe[1], F_SETPIPE_SZ, REQLOG_PIPE);
-	reqlog.fd = reqlog_pipe[1];
-	return true;
-}
-
-static void
-reqlog_close(void)
-{
-	close(reqlog.fd);
-}
 
 /* Writes as many pieces as the pipe takes. */
 static void
@@ -19851,8 +19639,6 @@ reqlog_note(struct conn *c, const char *what, const char *why)
 	reqlog_request(&r);
 }
 
-/* -- the end, and the process that writes the request log */
-
 /* Writes the queue before a process ends, after its loop, for at most REQLOG_DRAIN_MS. */
 static void
 reqlog_drain(void)
@@ -19864,56 +19650,6 @@ reqlog_drain(void)
 		if (reqlog.pending.n != 0)
 			nanosleep(&(struct timespec){.tv_nsec = STORE_LOCK_POLL_NS}, NULL);
 	}
-}
-
-/* Runs until the last process that may send records has ended: a master that is killed loses no
- * record of its workers. The process holds serve.lock as they do, so that no other server begins
- * before. SIGTERM and the like are blocked, as in the master. */
-__attribute__((noreturn)) static void
-reqlog_main(void)
-{
-	int lock = store_lock_open(serve.home, "log.lock");
-
-	prctl(PR_SET_NAME, "sallyport-log");
-	for (size_t i = 0; i < net.nlisteners; i++)
-		close(net.listeners[i].watch.fd);
-	close(reqlog_pipe[1]);
-	if (lock < 0 || !store_lock_try(lock) || dup2(reqlog_pipe[0], STDIN_FILENO) < 0 || lua_open_state(false) == NULL)
-		_exit(WORKER_EXIT_START);
-	_exit(call_run("reqlog", "run", 2, (char *[]){NULL, serve.log}));
-}
-
-static bool
-reqlog_has_writer(void)
-{
-	bool none = store_lock_try(reqlog_lock);
-
-	if (none)
-		flock(reqlog_lock, LOCK_UN);
-	return !none;
-}
-
-static int64_t reqlog_next_at;           /* monotonic ms: no process for the log before */
-
-/* Starts the writer if none holds log.lock, as a grandchild: the master's children are its workers
- * alone. */
-static void
-reqlog_keep_writer(void)
-{
-	int64_t now = clock_read(CLOCK_MONOTONIC);
-	pid_t pid;
-
-	if (now < reqlog_next_at || reqlog_has_writer())
-		return;
-	if (reqlog_next_at != 0)
-		log_line("ev=log_died");
-	reqlog_next_at = now + 1000;
-	if ((pid = fork()) == 0) {
-		if (fork() == 0)
-			reqlog_main();
-		_exit(0);
-	}
-	waitpid(pid, NULL, 0);
 }
 
 /* ==== Part III: Lua, and what Lua calls =====================================
@@ -20020,7 +19756,7 @@ embed_push(lua_State *L, const struct embed_file *f)
 		embed_end(&embed_open);
 }
 
-/* Gives what is unpacked back (3 MB), once a worker has started. For a file that is loaded later, the
+/* Gives what is unpacked back (3 MB), once a worker or the master has started. For a file that is loaded later, the
  * pack is unpacked again. */
 static void
 embed_forget(void)
@@ -20705,6 +20441,7 @@ lua_open_state(bool worker)
 		return lua_main = NULL;
 	}
 	lua_worker = worker;
+	embed_keeps = true;
 	/* most objects of a request die young: the generational mode costs a fifth less than the incremental */
 	if (worker)
 		lua_gc(lua_main, LUA_GCGEN, 5, 100);
@@ -27402,7 +27139,7 @@ l_host_listen_close(lua_State *L)
 	return 0;
 }
 
-/* host.adopt{ fd=, kind=, tls=, host=, made=, captures=, control=, agent=, handler= }
+/* host.adopt{ fd=, kind=, tls=, host=, captures=, control=, agent=, handler= }
  *   -> "as bound", port | nil, why
  *
  * The listening socket of that number is one of this process from now on: see host.listen in
@@ -27421,7 +27158,6 @@ l_host_adopt(lua_State *L)
 	lua_getfield(L, 1, "kind");
 	as.kind = (enum listener_kind)luaL_checkoption(L, -1, "proxy", listener_kinds);
 	as.tls = l_flag(L, 1, "tls");
-	as.made = l_flag(L, 1, "made");
 	as.captures = l_flag(L, 1, "captures");
 	as.control = l_flag(L, 1, "control");
 	if ((why = net_adopt((int)l_integer(L, 1, "fd", -1), &as)) != NULL)
@@ -27451,33 +27187,51 @@ l_host_serve_lock(lua_State *L)
 	return l_answer(L, true);
 }
 
-/* host.serve{ workers=N|nil, doors=N, overrides=JSON, log=JSON, at=, banner=, note=, page= }
+/* host.serve{ workers=N|nil, doors=N, overrides=JSON, with=JSON }
  *
  * The process becomes the master when the command has ended, for the listeners of host.listen and
- * under the lock of host.serve_lock. When the workers are up, `at` and the banner are said, and `note`
- * is written to serve.lock, for commands. */
+ * under the lock of host.serve_lock. with: for cli.master. */
 static int
 l_host_serve(lua_State *L)
 {
-	static const struct { const char *key; char **to; } texts[] = {
-		{"overrides", &serve.overrides}, {"log", &serve.log}, {"at", &serve.at},
-		{"banner", &serve.banner}, {"note", &serve.note}, {"page", &serve.page},
-	};
 	long workers;
 
-	for (size_t i = 0; i < COUNT(texts); i++) {
-		lua_getfield(L, 1, texts[i].key);
-		if ((*texts[i].to = strdup(luaL_checkstring(L, -1))) == NULL)
-			return luaL_error(L, "out of memory");
-	}
-	lua_getfield(L, 1, "workers");
-	workers = (long)luaL_optinteger(L, -1, sysconf(_SC_NPROCESSORS_ONLN));
+	luaL_checktype(L, 1, LUA_TTABLE);
+	lua_getfield(L, 1, "with");
+	lua_getfield(L, 1, "overrides");
+	serve.with = strdup(luaL_checkstring(L, -2));
+	serve.overrides = strdup(luaL_checkstring(L, -1));
+	if (serve.with == NULL || serve.overrides == NULL)
+		return luaL_error(L, "out of memory");
 	serve.doors = (unsigned)l_integer(L, 1, "doors", 0);
-	workers += serve.doors;
+	workers = (long)l_integer(L, 1, "workers", sysconf(_SC_NPROCESSORS_ONLN)) + serve.doors;
 	serve.workers = (unsigned)(workers < MASTER_WORKERS_MAX ? workers : MASTER_WORKERS_MAX);
-	serve.processes = serve.workers + (serve.page[0] != '\0');
 	serve.wanted = true;
 	return 0;
+}
+
+/* host.fork([worker, pipe]) -> the child's number | nil, why; in the child 0
+ *
+ * For cli.master. A child with a worker's number, from 0, becomes that worker once its task has ended, and
+ * its records go down the pipe. */
+static int
+l_host_fork(lua_State *L)
+{
+	lua_Integer worker = luaL_optinteger(L, 1, -1), log = luaL_optinteger(L, 2, -1);
+	pid_t pid;
+
+	luaL_argcheck(L, worker < (lua_Integer)serve.workers, 1, "no such worker");
+	if (worker >= 0) {
+		master_beats[worker].at = clock_read(CLOCK_MONOTONIC);
+		master_beats[worker].ready = 0;
+	}
+	if ((pid = fork()) == 0) {
+		serve.worker = (int)worker;
+		reqlog.fd = (int)log;
+	} else {
+		embed_forget();
+	}
+	return pid < 0 ? l_fail_errno(L) : l_one(L, pid);
 }
 
 /* -- secrets from outside, never through a Lua string */
@@ -27628,10 +27382,9 @@ l_host_meter(lua_State *L)
 	return 0;
 }
 
-/* host.meters() -> bytes, bytes, n, free | nil
+/* host.meters() -> bytes, free | nil
  *
- * struct meters, and struct beat of n bytes of each worker, as they lie in memory; and the bytes that are free where
- * the store is. nil: this process shares none. */
+ * struct meters as it lies in memory; and the bytes that are free where the store is. nil: this process shares none. */
 static int
 l_host_meters(lua_State *L)
 {
@@ -27639,9 +27392,17 @@ l_host_meters(lua_State *L)
 
 	if (meters == NULL || statvfs(serve.home, &v) != 0)
 		return 0;
-	lua_pushlstring(L, (const char *)meters, sizeof *meters);
-	lua_pushlstring(L, (const char *)master_beats, sizeof *master_beats * serve.workers);
-	return 2 + l_two(L, sizeof *master_beats, (uint64_t)v.f_bavail * v.f_frsize);
+	return l_two(L, ((struct slice){(const char *)meters, sizeof *meters}), (uint64_t)v.f_bavail * v.f_frsize);
+}
+
+/* host.beats() -> bytes | nil, n, ms
+ *
+ * struct beat of n bytes of each worker, as it lies in memory, and the time by the clock that it is of. */
+static int
+l_host_beats(lua_State *L)
+{
+	return l_three(L, ((struct slice){(const char *)master_beats, sizeof *master_beats * serve.workers}), sizeof *master_beats,
+	    clock_read(CLOCK_MONOTONIC));
 }
 
 /* host.home() -> the server's data directory */
@@ -27660,7 +27421,7 @@ static const luaL_Reg l_host_worker[] = {
 	{"pid", l_host_pid}, {"uid", l_host_uid},
 	{"statx", l_host_statx}, {"read_secret", l_host_read_secret}, {"door", l_host_door}, {"home", l_host_home},
 	{"record", l_host_record}, {"tally", l_host_tally}, {"count", l_host_count},
-	{"meter", l_host_meter}, {"meters", l_host_meters}, {NULL, NULL},
+	{"meter", l_host_meter}, {"meters", l_host_meters}, {"beats", l_host_beats}, {NULL, NULL},
 };
 
 /* For commands alone. */
@@ -27668,7 +27429,7 @@ static const luaL_Reg l_host_command[] = {
 	{"file", l_host_file}, {"adopt", l_host_adopt},
 	{"pem_check", l_host_pem_check}, {"ca_make", l_host_ca_make}, {"locked", l_host_locked},
 	{"listen_close", l_host_listen_close},
-	{"serve", l_host_serve}, {"serve_lock", l_host_serve_lock},
+	{"serve", l_host_serve}, {"fork", l_host_fork}, {"serve_lock", l_host_serve_lock},
 	{"rsa_key", l_host_rsa_key}, {NULL, NULL},
 };
 
@@ -27711,7 +27472,7 @@ static const struct { const char *name; long number; } jail_calls[] = {
 	N(ioctl), N(kill), N(listen), N(mkdirat), N(openat), N(pipe2), N(ppoll), N(prctl), N(prlimit64), N(read),
 	N(readlinkat), N(rt_sigaction), N(rt_sigprocmask), N(sendmsg), N(sendto), N(setgroups), N(setresgid), N(setresuid),
 	N(setsid), N(setsockopt), N(shutdown), N(signalfd4), N(socket), N(statfs), N(statx), N(symlinkat), N(umask),
-	N(unlinkat), N(unshare), N(wait4), N(write),
+	N(unlinkat), N(unshare), N(wait4), N(write), N(dup3), N(ftruncate), N(getppid), N(rt_sigtimedwait),
 	/* refused in the jail, some of them made by the command before */
 	N(acct), N(add_key), N(bpf), N(chroot), N(clone3), N(delete_module), N(fanotify_init),
 	N(finit_module), N(fsconfig), N(fsmount), N(fsopen), N(fspick), N(init_module), N(io_uring_enter),

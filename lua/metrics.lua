@@ -4,7 +4,7 @@ local M = {}
 
 local CELL, NAME, STATUSES, STEPS, TIMES = 256, 72, 6, 24, 3      -- struct meter_cell, struct meters
 local REQUEST, CODE, COUNT = 1, 2, 3                              -- enum meter_kind, and one
-local STALL_MS = 10000          -- MASTER_STALL_MS
+local STALL_MS = 10000          -- as lua/cli/master.lua
 local DISK_MIN = 16 << 20       -- bytes: the store and the log cannot go on for long
 local ROWS = 64                 -- questions that are read at once, and
 local QUESTIONS_MAX = 1024      -- at most
@@ -17,8 +17,9 @@ local function name(bytes, at) return (unpack("z", bytes, at)) end
 -- { requests = { { agent, credential, refused = { [0] = n, … 5 }, allowed = { … } } }, codes = { code = n }, counts = { [name] = { [label] = n } },
 --   took = { { [0] = n …, sum = ms } for the first byte, all of it, until it was decided }, workers = { { conns, memory, ready, late } }, free }
 function M.read(host)
-  local bytes, beats, stride, free = host.meters()
+  local bytes, free = host.meters()
   if not bytes then return nil end
+  local beats, stride = host.beats()
   local out = { requests = {}, codes = {}, counts = {}, took = {}, workers = {}, free = free }
   local cells = (#bytes - TIMES * (STEPS + 1) * 8) // CELL
   for i = 0, cells - 1 do

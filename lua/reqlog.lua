@@ -1,4 +1,4 @@
---- The request log's writer: a process of its own beside the workers (proxy.c, reqlog_main). It reads their records from a
+--- The request log's writer: a process of its own beside the workers (lua/cli/master.lua). It reads their records from a
 -- pipe, a line each, and appends them to FILE in batches; beside it commands add a line for what they change.
 --   {"time":…}     a record      !N{"time":…}   N (8 hex digits) refusals: beyond 20 a second of one agent they are
 --   (empty line)   a batch's end                counted, and written as one record for each code when a batch ends

@@ -288,7 +288,7 @@ function M.listen(spec)
     fd, why, errno = bound(spec, AF_INET6, pack("=I2>I2I4c16I4", AF_INET6, spec.port or 0, 0, bytes, 0))
   end
   if not fd then return nil, errno == EADDRINUSE and "in_use" or why end
-  local where, port = core.adopt { fd = fd, kind = spec.kind, tls = spec.tls, host = spec.host, made = spec.path ~= nil,
+  local where, port = core.adopt { fd = fd, kind = spec.kind, tls = spec.tls, host = spec.host,
     captures = spec.captures, control = spec.control, agent = spec.agent, handler = spec.handler }
   if not where and not spec.fd then call("close", fd) end
   return where, port, fd

@@ -104,8 +104,9 @@ local function lock(ctx)
   end
 end
 
--- `list`: of listeners' texts; more: what they have in common. -> {"127.0.0.1:7080", "unix:/run/p.sock=claude", …} as bound.
-local function listen(ctx, list, flag, more)
+-- `list`: of listeners' texts; more: what they have in common; files: gets the paths of their sockets.
+-- -> {"127.0.0.1:7080", "unix:/run/p.sock=claude", …} as bound, their descriptors
+local function listen(ctx, list, flag, more, files)
   local bound, seen, fds = {}, {}, {}
   for _, text in ipairs(list) do
     local spec, where, why, fd = records.listener(text), nil, nil, nil
@@ -124,6 +125,7 @@ local function listen(ctx, list, flag, more)
     end
     seen[spec.fd or -1] = true
     bound[#bound + 1] = where .. (spec.agent and "=" .. spec.agent or "")
+    files[#files + 1] = spec.path
     fds[#bound] = fd
   end
   return bound, fds
@@ -219,10 +221,11 @@ local function wanted(ctx, list)
 end
 
 -- The control socket: where `run` of an agent's user hands its listeners over. Who connects is asked for his user.
-local function open_control(ctx, path)
+local function open_control(ctx, path, files)
   path = path or require("cli.control").paths(ctx)[1]
   local spec, where, why = records.listener("unix:" .. path), nil, "its path is longer than that of a socket may be"
   if spec and not spec.agent then where, why = ctx.host.listen { path = path, mode = 438, control = true } end
+  files[#files + 1] = where and path
   if not where then
     ctx.note(("note: no control socket at %s (%s): `sallyport run` of other users, and jails, need it"):format(path, why))
   end
@@ -319,10 +322,10 @@ examples:
       flags.boot = withdraw(ctx)
       store.close()
       lock(ctx)
-      local said, shown = {}, { home = ctx.home, log = log.path }
+      local said, shown, files = {}, { home = ctx.home, log = log.path }, {}
       local function open(name, word, more)
         local key = name:gsub("-", "_")
-        local list, fds = listen(ctx, all[key], name, more)
+        local list, fds = listen(ctx, all[key], name, more, files)
         for _, l in ipairs(list) do
           said[#said + 1] = word .. "=" .. l
           for _, text in ipairs((word == "gateway" or word == "page") and {} or require("cli.listeners").risks(ctx.host, l, more ~= nil)) do
@@ -335,7 +338,7 @@ examples:
       local at = open("listen", "proxy")
       open("listen-tls", "tls", { tls = true })
       open("transparent", "transparent", { captures = true })
-      open_control(ctx, all.control)
+      open_control(ctx, all.control, files)
       local doors = open("gateway", "gateway", { kind = "gateway", tls = all.gateway_cert ~= nil })
       local page = page_of(all, open("admin", "page", { kind = "page", mode = 384 }))
       flags.unused_proxy = tell_unused(ctx, all, at)    -- for doctor, which has another environment
@@ -347,7 +350,8 @@ examples:
         ctx.out(report.json_event(shown))
         io.stdout:flush()     -- before the workers are forked, or each would print it
       end
-      ctx.host.serve { page = page, workers = all.workers, doors = doors[1] and all.gateway_workers or 0, overrides = overrides,
-        log = report.json_line(log), banner = banner, at = table.concat(said, " "), note = table.concat(at, "\n") .. "\n" .. overrides }
+      local with = { log = report.json_line(log), page = page, at = table.concat(said, " "), banner = banner,
+        note = table.concat(at, "\n") .. "\n" .. overrides, doors = doors[1] and all.gateway_workers or 0, made = report.array(files) }
+      ctx.host.serve { workers = all.workers, doors = with.doors, overrides = overrides, with = report.json_line(with) }
     end },
 }
