@@ -2,26 +2,29 @@
 local records = require "records"
 local M = {}
 
--- Where a credential's secret goes: a change of these asks for the secret again. Options of `credential set`, and fields of every type; a
--- type's own fields are those that are addresses.
-local options = { host = true, port = true, ["plain-http"] = true, ["seal-host"] = true, address = true, preset = true }
-local fields = { ca = true, tls = true, client_cert = true }
+-- Where a credential's secret goes, or who may read it: a change of these asks for the secret again. Options of `credential set`; fields of every
+-- type, with mint, by which an agent gets another key of the account, and scrub, which looks for it in answers; a type's own fields that are addresses,
+-- or say where in a request it stands: in a text that the API shows to others, it is public.
+local options = { host = true, port = true, ["plain-http"] = true, ["seal-host"] = true, address = true, preset = true, substitute = true }
+local fields = { ca = true, tls = true, client_cert = true, mint = true, scrub = true }
+local places = { body_parameter = { name = true, ["in"] = true } }
 
-local function is_address(pol, name)
+local function is_way(pol, name)
   local f = pol and pol.by_name[name]
-  return f ~= nil and f.type == "url"
+  return f ~= nil and (f.type == "url" or f.header == true or (places[pol.name] or {})[name] == true)
 end
 
 --- Whether this `credential set`, its words one by one, says where the secret goes, or takes away what said so. record: as it is now
 function M.leads(args, pol, record)
+  local now = record.fields or {}
   for i = 4, #args do
     local option, value = args[i]:match("^%-%-([%w-]+)=?(.*)$")
     local field, given = args[i]:match("^([%a_][%w_]*)[^=]*=(.*)$")
     if option == "clear" then
-      if options[value] or fields[value] or is_address(pol, value:match("^[^.]*")) then return true end
+      if options[value] or fields[value] or is_way(pol, value:match("^[^.]*")) then return true end
     elseif option then
       if options[option] then return true end
-    elseif field and (fields[field] or is_address(pol, field) and (record.fields or {})[field] ~= given) then
+    elseif field and (fields[field] or is_way(pol, field) and now[field] ~= given) then
       return true
     end
   end
@@ -33,11 +36,11 @@ function M.unled(record, typed)
   for _, name in ipairs(require("cli.shape").secrets(record)) do
     -- A document's members come with the document; of a map each is typed.
     if not typed[name] and not typed[name:match("^[^.]+")] then
-      return ("its secret %s is asked for again where hosts, ports or addresses change; the command line changes it without"):format(name)
+      return ("its secret %s is asked for again where a change says where it goes, or who may read it; the command line changes it without"):format(name)
     end
   end
   if require("store").peek("state", record.name) then
-    return "it holds tokens that were made with its secret: the command line changes hosts, ports and addresses"
+    return "it holds tokens that were made with its secret: the command line changes where they go, or who may read them"
   end
 end
 

@@ -320,7 +320,8 @@ def test_secrets(t):
     hostile.write_text(OTHER)
     a.ask("POST", "/credentials", {"name": "app", "type": "bearer", "hosts": ["api.test"], "fields": {"token": SECRET}}, want=201)
     for change in ({"hosts": ["evil.test"]}, {"ports": ["8443"]}, {"plain_http": True}, {"addresses": ["10.0.0.0/8"]}, {"seal_hosts": ["evil.test"]}, {"preset": "github"},
-                   {"fields": {"ca": "x"}}, {"fields": {"tls": "legacy"}}, {"clear": ["ca"]}, {"clear": ["method", "client_cert"]}, {"clear": ["preset"]}):
+                   {"fields": {"ca": "x"}}, {"fields": {"tls": "legacy"}}, {"clear": ["ca"]}, {"clear": ["method", "client_cert"]}, {"clear": ["preset"]},
+                   {"substitutes": ["token:json=/note:__TOKEN__"]}, {"fields": {"mint": "allow"}}, {"fields": {"scrub": "off"}}):
         assert a.ask("PATCH", "/credentials/app", change, want=403)["error"] == "secret_needed", change
     assert a.ask("GET", "/credentials/app")["hosts"] == ["api.test"]
     assert a.ask("PATCH", "/credentials/app", {"hosts": ["api.test", "b.test"], "fields": {"token": OTHER}})["hosts"] == ["api.test", "b.test"]
