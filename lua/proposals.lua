@@ -28,6 +28,9 @@ end
 
 local function is_key(v) return type(v) == "string" and #v <= 64 and v:find("^[A-Z][A-Z0-9_]*$") ~= nil end
 
+-- Whether a text looks as it is. What says a place in a request is a part of the sentence that a person reads.
+local function is_seen(text) return require("web.page").visible(text) == text end
+
 -- { kind, and key or keys } of a service's auth | nil, why
 local auths = {
   bearer = function(a)
@@ -49,7 +52,7 @@ auths["api-key"] = function(a)
   local header, why = require("records").header_name(type(a.header) == "string" and a.header or "Authorization")
   if not header then return nil, "auth.header: " .. why end
   if a.prefix ~= nil and (type(a.prefix) ~= "string" or #a.prefix > 64
-    or not require("http").field_value_ok(a.prefix)) then return nil, "auth.prefix is a short text of a header" end
+    or not require("http").field_value_ok(a.prefix) or not is_seen(a.prefix)) then return nil, "auth.prefix is a short text of a header" end
   return { kind = "api-key", key = a.key, header = header, prefix = a.prefix ~= "" and a.prefix or nil }
 end
 function auths.custom(a)
@@ -87,7 +90,7 @@ local function substitutions(list)
     if type(places) ~= "table" or #places == 0 or #places > LIST_MAX then return nil, "in is a list of places" end
     for _, place in ipairs(places) do
       if unnamed[place] then return nil, ("%s: the place has to be named: %s"):format(place, unnamed[place]) end
-      if type(place) ~= "string" or #place > 300 or place:find("[,:%c]") then return nil, "in is a list of places, such as header=X-Key" end
+      if type(place) ~= "string" or #place > 300 or place:find("[,:%c]") or not is_seen(place) then return nil, "in is a list of places, such as header=X-Key" end
     end
     local row, why = require("rows").parse(("value:%s:%s"):format(table.concat(places, ","), r.placeholder))
     if not row then return nil, why end
@@ -362,6 +365,16 @@ function M.holders(bundle)
   return ("every agent with the bundle %s (%s)"):format(bundle, require("cli.report").several(names, "none now"))
 end
 
+-- Why a host is to be looked at twice | nil
+local function careful(host)
+  local bare = host:gsub("^%*%.", "")
+  local why = require("addr").parse(bare) and require("addr").guard(bare)
+  if require("cli.suffixes").first { host } then return ("%s: strangers have names there, and the secret may go to any of them"):format(host) end
+  if why then return ("%s is %s"):format(bare, why) end
+  if bare:find("xn--", 1, true) then return bare .. " has letters of other scripts, and may look like another name" end
+  if bare ~= host then return ("every name below %s is meant, whoever has it"):format(bare) end
+end
+
 --- What it would allow, in words: { text, warning | nil } of each service. holders: names of the agents that hold the bundle.
 function M.says(r, holders)
   local out = {}
@@ -373,19 +386,16 @@ function M.says(r, holders)
       or s.remove and ("%s may no longer %s"):format(holders, s.remove == "host" and "reach " .. s.host or "use the credential " .. s.name)
       or s.kind == "substitute" and ("%s may send anything to %s, with %s"):format(holders, where, table.concat(rows, "; "))
       or ("%s may send anything to %s, with %s attached%s"):format(holders, where, s.key or s.user_key, rows[1] and ", and " .. table.concat(rows, "; ") or "")
+    local account
     for _, c in ipairs(r.credentials) do      -- where what the person types goes: the agent chose it
-      local token = c.key == s.key and c.oauth and require("http").parse_url(c.oauth.token_url)
-      if token then text = ("%s; its account is signed in to, and its client secret goes, at %s"):format(text, token.host) end
+      local o = c.key == s.key and c.oauth
+      if o then
+        local http = require "http"
+        account = { http.parse_url(o.authorization_url or o.token_url).host, http.parse_url(o.token_url).host }
+        text = ("%s; its account is signed in to at %s, and its client secret goes to %s"):format(text, account[1], account[2])
+      end
     end
-    local warning
-    local shared = require("cli.suffixes").first { s.host }
-    local bare = s.host:gsub("^%*%.", "")
-    local why = require("addr").parse(bare) and require("addr").guard(bare)
-    if s.remove then why, shared = nil, nil end
-    if shared then warning = "strangers have names there: the secret may go to any of them"
-    elseif why then warning = ("%s is %s"):format(bare, why)
-    elseif bare:find("xn--", 1, true) then warning = "its name has letters of other scripts, and may look like another name"
-    elseif s.host:find("^%*") and not s.remove then warning = "every name below it is meant, whoever has it" end
+    local warning = not s.remove and (careful(s.host) or account and (careful(account[1]) or careful(account[2]))) or nil
     out[i] = { text = text, warning = warning }
   end
   return out

@@ -83,7 +83,7 @@ def test_kinds(t):
     third = own(s, "POST", "/v1/proposals", {"services": [{"name": "drive", "host": "drive.test", "auth": {"type": "bearer", "token": "DRIVE"}}],
         "credentials": [{"key": "DRIVE", "type": "oauth", "oauth": {"token_url": "https://id.test/token", "authorization_url": "https://id.test/auth", "client_id": "c1", "scopes": "read"}}]})
     assert third[0] == 201, third
-    assert "its client secret goes, at id.test" in s.cli("proposal", "show", third[1]["id"]).stdout
+    assert "is signed in to at id.test, and its client secret goes to id.test" in s.cli("proposal", "show", third[1]["id"]).stdout
     r = s.cli("proposal", "approve", third[1]["id"])
     drive = json.loads(s.cli("credential", "show", "drive", "--json").stdout)
     assert drive["type"] == "oauth_authorization_code" and drive["fields"]["client_id"] == "c1" and "sallyport connect drive" in r.stderr, r.stderr

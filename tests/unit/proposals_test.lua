@@ -62,6 +62,35 @@ return {
       assert((path ~= nil) == (c[3] == true) and (path == nil) == (why ~= nil), tostring(c[1]) .. " " .. c[2])
     end
   end,
+  ["what an agent writes into a sentence is seen as it is"] = function()
+    for _, hidden in ipairs { "\u{202e}", "\u{200b}", "\u{2066}", "\u{feff}" } do
+      local s = bot("one", "BOT")
+      s.substitutions[1]["in"] = { "json=/a" .. hidden .. "b" }
+      local r, why = parsed({ s }, "BOT")
+      assert(not r and why:find("in is a list of places", 1, true), why)
+      s = { name = "one", host = "one.test", auth = { type = "api-key", key = "KEY", prefix = "k" .. hidden } }
+      r, why = parsed({ s }, "KEY")
+      assert(not r and why:find("auth.prefix", 1, true), why)
+    end
+    local s = bot("one", "BOT")
+    s.substitutions[1]["in"] = { "json=/größe" }
+    assert(parsed({ s }, "BOT"))
+  end,
+  ["both hosts of an account are said, and each is looked at"] = function()
+    local function says(authorization, token, host)
+      local r = assert(parsed({ { name = "one", host = host or "one.test", auth = { type = "bearer", token = "KEY" } } },
+        { key = "KEY", type = "oauth", oauth = { authorization_url = authorization, token_url = token, client_id = "c" } }))
+      return proposals.says(r, "A")[1]
+    end
+    local one = says("https://login.evil.test/x", "https://id.test/token")
+    assert(one.text:find("signed in to at login.evil.test, and its client secret goes to id.test", 1, true) and not one.warning, one.text)
+    assert(says(nil, "https://id.test/token").text:find("signed in to at id.test", 1, true))
+    for _, c in ipairs { { "https://xn--80ak6aa92e.com/", "https://id.test/", "xn--80ak6aa92e.com has letters" }, { "https://id.test/", "https://10.0.0.1/", "10.0.0.1 is" },
+      { "https://id.test/", "https://xn--80ak6aa92e.com/", "has letters" }, { nil, "https://id.test/", "every name below one.test", "*.one.test" } } do
+      local got = says(c[1], c[2], c[4]).warning
+      assert(got and got:find(c[3], 1, true), tostring(got))
+    end
+  end,
   ["what OAuth gives is no user name"] = function()
     for _, s in ipairs { basic("one", "KEY", "PASS"), basic("one", "KEY") } do
       local r, why = parsed({ s }, account, s.auth.password)
