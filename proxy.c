@@ -3574,6 +3574,15 @@ wirebuf_put(struct wirebuf **bp, bool plain)
 		free(b);
 }
 
+/* Takes n bytes off the front. `plain`: as of wirebuf_put. */
+static void
+wirebuf_took(struct wirebuf **b, size_t n, bool plain)
+{
+	(*b)->off += n;
+	if ((*b)->off == (*b)->n)
+		wirebuf_put(b, plain);
+}
+
 static void
 peer_init(struct peer *p, int fd, void (*ready)(struct watch *))
 {
@@ -3594,8 +3603,7 @@ peer_close(struct peer *p)
 	}
 	wirebuf_put(&p->in, p->tls == NULL);
 	wirebuf_put(&p->out, p->tls == NULL);
-	if (p->tls != NULL)
-		tls_free(p->tls);
+	tls_free(p->tls);
 	p->tls = NULL;
 }
 
@@ -3654,13 +3662,10 @@ static void
 peer_consume(struct peer *p, size_t n)
 {
 	p->received += n;
-	if (p->tls != NULL) {
+	if (p->tls != NULL)
 		tls_consume(p->tls, n);
-		return;
-	}
-	p->in->off += n;
-	if (p->in->off == p->in->n)
-		wirebuf_put(&p->in, true);
+	else
+		wirebuf_took(&p->in, n, true);
 }
 
 /* Makes sure of an out buffer whose free room lies at its end. False: no memory. */
@@ -3715,10 +3720,8 @@ peer_fill(struct peer *p)
 			if (p->hold_alerts && tls_alert_next(p->tls, p->in->p + p->in->off))
 				return IO_EOF;
 			took = tls_feed(p->tls, p->in->p + p->in->off, p->in->n - p->in->off);
-			p->in->off += took;
-			if (p->in->off == p->in->n) {
-				wirebuf_put(&p->in, false);
-			} else if (tls_peek(p->tls).n == 0 && tls_status(p->tls) < TLS_CLOSED) {
+			wirebuf_took(&p->in, took, false);
+			if (p->in != NULL && tls_peek(p->tls).n == 0 && tls_status(p->tls) < TLS_CLOSED) {
 				/* The engine takes no more before its own output, a flight or alert, is taken. */
 				if (!tls_has_output(p->tls) || !peer_drain(p))
 					return IO_AGAIN;
@@ -3789,10 +3792,6 @@ peer_flush(struct peer *p)
 			return p->failed = true, IO_ERR;
 		if (p->out == NULL)
 			return p->under == NULL ? IO_OK : (enum io)under_flush(p);
-		if (p->out->off == p->out->n) {
-			wirebuf_put(&p->out, p->tls == NULL);
-			continue;
-		}
 		if (!p->watch.writable)
 			return IO_AGAIN;
 		n = p->under != NULL ? under_send(p, p->out->p + p->out->off, p->out->n - p->out->off) :
@@ -3800,7 +3799,7 @@ peer_flush(struct peer *p)
 		if (n > 0) {
 			if (p->tls == NULL)
 				wipe(p->out->p + p->out->off, (size_t)n);
-			p->out->off += (size_t)n;
+			wirebuf_took(&p->out, (size_t)n, p->tls == NULL);
 		} else if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
 			p->watch.writable = false;
 		} else if (n < 0 && errno != EINTR) {
@@ -3972,10 +3971,6 @@ upstream_ready(struct watch *w)
 {
 	struct upstream *u = OWNER(w, struct upstream, peer.watch);
 
-	if (u->owner == NULL) {         /* idle, and something came: its end, or bytes that answer no request */
-		upstream_free(u);
-		return;
-	}
 	if (u->state == UP_HANDSHAKE)
 		upstream_shake(u);
 	else if (u->state == UP_VIA)
@@ -4032,19 +4027,17 @@ upstream_dialled(struct dial *d, int fd, const char *code, const char *why)
 {
 	struct upstream *u = OWNER(d, struct upstream, dial);
 
-	if (fd < 0) {
-		if (u->via != 0)
-			via_failf(u, "cannot be reached: %s", why);
-		else
-			upstream_fail(u, code, why);
-		u->event(u);
-		return;
+	if (fd >= 0) {
+		u->at = d->at[d->next - 1];
+		u->guarded = u->via != 0 ? upstream_at_host(u) : d->guarded;
+		peer_init(&u->peer, fd, upstream_ready);
+		net_keepalive(fd);
 	}
-	u->at = d->at[d->next - 1];
-	u->guarded = u->via != 0 ? upstream_at_host(u) : d->guarded;
-	peer_init(&u->peer, fd, upstream_ready);
-	net_keepalive(fd);
-	if (!watch_add(&u->peer.watch, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET)) {
+	if (fd < 0 && u->via != 0) {
+		via_failf(u, "cannot be reached: %s", why);
+	} else if (fd < 0) {
+		upstream_fail(u, code, why);
+	} else if (!watch_add(&u->peer.watch, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET)) {
 		upstream_fail(u, "upstream_unreachable", "out of memory");
 	} else if (u->via != 0) {
 		u->state = UP_VIA;
@@ -4085,14 +4078,12 @@ upstream_dial(struct upstream *u, const struct cidr *allow, size_t nallow)
 		via_failf(u, "%s", "was taken away meanwhile");
 	else if (u->via != 0 && upstream_at_host(u) && (why = net_guard(&u->at, allow, nallow)) != NULL)
 		upstream_fail(u, "address_blocked", why);
-	if (u->state == UP_FAILED) {
-		u->event(u);
-		return;
-	}
 	memcpy(u->dial.allow, allow, nallow * sizeof *allow);
 	u->dial.nallow = nallow;
 	u->dial.done = upstream_dialled;
-	if (u->via != 0)
+	if (u->state == UP_FAILED)
+		u->event(u);
+	else if (u->via != 0)
 		net_dial(&u->dial, via.host, via.port, false);
 	else
 		net_dial(&u->dial, u->host, u->port, true);
@@ -4136,6 +4127,7 @@ static void
 upstream_release(struct upstream *u, bool reusable)
 {
 	u->owner = NULL;
+	u->event = upstream_free;       /* while it is idle something may come: its end, or bytes that answer no request */
 	if (!reusable || u->state != UP_OPEN || u->tainted || u->peer.stream != NULL || u->peer.in != NULL ||
 	    u->peer.out != NULL || peer_data(&u->peer).n != 0 || u->peer.watch.hup ||
 	    u->peer.eof || u->peer.failed || u->trusts != upstream_trusts || (u->via != 0 && u->via != via.epoch)) {
@@ -13858,10 +13850,7 @@ filter_scrub_take(struct filter_scrub *s, struct slice in, bool end)
 	hold = s->f.more || (hold && s->text.n - s->begun >= SCRUB_HOLD_MIN);
 	s->f.hurry = s->f.more && s->f.hurry;
 	s->ready = !hold ? to->n : s->z == NULL && s->begun > s->gone ? s->begun : s->gone;
-	if (s->ready == to->n)
-		s->f.hold_until = 0;
-	else if (s->f.hold_until == 0)
-		s->f.hold_until = clock_now() + SCRUB_HOLD_MS;
+	s->f.hold_until = s->ready == to->n ? 0 : s->f.hold_until != 0 ? s->f.hold_until : clock_now() + SCRUB_HOLD_MS;
 	if (ok && s->z != NULL && to->n > SCRUB_HOLD_MAX)
 		ok = false;
 	if (!ok && s->f.fault == NULL)
@@ -14080,10 +14069,7 @@ filter_scrub_ws_run(struct filter *f, struct slice in, bool end, struct slice *o
 		}
 		ok = ok && filter_scrub_ws_search(w, end) && filter_scrub_count(&w->b, w->b.text.cap + w->between.cap + w->out.cap);
 		f->hurry = false;
-		if (w->b.text.n == w->b.gone && w->ngaps == 0)
-			f->hold_until = 0;
-		else if (f->hold_until == 0)
-			f->hold_until = clock_now() + SCRUB_HOLD_MS;
+		f->hold_until = w->b.text.n == w->b.gone && w->ngaps == 0 ? 0 : f->hold_until != 0 ? f->hold_until : clock_now() + SCRUB_HOLD_MS;
 	}
 	filter_give(f, &w->out, &w->given, end, out);
 	return ok && buf_ok(&w->out) ? (ssize_t)used : -1;
@@ -14748,8 +14734,7 @@ stream_free(struct stream *st)
 {
 	loop_undefer(&st->wake.defer);
 	for (size_t i = 0; i < H2_PSEUDO; i++)
-		if (st->pseudo[i] != NULL)
-			nghttp2_rcbuf_decref(st->pseudo[i]);
+		nghttp2_rcbuf_decref(st->pseudo[i]);    /* or NULL */
 	buf_free(&st->in);
 	buf_free(&st->cookies);
 	buf_free(&st->trailers);
@@ -14768,12 +14753,7 @@ stream_gone(struct stream *st, uint32_t code)
 		stream_free(st);
 		return;
 	}
-	if (st->is_client && st->ended) {       /* RFC 9113 8.1: the answer is whole, the rest of the request is not wanted */
-		st->done = true;
-		stream_wake(st);
-		return;
-	}
-	if (st->is_client && !st->gone) {
+	if (st->is_client && !st->ended && !st->gone) {
 		struct upstream *u = OWNER(st->wake.peer, struct upstream, peer);
 
 		bool begun = st->pseudo[H2_STATUS] != NULL;     /* an answer: nothing is sent again */
@@ -14782,7 +14762,10 @@ stream_gone(struct stream *st, uint32_t code)
 		u->why = code != NGHTTP2_NO_ERROR ? nghttp2_http2_strerror(code) : u->why;
 		u->requests *= code == NGHTTP2_NO_ERROR && !begun;      /* else it is no pooled connection's end */
 	}
-	st->gone = st->wake.peer->failed = st->wake.peer->watch.hup = true;
+	if (st->is_client && st->ended)         /* RFC 9113 8.1: the answer is whole, the rest of the request is not wanted */
+		st->done = true;
+	else
+		st->gone = st->wake.peer->failed = st->wake.peer->watch.hup = true;
 	stream_wake(st);
 }
 
@@ -14835,11 +14818,8 @@ stream_new(struct h2 *h, size_t window)
 
 	if (st == NULL)
 		return NULL;
-	st->h2 = h;
-	st->is_client = h->is_client;
-	buf_init(&st->in, HTTP_HEAD_MAX + window);
-	buf_init(&st->cookies, HTTP_HEAD_MAX);
-	buf_init(&st->trailers, HTTP_TRAILERS_MAX);
+	*st = (struct stream){.h2 = h, .is_client = h->is_client, .in.max = HTTP_HEAD_MAX + window, .cookies.max = HTTP_HEAD_MAX,
+	    .trailers.max = HTTP_TRAILERS_MAX};
 	LIST_INSERT_HEAD(&h->streams, st, link);
 	return st;
 }
@@ -14877,8 +14857,7 @@ h2_on_header(nghttp2_session *s, const nghttp2_frame *f, nghttp2_rcbuf *name_, n
 		return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
 	for (size_t i = 0; i < H2_PSEUDO; i++)
 		if (slice_eq(name, pseudo[i])) {
-			if (st->pseudo[i] != NULL)      /* an interim answer's status */
-				nghttp2_rcbuf_decref(st->pseudo[i]);
+			nghttp2_rcbuf_decref(st->pseudo[i]);    /* NULL, or an interim answer's status */
 			nghttp2_rcbuf_incref(st->pseudo[i] = value_);
 			return 0;
 		}
@@ -14901,15 +14880,14 @@ h2_on_header(nghttp2_session *s, const nghttp2_frame *f, nghttp2_rcbuf *name_, n
 	return 0;
 }
 
-/* A conn for a stream whose head is whole: its client is that of the session. NULL: no room. */
-static struct conn *
+/* Makes a conn for a stream whose head is whole: its client is that of the session. False: no room. */
+static bool
 stream_conn(struct stream *st)
 {
-	const struct conn *p = OWNER(st->h2->wake.peer, struct conn, peer);
-	struct conn *c = conn_count < conn_max ? calloc(1, sizeof *c) : NULL;
+	struct conn *p = OWNER(st->h2->wake.peer, struct conn, peer), *c = conn_count < conn_max ? calloc(1, sizeof *c) : NULL;
 
 	if (c == NULL)
-		return NULL;
+		return false;
 	*c = (struct conn){.id = ++conn_ids, .at = p->at, .client = p->client, .uid = p->uid, .dialled = p->dialled,
 	    .tunnel = p->tunnel, .secure = p->secure, .port = p->port, .agent = p->agent};
 	peer_init(&c->peer, -1, conn_ready);
@@ -14922,7 +14900,10 @@ stream_conn(struct stream *st)
 	LIST_INSERT_HEAD(&conn_list, c, link);
 	conn_count++;
 	conn_deadline(c, CONN_HEAD_MS);
-	return c;
+	st->wake.peer = &c->peer;
+	st->h2->n++;
+	p->deadline = clock_now() + CONN_HELD_MS;
+	return true;
 }
 
 /* The head is whole. False: no memory. */
@@ -14954,20 +14935,6 @@ stream_end_head(struct stream *st)
 	return buf_ok(b);
 }
 
-/* The head of an agent's request is whole. */
-static int
-stream_open(struct stream *st)
-{
-	struct conn *c = stream_end_head(st) ? stream_conn(st) : NULL;
-
-	if (c == NULL)
-		return nghttp2_submit_rst_stream(st->h2->s, NGHTTP2_FLAG_NONE, st->id, NGHTTP2_REFUSED_STREAM);
-	st->wake.peer = &c->peer;
-	st->h2->n++;
-	OWNER(st->h2->wake.peer, struct conn, peer)->deadline = clock_now() + CONN_HELD_MS;
-	return 0;
-}
-
 /* -- what comes: frames */
 
 /* Each frame but those of a request's own weight costs its sender a point. */
@@ -14997,8 +14964,8 @@ h2_on_frame(nghttp2_session *s, const nghttp2_frame *f, void *user)
 	if (st == NULL || (f->hd.type != NGHTTP2_HEADERS && f->hd.type != NGHTTP2_DATA))
 		return 0;
 	st->ended = st->ended || (f->hd.flags & NGHTTP2_FLAG_END_STREAM) != 0;
-	if (opens)
-		rc = !st->is_client ? stream_open(st) : stream_end_head(st) ? 0 : NGHTTP2_ERR_NOMEM;
+	if (opens && (!stream_end_head(st) || (!st->is_client && !stream_conn(st))))
+		rc = nghttp2_submit_rst_stream(s, NGHTTP2_FLAG_NONE, st->id, st->is_client ? NGHTTP2_INTERNAL_ERROR : NGHTTP2_REFUSED_STREAM);
 	if (opens || st->ended)
 		stream_wake(st);
 	return rc == 0 ? 0 : NGHTTP2_ERR_CALLBACK_FAILURE;
@@ -15093,16 +15060,6 @@ stream_read(struct peer *p, char *out, size_t n)
 
 /* -- the stream as a wire: writing */
 
-/* Takes n bytes off the front of what waits. */
-static void
-stream_took(struct peer *p, size_t n)
-{
-	wipe(p->out->p + p->out->off, n);
-	p->out->off += n;
-	if (p->out->off == p->out->n)
-		wirebuf_put(&p->out, true);
-}
-
 /* A field for nghttp2, which copies it. Its name becomes lower-case where it stands, in our own buffer. */
 static nghttp2_nv
 h2_field(const struct http_field *f)
@@ -15155,7 +15112,8 @@ stream_give(nghttp2_session *s, int32_t id, uint8_t *out, size_t n, uint32_t *fl
 			if (nghttp2_submit_trailer(s, id, nv, count) == 0)
 				*flags |= NGHTTP2_DATA_FLAG_NO_END_STREAM;
 		}
-		stream_took(st->wake.peer, used);
+		wipe(b->p + b->off, used);
+		wirebuf_took(&st->wake.peer->out, used, true);
 	}
 	if (st == NULL || (at == 0 && !st->done))
 		return st == NULL ? NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE : NGHTTP2_ERR_DEFERRED;
@@ -15225,7 +15183,8 @@ stream_head(struct stream *st)
 		if (nghttp2_submit_response(st->h2->s, st->id, nv, k, st->done ? NULL : &give) != 0)
 			return false;
 	}
-	stream_took(st->wake.peer, (size_t)(at + n));
+	wipe(b->p + b->off, (size_t)(at + n));
+	wirebuf_took(&st->wake.peer->out, (size_t)(at + n), true);
 	return true;
 }
 
@@ -15305,10 +15264,7 @@ h2_new(struct peer *p, bool is_client)
 		free(h);
 		return NULL;
 	}
-	h->wake.peer = p;
-	h->is_client = is_client;
-	h->calm = H2_CALM;
-	h->calm_at = h->heard = clock_now();
+	*h = (struct h2){.s = h->s, .wake.peer = p, .is_client = is_client, .calm = H2_CALM, .calm_at = clock_now(), .heard = clock_now()};
 	nghttp2_submit_settings(h->s, NGHTTP2_FLAG_NONE, settings, is_client ? 4 : 2);
 	nghttp2_session_set_local_window_size(h->s, NGHTTP2_FLAG_NONE, 0, H2_STREAMS * (is_client ? H2_WINDOW_UP : H2_WINDOW));
 	if (is_client)
