@@ -3871,6 +3871,8 @@ peer_park(struct peer *p)
 #define UPSTREAM_IDLE_MAX 256   /* of a worker */
 #define UPSTREAM_KEY_MAX 640
 #define UPSTREAM_TLS_MS 10000   /* DESIGN, Limits: handshake 10 s */
+#define UPSTREAM_HTTP1 64       /* servers that want HTTP/1.1, of a worker: as many as one agent has requests; … */
+#define UPSTREAM_HTTP1_MS 3600000 /* … each is asked over HTTP/2 again after an hour: it may have been set up anew */
 
 enum upstream_state { UP_DIAL, UP_VIA, UP_HANDSHAKE, UP_OPEN, UP_FAILED };
 
@@ -4105,6 +4107,20 @@ upstream_take(const char *key, const struct cidr *allow, size_t nallow)
 		}
 	}
 	return NULL;
+}
+
+/* Does the server of that key, which offers HTTP/2, want HTTP/1.1 (RFC 9113 7, HTTP_1_1_REQUIRED)? `told`: it says so now. */
+static bool
+upstream_wants_http1(const char *key, bool told)
+{
+	static struct { int64_t until; char key[UPSTREAM_KEY_MAX]; } all[UPSTREAM_HTTP1], *one; /* by the key's hash */
+
+	one = &all[text_hash(key) % COUNT(all)];
+	if (told) {
+		text_copy(one->key, sizeof one->key, key);
+		one->until = clock_now() + UPSTREAM_HTTP1_MS;
+	}
+	return clock_now() < one->until && strcmp(one->key, key) == 0;
 }
 
 /* Into the pool, and out of it when its time has come. */
@@ -6158,6 +6174,8 @@ conn_begin_dial(struct conn *c)
 	c->state = CONN_DIAL;
 	conn_deadline(c, net_dial_ms + CONN_DECIDE_MS); /* dial and handshake have deadlines of their own */
 	req_pool_key(r, tls, h2, key);
+	if (h2 && upstream_wants_http1(key, false))
+		req_pool_key(r, tls, h2 = false, key);
 	if (r->action == REQ_FORWARD && !r->retried && !r->websocket &&
 	    (r->up = upstream_take(key, r->allow, r->nallow)) == NULL && h2)
 		r->up = h2_find(r, key);
@@ -6284,6 +6302,7 @@ conn_upstream_gone(struct conn *c, int status, const char *why)
 	    slice_eq(method, SLICE("OPTIONS")) || slice_eq(method, SLICE("DELETE"))))) {
 		upstream_drop(&r->up);
 		r->retried = true;
+		r->up_h2 = false;
 		conn_begin_dial(c);
 		return false;
 	}
@@ -14758,7 +14777,8 @@ stream_gone(struct stream *st, uint32_t code)
 
 		bool begun = st->pseudo[H2_STATUS] != NULL;     /* an answer: nothing is sent again */
 
-		u->refused = code == NGHTTP2_REFUSED_STREAM && !begun;
+		u->refused = !begun && (code == NGHTTP2_REFUSED_STREAM ||
+		    (code == NGHTTP2_HTTP_1_1_REQUIRED && upstream_wants_http1(u->key, true)));
 		u->why = code != NGHTTP2_NO_ERROR ? nghttp2_http2_strerror(code) : u->why;
 		u->requests *= code == NGHTTP2_NO_ERROR && !begun;      /* else it is no pooled connection's end */
 	}
@@ -14958,9 +14978,11 @@ h2_on_frame(nghttp2_session *s, const nghttp2_frame *f, void *user)
 {
 	struct stream *st = f->hd.stream_id == 0 ? NULL : nghttp2_session_get_stream_user_data(s, f->hd.stream_id);
 	bool opens = f->hd.type == NGHTTP2_HEADERS && st != NULL && !st->headed;
+	const struct h2 *h = user;
 	int rc = 0;
 
-	(void)user;
+	if (f->hd.type == NGHTTP2_GOAWAY && h->is_client && f->goaway.error_code == NGHTTP2_HTTP_1_1_REQUIRED)
+		upstream_wants_http1(OWNER(h->wake.peer, struct upstream, peer)->key, true);
 	if (st == NULL || (f->hd.type != NGHTTP2_HEADERS && f->hd.type != NGHTTP2_DATA))
 		return 0;
 	st->ended = st->ended || (f->hd.flags & NGHTTP2_FLAG_END_STREAM) != 0;

@@ -40,11 +40,12 @@ class Wire:
 
 
 class Server:
-    """Plays `script(server, wire, stream, fields)` for each request's head; `began(wire)` stands for our SETTINGS."""
+    """Plays `script(server, wire, stream, fields)` for each request's head; `began(wire)` stands for our SETTINGS. A connection
+    that chose HTTP/1.1 gets 200 for each request (`old`: their heads)."""
 
     def __init__(self, script, plain=False, alpn=("h2",), began=None):
         self.script, self.plain, self.began = script, plain, began
-        self.seen, self.frames, self.wires, self.ended = [], [], [], 0
+        self.seen, self.frames, self.wires, self.ended, self.old = [], [], [], 0, []
         self.context = peers.server_context(sallyport.certs(), "ok")
         self.context.set_alpn_protocols(list(alpn))
         self.sock = socket.create_server(("127.0.0.1", 0), backlog=100)
@@ -56,6 +57,11 @@ class Server:
         try:
             if not self.plain:
                 wire.start_tls(self.context, server_side=True)
+                while wire.tls.selected_alpn_protocol() == "http/1.1":
+                    if not (came := peers.read_head(wire.recv)):
+                        raise ConnectionError
+                    self.old.append(came)
+                    wire.send(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nold")
             w = Wire(wire)
             self.wires.append(w)
             assert w.fill(len(PREFACE)) == PREFACE
@@ -363,6 +369,33 @@ def test_retries(t):
     c = Client(s)
     status, _, body, _ = c.answer(c.ask())
     assert status == 502 and b"REFUSED_STREAM" in body and len(server.seen) == 2, (status, body, len(server.seen))
+
+
+def test_http_1_1_required(t):
+    """RFC 9113 7: a server that wants HTTP/1.1 is asked again over it, and no more over HTTP/2, by a reset or by GOAWAY; a body that is gone is not sent again"""
+    def script(server, w, n, fields):
+        w.send(frame(GOAWAY, 0, 0, struct.pack(">II", 0, 13)) if fields[2][1].startswith("away") else frame(RST, 0, n, struct.pack(">I", 13)))
+
+    server = Server(script, alpn=("h2", "http/1.1"))
+    s, _ = t.proxy(serve=False, credentials=[{"name": "reset", "host": "*.test", "secrets": {"token": TOKEN}}])
+    s.serve("--upstream-ca", sallyport.certs() / "root.pem", *(x for h in ("api.test", "away.test", "post.test")
+                                                               for x in ("--connect-to", f"{h}:443:127.0.0.1:{server.port}")))
+    for host in ("api.test", "away.test"):
+        c = Client(s, host=host)
+        for path in ("/first", "/second"):
+            status, _, body, _ = c.answer(c.ask(path=path, authority=host))
+            assert (status, body) == (200, b"old"), (host, path, status, body)
+        c.close()
+    assert len(server.seen) == 2 and len(server.old) == 4, (server.seen, server.old)
+    assert all(f"authorization: Bearer {TOKEN}".encode() in head for head in server.old), server.old
+    assert not any("upstream_h2" in r for r in s.records()), s.records()
+    c = Client(s, host="post.test")             # a body that streamed was not kept: the next request is right at once
+    for want in (502, 200):
+        n = c.ask(("content-length", "3"), method="POST", authority="post.test", end=False)
+        c.send(frame(DATA, END_STREAM, n, b"abc"))
+        a = c.answer(n)
+        assert a[0] == want and (want == 200 or b"HTTP_1_1_REQUIRED" in a[2]), a
+    assert len(server.seen) == 3 and server.old[-1].endswith(b"abc"), server.old[-1]
 
 
 def test_goaway(t):
