@@ -1583,7 +1583,7 @@ static struct upstream *h2_join(struct req *r, struct upstream *u);
 static ssize_t stream_read(struct peer *p, char *out, size_t n);
 static int stream_flush(struct peer *p);        /* enum io */
 static void h2_leave(struct peer *p);
-static int h2_wire(const struct peer *p);       /* the descriptor below it */
+static struct peer *h2_wire(struct peer *p);    /* itself, or what carries the stream that it is */
 static void grpc_fail(struct req *r, struct slice message, struct slice hint); /* to a gRPC client, in its own terms */
 #else                                           /* no session begins */
 #define H2_BUILT false
@@ -1593,7 +1593,7 @@ static void grpc_fail(struct req *r, struct slice message, struct slice hint); /
 #define stream_read(p, out, n) (-1)
 #define stream_flush(p) IO_ERR
 #define h2_leave(p) ((void)(p))
-#define h2_wire(p) ((p)->watch.fd)
+#define h2_wire(p) (p)
 #define grpc_fail(r, message, hint) ((void)(r))
 #endif
 
@@ -6498,7 +6498,7 @@ conn_begin_down(struct conn *c, struct http_head *h)
 	if (h->keep_ms != 0 && h->keep_ms < r->up->keep_ms)
 		r->up->keep_ms = h->keep_ms;
 	if (is_tainted(h) || is_tainted(&r->head))
-		r->up->tainted = true;
+		OWNER(h2_wire(&r->up->peer), struct upstream, peer)->tainted = true;
 	r->refused = h->status == 401 && req_attached(r) && !r->unsealed;
 	if ((r->watch && h->status >= 400) || r->refused)
 		req_tell_answer(r, h);
@@ -15247,11 +15247,11 @@ grpc_fail(struct req *r, struct slice message, struct slice hint)
 	pct_put(&r->fields, hint, PCT_MESSAGE);
 }
 
-/* The descriptor that carries it. */
-static int
-h2_wire(const struct peer *p)
+/* The peer that carries it; a stream whose session has ended is its own. */
+static struct peer *
+h2_wire(struct peer *p)
 {
-	return p->stream != NULL && p->stream->h2 != NULL ? p->stream->h2->wake.peer->watch.fd : p->watch.fd;
+	return p->stream != NULL && p->stream->h2 != NULL ? p->stream->h2->wake.peer : p;
 }
 
 /* -- the session */
@@ -15432,7 +15432,7 @@ h2_event(struct upstream *u)
 	int64_t quiet = clock_now() - h->heard;
 
 	u->state = UP_OPEN;
-	over = code != NGHTTP2_NO_ERROR || (h->n == 0 && (late || conn_draining || u->trusts != upstream_trusts ||
+	over = code != NGHTTP2_NO_ERROR || (h->n == 0 && (late || conn_draining || u->tainted || u->trusts != upstream_trusts ||
 	    !nghttp2_session_check_request_allowed(h->s) || nghttp2_session_get_outbound_queue_size(h->s) >= H2_STREAMS));
 	if (over)
 		nghttp2_session_terminate_session(h->s, code);
@@ -15453,7 +15453,7 @@ h2_find(const struct req *r, const char *key)
 	for (struct h2 *h = LIST_FIRST(&h2_ups); h != NULL; h = LIST_NEXT(h, link)) {
 		struct upstream *u = OWNER(h->wake.peer, struct upstream, peer);
 
-		if (strcmp(u->key, key) == 0 && !u->idle && u->trusts == upstream_trusts && h->n < H2_STREAMS &&
+		if (strcmp(u->key, key) == 0 && !u->idle && !u->tainted && u->trusts == upstream_trusts && h->n < H2_STREAMS &&
 		    nghttp2_session_get_outbound_queue_size(h->s) < H2_STREAMS &&
 		    nghttp2_session_check_request_allowed(h->s) &&
 		    h->n < nghttp2_session_get_remote_settings(h->s, NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS) &&
@@ -19472,7 +19472,7 @@ reqlog_room(const struct reqlog_share *s)
 static void
 reqlog_put_ends(struct buf *b, const struct req *r)
 {
-	const struct conn *c = r->conn;
+	struct conn *c = r->conn;
 	char text[NET_NAME_MAX];
 
 	if (r->behind[0] != '\0')
@@ -19483,7 +19483,7 @@ reqlog_put_ends(struct buf *b, const struct req *r)
 		json_put_member(b, SLICE(",\"client\":"),
 		    (struct slice){text, (size_t)snprintf(text, sizeof text, "uid:%u", c->uid)});
 	if (net.several > 1 || c->at->at.port == 0)
-		json_put_member(b, SLICE(",\"listener\":"), (struct slice){text, net_name(h2_wire(&c->peer), text)});
+		json_put_member(b, SLICE(",\"listener\":"), (struct slice){text, net_name(h2_wire(&c->peer)->watch.fd, text)});
 }
 
 /* Adds one record: a JSON object that begins with its time, shorter than PIPE_BUF. Copies it, never

@@ -398,6 +398,35 @@ def test_http_1_1_required(t):
     assert len(server.seen) == 3 and server.old[-1].endswith(b"abc"), server.old[-1]
 
 
+def test_tainted(t):
+    """a connection that saw NTLM or Negotiate is no other request's: what runs is answered, what comes has another connection"""
+    held = []
+
+    def script(server, w, n, fields):
+        path = dict(fields)[":path"]
+        if path == "/slow":
+            held.append((w, n))
+        elif path == "/asks":
+            w.send(head(n, (":status", "401"), ("www-authenticate", "Negotiate"), end=True))
+        else:
+            ok(server, w, n, fields)
+
+    server = Server(script)
+    s = arrange(t, server)
+    c = Client(s)
+    assert c.status(c.ask()) == 200
+    slow = c.ask(path="/slow")
+    wait(lambda: held, what="the slow request")
+    assert c.status(c.ask(path="/asks")) == 401 and len(server.wires) == 1
+    assert [c.status(c.ask(path="/next")) for _ in range(3)] == [200] * 3 and len(server.wires) == 2, len(server.wires)
+    held[0][0].send(head(held[0][1]), frame(DATA, END_STREAM, held[0][1], b"late"))
+    assert c.answer(slow)[2] == b"late"
+    wait(lambda: server.ended == 1, what="the end of the connection that is tainted")
+    assert c.status(c.ask(("authorization", "NTLM TlRMTVNTUAAB"), path="/sends")) == 200
+    wait(lambda: server.ended == 2, what="the end of the second one")
+    assert c.status(c.ask(path="/last")) == 200 and len(server.wires) == 3
+
+
 def test_goaway(t):
     """a server that says GOAWAY: what runs is answered, what comes has another connection"""
     held = []
