@@ -14688,6 +14688,9 @@ struct h2 {
 	bool over;              /* the client is a stranger, who was told so */
 	bool leaving;           /* GOAWAY was sent: the streams that there are go on */
 	int64_t calm, calm_at;
+	size_t skip;            /* bytes before the next frame's head */
+	uint8_t head[9];        /* of the frame that arrives (RFC 9113 4.1), of which head_n bytes are there */
+	size_t head_n;
 };
 
 static LIST_HEAD(, h2) h2_ups = LIST_HEAD_INITIALIZER(h2_ups); /* sessions with upstreams, idle ones too */
@@ -14957,20 +14960,39 @@ stream_end_head(struct stream *st)
 
 /* -- what comes: frames */
 
-/* Each frame but those of a request's own weight costs its sender a point. */
+/* Each frame but those of a request's own weight costs its sender a point, whatever its type: of one that nghttp2 ignores
+ * it tells nobody. False: the frames whose heads end in these bytes cost too much. */
+static bool
+h2_weigh(struct h2 *h, struct slice in)
+{
+	int cost = 0;
+
+	for (size_t n; in.n != 0 && cost <= H2_CALM; in.p += n, in.n -= n) {
+		n = h->skip < in.n ? h->skip : in.n;
+		h->skip -= n;
+		if (n != 0)
+			continue;
+		h->head[h->head_n++] = (uint8_t)in.p[n++];
+		if (h->head_n < sizeof h->head)
+			continue;
+		h->head_n = 0;
+		h->skip = (size_t)load_be(h->head, 3);
+		cost += h->head[3] == NGHTTP2_SETTINGS ? H2_CALM_RESET :
+		    h->head[3] != NGHTTP2_DATA ? h->is_client || h->head[3] != NGHTTP2_HEADERS :
+		    (h->head[4] & NGHTTP2_FLAG_PADDED) != 0 || (h->skip < H2_DATA_SMALL && (h->head[4] & NGHTTP2_FLAG_END_STREAM) == 0);
+	}
+	return h2_charge(h, cost) == 0;
+}
+
 static int
 h2_on_begin_frame(nghttp2_session *s, const nghttp2_frame_hd *hd, void *user)
 {
-	bool data = hd->type == NGHTTP2_DATA && (hd->length >= H2_DATA_SMALL || (hd->flags & NGHTTP2_FLAG_END_STREAM) != 0) &&
-	    (hd->flags & NGHTTP2_FLAG_PADDED) == 0;
 	const struct h2 *h = user;
 
-	if (nghttp2_session_get_outbound_queue_size(s) > H2_QUEUE)
-		return h2_charge(user, H2_CALM * 2);
 	if (hd->type == NGHTTP2_HEADERS && !h->is_client && hd->stream_id <= nghttp2_session_get_last_proc_stream_id(s) &&
 	    nghttp2_session_find_stream(s, hd->stream_id) == NULL)  /* a later one was opened: RFC 9113 5.1.1 */
 		nghttp2_session_terminate_session(s, NGHTTP2_PROTOCOL_ERROR);
-	return h2_charge(user, hd->type == NGHTTP2_SETTINGS ? H2_CALM_RESET : !data && (h->is_client || hd->type != NGHTTP2_HEADERS));
+	return 0;
 }
 
 static int
@@ -15286,7 +15308,8 @@ h2_new(struct peer *p, bool is_client)
 		free(h);
 		return NULL;
 	}
-	*h = (struct h2){.s = h->s, .wake.peer = p, .is_client = is_client, .calm = H2_CALM, .calm_at = clock_now(), .heard = clock_now()};
+	*h = (struct h2){.s = h->s, .wake.peer = p, .is_client = is_client, .calm = H2_CALM, .calm_at = clock_now(), .heard = clock_now(),
+	    .skip = is_client ? 0 : NGHTTP2_CLIENT_MAGIC_LEN};
 	nghttp2_submit_settings(h->s, NGHTTP2_FLAG_NONE, settings, is_client ? 4 : 2);
 	nghttp2_session_set_local_window_size(h->s, NGHTTP2_FLAG_NONE, 0, H2_STREAMS * (is_client ? H2_WINDOW_UP : H2_WINDOW));
 	if (is_client)
@@ -15332,10 +15355,10 @@ h2_read(struct h2 *h, enum io *io)
 	*io = IO_AGAIN;
 	while (moved < H2_TURN && (*io = peer_fill(h->wake.peer)) == IO_OK) {
 		struct slice in = peer_data(h->wake.peer);
-		ssize_t n = nghttp2_session_mem_recv(h->s, (const uint8_t *)in.p, in.n);
+		ssize_t n = h2_weigh(h, in) ? nghttp2_session_mem_recv(h->s, (const uint8_t *)in.p, in.n) : NGHTTP2_ERR_FLOODED;
 
-		if (n < 0)
-			return h->calm < 0 || n == NGHTTP2_ERR_FLOODED || n == NGHTTP2_ERR_TOO_MANY_CONTINUATIONS ?
+		if (n < 0 || nghttp2_session_get_outbound_queue_size(h->s) > H2_QUEUE)
+			return n >= 0 || h->calm < 0 || n == NGHTTP2_ERR_FLOODED || n == NGHTTP2_ERR_TOO_MANY_CONTINUATIONS ?
 			    NGHTTP2_ENHANCE_YOUR_CALM : NGHTTP2_PROTOCOL_ERROR;
 		peer_consume(h->wake.peer, in.n);
 		moved += in.n;
