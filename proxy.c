@@ -14832,6 +14832,8 @@ stream_begin(struct stream *st)
 	st->is_head = st->is_head || slice_eq(method, SLICE("HEAD"));
 	st->large = !buf_join(&st->in, st->is_client ? answer : line, st->is_client ? COUNT(answer) : COUNT(line)) ||
 	    st->in.n > HTTP_HEAD_MAX;
+	nghttp2_rcbuf_decref(st->pseudo[H2_PATH]);      /* it may be long, and stands in the head */
+	st->pseudo[H2_PATH] = NULL;
 }
 
 static struct stream *
@@ -15078,12 +15080,12 @@ stream_read(struct peer *p, char *out, size_t n)
 		memcpy(out + at, b->p, k);
 		at += k;
 		buf_drop(b, k);
+		if (b->n == 0)
+			buf_recycle(b, FLOW_BUF_KEEP);
 		if (st->head != 0) {
 			st->head -= k;
 			return (ssize_t)at;
 		}
-		if (b->n == 0)
-			buf_recycle(b, FLOW_BUF_KEEP);
 		if (st->id != 0)
 			nghttp2_session_consume(st->h2->s, st->id, k);
 		else if (st->h2 != NULL)

@@ -7,7 +7,7 @@ import time
 import peers
 import sallyport
 from h2_test import (ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PADDED, PING, PREFACE, PRIORITY, PUSH, RST, SETTINGS,
-                     WINDOW, Bridge, Client, Inflater, block, curl, frame, number, stats)
+                     WINDOW, Bridge, Client, Inflater, block, curl, frame, number, request, stats)
 from real import wait
 from servers import free_port, nginx, reachable
 
@@ -74,6 +74,9 @@ class Server:
                 elif kind == PING and not flags & ACK:
                     w.send(frame(PING, ACK, 0, payload))
                 elif kind == HEADERS:
+                    while not flags & END_HEADERS:
+                        _, flags, _, more = w.frame()
+                        payload += more
                     fields = w.inflate.fields(payload)
                     self.seen.append(fields)
                     self.script(self, w, stream, fields)
@@ -429,6 +432,26 @@ def test_tainted(t):
     assert c.status(c.ask(("authorization", "NTLM TlRMTVNTUAAB"), path="/sends")) == 200
     wait(lambda: server.ended == 2, what="the end of the second one")
     assert c.status(c.ask(path="/last")) == 200 and len(server.wires) == 3
+
+
+def test_long_heads(t):
+    """60 requests of 60 KiB each that wait for their answers: a head is kept once, wherever it is long"""
+    held = []
+    server = Server(lambda server, w, n, fields: held.append((w, n)))
+    s = arrange(t, server)
+    c, before, ids = Client(s), stats(s), []
+    for i in range(60):
+        n = c.next_id()
+        ids.append(n)
+        b = block(*request(path="/" + "p" * (i % 2 * 60_000)), *(() if i % 2 else [("x-long", "v" * 60_000)]))
+        c.send(b"".join(frame(CONTINUATION if k else HEADERS, (0 if k else END_STREAM) | (END_HEADERS if k + 16384 >= len(b) else 0), n,
+                              b[k:k + 16384]) for k in range(0, len(b), 16384)))
+    wait(lambda: len(held) == 60, what="60 requests")
+    grown = stats(s) - before
+    for w, n in held:
+        ok(server, w, n, None)
+    assert [c.status(n) for n in ids] == [200] * 60
+    assert "asan" in str(t.binary) or grown < 7 * 1024 * sallyport.SLOW, f"{grown} KiB more"
 
 
 def test_goaway(t):
