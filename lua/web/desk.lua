@@ -169,23 +169,35 @@ end
 
 local function alert(note) return note and html('<p class="warn" role="alert">{n}</p>', { n = note }) end
 
+-- The organisation's own sign-in, where there is one. hidden: a name and value to go on with.
+local function elsewhere(name, value)
+  local p = require("web.openid").provider()
+  return p and html([[
+<form method="post" action="/login/oidc"><input type="hidden" name="{n}" value="{v}"><p class="row"><button>Sign in with {issuer}</button></p></form>]],
+    { n = name, v = value, issuer = p.value }), p ~= nil and p.only == true
+end
+
 local function sign_in_page(status, note, next_)
+  local there, only = elsewhere("next", next_ or "")
+  if only then return answer(status, document("Sign in", html("<main><h1>Sallyport</h1>{n}{t}</main>", { n = alert(note), t = there }))) end
   return answer(status, document("Sign in", html([[
-<main><h1>Sallyport</h1>{note}<form method="post" action="/login"><input type="hidden" name="next" value="{next}">
+<main><h1>Sallyport</h1>{note}{there}<form method="post" action="/login"><input type="hidden" name="next" value="{next}">
 <label for="user">E-mail address or name</label><input id="user" name="user" autocomplete="username" autocapitalize="none" spellcheck="false" required>
 <label for="password">Password</label><input id="password" name="password" type="password" autocomplete="current-password" required>
 <label for="code">Code, if you use an authenticator app</label><input id="code" name="code" inputmode="numeric" autocomplete="one-time-code">
-<p class="row"><button class="go">Sign in</button></p></form></main>]], { note = alert(note), next = next_ or "" })))
+<p class="row"><button class="go">Sign in</button></p></form></main>]], { note = alert(note), next = next_ or "", there = there })))
 end
 
 local function link_page(status, link, user, note, nonce)
   nonce = user.totp_wanted and not user.totp and (nonce or access.random()) or nil
+  local there, only = elsewhere("link", link)
+  if only then return answer(status, document("Sign in", html("<main><h1>Sallyport</h1>{n}{t}</main>", { n = alert(note), t = there }))) end
   return answer(status, document("Set a password", html([[
-<main><h1>Set a password</h1>{note}<p>This link is good once. The password is for this box alone: use one that you use nowhere else.</p>
+<main><h1>Set a password</h1>{note}{there}<p>This link is good once. The password is for this box alone: use one that you use nowhere else.</p>
 <form method="post" action="/login"><input type="hidden" name="link" value="{link}">
 <label for="password">New password</label><input id="password" name="password" type="password" autocomplete="new-password" minlength="10" required>
 <label for="again">Once more</label><input id="again" name="again" type="password" autocomplete="new-password" required>{factor}
-<p class="row"><button class="go">Set the password</button></p></form></main>]], { note = alert(note), link = link, factor = nonce and html([[
+<p class="row"><button class="go">Set the password</button></p></form></main>]], { note = alert(note), link = link, there = there, factor = nonce and html([[
 <p>Add this key to your authenticator app (time based, six digits), then type the code that it shows: <code>{key}</code></p>
 <input type="hidden" name="nonce" value="{nonce}"><label for="code">Code</label><input id="code" name="code" inputmode="numeric" autocomplete="one-time-code" required>]],
       { nonce = nonce, key = sessions.totp_text(user, nonce):gsub("....", "%0 ") }) })))
@@ -230,10 +242,18 @@ local function spend(form, peer, now)
   return sign_in_page(200, "The password is set. Sign in with it.")
 end
 
+-- A session for this operator, which begins where they were going.
+local function let_in(site, client, user, next_)
+  local desk = open(site, client, { name = user.name, id = user.id, epoch = user.epoch })
+  desk.first = next_:match("^proposals/%x+$") or next_:match("^approvals/%x+$")
+  return entered(desk)
+end
+
 -- POST /login
 local function sign_in(site, client, form)
   local now = site.time.wall()
   local peer = client.at
+  if select(2, elsewhere("", "")) then return sign_in_page(403, "Passwords are not used here.", form.next) end
   if form.link then return spend(form, peer, now) end
   local name = access.user_name(form.user or "") or ""
   if not sessions.attempt(name, peer, now) then return too_many(900) end
@@ -248,10 +268,28 @@ local function sign_in(site, client, form)
   end
   if not right then return sign_in_page(403, "That name, password or code is not right.", form.next) end
   sessions.succeeded(name, peer, now)
-  user = access.user(name)
-  local desk = open(site, client, { name = user.name, id = user.id, epoch = user.epoch })
-  desk.first = (form.next or ""):match("^proposals/%x+$") or (form.next or ""):match("^approvals/%x+$")
-  return entered(desk)
+  return let_in(site, client, access.user(name), form.next or "")
+end
+
+-- GET and POST below /login/oidc: to the organisation's provider and back.
+local function openid(site, client, q, req, form)
+  local desk_openid = require "web.desk_openid"
+  if form then
+    local to, cookie = desk_openid.leave(site, client, { link = form.link, next = form.next })
+    if not to then return gone(502, cookie) end
+    return answer(200, document("Sign in", html('<main><p><a href="{to}">Go on to the organisation\'s sign-in</a></p></main>', { to = to }),
+      html('<meta http-equiv="refresh" content="0;url={to}">', { to = to })), { "Set-Cookie", cookie })
+  end
+  if req.path == "/login/oidc/callback" then
+    local params, twice = page.params(req.query)
+    local to = not twice and desk_openid.back(site, params)
+    if not to then return gone(403, "That sign-in was not begun here, or too long ago. Begin again.") end
+    return answer(200, document("Sign in", html('<main><p><a href="{to}">Go on</a></p></main>', { to = to }),
+      html('<meta http-equiv="refresh" content="0;url={to}">', { to = to })))
+  end
+  local user, after = desk_openid.finish(site, client, req.path:match("^/login/oidc/([%w_-]+)/$") or "", sessions.cookie(q, "sallyport-oidc"))
+  if not user then return gone(403, after) end
+  return let_in(site, client, user, after.next or "")
 end
 
 -- Whether who signed in may still: the same record, which has not changed since.
@@ -319,6 +357,11 @@ local function respond(site, req, came, client)
     if user then return link_page(200, link, user) end
     local kind, id = req.path:match("^/approvals/([pq])/(%x+)$")
     return sign_in_page(200, nil, kind and (kind == "p" and "proposals/" or "approvals/") .. id)
+  end
+  if site.operators and req.path:find("^/login/oidc") then
+    if (form ~= nil) ~= (req.path == "/login/oidc") then return gone(404, "There is nothing here.") end
+    if form and not is_own(client, came) then return gone(403, "This form was not sent from this page.") end
+    return openid(site, client, q, req, form)
   end
   if req.path == "/callback" and next(site.desks) and not form then
     local out = callback(site, req.query)

@@ -1,4 +1,5 @@
---- Signing in with the organisation's OpenID provider (OpenID Connect Core 1.0, code flow with PKCE). Nothing is kept between the two halves
+--- Signing in with the organisation's OpenID provider (OpenID Connect Core 1.0, code flow with PKCE), at the door and, for operators, at
+-- the page (web.desk_openid), which has its own half of what is kept meanwhile. At the door nothing is kept between the two halves
 -- but cookies: state, nonce and verifier follow from the browser's own cookie and from what chance made of the state.
 local access = require "web.access"
 local page = require "web.page"
@@ -39,7 +40,8 @@ local function address(p, text)
   return url and not text:find("[#%s]") and (url.scheme == "https" or p.value:sub(1, 5) == "http:") and text or nil
 end
 
-local function metadata(q, p)
+--- Where the provider has what: { authorize, token, jwks, iss = whether its answers name it } | nil: it does not answer.
+function M.metadata(q, p)
   local m = document(q, p, p.value:gsub("/$", "") .. "/.well-known/openid-configuration", CACHE_S)
   if not m or m.issuer ~= p.value then return nil end
   local out = { authorize = address(p, m.authorization_endpoint), token = address(p, m.token_endpoint), jwks = address(p, m.jwks_uri), iss = m.authorization_response_iss_parameter_supported == true }
@@ -52,19 +54,27 @@ local function state_of(browser, random) return random .. "." .. access.hash("oi
 local function nonce_of(browser, state) return access.hash("oidc-nonce", browser .. "/" .. state) end
 local function verifier_of(browser, state) return access.hash("oidc-verifier", browser .. "/" .. state) end
 
+--- The address of the provider's page. asked: { redirect_uri, state, nonce, verifier }
+function M.address(p, m, asked)
+  local secret = require "secret"
+  return m.authorize .. (m.authorize:find("?", 1, true) and "&" or "?") .. require("form").encode {
+    { "response_type", "code" }, { "client_id", p.client_id }, { "redirect_uri", asked.redirect_uri }, { "scope", "openid email" }, { "state", asked.state },
+    { "nonce", asked.nonce }, { "code_challenge", secret.base64url(secret.sha256(asked.verifier)) }, { "code_challenge_method", "S256" } }
+end
+
+-- What is asked in the door's way.
+local function asked_of(browser, state)
+  return { redirect_uri = redirect_uri(), state = state, nonce = nonce_of(browser, state), verifier = verifier_of(browser, state) }
+end
+
 -- Off to the provider. after: "n" and the query to go on with, or "l" and a link.
 local function leave(q, after)
   local p = M.provider()
-  local m = p and metadata(q, p)
+  local m = p and M.metadata(q, p)
   if not m then return page.says(502, "Not now", "The organisation's sign-in does not answer.") end
   local browser, set = sessions.browser(q)
-  local state = state_of(browser, access.random())
-  local secret = require "secret"
-  local coded = secret.base64url(after)
-  return page.see(m.authorize .. (m.authorize:find("?", 1, true) and "&" or "?") .. require("form").encode {
-    { "response_type", "code" }, { "client_id", p.client_id }, { "redirect_uri", redirect_uri() }, { "scope", "openid email" }, { "state", state },
-    { "nonce", nonce_of(browser, state) }, { "code_challenge", secret.base64url(secret.sha256(verifier_of(browser, state))) },
-    { "code_challenge_method", "S256" } },
+  local coded = require("secret").base64url(after)
+  return page.see(M.address(p, m, asked_of(browser, state_of(browser, access.random()))),
     { { "Set-Cookie", ("%s=%s; Path=/; Secure; HttpOnly; SameSite=Lax; Max-Age=600"):format(NEXT, #coded <= NEXT_MAX and coded or "") }, set })
 end
 
@@ -127,8 +137,8 @@ function M.claims(q, p, jwks, text, nonce)
 end
 
 -- The user whom a person of the provider is: by who was bound, by the link that they came with, or by an e-mail that the provider
--- has verified, where the operator allows that. -> record | nil
-local function user_of(q, p, c, link)
+-- has verified, where the operator allows that. may(user): whether that one may be bound here. -> record | nil
+local function user_of(q, p, c, link, may, context)
   local store = require "store"
   local key = "i/" .. access.hash("openid", c.iss .. " " .. c.sub)
   local bound = store.peek("user", key)
@@ -142,9 +152,9 @@ local function user_of(q, p, c, link)
     local name = p.emails and c.email_verified == true and type(c.email) == "string" and access.user_name(c.email)
     user = name and name:find("@", 1, true) and access.user(name)
   end
-  if not user or user.oidc and not link then return nil end       -- bound to somebody else already
+  if not user or user.oidc and not link or may and not may(user) then return nil end       -- bound to somebody else already, or none
   user.oidc = { issuer = c.iss, sub = c.sub }
-  local ops = { context = require("changes").page(q, user.name),
+  local ops = { context = context or require("changes").page(q, user.name),
     { op = "put", db = "user", key = "u/" .. user.name, plain = user, version = user.version, moves = true },
     { op = "put", db = "user", key = key, version = bound and bound.version or 0, plain = { user = user.name, user_id = user.id } },
   }
@@ -155,24 +165,32 @@ local function user_of(q, p, c, link)
   return store.commit(ops) and access.user(user.name) or nil
 end
 
+M.user_of = user_of
+
+--- What the provider says of the person whom it sends back with the parameters `a`: claims | nil, a sentence. asked: as M.address had it.
+function M.judge(q, p, m, asked, a)
+  if a.iss and a.iss ~= p.value or m.iss and not a.iss then return nil, "Another provider has answered." end
+  if not a.code then return nil, "The organisation did not let you in." end
+  local form = { { "grant_type", "authorization_code" }, { "code", a.code }, { "redirect_uri", asked.redirect_uri }, { "code_verifier", asked.verifier } }
+  local headers = { { "Accept", "application/json" }, { "Content-Type", "application/x-www-form-urlencoded" } }
+  local secret = p.secrets and p.secrets.client_secret
+  if secret then headers[3] = { "Authorization", require("oauth").basic(require "secret", p.client_id, secret) } else form[5] = { "client_id", p.client_id } end
+  local answer = request(q, p, { method = "POST", url = m.token, headers = headers, body = require("form").encode(form), expect = { id_token = "string" } })
+  if not answer or answer.status ~= 200 or not answer.values then return nil, "The organisation's sign-in gave no answer that counts." end
+  local c, why = M.claims(q, p, m.jwks, answer.values.id_token, asked.nonce)
+  return c, c and "" or ("The organisation's answer cannot be trusted (%s)."):format(why)
+end
+
 --- GET /login/oidc/callback
 function M.callback(q)
   local p, a, twice = M.provider(), page.params(q.query)
   local browser = sessions.shown(q)
   local random = a and not twice and a.state and a.state:match("^([%w_-]+)%.%w+$")
   if not p or not browser or not random or not access.same(a.state, state_of(browser, random)) then return wrong "It was not begun here, or too long ago. Begin again." end
-  local m = metadata(q, p)
+  local m = M.metadata(q, p)
   if not m then return page.says(502, "Not now", "The organisation's sign-in does not answer.") end
-  if a.iss and a.iss ~= p.value or m.iss and not a.iss then return wrong "Another provider has answered." end
-  if not a.code then return wrong "The organisation did not let you in." end
-  local form = { { "grant_type", "authorization_code" }, { "code", a.code }, { "redirect_uri", redirect_uri() }, { "code_verifier", verifier_of(browser, a.state) } }
-  local headers = { { "Accept", "application/json" }, { "Content-Type", "application/x-www-form-urlencoded" } }
-  local secret = p.secrets and p.secrets.client_secret
-  if secret then headers[3] = { "Authorization", require("oauth").basic(require "secret", p.client_id, secret) } else form[5] = { "client_id", p.client_id } end
-  local answer = request(q, p, { method = "POST", url = m.token, headers = headers, body = require("form").encode(form), expect = { id_token = "string" } })
-  if not answer or answer.status ~= 200 or not answer.values then return wrong "The organisation's sign-in gave no answer that counts." end
-  local c, why = M.claims(q, p, m.jwks, answer.values.id_token, nonce_of(browser, a.state))
-  if not c then return wrong("The organisation's answer cannot be trusted (" .. why .. ").") end
+  local c, why = M.judge(q, p, m, asked_of(browser, a.state), a)
+  if not c then return wrong(why) end
   local after = decoded(sessions.cookie(q, NEXT)) or "n"
   local user = user_of(q, p, c, after:sub(1, 1) == "l" and after:sub(2) or nil)
   if not user then return wrong "Nobody has let you in here yet. Ask who runs this box." end

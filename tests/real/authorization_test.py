@@ -587,6 +587,19 @@ def test_chromium(t):
         shutil.copytree(box.s.dir, name, dirs_exist_ok=True, ignore=lambda d, names: [n for n in names if not n.endswith(".png")])
 
 
+def there(b, idp, login):
+    """Through the provider's own forms, and back."""
+    for _ in range(4):
+        form = re.search(r'<form[^>]*action="([^"]*/interaction/[^"]*)"[^>]*>(.*?)</form>', b.page, re.S)
+        if not form:
+            break
+        fields = {html.unescape(m[1]): html.unescape(m[2]) for m in re.finditer(r'<input[^>]*name="([^"]*)"[^>]*value="([^"]*)"', form[2])}
+        if 'name="login"' in form[2]:
+            fields.update(login=login, password="x")
+        b.go(urllib.parse.urljoin(b.at, html.unescape(form[1])), list(fields.items()), within=(idp,))
+    return b
+
+
 def test_openid(t):
     """people sign in with the organisation's provider (oidc-provider): by a link, by a verified e-mail where that is allowed, bound from then on"""
     box = Box(t, server=False)
@@ -600,18 +613,6 @@ def test_openid(t):
     def setting(*more):
         s.cli("set", "login-oidc", idp, "client_id=box", "client_secret=-", "address=127.0.0.0/8", *more, stdin="canary-oidc-1")
 
-    def there(b, login):
-        """Through the provider's own forms, and back."""
-        for _ in range(4):
-            form = re.search(r'<form[^>]*action="([^"]*/interaction/[^"]*)"[^>]*>(.*?)</form>', b.page, re.S)
-            if not form:
-                break
-            fields = {html.unescape(m[1]): html.unescape(m[2]) for m in re.finditer(r'<input[^>]*name="([^"]*)"[^>]*value="([^"]*)"', form[2])}
-            if 'name="login"' in form[2]:
-                fields.update(login=login, password="x")
-            b.go(urllib.parse.urljoin(b.at, html.unescape(form[1])), list(fields.items()), within=(idp,))
-        return b
-
     def sign_in(login, link=None):
         b = Browser(box.base)
         if link:
@@ -622,7 +623,7 @@ def test_openid(t):
         else:
             b.go(box.base + "/login")
             b.go(urllib.parse.urljoin(box.base, html.unescape(re.search(r'href="(/login/oidc[^"]*)"', b.page)[1])), within=(idp,))
-        return there(b, login)
+        return there(b, idp, login)
     setting()
     b = sign_in("ada")
     assert b.status == 403 and "Nobody has let you in" in b.page, (b.at, b.status, b.page)     # an e-mail alone finds nobody

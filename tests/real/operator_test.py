@@ -11,7 +11,8 @@ import urllib.parse
 
 import certs as certs_module
 import sallyport
-from admin_test import Admin, Page
+from admin_test import HERE, NODE, NPM, Admin, Page
+from authorization_test import Browser, there
 from real import wait
 from servers import free_port
 
@@ -177,6 +178,74 @@ def test_factor(t):
     assert a.set_password(link, nonce=nonce, code=used)[0] == 200
     assert a.sign_in("tess") == 403 and a.sign_in("tess", code=used) == 403, "none, and one that was used"
     assert a.sign_in("tess", code=code()) == 200
+
+
+def test_openid(t):
+    """an operator signs in with the organisation's provider (oidc-provider): bound by a link, known from then on; strangers, people who are no operator, another browser's and spent answers get no session; passwords may be off"""
+    if not (NPM / "oidc-provider").exists():
+        t.skip("oidc-provider is not installed")
+    s, up, a, link = world(t)
+    base, port = "http://" + a.at, free_port()
+    idp, log = f"http://127.0.0.1:{port}", s.dir / "oidc.log"
+    t.start([NODE, HERE / "door.mjs", NPM, "oidc", str(port), base], log)
+    s.canaries.append("canary-oidc-1")
+
+    def setting(*more):
+        s.cli("set", "login-oidc", idp, "client_id=box", "client_secret=-", "address=127.0.0.0/8", *more, stdin="canary-oidc-1")
+
+    def onward(b):
+        return html.unescape(re.search(r'content="0;url=([^"]*)"', b.page)[1])
+
+    def at_provider(start="/login"):
+        b = Browser(base)
+        b.go(base + start).submit("/login/oidc")
+        assert re.fullmatch(r"sallyport-oidc=[\w-]{43}; Path=/login/oidc/[\w-]{43}/; HttpOnly; SameSite=Strict; Max-Age=600", b.head["Set-Cookie"]), b.head
+        return b.go(onward(b), within=(idp,))
+
+    def sign_in(login, start="/login"):
+        b = there(at_provider(start), idp, login)
+        assert b.at.startswith(base + "/login/oidc/callback?"), (b.at, b.status, b.page)
+        if b.status == 200:
+            b.back, b.own = b.at, base + onward(b)
+            b.go(b.own)
+        return b
+
+    def entered(b):
+        cookie = re.match(r"(sallyport=[\w-]{43}); Path=(/s/[\w-]{43}/); HttpOnly; SameSite=Strict$", b.head.get("Set-Cookie", ""))
+        return bool(cookie) and a.raw("GET", cookie[2], Cookie=cookie[1])[0] == 200
+    wait(lambda: log.exists() and '"ready"' in log.read_text(), 20, "the provider")
+    wait(lambda: a.raw("GET", "/login")[0] == 200, 15, "the page")
+    assert "oidc" not in a.raw("GET", "/login")[2] and a.form("/login/oidc")[0] == 502
+    setting("emails=on")
+    s.cli("tenant", "add", "acme")
+    s.cli("set", "public-url", "https://box.test")
+    s.canaries.append(s.cli("user", "add", "bob@example.org", "--tenant", "acme=admin", "--approve").stdout.strip().split(".")[-1])
+    for login in ("stranger", "bob"):
+        b = sign_in(login)
+        assert b.status == 403 and "Nobody has let you in" in b.page and not entered(b), (login, b.page)
+    b = sign_in("lovelace", "/login?" + urllib.parse.urlsplit(link).query)
+    assert entered(b), (b.status, b.page)
+    assert a.raw("GET", "/login?" + urllib.parse.urlsplit(link).query)[0] == 400, "the link is spent"
+    setting()
+    b = sign_in("lovelace")
+    assert entered(b), "bound from then on"
+    for again in (b.back, b.own):
+        assert b.go(again).status == 403 and "Set-Cookie" not in b.head, "once"
+    changes = [json.loads(x) for x in s.cli("log", "--json", "--kind", "change").stdout.splitlines()]
+    assert [(c["by"], c["door"]) for c in changes if c.get("page", "").endswith("/login/oidc/callback")] == [("lovelace", "page")], changes
+    mine, other = at_provider(), Browser(base)
+    there(mine, idp, "lovelace")
+    own = base + onward(mine)
+    assert other.go(own).status == 403 and "Set-Cookie" not in other.head, "the path without its cookie"
+    assert entered(mine.go(own)), "which spent nothing of hers"
+    for path in ("callback", "callback?state=" + "x" * 43 + "&code=x", "x" * 43 + "/", ""):
+        assert a.raw("GET", "/login/oidc/" + path)[0] in (403, 404), path
+    for head in ({"Origin": "https://evil.test"}, {"Origin": None}, {"Sec_Fetch_Site": "cross-site"}):
+        assert a.form("/login/oidc", head)[0] == 403, head
+    setting("only=on")
+    assert 'name="password"' not in a.raw("GET", "/login")[2] and a.form("/login", user="ada", password=PASSWORD)[0] == 403
+    s.cli("user", "set", "ada", "--no-operator")
+    assert not entered(sign_in("lovelace"))
 
 
 def test_process(t):
