@@ -1,7 +1,7 @@
 --- The operator's page: who may see it, its frame, and which address shows what. `sallyport admin` serves it on a loopback
 -- port, to which every program of this machine can connect, and whose cookies other servers on other ports see: so a session
 -- is a random path together with a cookie for that path, and neither is worth anything alone. `serve --admin` serves it to
--- people of the kind `operator`, who sign in with their password. No page needs a script.
+-- people of the kind `operator`, who sign in with their password. No page needs a script; what should be live has one (web.live).
 local access = require "web.access"
 local api = require "web.api"
 local page = require "web.page"
@@ -22,11 +22,11 @@ local STYLE = [[
 body{margin:0;font:1rem/1.5 system-ui,sans-serif;color:var(--ink);background:var(--back)}
 a{color:var(--go)}
 header{border-bottom:1px solid var(--line);background:var(--card)}
-nav,main{max-width:64rem;margin:0 auto;padding:.5rem 1rem}
+nav,main{max-width:72rem;margin:0 auto;padding:.5rem 1rem}
 nav ul{display:flex;flex-wrap:wrap;gap:.1rem .4rem;list-style:none;margin:0;padding:0;align-items:center}
 nav a{display:block;padding:.4rem .5rem;border-radius:.4rem;text-decoration:none;color:inherit}
 nav a[aria-current]{background:var(--go);color:var(--on)}
-nav form{margin-left:auto}
+nav li:last-child{margin-left:auto}
 .skip{position:absolute;left:-99rem;white-space:nowrap}.skip:focus{left:1rem}
 main{padding:1rem 1rem 4rem;overflow-wrap:anywhere}
 h1{font-size:1.5rem;line-height:1.2;margin:1rem 0}
@@ -36,7 +36,7 @@ p{max-width:44rem}
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
 th,td{text-align:left;vertical-align:top;padding:.5rem .75rem .5rem 0;border-bottom:1px solid var(--line);overflow-wrap:normal}
 th{font-weight:600;color:var(--dim);font-size:.875rem}
-td.n,th.n{text-align:right}
+td.n,th.n{text-align:right}time{white-space:nowrap}
 dl{display:grid;grid-template-columns:minmax(6rem,12rem) 1fr;gap:.3rem 1rem;margin:0}
 dt{color:var(--dim)}dd{margin:0}
 small,.dim{color:var(--dim);font-size:.875rem}label~small,label+*+small{display:block;max-width:36rem}
@@ -48,7 +48,7 @@ input[type=checkbox]{min-height:0;width:1.25rem;height:1.25rem;vertical-align:mi
 textarea.code{font:.875rem/1.5 ui-monospace,monospace;max-width:none;white-space:pre;tab-size:2}
 button,.button{cursor:pointer;text-decoration:none;display:inline-block;line-height:1.5}
 button.go,.button.go{background:var(--go);color:var(--on);border-color:var(--go)}
-.row{display:flex;flex-wrap:wrap;gap:.5rem;align-items:end;margin:1rem 0}.row label{margin:0}.row input{font-weight:400}.row input,.row select{width:auto}
+.row{display:flex;flex-wrap:wrap;gap:.5rem;align-items:end;margin:1rem 0}.row label{margin:0;max-width:100%}.row input{font-weight:400}.row input,.row select{width:auto;max-width:100%}
 .note,.warn{border-left:.25rem solid var(--go);padding:.5rem .75rem;background:var(--card);margin:1rem 0;max-width:44rem;white-space:pre-line}
 .warn{border-color:var(--bad)}
 .bad{color:var(--bad)}.good{color:var(--good)}
@@ -58,9 +58,11 @@ pre{overflow-x:auto;background:var(--card);border:1px solid var(--line);border-r
 .cards a{display:block;height:100%;padding:.75rem;border:1px solid var(--line);border-radius:.5rem;background:var(--card);text-decoration:none;color:inherit}
 .cards a:hover{border-color:var(--go)}
 svg{width:100%;height:auto;max-width:44rem}
-svg .ok{fill:var(--go)}svg .no{fill:var(--bad)}svg text{fill:var(--dim);font-size:11px}
+svg .ok{fill:var(--go)}svg .no{fill:var(--bad)}
+.ends{display:flex;justify-content:space-between;max-width:44rem;margin:0}
+fieldset{border:1px solid var(--line);border-radius:.4rem;margin:1rem 0;max-width:38rem}
 :focus-visible{outline:3px solid #f90;outline-offset:2px}
-@media(max-width:40rem){dl{grid-template-columns:1fr}dd{margin-bottom:.5rem}nav form{margin:0}}
+@media(max-width:40rem){dl{grid-template-columns:1fr}dd{margin-bottom:.5rem}nav li:last-child{margin:0}}
 ]]
 
 local places = { { "", "Home" }, { "connect", "Connect an app" }, { "credentials", "Credentials" }, { "agents", "Agents" },
@@ -71,10 +73,10 @@ local places = { { "", "Home" }, { "connect", "Connect an app" }, { "credentials
 
 local OWN = { { "Cross-Origin-Opener-Policy", "same-origin" }, { "Cross-Origin-Resource-Policy", "same-origin" } }
 
-local function answer(status, text, more)
+local function answer(status, text, more, script)
   local fields = table.move(OWN, 1, #OWN, 1, {})
   fields[#fields + 1] = more
-  return page.document(status, text, STYLE, fields)
+  return page.document(status, text, STYLE, fields, nil, script)
 end
 
 local function document(title, body, refresh)
@@ -90,12 +92,16 @@ local function framed(desk, here, out)
     items[i] = html('<li><a href="{base}{path}"{now}>{name}</a></li>', { base = desk.base, path = p[1], name = p[2],
       now = p[1] == here and html ' aria-current="page"' })
   end
-  local live = out.live and html('<meta http-equiv="refresh" content="{s}">', { s = out.live })
+  local live = out.again and html('<meta http-equiv="refresh" content="{s}">', { s = out.again })
+  local script = out.live and require "web.live"
   return answer(out.status or 200, document(out.title, html([[
 <a class="skip" href="#main">To the page</a><header><nav aria-label="Parts"><ul>{items}<li>
 <form method="post" action="{base}out">{csrf}<button>Sign out</button></form></li></ul></nav></header>
-<main id="main"><h1>{title}</h1>{body}</main>]], { items = items, base = desk.base, title = out.title, body = out.body,
-    csrf = desk.csrf "out" }), live))
+<main id="main"><h1>{title}</h1>{stopped}{body}{line}</main>{script}]], { items = items, base = desk.base, title = out.title, body = out.body,
+    csrf = desk.csrf "out", line = out.line and html('<p class="dim">On the command line: <code>{l}</code></p>',
+      { l = type(out.line) == "table" and require("web.commands").line(out.line) or out.line }),
+    stopped = script and html '<p class="warn" id="stopped" role="status" hidden>This page is not live any more: its session has ended. Load it again.</p>',
+    script = script and html("<script>{s}</script>", { s = page.raw(script) }) }), live), nil, script)
 end
 
 local function gone(status, text)
@@ -310,7 +316,9 @@ local function inside(site, q, path)
     close(site, desk)
     return nil
   end
-  desk.seen = now
+  -- A page that asks again by itself is nobody's sign of life (web.live).
+  desk.looking = q.header "x-look" == "1"
+  if not desk.looking then desk.seen = now end
   return desk, rest
 end
 

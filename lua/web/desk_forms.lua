@@ -271,7 +271,8 @@ local function title_of(c, form)
   local first, verb = c.words:match("^(%S+) ?(.*)$")
   local preset = c.words == "credential add" and form["o.preset"] and require("presets").get(form["o.preset"])
   if preset then return "Connect " .. preset.title, preset end
-  return ("%s %s"):format(M.verbs[verb] or verb:gsub("^%l", string.upper), things[first] or first)
+  local thing = things[first] or first
+  return ("%s %s%s"):format(M.verbs[verb] or verb:gsub("^%l", string.upper), verb ~= "add" and "" or thing:find "^[ae]" and "an " or "a ", thing)
 end
 
 -- Whether somebody has to say where the credential may go.
@@ -279,6 +280,25 @@ local function needs_host(c, form, pol)
   if c.words ~= "credential add" then return false end
   local preset = form["o.preset"] and require("presets").get(form["o.preset"])
   return not (pol and pol.hosts) and (not preset or require("presets").gap(preset) ~= nil)
+end
+
+-- The command that the form carries out, with what is known of it.
+local function usage(c, form, pol)
+  if pol then
+    local args = { "credential", "add", form.a1 or form["o.preset"], "--preset", form["o.preset"] }
+    for _, f in ipairs(require("policy").fields(pol)) do
+      if f.required and f.default == nil then args[#args + 1] = f.name .. (records.is_secret(f) and "=-" or "=…") end
+    end
+    return commands.line(args)
+  end
+  local names_, n = arguments(c), 0
+  local text = (c.args or ""):gsub("%S+", function(word)
+    if word ~= names_[n + 1] then return word end
+    n = n + 1
+    local known = form["a" .. n]
+    return known and known ~= "" and not known:find("%c") and require("env").quote(known) or word
+  end)
+  return ("sallyport %s %s"):format(c.words, text)
 end
 
 --- The form of a command. fault: { at = input | nil, message, hint } of the last try.
@@ -306,7 +326,7 @@ function M.show(desk, c, form, fault)
   return { status = fault and 400 or 200, title = title, body = html([[
 {warn}{about}<form method="{method}" action="{base}{at}">{csrf}{seen}{first}{rest}<p class="row">
 <button class="go">{word}</button> <a class="button" href="{base}{back}">Back</a></p></form>
-<p class="dim">The same on the command line: <code>{line}</code></p>]], {
+]], {
     warn = fault and html('<div class="warn" role="alert"><strong>{m}</strong>{h}</div>',
       { m = fault.message, h = fault.hint and "\n" .. fault.hint or "" }),
     about = made or help and html("<p>{t}</p>", { t = help:gsub("\n", " ") })
@@ -317,7 +337,46 @@ function M.show(desk, c, form, fault)
       { rest = rest, open = set and html " open" }),
     word = type_missing and "Go on" or (c.words:find "remove$" or c.words:find "revoke$")
       and "Yes, " .. c.words:match("%S+$") .. " it" or preset and "Connect" or M.verbs[c.words:match("%S+$")] or "Do it",
-    back = lists[c.words:match("^%S+")] or "", line = "sallyport " .. c.words .. " " .. (c.args or "") }) }
+    back = lists[c.words:match("^%S+")] or "" }), line = usage(c, form, preset and pol) }
+end
+
+--- How long ago, with the moment behind it.
+function M.ago(iso)
+  if type(iso) ~= "string" then return iso or "" end
+  local y, m, d, hh, mm, ss = iso:match("^(%d+)-(%d+)-(%d+)T(%d+):(%d+):(%d+)")
+  local at = y and require("dates").seconds(y, m, d, hh, mm, ss)
+  if not at then return iso end
+  local s = require("time").wall() - at
+  local ahead = s < 0
+  s = math.abs(s)
+  local text = s < 60 and ("%d s"):format(s) or s < 3600 and ("%d min"):format(s // 60) or s < 172800
+    and ("%d h"):format(s // 3600) or ("%d days"):format(s // 86400)
+  return html('<time datetime="{iso}" title="{iso}">{t}</time>', { iso = iso, t = ahead and "in " .. text or text .. " ago" })
+end
+
+-- A moment as a list of members shows it: how long ago, and exactly | nil: it is none.
+function M.moment(text)
+  if not text:find("^%d%d%d%d%-%d%d%-%d%dT%d%d:%d%d:%d%d[%d.]*Z$") then return nil end
+  return html('{ago} <small>{t}</small>', { ago = M.ago(text), t = text })
+end
+
+--- The part of the bar that a family of commands is of.
+function M.under(family) return lists[family] or "" end
+
+--- A value in words: lists with commas, members as NAME: VALUE.
+function M.said(v)
+  if type(v) ~= "table" then return v == nil and "" or tostring(v) end
+  local out, keys = {}, {}
+  for k in pairs(v) do keys[#keys + 1] = k end
+  table.sort(keys, function(a, b)
+    if type(a) == type(b) then return a < b end
+    return type(a) == "number"
+  end)
+  for i, k in ipairs(keys) do
+    local text = M.said(v[k])
+    out[i] = type(k) == "number" and text or ("%s: %s"):format(k, text)
+  end
+  return table.concat(out, #v > 0 and type(v[1]) == "table" and "; " or ", ")
 end
 
 -- What an answer holds, as a list of names and values; moments as they are.
@@ -331,18 +390,9 @@ function M.members(value)
     return tostring(a) < tostring(b)
   end)
   for _, k in ipairs(keys) do
-    local v, shown = value[k], nil
-    if type(v) ~= "table" then
-      shown = tostring(v)
-    elseif next(v) == nil then
-      shown = nil
-    else
-      local parts = {}
-      for i, item in ipairs(v) do parts[i] = type(item) == "table" and require("json").encode(item) or tostring(item) end
-      if #v == 0 then parts[1] = require("json").encode(v) end
-      shown = table.concat(parts, ", ")
-    end
-    if shown and shown ~= "" then rows[#rows + 1] = html("<dt>{k}</dt><dd>{v}</dd>",
+    local v = value[k]
+    local shown = type(v) == "string" and M.moment(v) or M.said(v)
+    if shown ~= "" then rows[#rows + 1] = html("<dt>{k}</dt><dd>{v}</dd>",
       { k = tostring(k):gsub("_", " "), v = shown }) end
   end
   return html("<dl>{rows}</dl>", { rows = rows })
@@ -381,13 +431,12 @@ function M.done(desk, id)
   local once = value and (value.token or value.secret or value.link)
   if type(once) ~= "string" then once = nil end
   if once then value.token, value.secret, value.link = nil, nil, nil end
-  return { title = "Done", body = html([[
-{once}{notes}{account}{value}<p class="row"><a class="button go" href="{base}{back}">Go on</a></p>
-<p class="dim">On the command line: <code>{line}</code></p>]], {
+  return { title = "Done", line = kept.line, body = html([[
+{once}{notes}{account}{value}<p class="row"><a class="button go" href="{base}{back}">Go on</a></p>]], {
     account = account_button(desk, kept, value), once = once
       and html('<div class="note" role="status"><strong>Shown this once:</strong> <code>{t}</code></div>', { t = once }),
     notes = notes ~= "" and html('<p class="note" role="status">{n}</p>', { n = notes }), value = value and M.members(value),
-    base = desk.base, back = lists[kept.words:match("^%S+")] or "", line = kept.line }) }
+    base = desk.base, back = lists[kept.words:match("^%S+")] or "" }) }
 end
 
 -- What says where secrets go is changed on the command line: why not | nil

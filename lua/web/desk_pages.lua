@@ -12,6 +12,9 @@ local LOOK = 5000               -- newest records among which one is looked up
 local CONSENT = 600             -- s for a person at the provider's page, as `connect` has
 local SOURCE_MAX = 256 << 10
 
+-- The part of a page that is live: fetched again by the script after so many seconds (web.live).
+local function living(seconds, parts) return html('<div id="live" data-every="{s}">{p}</div>', { s = seconds, p = parts }) end
+
 local again = { "Load it again every five seconds", "Stop loading it again every five seconds" }
 
 local function ask(desk, ...)
@@ -59,23 +62,11 @@ local function link(desk, path, query, text, class)
     q = query and "?" .. require("form").encode(query) or "" })
 end
 
-local function buttons(list) return html('<p class="row">{list}</p>', { list = list }) end
+local function buttons(list) return html('<div class="row">{list}</div>', { list = list }) end
 
 local function several(n, word) return ("%d %s%s"):format(n or 0, word, n == 1 and "" or "s") end
 
--- How long ago, with the moment behind it.
-local function ago(iso)
-  if type(iso) ~= "string" then return iso or "" end
-  local y, m, d, hh, mm, ss = iso:match("^(%d+)-(%d+)-(%d+)T(%d+):(%d+):(%d+)")
-  local at = y and require("dates").seconds(y, m, d, hh, mm, ss)
-  if not at then return iso end
-  local s = require("time").wall() - at
-  local ahead = s < 0
-  s = math.abs(s)
-  local text = s < 60 and ("%d s"):format(s) or s < 3600 and ("%d min"):format(s // 60) or s < 172800
-    and ("%d h"):format(s // 3600) or ("%d days"):format(s // 86400)
-  return html('<time datetime="{iso}" title="{iso}">{t}</time>', { iso = iso, t = ahead and "in " .. text or text .. " ago" })
-end
+local ago = forms.ago
 
 local function wrong(got)
   return html('<p class="warn" role="alert">{m}</p>', { m = got.error and got.error.message or "This cannot be read now." })
@@ -112,8 +103,8 @@ local function chart(desk)
       { agent = link(desk, "do/agent/add", nil, "Add an agent"), env = html "<code>sallyport env</code>" })
   end
   return html([[<p>{sent} requests went out in the last day, {refused} were refused.</p>
-<svg viewBox="0 0 480 116" role="img" aria-label="Requests by hour of the last day: {sent} went out, {refused} were refused">{bars}
-<text x="0" y="114">{from}</text><text x="480" y="114" text-anchor="end">now</text></svg>
+<svg viewBox="0 0 480 101" role="img" aria-label="Requests by hour of the last day: {sent} went out, {refused} were refused">{bars}</svg>
+<p class="ends dim"><span>{from}</span><span>now</span></p>
 <details><summary>As a table</summary>{rows}</details>]],
     { sent = sent, refused = refused, bars = bars, from = ("%02d:00 UTC"):format(first % 24),
     rows = grid({ "Hour (UTC)", "Went out", "Refused" }, rows, { false, true, true }) })
@@ -146,16 +137,16 @@ local function home(desk)
       { before = pending, n = several(asked, "proposal"), w = asked == 1 and "waits" or "wait",
       l = link(desk, "approvals", nil, "Look") })
   end
-  return { title = "Home", body = html([[
-<p>{runs} {agents}, {credentials}.</p>{pending}<h2>The last day</h2>{chart}<h2>What needs you</h2>{troubles}{go}]], {
+  return { title = "Home", live = true, body = html("{live}{go}", { live = living(10, html([[
+<p>{runs} {agents}, {credentials}.</p>{pending}<h2>The last day</h2>{chart}<h2>What needs you</h2>{troubles}]], {
     runs = s.running and html("The proxy runs on <code>{at}</code>.", { at = table.concat(s.listen or {}, ", ") })
       or html '<strong class="bad">No proxy runs.</strong> Start one with <code>sallyport serve</code>.',
     agents = several(s.agents and s.agents.active, "agent"),
       credentials = several(s.credentials and s.credentials.enabled, "credential"), pending = pending or false,
       chart = chart(desk),
-    troubles = troubles[1] and grid({ "What", "Why" }, troubles) or html '<p class="good">Nothing: every check passes.</p>',
+    troubles = troubles[1] and grid({ "What", "Why" }, troubles) or html '<p class="good">Nothing: every check passes.</p>' })),
     go = buttons { link(desk, "connect", nil, "Connect an app", "button go"),
-      link(desk, "explain", nil, "Explain a request", "button") } }) }
+      link(desk, "explain", nil, "Explain a request", "button") } }), line = { "status" } }
 end
 
 -- ---- connect an app ------------------------------------------------------------------------------
@@ -168,7 +159,7 @@ local function connect(desk, query)
         { base = desk.base, n = p.name, t = p.title, h = table.concat(p.hosts, ", ") })
     end
   end
-  return { title = "Connect an app", body = html([[
+  return { title = "Connect an app", line = { "credential", "presets" }, body = html([[
 <form class="row" method="get" action="{base}connect">
 <label for="q">Search</label><input id="q" name="q" value="{q}" type="search"><button>Search</button></form>
 {none}<ul class="cards">{cards}</ul><h2>Another app</h2><p>Any API: say how it wants its key, and to which hosts the key may go.</p>{go}]], {
@@ -196,7 +187,8 @@ local lists = {
     "There is none yet: a rule can refuse what a bundle allows, by hour, size, rate or content.",
       { "set", "move", "enable", "disable", "remove" }, { "do/rule/add", "Add a rule" } },
   users = { "user", { { "State", "state" }, { "Tenants",
-    function(u) return u.tenants and require("json").encode(u.tenants) end } }, "Nobody signs in at the door yet.",
+    function(u) return forms.said(u.tenants) end }, { "May", function(u)
+      return (u.operator and "operate" or "") .. (u.operator and u.approve and ", " or "") .. (u.approve and "approve" or "") end } }, "Nobody signs in at the door yet.",
     { "set", "disable", "remove" }, { "do/user/add", "Add a person" } },
   tenants = { "tenant", { { "State", "state" }, { "Bundles", "bundles" } }, "There is none yet: a connection acts as one.",
     { "remove" }, { "do/tenant/add", "Add a tenant" } },
@@ -255,7 +247,8 @@ local function item_page(desk, key, name)
     body = wrong(shown or {}) } end
   local acts, more = {}, false
   for i, verb in ipairs(l[4]) do
-    if commands.find(l[1] .. " " .. verb) then acts[#acts + 1] = link(desk, ("do/%s/%s"):format(l[1], verb), { { "a1", name } },
+    if commands.find(l[1] .. " " .. verb) and not (shown.value.state == "enabled" and verb == "enable")
+      and not (shown.value.state == "disabled" and verb == "disable") then acts[#acts + 1] = link(desk, ("do/%s/%s"):format(l[1], verb), { { "a1", name } },
       verb == "set" and "Change" or titled(verb), i == 1 and key ~= "agents" and "button go" or "button") end
   end
   if key == "bundles" then
@@ -278,8 +271,8 @@ local function item_page(desk, key, name)
       link(desk, "explain", key == "agents" and { { "agent", name } }
         or { { "url", "https://" .. ((shown.value.hosts or {})[1] or "") .. "/" } }, "Explain a request", "button") } })
   end
-  return { title = name, body = html("{members}{acts}{more}",
-    { members = forms.members(shown.value), acts = buttons(acts), more = more }) }
+  return { title = name, line = { l[1], commands.find(l[1] .. " show") and "show" or "list", commands.find(l[1] .. " show") and name or nil },
+    body = html("{members}{acts}{more}", { members = forms.members(shown.value), acts = buttons(acts), more = more }) }
 end
 
 local function door(desk)
@@ -287,7 +280,7 @@ local function door(desk)
   for _, key in ipairs { "gateways", "tenants", "users", "connections", "keys", "roles", "clients" } do
     parts[#parts + 1] = html("<h2>{t}</h2>{l}", { t = titled(key), l = list_of(desk, key) })
   end
-  return { title = "Door",
+  return { title = "Door", line = { "gateway", "list" },
     body = html("<p>MCP hosts come in here: each gateway is an address that people paste as a custom connector.</p>{parts}",
     { parts = parts }) }
 end
@@ -321,7 +314,7 @@ local function settings(desk, query, form)
       html("{v}{d}", { v = value, d = not kept.set and html " <small>default</small>" or false }),
       commands.SETTINGS[s.name] and box or html("<small>sallyport set {n}</small>", { n = s.name }) }
   end
-  return { title = "Settings", body = html("{note}<p>An empty field brings the default back.</p>{rows}",
+  return { title = "Settings", line = { "set" }, body = html("{note}<p>An empty field brings the default back.</p>{rows}",
     { note = note or false, rows = grid({ "Setting", "Value", "Change" }, rows) }) }
 end
 
@@ -365,7 +358,7 @@ local function log(desk, query)
         r.request and link(desk, "record", { { "id", r.request } }, "Look") or "" }
     end
   end
-  local sum, suggestions = ask(desk, "log", "--summary", "--since", "7d").value, {}
+  local sum, suggestions = not desk.looking and ask(desk, "log", "--summary", "--since", "7d").value, {}
   for _, r in ipairs(type(sum) == "table" and sum.refused_by_host or {}) do
     if r.code == "host_not_allowed" and #suggestions < 10 then
       suggestions[#suggestions + 1] = { r.host, r.count, joined(r.agents),
@@ -373,16 +366,16 @@ local function log(desk, query)
     end
   end
   local live = { "live", "on" }
-  return { title = "Log", live = query.live and 5 or nil, body = html([[
+  return { title = "Log", live = true, again = query.live and 5 or nil, line = args, body = html([[
 <form class="row" method="get" action="{base}log"><label>Agent<br><input name="agent" value="{agent}"></label>
 <label>Host<br><input name="host" value="{host}"></label><label>Text<br><input name="text" value="{text}"></label>
 <label>Since<br><input name="since" value="{since}" placeholder="15m, 24h"></label>
 <label class="on"><input type="checkbox" name="denied" value="on"{denied}> refused alone</label><button>Show</button></form>
-{err}{rows}<p>{live}</p>{suggest}]], { base = desk.base, agent = query.agent or "", host = query.host or "",
+{err}{rows}<noscript><p>{live}</p></noscript>{suggest}]], { base = desk.base, agent = query.agent or "", host = query.host or "",
     text = query.text or "", since = query.since or "",
     denied = query.denied and html " checked", err = got.error and wrong(got),
-    rows = rows[1] and grid({ "When", "", "Who", "What", "Credential or reason", "Status", "ms", "" }, rows,
-      { [6] = true, [7] = true }) or html "<p>No such request.</p>",
+    rows = living(3, rows[1] and grid({ "When", "", "Who", "What", "Credential or reason", "Status", "ms", "" }, rows,
+      { [6] = true, [7] = true }) or html "<p>No such request.</p>"),
     live = query.live and link(desk, "log", kept, again[2])
       or link(desk, "log", table.move({ live }, 1, 1, #kept + 1, kept), again[1]),
     suggest = suggestions[1] and html("<h2>Refused in the last week</h2>{g}",
@@ -407,7 +400,7 @@ local function allow(desk, query)
     ways[#ways + 1] = { html("Open it without a credential to all agents with the bundle <strong>{b}</strong>", { b = b }),
       link(desk, "do/domain/add", { { "a1", b }, { "a2", host } }, "Open") }
   end
-  return { title = "Allow " .. (page.clean(host, 100) or ""), body = grid({ "How", "" }, ways) }
+  return { title = "Allow " .. (page.clean(host, 100) or ""), line = { "domain", "add", bundles[1] or "default", host }, body = grid({ "How", "" }, ways) }
 end
 
 local function explained(desk, agent, method, url)
@@ -422,11 +415,9 @@ local function explained(desk, agent, method, url)
   for i, c in ipairs(d.considered or {}) do why[i] = { ("%s %s"):format(c.kind, c.name), c.bundle or "",
     c.why or html '<strong class="good">decides</strong>' } end
   d.considered = nil
-  return html('<p class="{c}"><strong>{d}</strong> {m}</p>{members}{why}'
-    .. '<p class="dim">On the command line: <code>{line}</code></p>', { c = d.decision == "deny" and "bad" or "good",
+  return html('<p class="{c}"><strong>{d}</strong> {m}</p>{members}{why}', { c = d.decision == "deny" and "bad" or "good",
     d = d.decision, m = d.message or "", members = forms.members(d),
-      why = why[1] and html("<h2>What was looked at</h2>{g}", { g = grid({ "What", "Bundle", "Why not" }, why) }),
-      line = commands.line(args) })
+      why = why[1] and html("<h2>What was looked at</h2>{g}", { g = grid({ "What", "Bundle", "Why not" }, why) }) }), args
 end
 
 local function record(desk, query)
@@ -435,10 +426,12 @@ local function record(desk, query)
     if r.request == id then
       local url = r.host and ("%s://%s%s%s"):format(r.scheme or "https", r.host, r.port and r.port ~= 443 and ":" .. r.port or "",
         r.path or "/")
-      return { title = "A request", body = html("{m}{allow}<h2>What would happen to it now</h2>{e}", { m = forms.members(r),
+      local now, args = nil, nil
+      if url and r.method then now, args = explained(desk, r.agent or "", r.method, url) end
+      return { title = r.kind == "change" and "A change" or "A request", line = args or { "log", "--json" }, body = html("{m}{allow}{e}", { m = forms.members(r),
         allow = r.reason == "host_not_allowed" and buttons { link(desk, "allow",
           { { "host", r.host }, { "agent", r.agent or "" } }, "Allow this", "button go") },
-        e = url and r.method and explained(desk, r.agent or "", r.method, url) or html "<p>It named no address.</p>" }) }
+        e = now and html("<h2>What would happen to it now</h2>{e}", { e = now }) }) }
     end
   end
   return { status = 404, title = "No such record",
@@ -446,8 +439,9 @@ local function record(desk, query)
 end
 
 local function explain(desk, query)
-  local done = query.method and query.url and explained(desk, query.agent or "", query.method, query.url)
-  return { title = "Explain a request", body = html([[
+  local done, args = nil, nil
+  if query.method and query.url then done, args = explained(desk, query.agent or "", query.method, query.url) end
+  return { title = "Explain a request", line = args or { "explain", "GET", "URL" }, body = html([[
 <p>Says which bundle, credential or host entry decides, and why the others do not. Nothing is sent.</p>
 <form class="row" method="get" action="{base}explain"><label>Agent<br><input name="agent" value="{a}"></label>
 <label>Method<br><input name="method" value="{m}" size="8"></label>
@@ -463,7 +457,7 @@ local function policies(desk)
     rows[i] = { link(desk, "policies/" .. p.name, nil, p.name), p.kind or "", p.title or p.why or "", p.status or "",
       p.version ~= 0 and p.version or "" }
   end
-  return { title = "Policies",
+  return { title = "Policies", line = { "policy", "list" },
     body = html("<p>Policies are the Lua files that say how a credential is attached, what is matched, and what "
       .. "rules ask. An edit counts from the next request.</p>{g}", {
     g = grid({ "Name", "Kind", "", "State", "Version" }, rows) }) }
@@ -500,13 +494,13 @@ local function policy(desk, name, form)
       kept and not v.active and link(desk, "do/policy/use", { { "a1", name }, { "a2", tostring(v.version) } }, "Use it") or "" }
   end
   local at = "policies/" .. name
-  return { title = name, body = html([[
+  return { title = name, line = { "policy", "edit", name }, body = html([[
 {note}<form method="post" action="{base}{at}">{csrf}<input type="hidden" name="seen" value="{seen}">
 <label for="source">Source</label><textarea class="code" id="source" name="source" rows="30" spellcheck="false">
 {source}</textarea><p class="row">{keep}<button>Run its examples</button></p></form>
-<p class="dim">{says}On the command line: <code>sallyport policy edit {name}</code></p>{diff}<h2>Versions</h2>{rows}]],
+{says}{diff}<h2>Versions</h2>{rows}]],
     { note = note or false, base = desk.base, at = at, csrf = desk.csrf(at), source = source, seen = seen,
-    says = not kept and "It says where secrets go, so a draft is tried here and kept there. ",
+    says = not kept and html '<p class="dim">It says where secrets go, so a draft is tried here and kept on the command line.</p>',
     keep = kept and html '<button class="go" name="keep" value="on">Keep it</button>', name = name,
     diff = type(edited) == "table" and (edited.text or "") ~= ""
       and html("<h2>What differs from the built-in one</h2><pre>{t}</pre>", { t = edited.text }),
@@ -522,9 +516,8 @@ local function environment(desk, query, form)
     return { title = "Environment of " .. name, body = html([[
 <p>Makes a token that ends after the time below, and shows the lines to paste, once.</p>
 <form class="row" method="post" action="{base}environment">{csrf}<input type="hidden" name="agent" value="{n}">
-<label>Ends after<br><input name="ttl" value="24h"></label><button class="go">Make it</button></form>
-<p class="dim">On the command line: <code>{line}</code></p>]],
-    { base = desk.base, csrf = desk.csrf "environment", n = name, line = commands.line { "env", "--agent", name } }) }
+<label>Ends after<br><input name="ttl" value="24h"></label><button class="go">Make it</button></form>]],
+    { base = desk.base, csrf = desk.csrf "environment", n = name }), line = { "env", "--agent", name } }
   end
   local got = ask(desk, "env", "--agent=" .. name, "--ttl=" .. (form.ttl or "24h"), "--label=page")
   if got.error or type(got.value) ~= "table" then return { status = 400, title = "Environment of " .. name,
@@ -609,11 +602,9 @@ local function proposal(desk, id, form)
     end
   end
   local waits = p.state == "pending"
-  return { status = note and 400 or 200, title = "Proposal of " .. p.agent, body = html([[
-{note}<p>{words}</p><p class="dim">{state}, ends {ends}. These are the agent's words: look at the host, not at them.</p>{form}
-<p class="dim">On the command line: <code>{line}</code></p>]], { note = note,
+  return { status = note and 400 or 200, title = "Proposal of " .. p.agent, line = { "proposal", "show", id }, body = html([[
+{note}<p>{words}</p><p class="dim">{state}, ends {ends}. These are the agent's words: look at the host, not at them.</p>{form}]], { note = note,
     words = p.user_message or p.message or "It says nothing.", state = titled_state(p), ends = ago(p.expires_at),
-      line = commands.line { "proposal", "show", id },
     form = waits and html([[<form method="post" action="{base}{at}">{csrf}{services}{inputs}<p class="row"><button class="go">Approve what is chosen</button></p></form>
 <form class="row" method="post" action="{base}{at}">{csrf}<label>Why not<br><input name="reason"></label>
 <button name="reject" value="on">Reject</button></form>]], { base = desk.base, at = at, csrf = desk.csrf(at),
@@ -639,7 +630,7 @@ local function question(desk, id)
   rows[#rows + 1] = html('<form method="post" action="{base}do/approval/deny">{csrf}<input type="hidden" name="a1" value="{id}"><button>{t}</button></form>',
     { base = desk.base, csrf = desk.csrf "do/approval/deny", id = id,
       t = q.state == "open" and "Refuse" or "Take the answer back" })
-  return { title = "May this go out?", body = html([[
+  return { title = "May this go out?", line = { "approval", "allow", id, "--for=once" }, body = html([[
 <p><strong>{agent}</strong> asks to send <code>{method} {url}</code>, and the rule <strong>{rule}</strong> wants a person's word: {reason}</p>
 <p>An hour, a day and always cover, for this agent: <strong>{covers}</strong></p>{rows}{members}]],
     { agent = q.agent, method = q.method, url = q.url, rule = q.rule, reason = q.reason,
@@ -663,9 +654,8 @@ local function account(desk, name, form)
   if not form then
     return { title = title, body = html([[
 <p>The provider's own page asks you, and comes back here. It has to know this address as a redirect URI: <code>{uri}</code></p>
-<form method="post" action="{base}account/{n}">{csrf}<button class="go">Go on</button></form>
-<p class="dim">On the command line: <code>{line}</code></p>]],
-      { uri = uri, base = desk.base, n = name, csrf = desk.csrf("account/" .. name), line = commands.line { "connect", name } }) }
+<form method="post" action="{base}account/{n}">{csrf}<button class="go">Go on</button></form>]],
+      { uri = uri, base = desk.base, n = name, csrf = desk.csrf("account/" .. name) }), line = { "connect", name } }
   end
   local asked = connect.ask(env, opened, { redirect_uri = uri, scopes = (connect.scopes(env, opened)) })
   desk.asked = { till = desk.now() + CONSENT, asked = asked, env = env, opened = opened, name = name }
@@ -719,7 +709,7 @@ local under = { record = "log", allow = "log", explain = "log", users = "door", 
 -- part of the bar | nil: there is no such page. Yields.
 function M.answer(desk, rest, query, form)
   local first, second = rest:match("^([^/]*)/?(.*)$")
-  if first == "do" then return forms.answer(desk, second:gsub("/", " "), query, form), "" end
+  if first == "do" then return forms.answer(desk, second:gsub("/", " "), query, form), forms.under(second:match("^%a*")) end
   if first == "done" then return forms.done(desk, second), "" end
   second = require("uri").decode(second) or ""
   if first == "policies" and second ~= "" then
@@ -731,10 +721,10 @@ function M.answer(desk, rest, query, form)
   if form and not posts[first] then return nil end
   if first == "approvals" and second ~= "" then return question(desk, second), "approvals" end
   if lists[first] then
-    local out = second == "" and { title = titled(first), live = query.live and 5 or nil,
-      body = html("{l}{live}{more}", { l = list_of(desk, first),
-      more = first == "approvals" and html("<h2>Proposals of agents</h2>{p}", { p = list_of(desk, "proposals") }),
-      live = first == "approvals" and html("<p>{l}</p>",
+    local out = second == "" and { title = titled(first), line = { lists[first][1], "list" }, live = first == "approvals", again = query.live and 5 or nil,
+      body = first ~= "approvals" and list_of(desk, first) or html("{l}{live}", { l = living(3, html("{a}<h2>Proposals of agents</h2>{p}",
+        { a = list_of(desk, first), p = list_of(desk, "proposals") })),
+      live = html("<noscript><p>{l}</p></noscript>",
         { l = query.live and link(desk, first, nil, again[2]) or link(desk, first, { { "live", "on" } }, again[1]) }) }) }
         or second ~= "" and item_page(desk, first, second)
     return out or nil, under[first] or first

@@ -78,15 +78,20 @@ a{color:#0b57d0}
 :focus-visible{outline:3px solid #f90;outline-offset:2px}
 ]]
 
-local hashes = {}       -- style -> its base64 SHA-256
+local hashes = {}       -- style or script -> its base64 SHA-256
 
---- A page with a style of its own: every byte of it, and the fields that all our pages have. target: as below.
-function M.document(status, text, style, headers, target)
-  hashes[style] = hashes[style] or require("secret").base64(require("secret").sha256(style))
+local function hash(text)
+  hashes[text] = hashes[text] or require("secret").base64(require("secret").sha256(text))
+  return hashes[text]
+end
+
+--- A page with a style of its own: every byte of it, and the fields that all our pages have. target: as below. script: the text of
+-- the only script that may run there, which may ask this origin | nil: none.
+function M.document(status, text, style, headers, target, script)
   local list = {
     { "Content-Type", "text/html; charset=utf-8" },
-    { "Content-Security-Policy", ("default-src 'none'; style-src 'sha256-%s'; form-action 'self'%s; frame-ancestors 'none'; base-uri 'none'")
-      :format(hashes[style], target and " " .. target or "") },
+    { "Content-Security-Policy", ("default-src 'none'; style-src 'sha256-%s'; %sform-action 'self'%s; frame-ancestors 'none'; base-uri 'none'")
+      :format(hash(style), script and ("script-src 'sha256-%s'; connect-src 'self'; "):format(hash(script)) or "", target and " " .. target or "") },
     { "X-Frame-Options", "DENY" }, { "X-Content-Type-Options", "nosniff" }, { "Referrer-Policy", "no-referrer" }, { "Cache-Control", "no-store" },
   }
   table.move(headers or {}, 1, #(headers or {}), #list + 1, list)
