@@ -45,7 +45,9 @@ label.on{font-weight:400}
 input,select,textarea,button,.button{font:inherit;color:inherit;background:var(--card);border:1px solid var(--dim);border-radius:.4rem;padding:.45rem .6rem;min-height:2.5rem}
 input:not([type=checkbox]),select,textarea{width:100%;max-width:36rem}
 input[type=checkbox]{min-height:0;width:1.25rem;height:1.25rem;vertical-align:middle}
-textarea.code{font:.875rem/1.5 ui-monospace,monospace;max-width:none;white-space:pre;tab-size:2}
+textarea.code{font:.875rem/1.5 ui-monospace,monospace;max-width:none;white-space:pre;tab-size:2;overflow-y:hidden;resize:none;field-sizing:content;padding-left:3.75rem}
+.edit{position:relative}.edit pre{position:absolute;inset:0 auto 1px 1px;width:3.25rem;margin:0;padding:.5rem .5rem 0 0;border:0;border-radius:0;background:none;overflow:hidden;text-align:right;color:var(--dim);pointer-events:none}
+.edit b{color:var(--bad)}
 button,.button{cursor:pointer;text-decoration:none;display:inline-block;line-height:1.5}
 button.go,.button.go{background:var(--go);color:var(--on);border-color:var(--go)}
 .row{display:flex;flex-wrap:wrap;gap:.5rem;align-items:end;margin:1rem 0}.row label{margin:0;max-width:100%}.row input{font-weight:400}.row input,.row select{width:auto;max-width:100%}

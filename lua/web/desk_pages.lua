@@ -11,6 +11,7 @@ local LOG_ROWS = 100
 local LOOK = 5000               -- newest records among which one is looked up
 local CONSENT = 600             -- s for a person at the provider's page, as `connect` has
 local SOURCE_MAX = 256 << 10
+local SPARE_LINES = 200         -- numbers behind a policy's last line, for what is typed
 
 -- The part of a page that is live: fetched again by the script after so many seconds (web.live).
 local function living(seconds, parts) return html('<div id="live" data-every="{s}">{p}</div>', { s = seconds, p = parts }) end
@@ -463,11 +464,54 @@ local function policies(desk)
     g = grid({ "Name", "Kind", "", "State", "Version" }, rows) }) }
 end
 
+-- The text area with its lines' numbers beside it, which need no script: the area is as high as its text. at: the line of a fault.
+local function editor(source, at)
+  local n, numbers = select(2, source:gsub("\n", "")) + 1, {}
+  for i = 1, n + SPARE_LINES do numbers[i] = i == at and html('<b id="fault">{i}</b>\n', { i = i }) or i .. "\n" end
+  return html([[
+<div class="edit"><pre aria-hidden="true">{numbers}</pre><textarea class="code" id="source" name="source" rows="{n}" wrap="off" spellcheck="false"{wrong}>
+{source}</textarea></div>]], { numbers = numbers, n = math.max(n + 1, 12), source = source, wrong = at and html ' aria-invalid="true" aria-describedby="fault-says"' })
+end
+
+-- What a refusal says, with the line of the draft that it names.
+local function fault(text, source)
+  local at, k, shown = math.tointeger(tonumber(text:match("%.lua:(%d+):"))), 0, nil
+  for line in (source .. "\n"):gmatch("([^\n]*)\n") do
+    k = k + 1
+    if k == at then shown = line end
+  end
+  return html('<div class="warn" role="alert" id="fault-says">{m}{l}</div>', { m = text,
+    l = shown and html('\n<a href="#fault">Line {n}</a>: <code>{s}</code>', { n = at, s = shown }) }), shown and at
+end
+
+-- A request against the draft: what a type makes of it. Nothing is sent, and no secret is used.
+local function try(desk, name, source, form)
+  local args = { "policy", "try", name, (form.method or ""):upper(), form.url or "" }
+  for line in (form.fields or ""):gmatch("[^\r\n]+") do
+    if line:find("^%-") or not line:find("=", 1, true) then return nil, "a line is FIELD=VALUE" end
+    args[#args + 1] = line
+  end
+  if not args[4]:find("^%u+$") or args[5]:find("^%-") then return nil, "that is no request: GET and https://…" end
+  local did = commands.run(args, { home = desk.home, asked = desk.who, source = { name, source } })
+  local v = did.value
+  if did.error or type(v) ~= "table" then return nil, did.error and did.error.message .. "\n" .. (did.error.hint or "") or "it cannot be tried" end
+  local parts = {}
+  for i, side in ipairs { { "before", "What came" }, { "after", "What would go out" } } do
+    local r, rows = v[side[1]], {}
+    for h, x in pairs(r and r.headers or {}) do rows[#rows + 1] = { h, forms.said(x) } end
+    table.sort(rows, function(a, b) return a[1] < b[1] end)
+    parts[i] = r and html("<h3>{t}</h3><p><code>{m} {u}</code></p>{g}{b}", { t = side[2], m = r.method, u = r.url, g = rows[1] and grid({ "Header", "Value" }, rows),
+      b = r.body and r.body ~= "" and html("<pre>{t}</pre>", { t = forms.said(r.body) }) }) or ""
+    v[side[1]] = nil
+  end
+  return html('<h2 id="tried">The request, tried against the draft</h2><p>Nothing was sent. «name» stands where a secret would go.</p>{p}{m}', { p = parts, m = forms.members(v) })
+end
+
 local function policy(desk, name, form)
   if not require("records").name(name) then return nil end
   local got = ask(desk, "policy", "show", name)
   if got.error then return { status = 404, title = name, body = wrong(got) } end
-  local source, note = type(got.value) == "table" and got.value.text or "", nil
+  local source, note, at_line, tried = type(got.value) == "table" and got.value.text or "", nil, nil, nil
   local seen = require("host").sha256_hex(source):sub(1, 16)
   -- A type's defaults, a preset and what matches say where a secret goes: whoever holds the page must not. A rule sees none.
   local kept = bounds.is_rule(name)
@@ -476,6 +520,11 @@ local function policy(desk, name, form)
   elseif form and form.keep and form.seen ~= seen then
     note = html '<div class="warn" role="alert">Somebody kept another version since you opened this page. Your text is below; kept again, it overwrites that.</div>'
     source = (form.source or ""):gsub("\r\n", "\n")
+  elseif form and form.try then
+    source = (form.source or ""):gsub("\r\n", "\n")
+    local bad
+    tried, bad = try(desk, name, source, form)
+    if bad then note, at_line = fault(bad, source) end
   elseif form then
     source = (form.source or ""):gsub("\r\n", "\n")
     local verb = form.keep and "put" or "test"
@@ -484,8 +533,8 @@ local function policy(desk, name, form)
     local bad = did.error and (did.error.message .. "\n" .. (did.error.hint or "")) or nil
     if verb == "test" and said_ and said_[1] then bad = not said_[1].ok and tostring(said_[1].error) or nil end
     if verb == "put" and not bad then seen = require("host").sha256_hex(source):sub(1, 16) end
-    note = bad and html('<div class="warn" role="alert">{m}</div>', { m = bad })
-      or html('<div class="note" role="status">{m}</div>',
+    if bad then note, at_line = fault(bad, source) end
+    note = note or html('<div class="note" role="status">{m}</div>',
         { m = verb == "put" and "Kept: it counts from the next request." or "Its examples pass. Nothing was changed." })
   end
   local rows, edited = {}, ask(desk, "policy", "diff", name).value
@@ -496,10 +545,15 @@ local function policy(desk, name, form)
   local at = "policies/" .. name
   return { title = name, line = { "policy", "edit", name }, body = html([[
 {note}<form method="post" action="{base}{at}">{csrf}<input type="hidden" name="seen" value="{seen}">
-<label for="source">Source</label><textarea class="code" id="source" name="source" rows="30" spellcheck="false">
-{source}</textarea><p class="row">{keep}<button>Run its examples</button></p></form>
-{says}{diff}<h2>Versions</h2>{rows}]],
-    { note = note or false, base = desk.base, at = at, csrf = desk.csrf(at), source = source, seen = seen,
+<label for="source">Source</label>{editor}<p class="row">{keep}<button>Run its examples</button></p>{says}{tries}</form>
+{tried}{diff}<h2>Versions</h2>{rows}]],
+    { note = note or false, base = desk.base, at = at, csrf = desk.csrf(at), editor = editor(source, at_line), seen = seen, tried = tried,
+    tries = (require("policy_store").load(name) or {}).kind == "type" and html([[
+<details{open}><summary>Try a request against this text</summary><div class="row"><label>Method<br><input name="method" value="{m}" size="8"></label>
+<label>URL<br><input name="url" value="{u}" size="40" placeholder="https://api.example.com/v1/me"></label></div>
+<label for="fields">Fields</label><textarea id="fields" name="fields" rows="2" spellcheck="false" aria-describedby="fields-help">
+{f}</textarea><small id="fields-help">One FIELD=VALUE a line; those of its first example unless named. No secret is needed.</small>
+<p class="row"><button name="try" value="on">Try it</button></p></details>]], { open = form and form.try and html " open", m = form and form.method or "GET", u = form and form.url or "", f = form and form.fields or "" }),
     says = not kept and html '<p class="dim">It says where secrets go, so a draft is tried here and kept on the command line.</p>',
     keep = kept and html '<button class="go" name="keep" value="on">Keep it</button>', name = name,
     diff = type(edited) == "table" and (edited.text or "") ~= ""

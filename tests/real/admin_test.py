@@ -1,6 +1,7 @@
 """The operator's page (`sallyport admin`): who gets in, forms that run the commands, and a person who connects an app by clicks alone."""
 import base64
 import hashlib
+import html as html_module
 import html.parser
 import http.client
 import json
@@ -344,7 +345,10 @@ def test_policies(t):
     source = page.forms[-1]["fields"]["source"]
     assert source.startswith("--") and 'name = "rate"' in source
     a.submit(form=page.forms[-1], source=source.replace("return {", "return {{", 1), keep="on")
+    at = source[:source.index("return {")].count("\n") + 1
     assert "rate.lua:" in a.page.text and any(x.get("role") == "alert" for _, x in a.page.tags), a.page.text[:600]
+    line = int(re.search(r'<b id="fault">(\d+)</b>', a.html)[1])
+    assert at <= line and f">Line {line}</a>: <code>{html_module.escape((source.replace('return {', 'return {{', 1).splitlines() + [''])[line - 1], quote=False)}" in a.html.replace("&#39;", "'").replace("&quot;", '"'), (at, line)
     a.get("policies/rate")
     (s.home / "rate.lua").write_text("a draft of the operator's")
     a.submit(form=a.page.forms[-1], source=source.replace("-- ", "-- mine ", 1))
@@ -366,6 +370,14 @@ def test_policies(t):
     a.get("do/policy/use")
     a.submit(a1="rate", a2="1")
     assert a.status == 200 and "mine" in s.cli("policy", "show", "rate").stdout, a.page.text[:600]
+    a.get("policies/api_key")
+    text = a.page.forms[-1]["fields"]["source"].replace("cred.prefix .. cred.key", '"draft " .. cred.key')
+    (pathlib.Path(s.dir) / "elsewhere").write_text(OTHER)
+    for more, want in (("header=x-draft", "draft «key»"), (f"header=@{s.dir}/elsewhere", None), (f"key=file:{s.dir}/elsewhere", None), ("key=exec:env", None), ("--credential=x", None)):
+        a.get("policies/api_key")
+        a.submit(form=a.page.forms[-1], source=text, url="https://api.test/v1", fields=more, **{"try": "on"})
+        assert a.status == 200 and OTHER not in a.html and (("What would go out" in a.page.text and want in a.page.text) if want else "alert" in a.html), (more, a.page.text[-900:])
+    assert "draft" not in s.cli("policy", "show", "api_key").stdout
     for name in ("gcp_access_token", "presets", "match"):
         page = a.get("policies/" + name)
         text = page.forms[-1]["fields"]["source"]
