@@ -136,11 +136,11 @@ def test_two(t):
         assert b.status == 409 or "another version" in b.page.text, (at, b.status, b.page.text)
         assert "Somebody" in b.page.text
         return form
-    both("do/credential/set?a1=api", f__header="X-Ada", f__prefix="bob ")
+    both("do/credential/set?a1=api", f__prefix="ada ", o__method="GET")
     now = json.loads(s.cli("credential", "show", "api", "--json").stdout)
-    assert now["fields"].get("header", "").lower() == "x-ada" and "prefix" not in now["fields"], now
-    b.submit(f__header="X-Ada", f__prefix="bob ")
-    assert b.status == 200 and json.loads(s.cli("credential", "show", "api", "--json").stdout)["fields"]["prefix"] == "bob ", b.page.text
+    assert now["fields"]["prefix"] == "ada " and not now.get("methods"), now
+    b.submit(f__prefix="ada ", o__method="GET")
+    assert b.status == 200 and json.loads(s.cli("credential", "show", "api", "--json").stdout)["methods"] == ["GET"], b.page.text
     both("do/rule/set?a1=slow", f__requests="800", f__window="30")
     assert json.loads(s.cli("rule", "show", "slow", "--json").stdout)["fields"] | {"requests": 800, "window": "60"} == {"requests": 800, "window": "60"} or "800" in s.cli("rule", "show", "slow").stdout
     both("do/user/set?a1=bob", o__totp="on", o__approve="on")
