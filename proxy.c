@@ -140,6 +140,17 @@ slice_eq(struct slice a, struct slice b)
 	return a.n == b.n && (a.n == 0 || memcmp(a.p, b.p, a.n) == 0);
 }
 
+/* Has one of eight bytes that value? Its bit 7 is set, and perhaps those of later ones. */
+static inline uint64_t
+ascii_eight(const char *p, char c)
+{
+	uint64_t ones = ~(uint64_t)0 / 255, v;
+
+	memcpy(&v, p, sizeof v);
+	v = le64toh(v) ^ ones * (uint8_t)c;
+	return (v - ones) & ~v & ones << 7;
+}
+
 static bool
 ascii_digit(char c)
 {
@@ -9945,8 +9956,29 @@ json_token(struct json_reader *r, struct json_token *t, enum json_type type, siz
 static void
 json_skip_space(struct json_reader *r)
 {
-	while (r->at < r->text.n && memchr(" \t\n\r", r->text.p[r->at], 4) != NULL)
+	char c;
+
+	while (r->at < r->text.n && ((c = r->text.p[r->at]) == ' ' || c == '\n' || c == '\t' || c == '\r'))
 		r->at++;
+}
+
+/* Moves *i past bytes that are characters of a string by themselves, eight at a time: ASCII, no control, quote or backslash. */
+static void
+json_skip_plain(const char *p, size_t n, size_t *i)
+{
+	const uint64_t ones = ~(uint64_t)0 / 255;
+	uint64_t v;
+
+	for (; n - *i >= 8; *i += 8) {
+		memcpy(&v, p + *i, sizeof v);
+		v = le64toh(v);
+		/* bit 7 is set: of bytes beyond ASCII, of controls, and perhaps of those behind one */
+		v = ((v | (v - ones * ' ')) & ones << 7) | ascii_eight(p + *i, '"') | ascii_eight(p + *i, '\\');
+		if (v != 0) {
+			*i += (size_t)__builtin_ctzll(v) / 8;
+			break;
+		}
+	}
 }
 
 static enum json_type
@@ -9957,18 +9989,14 @@ json_read_string(struct json_reader *r, struct json_token *t, enum json_type typ
 	char c[4];
 
 	t->escaped = false;
-	while (i < n && p[i] != '"') {
-		if ((unsigned char)(p[i] - ' ') < 0x60 && p[i] != '\\') {
-			i++;            /* as json_char would say: nearly every byte */
-			continue;
-		}
-		if (p[i] == '\\')
-			t->escaped = true;
+	for (json_skip_plain(p, n, &i); i < n && p[i] != '"'; json_skip_plain(p, n, &i)) {
+		t->escaped |= p[i] == '\\';
 		if ((used = json_char(p + i, n - i, c, &len)) == 0)
 			break;
 		i += used;
 	}
-	wipe(c, sizeof c);
+	if (t->escaped)
+		wipe(c, sizeof c);
 	if (i >= n || p[i] != '"')
 		return json_fail(r, t);
 	return json_token(r, t, type, i + 1);
@@ -11318,17 +11346,6 @@ scrub_byte(const char *p)
 	return (char)(((p[0] & 15) + 9 * (p[0] >> 6 & 1)) * 16 + (p[1] & 15) + 9 * (p[1] >> 6 & 1));
 }
 
-/* Has one of eight bytes that value? Its bit 7 is set, and perhaps those of later ones. */
-static inline uint64_t
-scrub_eight(const char *p, char c)
-{
-	uint64_t ones = ~(uint64_t)0 / 255, v;
-
-	memcpy(&v, p, sizeof v);
-	v = le64toh(v) ^ ones * (uint8_t)c;
-	return (v - ones) & ~v & ones << 7;
-}
-
 /* The bytes of the usual escape that begins at p, of which SCRUB_UNIT_MAX bytes are there; 0: it is none, or another. It
  * is for texts where t->runs: of one whose digits are none, no lead has a part. */
 static inline size_t
@@ -11340,7 +11357,7 @@ scrub_usual(unsigned coding, const char *p)
 		return p[1] == 'u' && p[2] == '0' && p[3] == '0' ? 6 : 0;
 	if (coding != SCRUB_HTML)
 		return p[1] == '2' && p[2] == '5' ? 5 : 3;
-	return p[1] == '#' && (v = scrub_eight(p, ';')) != 0 ? (size_t)__builtin_ctzll(v) / 8 + 1 : 0;
+	return p[1] == '#' && (v = ascii_eight(p, ';')) != 0 ? (size_t)__builtin_ctzll(v) / 8 + 1 : 0;
 }
 
 /* The character of a usual escape of n bytes. */
@@ -11387,7 +11404,7 @@ scrub_find_escape(struct scrub_scan *z, unsigned coding, size_t from)
 	end = z->in.p + z->in.n;
 	for (; p < end; p++) {
 		v = 0;
-		for (unsigned i = 0; i < 4 && end - p >= 8 && (v = scrub_eight(p, c)) == 0; i++)
+		for (unsigned i = 0; i < 4 && end - p >= 8 && (v = ascii_eight(p, c)) == 0; i++)
 			p += 8;         /* memchr costs more where the next one is near */
 		if ((p = v != 0 ? p + __builtin_ctzll(v) / 8 : memchr(p, c, (size_t)(end - p))) == NULL)
 			break;
@@ -11396,9 +11413,9 @@ scrub_find_escape(struct scrub_scan *z, unsigned coding, size_t from)
 		for (far = p; z->t->step == SCRUB_LEAD - 6 && !scrub_leads(z->t, c) && end - p > 2 * SCRUB_UNIT_MAX; p = far) {
 			if (p[15] == c || p[12] == c)   /* a guess: it is known before the escape is read */
 				far = p + (p[15] == c ? 15 : 12);
-			else if ((v = scrub_eight(p + 9, c)) != 0)
+			else if ((v = ascii_eight(p + 9, c)) != 0)
 				far = p + 16 - __builtin_clzll(v) / 8;
-			else if ((v = scrub_eight(p + 1, c)) != 0)
+			else if ((v = ascii_eight(p + 1, c)) != 0)
 				far = p + 8 - __builtin_clzll(v) / 8;
 			if (far == p || *far != c || scrub_may_escape(z->t, coding, far))
 				break;
@@ -18913,7 +18930,7 @@ mcp_element(const struct mcp *m, enum mcp_list list, struct json_reader *r, stru
 		json_next(r, t);
 		named = true;
 		may = may && t->type == JSON_STRING && t->raw.n <= sizeof name &&
-		    mcp_allows(m, (struct slice){name, json_unescape(name, t)});
+		    mcp_allows(m, t->escaped ? (struct slice){name, json_unescape(name, t)} : json_inside(t));
 	}
 	return !m->limits[list] || (list == MCP_TOOLS && named && may);
 }
@@ -19095,15 +19112,14 @@ mcp_head(struct mcp *m, struct http_head *h)
 static bool
 mcp_answer(struct req *r, struct http_head *h, int io)
 {
-	struct buf out = {.max = r->answer.n + 64};
-	bool json = slice_eq_nocase(mcp_type(h), SLICE("application/json"));
-	bool ok = io == FLOW_DONE && (!json || mcp_edit(r->mcp, buf_slice(&r->answer), &out)) && mcp_head(r->mcp, h);
+	struct buf in = r->answer;
+	bool ok = io == FLOW_DONE && mcp_head(r->mcp, h);
 
-	if (ok && json) {
-		buf_clear(&r->answer);
-		ok = buf_addv(&r->answer, buf_slice(&out));
-	}
-	buf_free(&out);
+	if (!ok || !slice_eq_nocase(mcp_type(h), SLICE("application/json")))
+		return ok;
+	r->answer = (struct buf){.max = in.max};
+	ok = buf_reserve(&r->answer, in.n) && mcp_edit(r->mcp, buf_slice(&in), &r->answer);
+	buf_free(&in);
 	return ok;
 }
 
@@ -19111,7 +19127,7 @@ mcp_answer(struct req *r, struct http_head *h, int io)
 struct filter_mcp {
 	struct filter f;
 	const struct mcp *m;    /* borrowed from the req */
-	struct buf event;       /* owned; the lines of an event that is not whole yet */
+	struct buf event;       /* owned; the lines of an event that is not whole yet, an LF behind each, however it was ended */
 	struct buf out;         /* owned */
 	size_t given;           /* bytes of `out` that went on */
 	size_t line;            /* in `event`: where its last line begins */
@@ -19128,23 +19144,6 @@ mcp_fault(void)
 	    "an MCP server answers with application/json or text/event-stream, and no coding"};
 
 	return &fault;
-}
-
-/* Cuts a line and its end off an event. False: there is none. */
-static bool
-filter_mcp_line(struct slice *event, struct slice *line)
-{
-	size_t n = 0;
-
-	if (event->n == 0)
-		return false;
-	while (n < event->n && event->p[n] != '\r' && event->p[n] != '\n')
-		n++;
-	*line = (struct slice){event->p, n};
-	n += n < event->n;
-	n += n < event->n && event->p[n - 1] == '\r' && event->p[n] == '\n';
-	*event = (struct slice){event->p + n, event->n - n};
-	return true;
 }
 
 /* The value of a field's line; .p NULL: it is another field. */
@@ -19171,7 +19170,8 @@ filter_mcp_event(struct filter_mcp *w)
 
 	buf_init(&data, MCP_MESSAGE_MAX);
 	buf_init(&now, MCP_MESSAGE_MAX + 64);
-	while (filter_mcp_line(&left, &line)) {
+	while (left.n != 0) {
+		line = slice_cut(&left, '\n');
 		value = filter_mcp_value(line, "data");
 		if (value.p != NULL && lines++ != 0)
 			buf_adds(&data, "\n");
@@ -19190,8 +19190,8 @@ filter_mcp_event(struct filter_mcp *w)
 	if (data.n != 0)
 		ok = mcp_edit(w->m, buf_slice(&data), &now) && ok;
 	left = buf_slice(&now);
-	while (ok && filter_mcp_line(&left, &line))
-		buf_join(&w->out, (struct slice[]){SLICE("data: "), line, SLICE("\n")}, 3);
+	while (ok && left.n != 0)
+		buf_join(&w->out, (struct slice[]){SLICE("data: "), slice_cut(&left, '\n'), SLICE("\n")}, 3);
 	if (data.n == 0 && lines != 0)
 		buf_adds(&w->out, "data:\n");
 	buf_adds(&w->out, "\n");
