@@ -359,13 +359,74 @@ local function percent(text)
   return (text:gsub("%%(%x%x)", function(h) return string.char(tonumber(h, 16)) end))
 end
 
--- The paths that a name stands for with some server: a[b][] and a.b are one; Rack takes any brackets for borders, so that [a][b] and
--- a[b are a.b, too; PHP makes "_" of what stands before the first bracket and is "." or a space.
+-- What is in whole brackets, and stands before the first of them: qs and Spring drop what is between and behind.
+local function bracketed(text, out)
+  local at = text:find("%[[^%[%]]*%]")
+  if at ~= 1 then out[#out + 1] = text:sub(1, (at or #text + 1) - 1) end
+  for step in text:sub(at or #text + 1):gmatch("%[([^%[%]]*)%]") do out[#out + 1] = step end
+  return out
+end
+
+-- The paths, as lists of steps, that a name stands for with some server. Dots are borders to some, within brackets, too.
 local function paths_of(name)
   name = name:gsub("^[ \t\r\n]+", "")
-  local first, rest = name:match("^([^%[]*)(.*)$")
-  return { (name:gsub("%[([^%]]*)%]", ".%1")), (name:gsub("[%[%]]+", "."):gsub("^%.", ""):gsub("%.$", "")),
-    first:gsub("[. ]", "_") .. rest:gsub("%[([^%]]*)%]", ".%1") }
+  if not name:find("[%[%]. ]") then return { { name } } end
+  local out = {}
+  local function add(steps)
+    local parted = {}
+    for _, step in ipairs(steps) do
+      for _, one in ipairs(steps_of(step)) do parted[#parted + 1] = one end
+    end
+    out[#out + 1] = steps
+    if #parted > #steps then out[#out + 1] = parted end
+  end
+  add { name }
+  -- PHP: "_" for dots and spaces before the first bracket; brackets have to follow each other, and one that does not end is "_"
+  local first, at = name:match("^([^%[]*)()")
+  local php = { (first:gsub("[. ]", "_")) }
+  while at <= #name do
+    local index, behind = name:match("^%[([^%]]*)%]()", at)
+    if not index then break end
+    php[#php + 1], at = index, behind
+  end
+  if not php[2] and at <= #name then php[1] = php[1] .. "_" .. name:sub(at + 1):gsub("[. %[]", "_") end
+  add(php)
+  if not name:find("[%[%]]") then return out end
+  -- Rack 3: the same, what is behind the brackets is one step more
+  local from = name:find("[", 2, true) or #name + 1
+  local rack3 = { name:sub(1, from - 1) }
+  while from <= #name do
+    local index, behind = name:match("^%[([^%]]*)%]()", from)
+    rack3[#rack3 + 1], from = index or name:sub(from), behind or #name + 1
+  end
+  add(rack3)
+  -- before that: any brackets are borders; [] is an element to some of its releases
+  local rack, listed = {}, {}
+  for step in name:gmatch("[^%[%]]+") do rack[#rack + 1] = step end
+  for step in name:gsub("[%[%]]*%[%][%[%]]*", "[\0]"):gmatch("[^%[%]]+") do listed[#listed + 1] = step end
+  add(rack)
+  add(listed)
+  add(bracketed(name, {}))
+  -- Spring: dots outside brackets alone, and no quotes within
+  local spring = {}
+  for _, piece in ipairs(steps_of((name:gsub("%[[^%[%]]*%]", function(g) return (g:gsub("%.", "\1")) end)))) do bracketed(piece, spring) end
+  for i, step in ipairs(spring) do
+    spring[i] = step:gsub("\1", "."):gsub("^([\"'])(.*)%1$", "%2")
+  end
+  add(spring)
+  return out
+end
+
+--- May a server find the member, or a part of it, under this name of a form or of a query?
+function M.named(member, name)
+  local steps = steps_of(member)
+  for i, step in ipairs(steps) do steps[i] = fold(step) end
+  for _, given in ipairs(paths_of(name)) do
+    local i = 1
+    while steps[i] and given[i] and (steps[i] == "*" or steps[i] == fold(given[i])) do i = i + 1 end
+    if not steps[i] then return true end
+  end
+  return false
 end
 
 -- The nodes of the members that some server may find under this name, those of one step as request.form_names has them, too.
@@ -373,7 +434,7 @@ local function nodes_of(self, name, ...)
   local out, raws = {}, { ... }
   for _, path in ipairs(paths_of(name)) do
     local nodes = { self.root }
-    for _, step in ipairs(steps_of(path)) do
+    for _, step in ipairs(path) do
       nodes = below(nodes, fold(step))
       if not nodes then break end
       for _, node in ipairs(nodes) do
@@ -399,7 +460,8 @@ function Form:pair(raw, whole)
   if #name > NAME_MAX then return self:fail("the body has a name that is too long") end
   local plain_name = percent(name)
   if not plain_name or raw:find("%c") then return self:fail("the form is malformed") end
-  for piece in raw:gmatch(";([^;=]*)") do             -- what stands behind a ";" is a pair of its own to some
+  for piece in (raw:find(";", 1, true) and raw or ""):gmatch("[^;]+") do       -- what stands between ";" is a pair of its own to some
+    piece = piece:match("^[^=]*")
     local hidden = whole and #piece <= NAME_MAX and percent(piece)
     if not hidden or nodes_of(self, hidden, piece .. "=")[1] then return self:fail(PARTED) end
   end

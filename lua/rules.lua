@@ -265,6 +265,7 @@ M.functions = {
     end
     return false
   end,
+  named = function(member, name) return type(name) == "string" and require("reading").named(member, name) end,
   deny = function(reason, hint)
     return answer { reason = text_of(reason, "a reason"), hint = hint ~= nil and text_of(hint, "a hint") or nil }
   end,

@@ -929,6 +929,11 @@ answers what it has then; kept: it survives a restart. memo: a table that on_res
 Does one of the patterns fit the whole text? `*` is any text, everything else itself. A text that is none fits nothing.
     fits({ "read_*", "search" }, "read_page") --> true
 
+## named(member, name) -> boolean
+May a server find the member, a path as in rule.members, under this name of a form or of a query? Servers differ in what brackets,
+dots and spaces are; it is true where one of them may.
+    named("message.to", "message[to][]") --> true
+
 ## deny(reason [, hint])
 What a rule returns to refuse: 403 rule_denied, and the agent reads the reason.
     deny("orders are taken by day", "try again at 8:00 UTC")

@@ -11,25 +11,6 @@
 -- nor a form nor multipart, that has a coding, or a member twice, is refused: nobody knows what the server would read.
 --
 -- A body up to body-max is judged before any of it goes out. A longer one streams, and its last bytes are held back until it was judged.
-local function is_path(given, member)
-  local parts, i = {}, 0
-  for part in (given .. "."):gmatch("([^.]*)%.") do parts[#parts + 1] = part:lower() end
-  for step in (member .. "."):gmatch("([^.]*)%.") do
-    i = i + 1
-    if step ~= "*" and parts[i] ~= step:lower() or parts[i] == nil then return false end
-  end
-  return true
-end
-
--- a[b][] is how a query says a.b; any brackets are borders to Rack, and "." and a space before them "_" to PHP.
-local function named(given, member)
-  given = given:gsub("^%s+", ""):gsub("%z.*$", "")
-  local first, rest = given:match("^([^%[]*)(.*)$")
-  return is_path((given:gsub("%[([^%]]*)%]", ".%1")), member)
-    or is_path((given:gsub("[%[%]]+", "."):gsub("^%.", ""):gsub("%.$", "")), member)
-    or is_path((first:gsub("[. ]", "_")) .. (rest:gsub("%[([^%]]*)%]", ".%1")), member)
-end
-
 local function judge(rule, found, where)
   if rule.never and found[1] ~= nil then return deny(("%s may not be given%s"):format(rule.member, where)) end
   for _, v in ipairs(found) do
@@ -62,7 +43,7 @@ return {
       local list = uri.parse_query(req.query_text)
       if not list then return deny("the query cannot be read") end
       for _, pair in ipairs(list) do
-        if named(pair[1], rule.member) then in_query[#in_query + 1] = pair[2] end
+        if named(rule.member, pair[1]) then in_query[#in_query + 1] = pair[2] end
       end
     end
     local refused = judge(rule, in_query, " (in the query)")
@@ -88,6 +69,8 @@ return {
     { rule = { member = "to", only = { "*@acme.com" } }, req = { method = "POST", headers = { ["content-type"] = "application/x-www-form-urlencoded" }, body = '{"to":"x@evil.test"}' }, want = true },
     { rule = { member = "m.to", only = { "*@acme.com" } }, req = { method = "POST", headers = { ["content-type"] = "application/x-www-form-urlencoded" }, body = "[m][to]=x%40evil.test" }, want = true },
     { rule = { member = "m.to", only = { "*@acme.com" } }, req = { method = "POST", headers = { ["content-type"] = "application/x-www-form-urlencoded" }, body = "m[to=x%40evil.test" }, want = true },
+    { rule = { member = "m.to", only = { "*@acme.com" } }, req = { method = "POST", headers = { ["content-type"] = "application/x-www-form-urlencoded" }, body = "m[x]y[to]=a&m['to']=x%40evil.test" }, want = true },
+    { rule = { member = "m.a.to", only = { "*@acme.com" } }, req = { method = "POST", url = "https://api.example.com/?m[a]x[to]=x%40evil.test" }, want = true },
     { rule = { member = "user_id", only = { "me" } }, req = { method = "POST", url = "https://api.example.com/?user.id=you" }, want = true },
     { rule = { member = "to", only = { "*@acme.com" } }, req = { method = "POST", headers = { ["content-type"] = "multipart/related; boundary=b" }, body = '--b\r\nContent-Type: application/json\r\n\r\n{"to":"x@evil.test"}\r\n--b--\r\n' }, want = true },
     { rule = { member = "to", only = { "*@acme.com" } }, req = { method = "POST", headers = { ["content-type"] = "multipart/form-data; boundary=b" }, body = '--b\r\nContent-Disposition: form-data; name="payload_json"\r\nContent-Type: application/json\r\n\r\n{"to":"x@evil.test"}\r\n--b--\r\n' }, want = true },
