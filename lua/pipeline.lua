@@ -716,6 +716,9 @@ local function read_members(self, req, view, list)
     hold = math.max(hold, rule.pol.body and math.min(rule.pol.body.max or self.config.body_max, self.config.body_max) or reading.HOLD)
   end
   if not members[1] then return { of = of } end
+  -- Of a form that is sent in chunks nothing but their terminator would be left to hold back, once no more can come.
+  local endless = of.kind == "form" and not req.length
+  hold = endless and self.config.body_max or hold
   local reader, n, now = reading.new(of.kind, members, of.boundary), reading.HOLD, self.time.now
   while not req.body_read and not (req.length and req.length > hold) do
     n = math.min(math.max(n, req.length or 0), hold)
@@ -724,6 +727,9 @@ local function read_members(self, req, view, list)
     if n == hold then break end
     n = 2 * n
   end
+  if not req.body_read and endless then
+    return nil, body_refused(self, req, "too_large", { max = hold, why = "it is a form of which no length is given" }, "rule " .. list[1].name)
+  end
   if not req.body_read then return { of = of, reader = reader, late = {} } end
   self.read_at = now()
   local _, why = reading.whole(reader, view.body or "", function() take_turns(self) end)
@@ -731,6 +737,7 @@ local function read_members(self, req, view, list)
 end
 
 local LATE = "rule %s: a person is to be asked about it, and this body is too long to be held meanwhile"
+local AS_HELD = "send less at once; the operator has bodies up to body-max held with body = {}: sallyport policy edit %s"
 
 -- A rule's word is told to the log. code, message, hint, options
 local function ruled_out(self, req, agent, rule, code, message, hint, options)
@@ -748,7 +755,7 @@ local function ask_late(self, req, members, seen, shown, then_, why)
   for _, rule in ipairs(members.late) do
     seen.found = rules.found(rule, members.of, members.reader, why)
     local code, message, hint, options = rules.ask(rule, self.sandbox.call, shown, with)
-    if code == "approval_timeout" then code, message, hint, options = "body_too_large", LATE:format(rule.name), "send less at once", nil end
+    if code == "approval_timeout" then code, message, hint, options = "body_too_large", LATE:format(rule.name), AS_HELD:format(rule.type), nil end
     if code then return ruled_out(self, req, nil, rule, code, message, hint, options) end
   end
 end

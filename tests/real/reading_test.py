@@ -53,7 +53,9 @@ def post(s, kind, body, chunked=False, headers=None, host="api.test"):
         return s.request(method="POST", headers=headers, body=body)
     w = s.tunnel(host)
     fields = "".join(f"{n}: {v}\r\n" for n, v in headers.items())
-    w.send(f"POST / HTTP/1.1\r\nHost: {host}\r\n{fields}Transfer-Encoding: chunked\r\n\r\n".encode() + chunks(body))
+    data = chunks(body)                 # its terminator comes alone, as from whoever has no more to say for now
+    w.send(f"POST / HTTP/1.1\r\nHost: {host}\r\n{fields}Transfer-Encoding: chunked\r\n\r\n".encode() + data[:-5])
+    w.send(data[-5:])
     head = w.recv(15)
     w.close()
     status = int(head.split(b" ")[1])
@@ -82,6 +84,9 @@ def test_late(t):
             body = bodies(True)[kind]
             r = post(s, kind, body, chunked)
             assert r.status == 403 and b"rule reads: no mail there" in r.body, (kind, chunked, r.status, r.body)
+            if kind == "form" and chunked:      # nothing but the terminator would be left to hold back
+                assert up.requests == [] and up.cut == [] and up.plaintext == 0
+                continue
             until(lambda: up.cut)
             assert up.requests == [] and len(up.cut) == 1, (kind, chunked)
             got = up.cut[0].raw_body
@@ -90,10 +95,13 @@ def test_late(t):
                 assert b"} }" not in got, "the end of the value is held back"
             if kind == "multipart":
                 assert b"--b--" not in got, "the last delimiter is held back"
-            if kind == "form" and not chunked:
+            if kind == "form":
                 assert len(got) < len(body), "the last piece is held back"
     record = s.records()[-1]
     assert record["decision"] == "deny" and record["error"] == "rule_denied" and record["reason"] == "rule reads", record
+    s.cli("set", "body-max", "128k")
+    r = post(s, "form", bodies(False)["form"], True)
+    assert r.status == 413 and up.requests == [], r.body
     assert not s.leaks()
 
 
@@ -131,6 +139,9 @@ def test_evasions(t):
             ("any brackets as borders", "form", b"note=%s&[to]=x" % PAD, "no mail there"),
             ("a pair behind a semicolon", "form", b"note=%s&a=1;to=x" % PAD, "different ways"),
             ("a pair within a long value", "form", b"note=%s;to=x&a=1" % PAD, "different ways"),
+            ("a step with a dot, in brackets", "form", b"note=%s&list[a.b][to]=x" % PAD, "no mail there"),
+            ("what qs drops, and a key's quotes", "form", b"note=%s&deep[x]y['a']=x&deep['a']=x" % PAD, "no mail there"),
+            ("a pair before a semicolon", "form", b"note=%s&to;x=a%%40acme.com" % PAD, "different ways"),
             ("PHP's list", "form", b"note=%s&to[0]=x" % PAD, "no mail there"),
             ("half an escape", "form", b"note=%s&to=%%4" % PAD, "malformed"),
             ("another type", "text/plain", b'{"to":"a@acme.com","note":"%s"}' % PAD, "Content-Type"),
@@ -180,7 +191,7 @@ def test_asks(t):
     s, up = world(t, 'ask("to whom")')
     s.cli("set", "approval-wait", "1s")
     r = post(s, "json", bodies(True)["json"])
-    assert r.status == 413 and b"a person is to be asked" in r.body and up.requests == [], r.body
+    assert r.status == 413 and b"a person is to be asked" in r.body and b"policy edit reads" in r.body and up.requests == [], r.body
     r = post(s, "json", b'{"to":"x"}')
     assert r.get("x-sallyport-error") == "approval_timeout", r.body
 
