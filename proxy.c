@@ -4908,6 +4908,7 @@ struct req {
 	bool expect_sent;       /* our own 100 Continue went out */
 
 	int64_t t_start, t_first; /* monotonic ms */
+	int up_status;          /* of the upstream's answer, as soon as its head is there: ours may take its place, but not what it cost */
 	uint64_t bytes_up, bytes_down;
 
 	/* Kept, emptied and wiped, for the next request that gets this struct. */
@@ -6504,6 +6505,7 @@ conn_begin_down(struct conn *c, struct http_head *h)
 	enum scrub_way way;
 
 	r->status = h->status;
+	r->up_status = h->status;
 	r->t_first = clock_now();
 	r->up_keep = h->keep_alive && !req_odd_body(r);
 	if (h->keep_ms != 0 && h->keep_ms < r->up->keep_ms)
@@ -26328,9 +26330,9 @@ req_tell_end(struct req *r)
 	struct task *task = task_new(req_entry_ref[ENTRY_ENDED], ended_push, t, t, ended_done);
 
 	r->down_flow.tap = NULL;
-	t->status = r->status;
-	t->answered = r->answer_begun || r->answer_held;
-	t->whole = t->answered && r->down_flow.done;
+	t->answered = r->up_status != 0;
+	t->status = t->answered ? r->up_status : r->status;
+	t->whole = (r->answer_begun || r->answer_held) && r->down_flow.done;
 	t->up = r->bytes_up;
 	t->down = r->bytes_down;
 	if (task != NULL)

@@ -811,6 +811,7 @@ local function ruled(self, req, agent, bundle, name, deadline, blind)
   }
   local asked, needs, reader, pushes, streams = {}, {}, nil, false, {}
   reading.forget(req)
+  if self.followed then self.followed.again(req) end
   local hidden, methods = nil, {}
   for _, rule in ipairs(list) do
     if rules.covers(rule, question) then
@@ -867,7 +868,8 @@ local function ruled(self, req, agent, bundle, name, deadline, blind)
   for _, rule in ipairs(asked) do
     now.asked = rule
     seen.body = rule.pol and rule.pol.body and (reader or members and members.whole) and view.body or nil
-    local answers = rule.pol and rule.pol.on_response and require("answers")
+    local answers = rule.follows and require("answers") or nil
+    self.followed = self.followed or answers
     with.memos = answers and answers.memos(req) or with.memos
     local late = members and members.late and rule.pol and rule.pol.members and (not members.reader or rule.pol.reads[members.reader.kind])
     if late then
@@ -916,7 +918,7 @@ local function light(self, req, bundle)
   for _, rule in ipairs(rules.at(list, req.host)) do
     if rules.covers_method(rule, question.method) then
       local pol = rule.pol
-      if not pol or pol.tools or pol.on_response and not (pol.answer and not pol.answer[1])
+      if not pol or pol.tools or rule.follows and not (pol.answer and not pol.answer[1])
         or (pol.body or pol.reader or pol.members) and req.has_body then return nil end
       out[#out + 1] = rule
     elseif req.method == "POST" and req.has_body then
@@ -935,7 +937,8 @@ local function asks_again(self, list, agent, bundle, name, req)
   function question.readings() return paths.readings(self.path_readings, now.req.path) end
   seen, shown, now = rules.request(nil, question)
   for _, member in ipairs { "method", "scheme", "host", "port" } do seen[member] = req[member] end
-  for _, rule in ipairs(list) do answers = answers or rule.pol.on_response and require("answers") or nil end
+  for _, rule in ipairs(list) do answers = answers or rule.follows and require("answers") or nil end
+  self.followed = self.followed or answers
   return function(req)        -- the same handle for each, so that the view of it is made once
     now.req, with.req, with.times, with.memos, with.wall = req, req, nil, answers and answers.memos(req), nil
     local fine = true
@@ -945,7 +948,7 @@ local function asks_again(self, list, agent, bundle, name, req)
           fine = false
           break
         end
-        if rule.pol.on_response then answers.add(self, req, rule, with) end
+        if rule.follows then answers.add(self, req, rule, with) end
       end
     end
     local was = counted[req]

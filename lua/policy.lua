@@ -661,8 +661,13 @@ function Check:rule(t, pol)
   pol.tools = t.tools
   pol.on_response = t.on_response
   if t.answer then
-    local names = self:strings(t.answer, "answer")
+    local names = self:strings(table.move(t.answer, 1, #t.answer, 1, {}), "answer")
     if not names then return nil end
+    for k in pairs(t.answer) do
+      if k ~= "when" and not names[k] then return self:fail("answer", "answer: a list of names, and when = a field") end
+    end
+    pol.answer_when = t.answer.when
+    if pol.answer_when and not pol.by_name[pol.answer_when] then return self:fail("answer", "answer: when is the name of a field") end
     for _, name in ipairs(names) do
       if #name > 32 or name:find('[%c"\\]') or #names > 3 then return self:fail("answer", "answer: at most three names of 32 bytes") end
     end

@@ -65,7 +65,7 @@ function M.covers(rule, question, any)
   return not rule.paths or M.covers_path(rule.paths, question.readings())
 end
 
---- A rule that cannot be compiled, or whose fields no longer fit its type, refuses what it covers: `why` says so.
+--- rule.follows: its on_response is called. A rule that cannot be compiled, or whose fields no longer fit its type, refuses what it covers: `why` says so.
 function M.ready(list, policies, policy, freeze)
   local out = {}
   for i, given in ipairs(list) do
@@ -79,6 +79,7 @@ function M.ready(list, policies, policy, freeze)
       if not ok then pol, why = nil, ("its field %s %s"):format(tostring(field), tostring(message)) end
     end
     rule.pol, rule.why, rule.fields = pol, why, view and freeze(view)
+    rule.follows = pol and pol.on_response and (not pol.answer_when or view[pol.answer_when] ~= nil) or false
     out[i] = rule
   end
   return out

@@ -10,7 +10,7 @@
 -- ended: a request goes on that begins before the limit is reached. The counters are in memory: a restart of the server begins them
 -- anew, unless kept=true (then a kill loses the last second).
 return {
-  kind = "rule", api = 1, name = "rate", title = "At most so many requests or bytes in a window of time", answer = {},
+  kind = "rule", api = 1, name = "rate", title = "At most so many requests or bytes in a window of time", answer = { when = "bytes" },
   fields = {
     { name = "requests", type = "integer", min = 0, help = "How many go through in a window" },
     { name = "bytes", type = "integer", min = 1, help = "Of bodies, both ways" },
@@ -26,14 +26,16 @@ return {
     local rule = ctx.rule
     local keys = { agent = ctx.agent, host = req.host, credential = ctx.credential or "", all = "*" }
     local key = keys[rule.per]
-    ctx.memo.key = key .. " bytes"
-    if rule.bytes and ctx.count(key .. " bytes", rule.window, 0, rule.kept) >= rule.bytes then
-      return limit(rule.bytes, rule.window, key .. " bytes", { unit = "bytes", kept = rule.kept })
+    if rule.bytes then
+      ctx.memo.key = key .. " bytes"
+      if ctx.count(ctx.memo.key, rule.window, 0, rule.kept) >= rule.bytes then
+        return limit(rule.bytes, rule.window, ctx.memo.key, { unit = "bytes", kept = rule.kept })
+      end
     end
     if rule.requests then return limit(rule.requests, rule.window, key, { kept = rule.kept }) end
   end,
   on_response = function(res, ctx)
-    if ctx.rule.bytes then ctx.count(ctx.memo.key, ctx.rule.window, res.up + res.down, ctx.rule.kept) end
+    ctx.count(ctx.memo.key, ctx.rule.window, res.up + res.down, ctx.rule.kept)
   end,
   examples = {
     { rule = { requests = 2 } },

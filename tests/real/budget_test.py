@@ -93,6 +93,16 @@ def test_usage(t):
     assert got.status == 200, got.head
     r = s.request(method="POST", target="/v1/x", body=b"x", headers={"Content-Type": "multipart/form-data; boundary=x"})
     assert r.status == 403 and b"cannot be read" in r.body, r.body
+    # a rule may refuse an answer by its head: what the call costs was spent by then
+    s.policy("inside", '''return { kind = "rule", api = 1, name = "inside", title = "t", on_request = function() end,
+      on_response = function(res) if res.headers:get("x-inside") then return deny("this is for people alone") end end }''')
+    s.cli("rule", "add", "inside", "--type", "inside")
+    for status, cost in (("200 OK", reserved), ("429 Too Many Requests", 0)):
+        up.reset({"reply": answer({"usage": USAGE}, status=status, more="X-Inside: 1\r\n")})
+        r = call(s)
+        assert r.status == 403 and b"for people alone" in r.body, r.body
+        total += cost
+        spent(s, total)
     for body in (b'{"model":"m","max_tokens":1,"max_tokens":2}', b"[1]"):
         assert s.request(method="POST", target="/v1/messages", body=body, headers={"Content-Type": "application/json"}).status == 403
     assert s.request(method="POST", target="/v1/messages", body=gzip.compress(b"{}"),
