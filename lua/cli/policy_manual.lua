@@ -272,8 +272,8 @@ ca, tls, keep, attach.
 
 ## field.type
 string (where absent), url (https, or http on this machine), integer, boolean, enum (with values), list, map (NAME.KEY=VALUE), pem or
-document (with split).
-    { name = "scopes", type = "list" }
+document (with split). A private key's field is a pem: what is given is checked, and `policy try` has a key that stands in for one.
+    { name = "scopes", type = "list" }, { name = "private_key", type = "pem", secret = true, required = true }
 
 ## field.help
 One line for `credential add --type T --help`.
@@ -354,7 +354,8 @@ nothing elsewhere; for answer also plain, what type.plain names. answer returns 
 
 # example  The keys of an example
 An example is a credential, a request, and what must come of it. The clock stands at 1700000000 (2023-11-14T22:13:20Z), and
-sign.nonce() is 32 zeros. Secrets are written as plain texts of your own making.
+sign.nonce() is 32 zeros. Secrets are written as plain texts of your own making. Where something is signed with a private key, make one for
+the examples alone: `openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256`, as a long text [[…]].
 
 ## example.cred
 The fields of the credential, and `state`, what a refresh has brought. A name that the type does not have is an error there,
@@ -428,6 +429,7 @@ The query as the agent sent it, without "?"; nil: there is none.
 ## req.query_text
 The query as it will go out: a secret once it was edited; nil: there is none.
     req.query_text --> "q=1&r=a+b"
+    req.path .. (req.query_text and "?" .. req.query_text or "") --> "/v1/a%20b?q=1&r=a+b"
 
 ## req.has_body
     req.has_body --> true
@@ -870,10 +872,10 @@ on_request, whose ctx.memo is there.
     end
 
 ## rule.answer
-{ names }: on_response is told once the answer has ended, whatever became of the request, and cannot refuse: res.status, res.answered (one
-began), res.whole (and came to its end), res.up and res.down (bytes of bodies), and res.objects: of the JSON objects that stand in the
+{ names }: on_response is told once the answer has ended, whatever became of the request, and cannot refuse: res.status, res.answered (an
+upstream's began, and this is its status, though a rule may have refused it), res.whole (it came to its end, and the agent has it), res.up and res.down (bytes of bodies), and res.objects: of the JSON objects that stand in the
 answer as members of these names, at any depth, in a stream, too, the first and the last, of at most 2 KiB. The request asks for no coding
-then. A failure is logged, and what was counted stays.
+then. A failure is logged, and what was counted stays. when = a field's name: only of a rule that has that field.
     answer = { "usage" },
     on_response = function(res, ctx)
       for _, usage in ipairs(res.objects) do ctx.count(ctx.agent, "day", usage.total_tokens or 0, true) end
@@ -901,9 +903,10 @@ a reason where it cannot be read: another type, a coding, a member twice in an o
 a name over 1 KiB, a value over 4 KiB, over 1,000 of them. A rule that needs the body refuses then.
 A body of up to 64 KiB is held until the rule has spoken, with `body` beside it one of up to body-max (or max). A longer one streams: its
 rule is asked, behind all others, when nothing of it can change any more, and what a server needs to take it for whole is held back until then:
-the end of the JSON value, the last piece of a form, the last delimiter of multipart. A refusal ends the upstream's connection within the body.
+the end of the JSON value, the last piece of a form, the last delimiter of multipart. A form of which no length is given is held whole,
+one over body-max is refused (413). A refusal ends the upstream's connection within the body.
 A server that acts on half a body may have acted by then: where that matters say body = { max } without a reader, which refuses a longer
-one. ask(…) refuses such a body (413), for it cannot be held while a person thinks.
+one. ask(…) refuses such a body (413), for it cannot be held while a person thinks; with body = {} beside it one up to body-max is held.
     reader = { "json", "form" }, members = { "to", "message.*.to" },
     on_request = function(req)
       local found, why = req.members()
@@ -914,7 +917,7 @@ one. ask(…) refuses such a body (413), for it cannot be held while a person th
     end
 
 ## rule.on_request
-function(req, ctx) -> nothing: it goes on | deny(…) | ask(…) | limit(…). req: method, scheme, host, port, path, query_text, length, has_body, websocket;
+function(req, ctx) -> nothing: it goes on | deny(…) | ask(…) | limit(…). req: method, scheme, host, port, path, query_text ("" where there is none), length, has_body, websocket;
 headers:get(name, n), headers:names(), query:get(name); readings(): the paths that servers may read in the path, nil where nobody
 knows; push() and members() (rule.reader); body, json() and form(), which answer nil and a reason where it cannot be read. ctx: rule (the fields), agent, bundle, credential,
 wall (Unix seconds), offset (seconds by which this machine's zone is east of UTC), count(key, window, n [, kept]): adds n (1; it may be
@@ -952,7 +955,8 @@ added, and once n are reached no more requests go through.
 
 ## rule.examples
 Run at every `policy put`: { rule = fields, req = { method, url, headers, body }, with = { agent, bundle, credential, wall, offset },
-counts = { key = what was counted before }, want = the reason of a refusal }. Without want the request goes on.
+counts = { key = what was counted before }, want = the reason of a refusal }. Without want the request goes on. The reason of an ask is
+"a person is asked: " and its text; want = true is any.
     examples = { { req = { method = "GET", url = "https://api.acme.test/" } } }
 
 ## rule_example.rule, rule_example.req, rule_example.with, rule_example.counts, rule_example.want

@@ -326,6 +326,7 @@ function M.run(ctx, pol, spec)
   for i, text in ipairs(log) do log[i] = masked(self, text) end
   if not result then
     local text = spec.place(masked(self, tostring(message or code)))
+    if code == "bad_key" and not self.pem then text = text .. ": no field is of the type pem, of which `policy try` has a key of its own" end
     so_far.error = { message = readable(text), code = code }
     say(self, ctx, so_far, log)
     if not ctx.json then report.fail(text) end
