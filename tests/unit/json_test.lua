@@ -17,6 +17,19 @@ return {
     assert(json.decode(" 3 ") == 3 and json.decode("false") == false and json.decode('"x"') == "x")
   end,
 
+  ["each byte is what it is wherever it stands in a string, and however long that is"] = function()
+    for byte = 0, 255 do
+      local c = string.char(byte)
+      local plain = byte >= 32 and byte < 128 and c ~= '"' and c ~= "\\"
+      for _, size in ipairs { 1, 7, 8, 9, 17 } do
+        for at = 0, size - 1 do
+          local text = ("a"):rep(at) .. c .. ("\127"):rep(size - 1 - at)
+          assert(json.decode('"' .. text .. '"') == (plain and text or nil), ("%d at %d of %d"):format(byte, at, size))
+        end
+      end
+    end
+  end,
+
   ["integers stay integers, everything else is a float"] = function()
     assert(math.type(json.decode("9223372036854775807")) == "integer")
     assert(json.decode("9007199254740993") == 9007199254740993)

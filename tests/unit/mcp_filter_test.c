@@ -160,8 +160,8 @@ open_ids(struct buf *got)
 	memcpy(text, n != 0 ? got->p : "", n);
 	left = (struct slice){text, n};
 	buf_clear(got);
-	while (filter_mcp_line(&left, &line)) {
-		struct slice id = filter_mcp_value(line, "id");
+	while (left.n != 0) {
+		struct slice id = filter_mcp_value(line = slice_cut(&left, '\n'), "id");
 
 		if (id.p != NULL && id.n != 0) {
 			id = mcp_take_id(&some, mcp_event, id, raw);
