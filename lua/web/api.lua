@@ -362,7 +362,7 @@ local function change(request, row, values, who)
   expect = expect or person
   local source
   if row.words == "policy put" or row.words == "policy test" then
-    if not require("records").name(values.name) then bad "that is no policy's name" end
+    if not require("policy").name_ok(values.name) then bad "that is no policy's name" end       -- NAME.lua would be a file of this machine
     source, given.source = given.source, nil
     if row.words == "policy put" or source ~= nil then source = text_of(source, "source") end
   end

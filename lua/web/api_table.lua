@@ -15,9 +15,8 @@ local families = {
   { "key", "keys", "name" }, { "connection", "connections", "id" },
 }
 
--- Options that have no part here: they read or follow something of the command line's, or run programs.
-local hidden = { home = true, json = true, help = true, follow = true, resolve = true, helpers = true, accept = true, remove = true,
-  summary = true, format = true, ["ca-dir"] = true }
+-- Options that are methods, or addresses of their own.
+local apart_from = { remove = true, summary = true }
 -- Lists are plurals, as in what commands answer.
 local plural = { host = "hosts", port = "ports", method = "methods", path = "paths", address = "addresses", ["seal-host"] = "seal_hosts",
   bundle = "bundles", scope = "scopes", gateway = "gateways", tool = "tools", tenant = "tenants", redirect = "redirect_uris",
@@ -58,7 +57,7 @@ local function members_of(c, given, named)
     out[#out + 1] = { name = a.several and a.name .. "s" or a.name, kind = a.several and "list" or "text", place = i, required = a.required }
   end
   for _, o in ipairs(c.options or {}) do
-    if not hidden[o.name] and o.name ~= named then out[#out + 1] = of_option(o) end
+    if not commands.hidden[o.name] and not apart_from[o.name] and o.name ~= named then out[#out + 1] = of_option(o) end
   end
   if pairs_ == "variables" then out[#out + 1] = { name = "variables", kind = "map", about = "variables of this name" } end
   if pairs_ == "fields" then

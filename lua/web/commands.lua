@@ -16,6 +16,10 @@ local allowed = {
     remove = true },
 }
 
+--- Options that have no part in a form or a request: they follow, write files, run the programs of a folder, look names up, or take what was changed
+-- on the disk for good.
+M.hidden = { home = true, json = true, help = true, follow = true, resolve = true, helpers = true, accept = true, format = true, ["ca-dir"] = true }
+
 --- Settings that a page changes. The others name files and helpers, open listeners, or say where connections go.
 M.SETTINGS = { memory = true, ["body-max"] = true, ["seal-max"] = true, ["approval-wait"] = true, ["dial-timeout"] = true,
   ["answer-timeout"] = true, ["idle-timeout"] = true, ["upstream-http"] = true,

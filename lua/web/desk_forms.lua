@@ -8,9 +8,6 @@ local M = {}
 
 local KEPT_MAX = 32     -- answers that wait to be shown; a person looks at each at once
 
--- Options that have no part in a page's form.
-local hidden = { home = true, json = true, help = true }
-
 -- ---- the inputs ----------------------------------------------------------------------------------
 
 local function input(spec, form, fault)
@@ -142,7 +139,7 @@ local function specs_of(desk, c, form)
   end
   if pol then of_fields(pol, out, record) end
   for _, o in ipairs(c.options or {}) do
-    if not hidden[o.name] then
+    if not commands.hidden[o.name] then
       local spec = { name = "o." .. o.name, label = o.name:gsub("-", " "), help = o.help }
       if o.name == "type" and (c.words == "credential add" or c.words == "rule add") then
         spec.kind, spec.required = "choice", form["o.preset"] == nil
@@ -448,11 +445,13 @@ local function kept_there(args)
   return "it says where secrets go, so versions of it are put in force, and removed, on the command line: sallyport " .. table.concat(args, " ")
 end
 
+-- What has pages of its own, and no form: doctor --remove is the command line's.
+local elsewhere = { set = true, env = true, log = true, doctor = true, status = true, ["policy put"] = true }
+
 --- GET and POST do/FAMILY/VERB
 function M.answer(desk, words, query, form)
   local c = commands.find(words)
-  if not c or words:find " list$" or words:find " show$" or words == "set" or words == "env" or words == "log"
-    or words == "policy put" then return nil end
+  if not c or words:find " list$" or words:find " show$" or elsewhere[words] then return nil end
   if not form then return M.show(desk, c, query) end
   local specs, pol, record = specs_of(desk, c, form)
   local function changed()

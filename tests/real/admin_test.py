@@ -229,7 +229,7 @@ def test_who_gets_in(t):
     assert a.raw("POST", at, json.dumps({"a1": "thief"}), Cookie=a.cookie, Origin=own, Content_Type="application/json")[0] == 400
     assert a.raw("POST", at, "", length=2 << 20, Cookie=a.cookie, Origin=own)[0] == 413
     assert "thief" not in s.cli("agent", "list", "--json").stdout
-    for path in ("do/lua", "do/serve", "do/run", "do/backup", "do/restore", "do/init", "do/credential/sandbox-file", "do/policy/put", "do/policy/edit", "do/set", "do/env",
+    for path in ("do/lua", "do/serve", "do/run", "do/backup", "do/restore", "do/init", "do/credential/sandbox-file", "do/policy/put", "do/policy/edit", "do/set", "do/env", "do/doctor", "do/log",
                  "do/mcp/import", "policies/../../key", "policies/%2e%2e%2fkey", "credentials/..%2f", "nothing", "do/"):
         a.get(path)
         assert a.status == 404, (path, a.status, a.page.text)
@@ -264,6 +264,8 @@ def test_secrets(t):
     assert "Changed 'app'" in a.page.text and json.loads(s.cli("credential", "show", "app", "--json").stdout)["hosts"] == ["api.test", "other.test"]
     s.agent("helper")
     assert s.request(auth=s.auth(s.tokens["helper"])).status == 200
+    a.get("do/credential/test?a1=app")
+    assert "o.agent" in a.page.forms[-1]["fields"] and "o.helpers" not in a.html, "whose programs run is the command line's"
     for text in ("@" + str(hostile), "env:PATH", "-"):
         a.get("do/credential/set?a1=app")
         a.submit(a1="app", f__token=text)

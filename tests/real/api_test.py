@@ -388,7 +388,8 @@ def test_hostile(t):
     for method, path in (("PUT", "/credentials"), ("DELETE", "/credentials"), ("POST", "/log"), ("PATCH", "/openapi.json"), ("GET", "/credentials/app/test"), ("POST", "/doctor")):
         status, headers, _ = a.raw(method, path)
         assert status in (404, 405) and (status == 404 or method not in headers["Allow"]), (method, path, status)
-    for name in ("../x", "a/b", "key", "..", "a" * 200):
+    assert a.raw("POST", "/policies/bearer.lua/test", {})[0] == 400, "it would be a file"
+    for name in ("../x", "a/b", "key", "key.lua", "..", "a" * 200):
         assert a.raw("PUT", "/policies/" + urllib.parse.quote(name, safe=""), {"source": "return {}"})[0] in (400, 404, 422), name
     assert not list(s.home.glob("*.lua")) and (s.home / "key").exists()
     assert a.raw("PUT", "/policies/bearer", {"source": "x" * (2 << 20)})[0] == 413
