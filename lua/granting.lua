@@ -109,8 +109,13 @@ end
 -- Runs the command that makes a service come to be. ctx.gathers gets its operations.
 local function make(r, s, all, given, opts, ctx)
   local hosts = {}
-  for i, x in ipairs(all) do hosts[i] = opts.hosts[x.name] or x.host end
   local path = opts.paths[s.name] or s.path
+  for i, x in ipairs(all) do
+    hosts[i] = opts.hosts[x.name] or x.host
+    if (opts.paths[x.name] or x.path) ~= path then
+      report.usage(("%s reads the same account, so both are one credential and have one path"):format(x.name), "give both the same one")
+    end
+  end
   local opt = { port = s.port and { tostring(s.port) } or nil, path = path and { path } or nil, method = opts.methods }
   if s.remove then
     if s.remove == "host" then return command("domain remove").run({ r.bundle, s.host }, {}, ctx) end

@@ -138,8 +138,7 @@ local function proposal_page(session, row, status, note)
   end
   local labels = require("granting").labels(r)
   for _, c in ipairs(r.credentials) do
-    local help = html("{d} {o} {i}", { d = c.description, i = c.obtain_instructions, o = c.obtain and (c.obtain:find("^https://[^%s\"<>]+$")
-      and html('<a href="{u}" rel="noopener noreferrer" target="_blank">{u}</a>', { u = c.obtain }) or c.obtain) })
+    local help = page.obtained(c)
     if c.oauth then
       if not c.oauth.client_id then inputs[#inputs + 1] = input("k." .. c.key .. ".client_id", c.key .. ": client id", help, "text") end
       inputs[#inputs + 1] = input("k." .. c.key .. ".client_secret", c.key .. ": client secret, where the client has one", help, "password")

@@ -642,9 +642,7 @@ local function proposal(desk, id, form)
       .. 'aria-describedby="{n}-help"><small id="{n}-help">{h}</small>', { n = name, l = label, h = help, k = kind })
   end
   for _, c in ipairs(p.credentials) do
-    local help = html("{d} {o} {i}", { d = c.description, i = c.obtain_instructions,
-      o = c.obtain and (c.obtain:find("^https://[^%s\"<>]+$")
-      and html('<a href="{u}" rel="noopener noreferrer" target="_blank">{u}</a>', { u = c.obtain }) or c.obtain) })
+    local help = page.obtained(c)
     if c.oauth then
       if not c.oauth.client_id then input("k." .. c.key .. ".client_id", c.key .. ": client id", help, "text") end
       input("k." .. c.key .. ".client_secret", c.key .. ": client secret", html("Where the client has one. {h}", { h = help }),

@@ -152,4 +152,13 @@ function M.posted(q, many)
   return M.params(q.body, many)
 end
 
+--- What an agent says of a credential that it asks for: the words, and where to get it. Only an address that names its host first is a link:
+-- https://bank.example@evil.test/ leads elsewhere than it seems.
+function M.obtained(c)
+  local url = c.obtain and c.obtain:find("^https://[^%s\"<>\\]+$") and require("http").parse_url(c.obtain)
+  local at = c.obtain
+  if url then at = html('<a href="{u}" rel="noopener noreferrer" target="_blank">{u}</a>', { u = c.obtain }) end
+  return M.sparse("{d} {o} {i}", { d = c.description, o = at, i = c.obtain_instructions })
+end
+
 return M

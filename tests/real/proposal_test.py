@@ -111,7 +111,10 @@ def test_rows_and_deletion(t):
     account = {"key": "DRIVE", "type": "oauth", "oauth": {"token_url": "https://id.test/token", "authorization_url": "https://id.test/auth", "client_id": "c1"}}
     three = [{"name": n, "host": f"{n}.test", "auth": {"type": "bearer", "token": "DRIVE"}} for n in ("drive", "docs", "mail")]
     assert "same port and path" in own(s, "POST", "/v1/proposals", {"services": three + [{**three[0], "name": "x", "host": "x.test/v1"}], "credentials": [account]})[1]["message"]
-    s.cli("proposal", "approve", own(s, "POST", "/v1/proposals", {"services": three, "credentials": [account]})[1]["id"])
+    id = own(s, "POST", "/v1/proposals", {"services": three, "credentials": [account]})[1]["id"]
+    r = s.cli("proposal", "approve", id, "--path", "docs=/v1", check=False)
+    assert r.returncode == 2 and "have one path" in r.stderr, "narrower for one of them alone would be narrower for none"
+    s.cli("proposal", "approve", id)
     assert json.loads(s.cli("credential", "show", "drive", "--json").stdout)["hosts"] == ["drive.test", "docs.test", "mail.test"]
     comma = {"services": [{"name": "comma", "host": "comma.test/a,/", "auth": {"type": "bearer", "token": "K"}}], "credentials": [{"key": "K"}]}
     s.cli("proposal", "approve", own(s, "POST", "/v1/proposals", comma)[1]["id"], "K=-", stdin=SECRET)

@@ -91,6 +91,13 @@ return {
       assert(got and got:find(c[3], 1, true), tostring(got))
     end
   end,
+  ["where a key is got is a link only where its host comes first"] = function()
+    for url, link in pairs { ["https://keys.test/new?a=b&c"] = true, ["https://bank.test@evil.test/"] = false, ["https://bank.test:pw@evil.test/"] = false, ["https://bаnk.test/"] = false,
+      ["https://keys.test\\@evil.test/"] = false, ["http://keys.test/"] = false, ["javascript:alert(1)"] = false, ["https://"] = false, ["https://x.test/\"onclick=x"] = false } do
+      local shown = require("web.page").obtained({ description = "<b>", obtain = url })[1]
+      assert((shown:find("<a ", 1, true) ~= nil) == link and not shown:find("<b>", 1, true) and not shown:find('"onclick', 1, true), shown)
+    end
+  end,
   ["what OAuth gives is no user name"] = function()
     for _, s in ipairs { basic("one", "KEY", "PASS"), basic("one", "KEY") } do
       local r, why = parsed({ s }, account, s.auth.password)
