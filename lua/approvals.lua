@@ -78,18 +78,21 @@ function M.words(text)
 end
 local words = M.words
 
--- What an answer for longer covers, in the words that the person reads.
-local function covers_of(req, name, key)
+local function port_of(req) return req.port ~= (req.scheme == "http" and 80 or 443) and ":" .. req.port or "" end
+
+--- What an answer for longer covers, in the words that the person reads: another port is another server, a WebSocket is more than the
+-- one request, and what was asked of https is not allowed in the clear.
+function M.covers(req, name, key)
   if key then return words(key) end
-  return ("%s %s%s%s"):format(req.method, req.host, words(req.path or ""), name and " with " .. name or "")
+  return ("%s %s%s%s%s%s"):format(req.websocket and "WEBSOCKET" or req.method, req.scheme == "http" and "http://" or "", req.host, port_of(req), words(req.path or ""),
+    name and " with " .. name or "")
 end
 
 -- The URL as it would go out without its credential: a key of the agent's own that comes off is not shown.
 local function url_of(self, req, name)
   local _, off = strips_of(self, name)
   local query = query_of(req.query, off)
-  local port = req.port ~= (req.scheme == "http" and 80 or 443) and ":" .. req.port or ""
-  return words(("%s://%s%s%s%s"):format(req.scheme or "tunnel", require("errors").host(req.host), port, req.path or "",
+  return words(("%s://%s%s%s%s"):format(req.scheme or "tunnel", require("errors").host(req.host), port_of(req), req.path or "",
     query ~= "" and "?" .. query or ""))
 end
 
@@ -171,7 +174,7 @@ end
 -- answer is another one now, and all is decided anew | code, message, hint
 function M.ask(self, req, agent, bundle, name, rule, what)
   local now, hold = self.time.now, self.config.settings.approval_wait
-  local covers = covers_of(req, name, what.key)
+  local covers = M.covers(req, name, what.key)
   if excepted(rule, agent, covers) then return nil end
   local standing = self.store.peek("approval", M.standing(agent.id, rule, covers))
   if standing and standing["until"] > self.time.wall() then return nil end

@@ -1,5 +1,5 @@
 -- lua/approvals.lua: what a person reads of a request, and what an answer for longer stands under.
-local words = require("approvals").words
+local words, covers = require("approvals").words, require("approvals").covers
 
 return {
   ["a text that is shown as it is stays so; every other one says that it is not, with its digest"] = function()
@@ -10,6 +10,17 @@ return {
       local got = words(text)
       assert(got:find(shown, 1, true) and utf8.len(got) and #got < 1200, got)
     end
+  end,
+  ["an answer for longer covers one port and one scheme"] = function()
+    local seen = {}
+    for _, at in ipairs { { "https", 443 }, { "https", 8443 }, { "http", 80 }, { "http", 443 }, { "http", 8443 }, { "http", 8080 } } do
+      local text = covers({ method = "POST", scheme = at[1], host = "api.test", port = at[2], path = "/x" }, "api")
+      assert(not seen[text], text)
+      seen[text] = true
+    end
+    assert(seen["POST api.test/x with api"] and seen["POST api.test:8443/x with api"] and seen["POST http://api.test/x with api"])
+    assert(covers({ method = "GET", websocket = true, scheme = "https", host = "api.test", port = 443, path = "/x" }) == "WEBSOCKET api.test/x")
+    assert(covers({ method = "CONNECT", host = "db.test", port = 5432 }) == "CONNECT db.test:5432")
   end,
   ["no two texts have the same words: an answer for one covers no other"] = function()
     local seen = {}
