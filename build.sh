@@ -228,6 +228,54 @@ compile() {
 	mv "$out.$$" "$out"
 }
 
+# together FILE…: one source of the unit tests or fuzz targets in these files, so that proxy.c is compiled once for all of them.
+# The program goes by the name that it is called by.
+together() {
+	echo '#include <string.h>'
+	for f; do
+		n=$(basename "$f" .c)
+		printf '#define main %s_main\n#define LLVMFuzzerTestOneInput %s_input\n#define LLVMFuzzerInitialize %s_begin\n' "$n" "$n" "$n"
+		printf '#include "%s"\n#undef main\n#undef LLVMFuzzerTestOneInput\n#undef LLVMFuzzerInitialize\n' "$f"
+		printf '#undef PROXY_C\n#define PROXY_C <stddef.h>\n'      # what it includes stands above
+	done
+	case $1 in
+	tests/unit/*)
+		printf 'int\nmain(int argc, char **argv)\n{\n\tconst char *name = strrchr(argv[0], %s) + 1;\n\n\t(void)argc;\n' "'/'"
+		for f; do
+			n=$(basename "$f" .c) args=
+			! grep -q '^main(int' "$f" || args='argc, argv'
+			printf '\tif (strcmp(name, "%s") == 0)\n\t\treturn %s_main(%s);\n' "$n" "$n" "$args"
+		done
+		printf '\treturn 2;\n}\n' ;;
+	*)
+		printf 'static int (*target)(const uint8_t *, size_t);\n'
+		printf 'int LLVMFuzzerTestOneInput(const uint8_t *p, size_t n);\nint LLVMFuzzerInitialize(int *argc, char ***argv);\n'
+		printf 'int\nLLVMFuzzerTestOneInput(const uint8_t *p, size_t n)\n{\n\treturn target(p, n);\n}\n'
+		printf 'int\nLLVMFuzzerInitialize(int *argc, char ***argv)\n{\n\tconst char *name = strrchr(**argv, %s) + 1;\n\n\t(void)argc;\n' "'/'"
+		for f; do
+			n=$(basename "$f" .c) begin=0
+			! grep -q '^LLVMFuzzerInitialize' "$f" || begin="${n}_begin(argc, argv)"
+			printf '\tif (strcmp(name, "%s") == 0) {\n\t\ttarget = %s_input;\n\t\treturn %s;\n\t}\n' "$n" "$n" "$begin"
+		done
+		printf '\tabort();\n}\n' ;;
+	esac
+}
+
+# request_test makes malloc fail for proxy.c too: it is a program of its own. store_test says how large proxy.c's map is: it stands first.
+all_units="tests/unit/store_test.c $(find tests/unit -name '*_test.c' ! -name request_test.c ! -name store_test.c | LC_ALL=C sort)"
+all_fuzz=$(find tests/fuzz -name '*.c' | LC_ALL=C sort)
+
+# all KIND CC FLAG…: all of one kind in one binary, build/KIND/all, and a name for each.
+all() { # shellcheck disable=SC2086
+	kind=$1 cc=$2 files=$all_units
+	shift 2
+	[ "$kind" = unit ] || files=$all_fuzz
+	mkdir -p "build/$kind"
+	together $files >"build/$kind/all.c"
+	part "$cc" "build/$kind/all" "build/$kind/all.c" "$@" -Wno-shadow
+	for f in $files; do ln -sf all "build/$kind/$(basename "$f" .c)"; done
+}
+
 # A unit test or fuzz target is a C file that includes proxy.c, and uses a part of it.
 part() { say "$3"; compile "$@" -DPROXY_C='"proxy.c"' -DSALLYPORT_UNIT -DSALLYPORT_TEST -Wno-unused-function; }
 
@@ -246,6 +294,8 @@ build_one() {
 	test) compile "${CC:-gcc}" build/test/sallyport proxy.c -O2 -g -DSALLYPORT_TEST -DSALLYPORT_STORED ;;
 	asan) compile "${CC:-gcc}" build/asan/sallyport proxy.c $sanitize -U_FORTIFY_SOURCE -DSALLYPORT_TEST -DSALLYPORT_STORED ;;
 	clang) compile clang build/clang/sallyport proxy.c -O2 -DSALLYPORT_TEST ;;
+	tests/unit/all.c) all unit "${CC:-gcc}" $sanitize -U_FORTIFY_SOURCE ;;
+	tests/fuzz/all.c) all fuzz clang $sanitize -U_FORTIFY_SOURCE -fsanitize=fuzzer ;;
 	tests/unit/*.c) part "${CC:-gcc}" "build/unit/$name" "$1" $sanitize -U_FORTIFY_SOURCE ;;
 	tests/fuzz/*.c) part clang "build/fuzz/$name" "$1" $sanitize -U_FORTIFY_SOURCE -fsanitize=fuzzer ;;
 	tests/wire/resolve.c) "${CC:-gcc}" -O1 -Wall -Wextra -Werror -shared -fPIC -o build/resolve.so "$1" -ldl ;;
@@ -312,8 +362,7 @@ test_() { # shellcheck disable=SC2086
 	deps $build_packages $test_packages
 	npm_packages
 	pip_packages
-	# shellcheck disable=SC2046
-	build_all test asan clang tests/wire/resolve.c tests/real/disk.c $(find tests/unit tests/fuzz -name '*.c' | LC_ALL=C sort)
+	build_all tests/fuzz/all.c tests/unit/all.c asan tests/unit/request_test.c test clang tests/wire/resolve.c tests/real/disk.c
 	exec /usr/bin/python3 tests/run.py "$@"    # Debian's own, which sees the python3-… packages
 }
 

@@ -120,7 +120,7 @@ def programs(words=()):
                                                              TESTS / f"wire/{name}.lua"], 180))
     out.append(Program("clang wire/injection", [PYTHON, TESTS / "wire/harness.py", BUILD / "clang/sallyport",
                                                 TESTS / "wire/injection.lua"], 120))     # that compiler's build works too
-    for path in sorted((TESTS / "unit").glob("*.c")):
+    for path in sorted((TESTS / "unit").glob("*_test.c")):
         out.append(Program(f"unit/{path.stem}", [BUILD / "unit" / path.stem], 120, env={"ASAN_OPTIONS": "detect_leaks=1"}))
     for path in sorted((TESTS / "fuzz").glob("*.c")):
         corpus = BUILD / "corpus" / path.stem
@@ -145,8 +145,8 @@ class PlainUser:
             self.uid = entry.pw_uid
             self.prefix = ["setpriv", f"--reuid={entry.pw_uid}", f"--regid={entry.pw_gid}", "--clear-groups", "--"]
             (self.root / "tmp").mkdir()
-            (self.root / "build").mkdir()
-            for name in ("tests", "policies", "lua", "README.md", "build.sh", "build/test", "build/unit", "build/resolve.so",
+            (self.root / "build/unit").mkdir(parents=True)
+            for name in ("tests", "policies", "lua", "README.md", "build.sh", "build/test", "build/unit/store_test", "build/resolve.so",
                          *(f"build/{p.name}" for p in BUILD.glob("certs-*"))):
                 self.call("cp", "-RL", ROOT / name, self.root / name)
             self.call("chown", "-R", f"{entry.pw_uid}:{entry.pw_gid}", self.root)

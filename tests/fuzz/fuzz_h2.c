@@ -131,7 +131,7 @@ drain(struct stream *st, struct seen *s, size_t room)
 
 /* At most one message, and the body is what DATA carried. `whole`: the stream was ended by its client. */
 static void
-check(const struct seen *s, bool whole)
+h2_check(const struct seen *s, bool whole)
 {
 	static struct http_head h;
 	struct http_chunked c = {0};
@@ -252,7 +252,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
 	}
 	for (size_t i = 0; i < STREAMS_MAX; i++) {
 		if (!reset[i])
-			check(&seen[i], ended[i]);
+			h2_check(&seen[i], ended[i]);
 		buf_free(&seen[i].text);
 		buf_free(&seen[i].data);
 	}

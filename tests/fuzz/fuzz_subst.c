@@ -7,7 +7,7 @@
 #define SECRET "k/ \"&]9z"
 #define WORD "word+of/8"
 
-static struct subst *fuzz_rows;
+static struct subst *fuzz_subst_rows;
 static struct scrub *fuzz_list, *fuzz_long;
 static struct known fuzz_known = {.text = {.max = 4096}};
 
@@ -17,7 +17,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n);
 int
 LLVMFuzzerInitialize(int *argc, char ***argv)
 {
-	struct subst *s = fuzz_rows = calloc(1, sizeof *s);
+	struct subst *s = fuzz_subst_rows = calloc(1, sizeof *s);
 	struct secret *other;
 
 	(void)argc;
@@ -50,7 +50,7 @@ static void
 fuzz_body(struct slice in, unsigned kind)
 {
 	struct buf out;
-	struct subst_run t = {.s = fuzz_rows, .in = in, .out = &out};
+	struct subst_run t = {.s = fuzz_subst_rows, .in = in, .out = &out};
 	bool well = true;
 
 	buf_init(&out, 4096);
@@ -83,7 +83,7 @@ fuzz_body(struct slice in, unsigned kind)
 static void
 fuzz_ws(struct slice in, size_t step)
 {
-	struct filter *f = filter_ws_new(fuzz_rows);
+	struct filter *f = filter_ws_new(fuzz_subst_rows);
 	struct filter_ws *w = (struct filter_ws *)f;
 	bool ok = true, text = false;
 	struct buf all;
@@ -100,7 +100,7 @@ fuzz_ws(struct slice in, size_t step)
 }
 
 static void
-fuzz_answer(struct slice in)
+fuzz_subst_answer(struct slice in)
 {
 	struct known_found found = {.n = 0};
 	struct buf out;
@@ -135,7 +135,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
 		else if (data[0] % 10 == 8)
 			fuzz_ws(in, 1u + data[0] / 10);
 		else
-			fuzz_answer(in);
+			fuzz_subst_answer(in);
 	}
 	subst_kind_of(in);
 	free(copy);

@@ -1,4 +1,7 @@
 /* What both targets of sealed texts have: a key, rows of all kinds, and what a row's answer is sealed with. */
+#ifndef FUZZ_SEAL_H
+#define FUZZ_SEAL_H
+
 #include PROXY_C
 
 static const uint8_t fuzz_epochs[16] = {1, 2, 3};
@@ -58,3 +61,5 @@ fuzz_open(struct slice in)
 
 	return seal_next(in, &at, &t) && t.text.p == in.p && t.text.n == in.n ? seal_open(&t, fuzz_epochs) : NULL;
 }
+
+#endif

@@ -27,7 +27,7 @@ static const struct flow_case {
 	uint64_t length;
 	struct slice wire, body;
 	enum flow_io end;
-} cases[] = {
+} flow_cases[] = {
 	{"a body with a length, and what is behind it stays", BODY_LENGTH, 5, SLICE_INIT("helloGET /"), SLICE_INIT("hello"), FLOW_DONE},
 	{"no body", BODY_NONE, 0, SLICE_INIT("GET /"), SLICE_INIT(""), FLOW_DONE},
 	{"a length of zero", BODY_LENGTH, 0, SLICE_INIT("GET /"), SLICE_INIT(""), FLOW_DONE},
@@ -89,8 +89,8 @@ through(const struct flow_case *k, size_t step, bool chunked, struct filter *the
 static void
 test_framings(void)
 {
-	for (size_t i = 0; i < COUNT(cases); i++) {
-		const struct flow_case *k = &cases[i];
+	for (size_t i = 0; i < COUNT(flow_cases); i++) {
+		const struct flow_case *k = &flow_cases[i];
 		struct slice got = {"", 0};
 		enum flow_io io = k->end;
 		struct buf b, twice, upper;
@@ -133,7 +133,7 @@ test_framings(void)
 
 /* A megabyte out of memory, to a peer that reads slowly: nothing is lost, and no more waits than has room. */
 static void
-test_memory(void)
+test_flow_memory(void)
 {
 	static char text[1024 * 1024 + 1], block[64 * 1024];
 	struct flow f = {.done = false};
@@ -194,7 +194,7 @@ main(void)
 {
 	signal(SIGPIPE, SIG_IGN);
 	test_framings();
-	test_memory();
+	test_flow_memory();
 	test_ends();
 	return test_end();
 }

@@ -175,7 +175,7 @@ prefixes(const char *name, const char *cert, const char *key, const char *ca, in
 }
 
 static void
-test_prefixes(void)
+test_ident_prefixes(void)
 {
 	prefixes("every part of a certificate", "p256.pem", "p256.key", "", 0);
 	prefixes("every part of an EC key", "p256.pem", "p256.pkcs8", "", 1);
@@ -209,7 +209,7 @@ test_damage(void)
 
 /* The code that they are refused with; "taken". */
 static const char *
-refused(struct slice cert, struct slice key, struct slice ca)
+ident_refused(struct slice cert, struct slice key, struct slice ca)
 {
 	struct ident_fault fault;
 	struct tls_ident *id = ident_new(cert, key, ca, false, &fault);
@@ -237,7 +237,7 @@ test_sizes(void)
 		const char *code;
 
 		memset(text, sizes[i].fill, sizeof text);
-		code = refused(sizes[i].cert, sizes[i].key, sizes[i].ca);
+		code = ident_refused(sizes[i].cert, sizes[i].key, sizes[i].ca);
 		test_result(strcmp(code, sizes[i].code) == 0, sizes[i].name, "%s", code);
 	}
 }
@@ -367,7 +367,7 @@ arena_has(const char *p, size_t n)
 
 /* The decoded key lies in the arena while the identity lives, and nowhere afterwards. */
 static void
-test_wiped(void)
+test_ident_wiped(void)
 {
 	struct ident_fault fault;
 	struct tls_ident *id = ident_new(file("p256.pem"), file("p256.pkcs8"), file(""), false, &fault);
@@ -444,9 +444,9 @@ main(void)
 	test_sizes();
 	test_pins();
 	test_verdicts();
-	test_wiped();
+	test_ident_wiped();
 	test_names();
-	test_prefixes();
+	test_ident_prefixes();
 	test_damage();
 	test_result(secret_arena.live == 0, "no secret is left", "%zu", secret_arena.live);
 	tls_trust_unref(nobody);

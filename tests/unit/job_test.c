@@ -14,7 +14,7 @@ static char ran[1024];                  /* names, in the order in which the thre
 static bool all_done;
 
 static void
-run(struct job *j)
+job_run(struct job *j)
 {
 	strcat(ran, OWNER(j, struct named, job)->name);
 }
@@ -74,7 +74,7 @@ static const char *
 let(void)
 {
 	for (int i = 0; i < 100; i++)
-		submit(99, "", run, i == 99 ? done_last : done);
+		submit(99, "", job_run, i == 99 ? done_last : done);
 	pthread_mutex_lock(&gate);
 	opened = true;
 	pthread_cond_broadcast(&gate_open);
@@ -91,22 +91,22 @@ main(void)
 	assert(loop_init(true));
 	hold(1);
 	for (int i = 0; i < 4; i++)
-		submit(1, "a", run, done);
-	submit(2, "b", run, done);
-	submit(3, "c", run, done);
-	submit(2, "B", run, done);
+		submit(1, "a", job_run, done);
+	submit(2, "b", job_run, done);
+	submit(3, "c", job_run, done);
+	submit(2, "B", job_run, done);
 	test_result(strcmp(let(), "abcaBaa") == 0, "owners take turns", "%s", ran);
 
 	hold(0);
-	submit(0, "1", run, done);
-	submit(0, "2", run, done);
-	submit(0, "3", run, done);
+	submit(0, "1", job_run, done);
+	submit(0, "2", job_run, done);
+	submit(0, "3", job_run, done);
 	test_result(strcmp(let(), "123") == 0, "one owner's jobs keep their order", "%s", ran);
 
 	hold(1);
-	submit(1, "a", run, done);
-	taken = submit(1, "x", run, done);
-	submit(1, "A", run, done);
+	submit(1, "a", job_run, done);
+	taken = submit(1, "x", job_run, done);
+	submit(1, "A", job_run, done);
 	test_result(job_cancel(taken) && !job_cancel(taken), "a job that waits can be taken back", "no");
 	test_result(!job_cancel(&jobs[0].job), "one that has begun cannot", "no");
 	test_result(strcmp(let(), "aA") == 0, "what was taken back does not run", "%s", ran);

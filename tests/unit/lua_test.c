@@ -4,9 +4,9 @@
 
 static int passed, failed;
 
-#define CHECK(cond) check((cond), __func__, #cond, __LINE__)
+#define LUA_CHECK(cond) lua_check((cond), __func__, #cond, __LINE__)
 static void
-check(bool ok, const char *test, const char *what, int line)
+lua_check(bool ok, const char *test, const char *what, int line)
 {
 	if (ok)
 		passed++;
@@ -30,7 +30,7 @@ close_state(void)
 }
 
 static void
-fresh(bool worker)
+lua_fresh(bool worker)
 {
 	close_state();
 	if (lua_open_state(worker) == NULL)
@@ -134,7 +134,7 @@ static struct result {
 } result;
 
 static void
-done(struct task *t, bool ok, lua_State *co)
+lua_done(struct task *t, bool ok, lua_State *co)
 {
 	struct result *r = t->owner;
 	const char *s;
@@ -183,7 +183,7 @@ begin(const char *text)
 	waiting = NULL;
 	if (!lua_protect(l_load_chunk, &c))
 		return NULL;
-	if ((t = task_new(c.ref, push_two, (char *){"one"}, &result, done)) == NULL) {
+	if ((t = task_new(c.ref, push_two, (char *){"one"}, &result, lua_done)) == NULL) {
 		luaL_unref(lua_main, LUA_REGISTRYINDEX, c.ref);
 		return NULL;
 	}
@@ -210,19 +210,19 @@ turn(void)
 static void
 test_tasks(void)
 {
-	fresh(false);
+	lua_fresh(false);
 	begin("return ...");
-	CHECK(result.called && result.ok && result.n == 2);
+	LUA_CHECK(result.called && result.ok && result.n == 2);
 	begin("local a, b = ... return a .. b");
-	CHECK(result.ok && strcmp(result.text, "one2") == 0);
+	LUA_CHECK(result.ok && strcmp(result.text, "one2") == 0);
 	begin("local function f() error('broken') end\nf()");
-	CHECK(result.called && !result.ok);
-	CHECK(strstr(result.text, "test:1: broken") != NULL && strstr(result.text, "traceback") != NULL);
+	LUA_CHECK(result.called && !result.ok);
+	LUA_CHECK(strstr(result.text, "test:1: broken") != NULL && strstr(result.text, "traceback") != NULL);
 	begin("error({})");
-	CHECK(result.called && !result.ok && strstr(result.text, "not a string") != NULL);
+	LUA_CHECK(result.called && !result.ok && strstr(result.text, "not a string") != NULL);
 	begin("return 'after an error'");
-	CHECK(result.ok && strcmp(result.text, "after an error") == 0);
-	CHECK(task_pool.n == 1);
+	LUA_CHECK(result.ok && strcmp(result.text, "after an error") == 0);
+	LUA_CHECK(task_pool.n == 1);
 }
 
 static void
@@ -230,39 +230,39 @@ test_wait(void)
 {
 	struct task *t;
 
-	fresh(false);
+	lua_fresh(false);
 	t = begin("local test = require 'test' return test.wait()");
-	CHECK(!result.called && waiting == t);
+	LUA_CHECK(!result.called && waiting == t);
 	turn();
-	CHECK(!result.called);
+	LUA_CHECK(!result.called);
 	task_wake(t);           /* for nothing: it looks, and waits again */
 	turn();
-	CHECK(!result.called);
+	LUA_CHECK(!result.called);
 	may_go = true;
 	task_wake(t);
 	task_wake(t);
-	CHECK(!result.called);  /* never from within */
+	LUA_CHECK(!result.called);  /* never from within */
 	turn();
-	CHECK(result.ok && strcmp(result.text, "woken") == 0);
+	LUA_CHECK(result.ok && strcmp(result.text, "woken") == 0);
 
 	t = begin("return require('test').wait(5)");
-	CHECK(!result.called && t->deadline.slot != 0);
+	LUA_CHECK(!result.called && t->deadline.slot != 0);
 	usleep(6000);
 	turn();
-	CHECK(result.ok && strcmp(result.text, "timeout") == 0);
-	CHECK(t->deadline.slot == 0);
+	LUA_CHECK(result.ok && strcmp(result.text, "timeout") == 0);
+	LUA_CHECK(t->deadline.slot == 0);
 
 	begin("local test = require 'test' test.wake_self() may = test.wait() return may");
 	turn();
-	CHECK(result.ok && strcmp(result.text, "woken") == 0);
+	LUA_CHECK(result.ok && strcmp(result.text, "woken") == 0);
 
 	begin("coroutine.yield() return 1");
-	CHECK(result.called && !result.ok && strstr(result.text, "nothing will wake it") != NULL);
+	LUA_CHECK(result.called && !result.ok && strstr(result.text, "nothing will wake it") != NULL);
 	begin("return coroutine.wrap(function() return pcall(require('test').wait) end)()");
-	CHECK(result.ok && strstr(result.text, "cannot wait here") != NULL);
+	LUA_CHECK(result.ok && strstr(result.text, "cannot wait here") != NULL);
 
 	begin("return pcall(table.sort, { 1, 2 }, function() require('test').wait() end)");
-	CHECK(result.ok && strstr(result.text, "cannot wait here") != NULL);
+	LUA_CHECK(result.ok && strstr(result.text, "cannot wait here") != NULL);
 }
 
 static void
@@ -271,39 +271,39 @@ test_abandon(void)
 	struct task *t;
 	size_t live;
 
-	fresh(false);
+	lua_fresh(false);
 	live = secret_arena.live;
 	t = begin("local test = require 'test' local g <close> = test.guard() kept = test.secret() test.wait()");
-	CHECK(secret_arena.live == live + 1);
+	LUA_CHECK(secret_arena.live == live + 1);
 	task_abandon(t);
-	CHECK(closed && !result.called);
-	CHECK(secret_arena.live == live);       /* though a global still holds the handle */
-	CHECK(t->state == TASK_IDLE && task_pool.n == 1);
+	LUA_CHECK(closed && !result.called);
+	LUA_CHECK(secret_arena.live == live);       /* though a global still holds the handle */
+	LUA_CHECK(t->state == TASK_IDLE && task_pool.n == 1);
 	turn();
 	begin("local s = kept return pcall(function() return s .. '' end)");
-	CHECK(result.ok && result.n == 2 && strstr(result.text, "closed") != NULL);
+	LUA_CHECK(result.ok && result.n == 2 && strstr(result.text, "closed") != NULL);
 
 	begin("local test = require 'test' local g <close> = test.guard() test.die() test.wait() error('resumed')");
-	CHECK(closed && !result.called && task_pool.n == 1);
+	LUA_CHECK(closed && !result.called && task_pool.n == 1);
 	begin("local test = require 'test' local g <close> = test.guard() test.die() return 1");
-	CHECK(closed && !result.called && task_pool.n == 1);
+	LUA_CHECK(closed && !result.called && task_pool.n == 1);
 
 	t = begin("require('test').wait()");
 	task_wake(t);
 	task_abandon(t);        /* its wake is queued */
 	turn();
-	CHECK(!result.called);
+	LUA_CHECK(!result.called);
 
 	t = begin("require('test').wait(50)");
 	task_abandon(t);        /* its timer runs */
 	usleep(60000);
 	turn();
-	CHECK(!result.called && t->deadline.slot == 0);
+	LUA_CHECK(!result.called && t->deadline.slot == 0);
 
 	begin("kept = require('test').secret() return 1");
-	CHECK(result.ok && secret_arena.live == live);
+	LUA_CHECK(result.ok && secret_arena.live == live);
 	begin("kept = require('test').secret() error('x')");
-	CHECK(!result.ok && secret_arena.live == live);
+	LUA_CHECK(!result.ok && secret_arena.live == live);
 }
 
 static void
@@ -311,13 +311,13 @@ test_pool(void)
 {
 	struct task *all[LUA_POOL_MAX + 16];
 
-	fresh(false);
+	lua_fresh(false);
 	for (size_t i = 0; i < LUA_POOL_MAX + 16; i++)
 		all[i] = begin("require('test').wait()");
 	for (size_t i = 0; i < LUA_POOL_MAX + 16; i++)
 		task_abandon(all[i]);
-	CHECK(task_pool.n == LUA_POOL_MAX);
-	CHECK(begin("return 1") != NULL && result.ok && task_pool.n == LUA_POOL_MAX);
+	LUA_CHECK(task_pool.n == LUA_POOL_MAX);
+	LUA_CHECK(begin("return 1") != NULL && result.ok && task_pool.n == LUA_POOL_MAX);
 }
 
 static const char enter[] = /* a policy that does what follows */
@@ -341,67 +341,67 @@ test_allowance(void)
 {
 	size_t used;
 
-	fresh(true);
+	lua_fresh(true);
 	lua_gc(lua_main, LUA_GCCOLLECT);
 	used = lua_used;
 	run_policy("local ok, _, why = policy 'while true do end' return why");
-	CHECK(result.ok && strcmp(result.text, "budget") == 0);
-	CHECK(lua_now.co == NULL && lua_now.limit == SIZE_MAX);
+	LUA_CHECK(result.ok && strcmp(result.text, "budget") == 0);
+	LUA_CHECK(lua_now.co == NULL && lua_now.limit == SIZE_MAX);
 	run_policy("local ok, _, why = policy 'local t = {} while true do t[#t+1] = (\"x\"):rep(999) .. #t end' return why");
-	CHECK(result.ok && strcmp(result.text, "memory") == 0);
+	LUA_CHECK(result.ok && strcmp(result.text, "memory") == 0);
 	embed_forget();         /* as a worker that has started does */
 	lua_gc(lua_main, LUA_GCCOLLECT);
 	lua_gc(lua_main, LUA_GCCOLLECT);
-	CHECK(lua_used < used + 256 * 1024);
+	LUA_CHECK(lua_used < used + 256 * 1024);
 	/* Nested coroutines of work: the allowance ends with each resume, not with the task. */
 	run_policy("for i = 1, 3 do assert(policy('for i = 1, 300000 do end')) end return 'ok'");
-	CHECK(result.ok && strcmp(result.text, "ok") == 0);
+	LUA_CHECK(result.ok && strcmp(result.text, "ok") == 0);
 	/* A worker's own code is bounded in memory alone. */
 	begin("local n = 0 for i = 1, 3000000 do n = n + 1 end return 'done'");
-	CHECK(result.ok);
+	LUA_CHECK(result.ok);
 	begin("local t = {} while true do t[#t + 1] = ('x'):rep(999) .. #t end");
-	CHECK(result.called && !result.ok && strstr(result.text, "not enough memory") != NULL);
+	LUA_CHECK(result.called && !result.ok && strstr(result.text, "not enough memory") != NULL);
 	begin("return 'next'");
-	CHECK(result.ok);
+	LUA_CHECK(result.ok);
 	begin("return ((' '):rep(65536) .. 'x'):find('^ *(.-) *$'), (' '):rep(65536):match('.-.-x')");
-	CHECK(result.called && !result.ok && strstr(result.text, "may take too long") != NULL);
+	LUA_CHECK(result.called && !result.ok && strstr(result.text, "may take too long") != NULL);
 }
 
 static void
 test_running(void)
 {
-	fresh(false);
+	lua_fresh(false);
 	lua_running_slot = running_slot;
 	run_policy("policy 'test.policy()' return 1");
-	CHECK(result.ok && strcmp(seen_policy, "p") == 0);
-	CHECK(running_slot[0] == '\0' && lua_running[0] == 0);
+	LUA_CHECK(result.ok && strcmp(seen_policy, "p") == 0);
+	LUA_CHECK(running_slot[0] == '\0' && lua_running[0] == 0);
 	run_policy("return sandbox.wait('patient', function() test.wait() test.policy() return 'x' end)");
-	CHECK(!result.called && running_slot[0] == '\0');
+	LUA_CHECK(!result.called && running_slot[0] == '\0');
 	may_go = true;
 	task_wake(waiting);
 	turn();
-	CHECK(result.ok && strcmp(seen_policy, "patient") == 0 && running_slot[0] == '\0');
+	LUA_CHECK(result.ok && strcmp(seen_policy, "patient") == 0 && running_slot[0] == '\0');
 	run_policy("return sandbox.wait('patient', test.wait)");
 	task_abandon(waiting);
-	CHECK(running_slot[0] == '\0');
+	LUA_CHECK(running_slot[0] == '\0');
 	run_policy("return sandbox.call(('n'):rep(500), test.policy)");
-	CHECK(result.ok && strlen(seen_policy) == LUA_NAME_MAX - 1);
+	LUA_CHECK(result.ok && strlen(seen_policy) == LUA_NAME_MAX - 1);
 	lua_running_slot = NULL;
 }
 
 static void
 test_worker_lacks(void)
 {
-	fresh(true);
+	lua_fresh(true);
 	begin("return tostring(io) .. tostring(os) .. tostring(debug) .. tostring(load) .. tostring(loadfile) .. "
 	    "tostring(dofile) .. tostring(coroutine) .. tostring(package) .. tostring(string.dump)");
-	CHECK(result.ok && strcmp(result.text, "nilnilnilnilnilnilnilnilnil") == 0);
+	LUA_CHECK(result.ok && strcmp(result.text, "nilnilnilnilnilnilnilnilnil") == 0);
 	begin("return require '../../etc/passwd'");
-	CHECK(!result.ok && strstr(result.text, "not found") != NULL);
+	LUA_CHECK(!result.ok && strstr(result.text, "not found") != NULL);
 	setenv("LUA_PATH", "/tmp/?.lua", 1);
 	setenv("SALLYPORT_LUA_PATH", "/tmp/?.lua", 1);
 	begin("return require 'nothing'");
-	CHECK(!result.ok && strstr(result.text, "not found: no embedded lua/nothing.lua") != NULL);
+	LUA_CHECK(!result.ok && strstr(result.text, "not found: no embedded lua/nothing.lua") != NULL);
 }
 
 /* Everything that a task may allocate, failing at each place in turn. */
@@ -424,7 +424,7 @@ test_no_memory_in_tasks(void)
 	for (size_t w = 0; w < sizeof work / sizeof *work; w++) {
 		bool through = false;
 
-		fresh(false);
+		lua_fresh(false);
 		for (int64_t n = 0; n < 5000 && !through; n++) {
 			struct task *t;
 
@@ -445,11 +445,11 @@ test_no_memory_in_tasks(void)
 			through = lua_fail_after > 0;   /* it needed no more */
 			lua_fail_after = -1;
 		}
-		CHECK(through);
-		CHECK(lua_now.co == NULL && task_running == NULL && secret_scope_now == NULL);
+		LUA_CHECK(through);
+		LUA_CHECK(lua_now.co == NULL && task_running == NULL && secret_scope_now == NULL);
 		close_state();
-		CHECK(lua_used == 0);
-		CHECK(secret_arena.live == live);
+		LUA_CHECK(lua_used == 0);
+		LUA_CHECK(secret_arena.live == live);
 	}
 }
 
@@ -464,12 +464,12 @@ test_no_memory_at_the_start(void)
 		if (lua_open_state(false) != NULL)
 			break;
 		if (lua_used != 0)
-			CHECK(lua_used == 0);
+			LUA_CHECK(lua_used == 0);
 	}
 	lua_fail_after = -1;
-	CHECK(n > 300);
+	LUA_CHECK(n > 300);
 	close_state();
-	CHECK(lua_used == 0);
+	LUA_CHECK(lua_used == 0);
 }
 
 /* The whole of a pack's text; NULL: refused. */
@@ -497,28 +497,28 @@ test_embedded(void)
 	unsigned char *text = unpack(embed_packed, (size_t)(embed_packed_end - embed_packed));
 	unsigned policies = 0;
 
-	CHECK(text != NULL && embed_begin(&p, embed_packed, (size_t)(embed_packed_end - embed_packed)));
-	CHECK(p.n > 50 && lzma_memusage(&p.z) < EMBED_MEMORY_MAX);
+	LUA_CHECK(text != NULL && embed_begin(&p, embed_packed, (size_t)(embed_packed_end - embed_packed)));
+	LUA_CHECK(p.n > 50 && lzma_memusage(&p.z) < EMBED_MEMORY_MAX);
 	for (unsigned i = 0; i < embed_count; i++) {
 		const struct embed_file *f = &embed_files[i];
 		const char *name = embed_base + f->name;
 		char *file = malloc(f->n + 2);
 		FILE *in = fopen(name, "r");
 
-		CHECK(f->from <= p.n && f->n <= p.n - f->from && f->n > 50);
+		LUA_CHECK(f->from <= p.n && f->n <= p.n - f->from && f->n > 50);
 		/* as commands do: so far and no further, then on from there */
-		CHECK(embed_unpack(&p, f->from + f->n) && p.z.total_out == f->from + f->n);
-		CHECK(memcmp(p.text + f->from, text + f->from, f->n) == 0);
+		LUA_CHECK(embed_unpack(&p, f->from + f->n) && p.z.total_out == f->from + f->n);
+		LUA_CHECK(memcmp(p.text + f->from, text + f->from, f->n) == 0);
 		if (in != NULL && strncmp(name, "policies/", 9) == 0) {
-			CHECK(fread(file, 1, f->n + 2, in) == f->n && memcmp(text + f->from, file, f->n) == 0);
+			LUA_CHECK(fread(file, 1, f->n + 2, in) == f->n && memcmp(text + f->from, file, f->n) == 0);
 			policies++;
 		}
 		if (in != NULL)
 			fclose(in);
 		free(file);
 	}
-	CHECK(policies > 3);
-	CHECK(embed_unpack(&p, 1) && embed_unpack(&p, p.n));    /* what is there already */
+	LUA_CHECK(policies > 3);
+	LUA_CHECK(embed_unpack(&p, 1) && embed_unpack(&p, p.n));    /* what is there already */
 	embed_end(&p);
 	free(text);
 }
@@ -533,24 +533,24 @@ test_pack_damaged(void)
 	unsigned tried = 0;
 
 	n = embed_files[embed_count - 1].from + embed_files[embed_count - 1].n;
-	CHECK(good != NULL);
+	LUA_CHECK(good != NULL);
 	for (size_t i = 4; i < packed; i += i < 60 ? 1 : step) {
 		unsigned char *copy = malloc(packed), *text;
 
 		memcpy(copy, embed_packed, packed);
 		copy[i] ^= (unsigned char)(1u << i % 8);
 		text = unpack(copy, packed);
-		CHECK(text == NULL || (i < 4 + 13 && memcmp(text, good, n) == 0));
+		LUA_CHECK(text == NULL || (i < 4 + 13 && memcmp(text, good, n) == 0));
 		tried++;
 		free(copy);
 		free(text);
 	}
-	CHECK(tried > 100);
+	LUA_CHECK(tried > 100);
 	for (size_t cut = 4; cut < packed; cut += cut < 60 ? 1 : step) {
 		unsigned char *copy = malloc(cut);
 
 		memcpy(copy, embed_packed, cut);
-		CHECK(unpack(copy, cut) == NULL);
+		LUA_CHECK(unpack(copy, cut) == NULL);
 		free(copy);
 	}
 	for (size_t room = 0; room < n; room += 1 + n / 20) {       /* a text that is longer than it says */
@@ -559,7 +559,7 @@ test_pack_damaged(void)
 
 		memcpy(copy, embed_packed, packed);
 		memcpy(copy, &says, sizeof says);
-		CHECK(unpack(copy, packed) == NULL);
+		LUA_CHECK(unpack(copy, packed) == NULL);
 		free(copy);
 	}
 	{       /* a dictionary larger than we write: no memory is taken for it */
@@ -567,7 +567,7 @@ test_pack_damaged(void)
 
 		memcpy(copy, embed_packed, packed);
 		memcpy(copy + 5, "\0\0\0\1", 4);
-		CHECK(unpack(copy, packed) == NULL);
+		LUA_CHECK(unpack(copy, packed) == NULL);
 		free(copy);
 	}
 	free(good);
@@ -585,8 +585,8 @@ test_watch(void)
 		for (;;)
 			(void)clock_now();
 	}
-	CHECK(child > 0 && waitpid(child, &status, 0) == child);
-	CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGPROF);
+	LUA_CHECK(child > 0 && waitpid(child, &status, 0) == child);
+	LUA_CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGPROF);
 	lua_watch(1);
 	lua_watch(0);
 	for (int64_t end = clock_read(CLOCK_PROCESS_CPUTIME_ID) + 1100; clock_read(CLOCK_PROCESS_CPUTIME_ID) < end;)

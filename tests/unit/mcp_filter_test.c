@@ -3,8 +3,8 @@
 #include PROXY_C
 #include "guard.h"
 
-static char rows[] = "-secret_*\0+get*page\0+list_*\0+\"q\"";       /* and the NUL that ends the text */
-static const struct mcp some = {.connection = "c", .rest = {false, false, true, false}, .limits = {true, true, false, true}, .rows = {.p = rows, .n = sizeof rows}};
+static char mcp_filter_rows[] = "-secret_*\0+get*page\0+list_*\0+\"q\"";       /* and the NUL that ends the text */
+static const struct mcp some = {.connection = "c", .rest = {false, false, true, false}, .limits = {true, true, false, true}, .rows = {.p = mcp_filter_rows, .n = sizeof mcp_filter_rows}};
 static const struct mcp all = {.rest = {true, true, true, true}};
 
 /* -- patterns */
@@ -125,7 +125,7 @@ test_edit(void)
 
 /* -- streams of events */
 static bool
-run(struct filter *f, struct slice in, size_t step, struct buf *got)
+mcp_filter_run(struct filter *f, struct slice in, size_t step, struct buf *got)
 {
 	size_t at = 0;
 
@@ -184,7 +184,7 @@ events(const char *name, const char *in, const char *want)
 		bool ok;
 
 		buf_init(&got, 1 << 20);
-		ok = run(f, slice_of(in), step, &got);
+		ok = mcp_filter_run(f, slice_of(in), step, &got);
 		open_ids(&got);
 		if (want == NULL ? ok : !ok || !slice_eq(buf_slice(&got), slice_of(want))) {
 			if (wrong++ == 0)
@@ -267,12 +267,12 @@ test_large(void)
 	memcpy(p, "data: \"", 7);
 	memset(p + 7, 'x', n + 32000);
 	memcpy(p + n, "\"\n\n", 3);
-	ok = run(f, (struct slice){p, n + 3}, PEER_PIECE, &got);
+	ok = mcp_filter_run(f, (struct slice){p, n + 3}, PEER_PIECE, &got);
 	test_result(ok && got.n == n + 3 && memcmp(got.p, p, got.n) == 0, "an event of nearly 4 MiB", "%d %zu", ok, got.n);
 	filter_free(f);
 	memset(p + n, 'x', 32000);
 	f = filter_mcp_new(&some, &share);
-	ok = run(f, (struct slice){p, n + 32000}, PEER_PIECE, &got);
+	ok = mcp_filter_run(f, (struct slice){p, n + 32000}, PEER_PIECE, &got);
 	test_result(!ok && f->fault != NULL, "one that is longer ends the answer", "%d", ok);
 	filter_free(f);
 	buf_free(&got);
@@ -300,7 +300,7 @@ test_pair(void)
 		buf_init(&got, 4096);
 		assert(scrub_add(&s, secret, 0, (struct slice){NULL, 0}, SLICE(""), true) && scrub_table(s, true, &t));
 		f = filter_pair_new(filter_mcp_new(&some, &share), filter_scrub_new(s, t, UINT64_MAX, false, SLICE(""), &tally, &share));
-		if (!run(f, slice_of(in), step, &got) || !slice_eq(buf_slice(&got), slice_of(want)))
+		if (!mcp_filter_run(f, slice_of(in), step, &got) || !slice_eq(buf_slice(&got), slice_of(want)))
 			if (wrong++ == 0)
 				printf("# step %zu: \"%.*s\"\n", step, (int)got.n, got.n != 0 ? got.p : "");
 		filter_free(f);

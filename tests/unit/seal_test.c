@@ -228,7 +228,7 @@ out:
 #define JSON_HEAD "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 
 static void
-test_answers(void)
+test_seal_answers(void)
 {
 	answer("a member of the top object", "json token", JSON_HEAD "\r\n", "{\"a\":1,\"token\":\"s3cret-value\"}",
 	    JSON_HEAD, "{\"a\":1,\"token\":\"<s3cret-value>\"}");
@@ -363,7 +363,7 @@ test_jwt(void)
 }
 
 static void
-test_ends(void)
+test_seal_ends(void)
 {
 	static const struct { const char *told; int64_t end; } cases[] = {
 	    {"600", 1000600}, {"1", 1000001}, {"0", 1003600}, {"-5", 1003600}, {"", 1003600}, {"soon", 1003600}, {"600.9", 1000600},
@@ -391,7 +391,7 @@ test_ends(void)
 
 /* A body of many tokens is read in turns, each of which is short; what is found and what is refused are as in one. */
 static void
-test_turns(void)
+test_seal_turns(void)
 {
 	static const struct { const char *type, *begin, *many, *end; unsigned values; bool well; } cases[] = {
 	    {"application/json", "{\"token\":\"first\",\"list\":[", "1,", "1],\"token\":\"s3cret-value\"}", 2, true},
@@ -444,14 +444,14 @@ main(void)
 	test_text("a byte", "x", "y", 1);
 	test_text("any bytes", "", "\0\n\"\xff", 4);
 	test_text("a long one", "abc", long_value, 300);
-	test_answers();
-	test_turns();
+	test_seal_answers();
+	test_seal_turns();
 	hides("/a/T/b", "/a/sealed/b");
 	hides("T", "sealed");
 	hides("/T/T/", "/sealed/sealed/");
 	hides("/a/b", NULL);
 	hides("/a/Sp5eaL/b", NULL);
 	test_jwt();
-	test_ends();
+	test_seal_ends();
 	return test_end();
 }

@@ -5,7 +5,7 @@
 
 /* Rows that all have this one place; a name's NULs are written as "|". */
 static struct subst *
-rows(size_t n, const char *const (*row)[2], enum subst_place place, const char *name)
+subst_of(size_t n, const char *const (*row)[2], enum subst_place place, const char *name)
 {
 	struct subst *s = calloc(1, sizeof *s);
 	size_t at = 0;
@@ -34,7 +34,7 @@ static const char *const two[][2] = {{"__PH__", "first"}, {"__PH__2__", "second"
 
 /* Runs `text` as that kind of body (or as with a code), and says whether it came out. */
 static bool
-run(const struct subst *s, const struct subst_code *code, enum subst_kind kind, const char *text, size_t n, struct buf *out,
+subst_run(const struct subst *s, const struct subst_code *code, enum subst_kind kind, const char *text, size_t n, struct buf *out,
     uint64_t *hits)
 {
 	struct subst_run t = {.s = s, .rows = UINT64_MAX >> (64 - s->n), .in = {guard_copy(text, n), n}, .out = out};
@@ -61,15 +61,15 @@ expect(const char *name, const struct subst *s, const struct subst_code *code, e
 	bool result;
 
 	buf_init(&out, 4096);
-	result = run(s, code, kind, text, strlen(text), &out, &hits);
+	result = subst_run(s, code, kind, text, strlen(text), &out, &hits);
 	test_result(result ? want != NULL && slice_eq(buf_slice(&out), slice_of(want)) : want == NULL, name,
 	    "%d: %.*s", result, (int)out.n, out.n != 0 ? out.p : "");
 	for (size_t n = 0; n < strlen(text); n++)
-		run(s, code, kind, text, n, &out, &hits);
+		subst_run(s, code, kind, text, n, &out, &hits);
 	for (size_t max = 0; max < 64; max++) { /* no room: no byte more than there is */
 		buf_free(&out);
 		buf_init(&out, max);
-		run(s, code, kind, text, strlen(text), &out, &hits);
+		subst_run(s, code, kind, text, strlen(text), &out, &hits);
 	}
 	buf_free(&out);
 }
@@ -77,7 +77,7 @@ expect(const char *name, const struct subst *s, const struct subst_code *code, e
 static void
 test_codes(void)
 {
-	struct subst *s = rows(1, one, PLACE_QUERY, ""), *l = rows(2, two, PLACE_QUERY, ""), *bad;
+	struct subst *s = subst_of(1, one, PLACE_QUERY, ""), *l = subst_of(2, two, PLACE_QUERY, ""), *bad;
 	static const char *const digits[][2] = {{"41__PH__", "x"}};
 
 	expect("plain", s, &subst_plain, 0, "a__PH____PH__b_", "as/e+c \"r&<e>\\t's/e+c \"r&<e>\\t'b_");
@@ -85,7 +85,7 @@ test_codes(void)
 	expect("path", s, &subst_path, 0, "/x%5f_P%48__/y", "/xs%2Fe+c%20%22r&%3Ce%3E%5Ct'/y");
 	expect("form", s, &subst_form, 0, "a=%5F%5f%50H__&b", "a=s%2Fe%2Bc%20%22r%26%3Ce%3E%5Ct%27&b");
 	expect("half an escape is itself", s, &subst_form, 0, "%5%5F_PH__%", "%5s%2Fe%2Bc%20%22r%26%3Ce%3E%5Ct%27%");
-	expect("an escape's digits are not text", bad = rows(1, digits, PLACE_QUERY, ""), &subst_form, 0, "%41__PH__", "%41__PH__");
+	expect("an escape's digits are not text", bad = subst_of(1, digits, PLACE_QUERY, ""), &subst_form, 0, "%41__PH__", "%41__PH__");
 	subst_free(bad);
 	expect("the longest", l, &subst_plain, 0, "__PH__2____PH__2_", "secondfirst2_");
 	subst_free(s);
@@ -96,7 +96,7 @@ static void
 test_bodies(void)
 {
 	static const char *const latin[][2] = {{"__PH__", "s\xe9"}};
-	struct subst *s = rows(1, one, PLACE_JSON, "a|b/c|"), *l = rows(2, two, PLACE_JSON, "0|"), *f = rows(2, two, PLACE_FORM, "a b"), *bad;
+	struct subst *s = subst_of(1, one, PLACE_JSON, "a|b/c|"), *l = subst_of(2, two, PLACE_JSON, "0|"), *f = subst_of(2, two, PLACE_FORM, "a b"), *bad;
 
 	expect("JSON", s, NULL, SUBST_JSON, "{\"a\":{\"b/c\":\"\\u005f_PH__\"}, \"b\":\"__PH__\"}",
 	    "{\"a\":{\"b/c\":\"s/e+c \\\"r&<e>\\\\t'\"}, \"b\":\"__PH__\"}");
@@ -114,7 +114,7 @@ test_bodies(void)
 	expect("JSON: twice, and nothing there", s, NULL, SUBST_JSON, "{\"a\":1,\"a\":{\"b/c\":\"PH\"}}", "{\"a\":1,\"a\":{\"b/c\":\"PH\"}}");
 	expect("JSON: others may be there twice", s, NULL, SUBST_JSON, "{\"b\":1,\"b\":2,\"a\":{\"b/c\":\"__PH__\"}}",
 	    "{\"b\":1,\"b\":2,\"a\":{\"b/c\":\"s/e+c \\\"r&<e>\\\\t'\"}}");
-	expect("JSON: a value that is not UTF-8", bad = rows(1, latin, PLACE_JSON, "0|"), NULL, SUBST_JSON, "[\"__PH__\"]", NULL);
+	expect("JSON: a value that is not UTF-8", bad = subst_of(1, latin, PLACE_JSON, "0|"), NULL, SUBST_JSON, "[\"__PH__\"]", NULL);
 	subst_free(bad);
 	expect("lines", l, NULL, SUBST_LINES, "1\n[\"__PH__\"]\n[\"__PH__\"]", "1\n[\"first\"]\n[\"first\"]");
 	expect("a form", f, NULL, SUBST_FORM, "a+b=x__PH__&a%20b=__PH__2__&ab=__PH__&__PH__=a+b&a+b", "a+b=xfirst&a%20b=second&ab=__PH__&__PH__=a+b&a+b");
@@ -135,7 +135,7 @@ test_header(void)
 		{"X-Basic", "Basic dTpfX1BIX18=", "Basic dTpfX1BIX18="}, {"x-KEY", "a __PH__", "a first"}, {"x-key", "Basic dTpfX1BIX18=", "Basic dTpfX1BIX18="},
 		{"x-key", "Basic __PH__", "Basic first"}, {"x-keys", "__PH__", "__PH__"}, {"x-key", "", ""},
 	};
-	struct subst *s = rows(2, two, PLACE_BASIC, ""), *h = rows(2, two, PLACE_HEADER, "x-key");
+	struct subst *s = subst_of(2, two, PLACE_BASIC, ""), *h = subst_of(2, two, PLACE_HEADER, "x-key");
 
 	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
 		struct buf out;
@@ -163,7 +163,7 @@ test_spans(void)
 		{PLACE_PART, "a__PH__ b__PH__c__PH__", 7, 16, "a__PH__ bfirstc__PH__"}, {PLACE_PART, "%5f_PH__", 0, 8, "%5f_PH__"},
 		{PLACE_PART, "__PH__", 0, 6, "first"}, {PLACE_PART, "__PH__", 0, 7, "__PH__"},
 	};
-	struct subst *s = rows(1, two, PLACE_PATH, "");
+	struct subst *s = subst_of(1, two, PLACE_PATH, "");
 
 	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
 		struct buf out;
@@ -198,7 +198,7 @@ test_kinds(void)
 
 /* -- WebSocket */
 static void
-put_frame(struct buf *b, unsigned first, const char *text, size_t n, const char *mask)
+subst_put_frame(struct buf *b, unsigned first, const char *text, size_t n, const char *mask)
 {
 	unsigned char head[14] = {(unsigned char)first};
 	size_t at = 2;
@@ -260,41 +260,41 @@ stream(const char *name, const struct subst *s, struct slice in, const char *wan
 }
 
 static void
-test_websocket(void)
+test_subst_websocket(void)
 {
-	struct subst *s = rows(1, one, PLACE_WS, "0|");
+	struct subst *s = subst_of(1, one, PLACE_WS, "0|");
 	struct buf in;
 	static char big[SUBST_WS_MAX + 100];
 
 	buf_init(&in, 1 << 20);
-	put_frame(&in, 0x81, "hello", 5, "abcd");
-	put_frame(&in, 0x01, "[\"__P", 5, "efgh");
-	put_frame(&in, 0x89, "", 0, "ijkl");
-	put_frame(&in, 0x80, "H__\"]", 5, "mnop");
-	put_frame(&in, 0x82, "__PH__", 6, "qrst");
-	put_frame(&in, 0x81, "[\"__PH__\"]", 10, "uvwx");
-	put_frame(&in, 0x81, "{\"0\":\"__PH__\",\"0\":1}", 20, "uvwx");
-	put_frame(&in, 0x81, "__PH__", 6, "uvwx");
+	subst_put_frame(&in, 0x81, "hello", 5, "abcd");
+	subst_put_frame(&in, 0x01, "[\"__P", 5, "efgh");
+	subst_put_frame(&in, 0x89, "", 0, "ijkl");
+	subst_put_frame(&in, 0x80, "H__\"]", 5, "mnop");
+	subst_put_frame(&in, 0x82, "__PH__", 6, "qrst");
+	subst_put_frame(&in, 0x81, "[\"__PH__\"]", 10, "uvwx");
+	subst_put_frame(&in, 0x81, "{\"0\":\"__PH__\",\"0\":1}", 20, "uvwx");
+	subst_put_frame(&in, 0x81, "__PH__", 6, "uvwx");
 	stream("a stream of messages", s, buf_slice(&in), "hello[\"s/e+c \\\"r&<e>\\\\t'\"]__PH__[\"s/e+c \\\"r&<e>\\\\t'\"]"
 	    "{\"0\":\"__PH__\",\"0\":1}__PH__", false);
 	buf_clear(&in);
-	put_frame(&in, 0xc1, "__PH__", 6, "abcd");      /* an extension's bit */
-	put_frame(&in, 0x83, "__PH__", 6, "abcd");      /* an opcode nobody knows */
-	put_frame(&in, 0x80, "__PH__", 6, "abcd");      /* the end of nothing */
+	subst_put_frame(&in, 0xc1, "__PH__", 6, "abcd");      /* an extension's bit */
+	subst_put_frame(&in, 0x83, "__PH__", 6, "abcd");      /* an opcode nobody knows */
+	subst_put_frame(&in, 0x80, "__PH__", 6, "abcd");      /* the end of nothing */
 	buf_add(&in, "\x81\x06__PH__", 8);              /* no mask */
-	put_frame(&in, 0x01, "__PH__", 6, "abcd");      /* never ends: another message begins */
-	put_frame(&in, 0x82, "", 0, "abcd");
-	put_frame(&in, 0x01, "__PH__", 6, "abcd");
-	put_frame(&in, 0xc0, "", 0, "abcd");
+	subst_put_frame(&in, 0x01, "__PH__", 6, "abcd");      /* never ends: another message begins */
+	subst_put_frame(&in, 0x82, "", 0, "abcd");
+	subst_put_frame(&in, 0x01, "__PH__", 6, "abcd");
+	subst_put_frame(&in, 0xc0, "", 0, "abcd");
 	stream("what breaks the rules goes as it came", s, buf_slice(&in), NULL, true);
 	buf_clear(&in);
-	put_frame(&in, 0x01, "[\"__P", 5, "abcd");      /* the end of the stream within a message */
-	put_frame(&in, 0x88, "\3\350", 2, "efgh");
+	subst_put_frame(&in, 0x01, "[\"__P", 5, "abcd");      /* the end of the stream within a message */
+	subst_put_frame(&in, 0x88, "\3\350", 2, "efgh");
 	stream("a message that a close cuts short goes before it", s, buf_slice(&in), NULL, true);
 	buf_clear(&in);
 	memset(big, 'x', sizeof big);
-	put_frame(&in, 0x01, "__PH__", 6, "abcd");
-	put_frame(&in, 0x80, big, sizeof big, "abcd");
+	subst_put_frame(&in, 0x01, "__PH__", 6, "abcd");
+	subst_put_frame(&in, 0x80, big, sizeof big, "abcd");
 	stream("and so does more than is held", s, buf_slice(&in), NULL, true);
 	buf_clear(&in);
 	buf_add(&in, "\x81\xff\xff\xff\xff\xff\xff\xff\xff\xff" "abcd" "xyz", 17);
@@ -361,7 +361,7 @@ main(void)
 	test_header();
 	test_spans();
 	test_kinds();
-	test_websocket();
+	test_subst_websocket();
 	test_known();
 	return test_end();
 }

@@ -19,10 +19,10 @@ trust_of_files(const char **files, size_t n, struct buf *why)
 }
 
 static int passed, failed;
-static char dir[] = "/tmp/tls_test.XXXXXX";
+static char tls_dir[] = "/tmp/tls_test.XXXXXX";
 
 static void
-check(const char *name, bool ok, const char *why)
+tls_check(const char *name, bool ok, const char *why)
 {
 	if (ok)
 		printf("ok %s\n", name);
@@ -39,7 +39,7 @@ path(const char *name)
 	static int i;
 
 	i = (i + 1) & 7;
-	snprintf(p[i], sizeof p[i], "%s/%s", dir, name);
+	snprintf(p[i], sizeof p[i], "%s/%s", tls_dir, name);
 	return p[i];
 }
 
@@ -50,7 +50,7 @@ shell(const char *script)
 	char *cmd;
 	int rc;
 
-	if (asprintf(&cmd, "cd %s && { %s; } >>log 2>&1", dir, script) < 0)
+	if (asprintf(&cmd, "cd %s && { %s; } >>log 2>&1", tls_dir, script) < 0)
 		abort();
 	rc = system(cmd);
 	free(cmd);
@@ -119,7 +119,7 @@ move(struct tls *from, struct wire *w, struct tls *to)
 }
 
 static void
-run(struct pair *x)
+tls_run(struct pair *x)
 {
 	for (bool more = true; more;) {
 		more = move(x->c, &x->up, x->s);
@@ -146,7 +146,7 @@ pair_new(const char *host)
 {
 	struct pair *x = pair_named(host, host, 443, "");
 
-	run(x);
+	tls_run(x);
 	return x;
 }
 
@@ -182,7 +182,7 @@ say(struct pair *x, struct tls *from, const char *text)
 	if (tls_write(from, text, strlen(text)) != strlen(text))
 		return false;
 	tls_flush(from);
-	run(x);
+	tls_run(x);
 	got = tls_peek(to);
 	ok = slice_eq(got, slice_of(text));
 	tls_consume(to, got.n);
@@ -198,16 +198,16 @@ load_own_ca(void)
 	const char *file = path("ca.pem");
 
 	buf_init(&why, 512);
-	check("a CA is made", cert.n != 0, NULL);
-	check("a CA loads", tls_ca_load(cert, key), NULL);
+	tls_check("a CA is made", cert.n != 0, NULL);
+	tls_check("a CA loads", tls_ca_load(cert, key), NULL);
 	put_pem("ca.pem", cert.p, cert.n);
 	put_file("ca.der", cert.p, cert.n);
 	put_file("ca.key", key, sizeof key);
 	own_trust = trust_of_files(&file, 1, &why);
 	buf_add(&why, "", 1);
-	check("our CA loads as trust", own_trust != NULL && own_trust->n == 1, why.p);
+	tls_check("our CA loads as trust", own_trust != NULL && own_trust->n == 1, why.p);
 	key[5] ^= 1;
-	check("a CA with another key does not load", !tls_ca_load(cert, key), NULL);
+	tls_check("a CA with another key does not load", !tls_ca_load(cert, key), NULL);
 	key[5] ^= 1;
 	tls_ca_load(cert, key);
 	buf_free(&why);
@@ -241,10 +241,10 @@ test_certificates(void)
 	};
 	char script[1024], name[128];
 
-	check("openssl verifies the CA strictly",
+	tls_check("openssl verifies the CA strictly",
 	    shell("openssl verify -x509_strict -check_ss_sig -CAfile ca.pem ca.pem") == 0, "see log");
 	shell("openssl x509 -in ca.pem -noout -text > ca.txt");
-	check("the CA has pathlen 0 and signs certificates only",
+	tls_check("the CA has pathlen 0 and signs certificates only",
 	    grep("ca.txt", "CA:TRUE, pathlen:0") && grep("ca.txt", "X509v3 Basic Constraints: critical") &&
 	    grep("ca.txt", "X509v3 Key Usage: critical\n                Certificate Sign\n"), "see ca.txt");
 	for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
@@ -256,14 +256,14 @@ test_certificates(void)
 		snprintf(script, sizeof script, "openssl verify -x509_strict -purpose sslserver %s -CAfile ca.pem %s",
 		    rows[i].flag, name);
 		snprintf(name, sizeof name, "openssl verifies a leaf strictly: %s", rows[i].file);
-		check(name, shell(script) == 0, "see log");
+		tls_check(name, shell(script) == 0, "see log");
 	}
 	shell("openssl x509 -in leaf.pem -noout -text > leaf.txt; openssl x509 -in long.pem -noout -text > long.txt");
-	check("a leaf signs only and serves only", grep("leaf.txt", "X509v3 Key Usage: critical\n                Digital Signature\n") &&
+	tls_check("a leaf signs only and serves only", grep("leaf.txt", "X509v3 Key Usage: critical\n                Digital Signature\n") &&
 	    grep("leaf.txt", "TLS Web Server Authentication") && !grep("leaf.txt", "Alternative Name: critical"), "see leaf.txt");
-	check("a long name has an empty subject and a critical SAN", grep("long.txt", "Alternative Name: critical"), "see long.txt");
+	tls_check("a long name has an empty subject and a critical SAN", grep("long.txt", "Alternative Name: critical"), "see long.txt");
 	shell("openssl x509 -in leaf.pem -noout -checkend 604000 && ! openssl x509 -in leaf.pem -noout -checkend 605000 && touch life");
-	check("a leaf lives 7 days", access(path("life"), F_OK) == 0, NULL);
+	tls_check("a leaf lives 7 days", access(path("life"), F_OK) == 0, NULL);
 }
 
 static void
@@ -274,13 +274,13 @@ test_leaf_cache(void)
 	size_t kept = 0;
 
 	b = leaf_get("one.example");
-	check("a leaf is minted once", a == b, NULL);
+	tls_check("a leaf is minted once", a == b, NULL);
 	leaf_unref(b);
 	a->renew = clock_wall() - 1;
 	c = leaf_get("one.example");
-	check("a leaf near its end is minted anew", c != a, NULL);
+	tls_check("a leaf near its end is minted anew", c != a, NULL);
 	a->refs += 0;
-	check("a leaf in use outlives its eviction", a->refs == 1 && strcmp(a->host, "one.example") == 0, NULL);
+	tls_check("a leaf in use outlives its eviction", a->refs == 1 && strcmp(a->host, "one.example") == 0, NULL);
 	leaf_unref(a);
 	leaf_unref(c);
 	for (int i = 0; i < 1500; i++) {
@@ -290,7 +290,7 @@ test_leaf_cache(void)
 	for (size_t i = 0; i < TLS_LEAVES; i++)
 		kept += leaves[i] != NULL && leaves[i]->refs == 1;
 	snprintf(host, sizeof host, "%zu", kept);
-	check("the cache of leaves is bounded and nearly full", kept <= TLS_LEAVES && kept > 900, host);
+	tls_check("the cache of leaves is bounded and nearly full", kept <= TLS_LEAVES && kept > 900, host);
 }
 
 static void
@@ -299,55 +299,55 @@ test_handshakes(void)
 	struct pair *x = pair_new("api.example.com");
 	char big[256];
 
-	check("a full handshake", pair_open(x) && !tls_resumed(x->c) && !tls_resumed(x->s), state_name(x->c));
-	check("data both ways", say(x, x->c, "GET / HTTP/1.1\r\n\r\n") && say(x, x->s, "HTTP/1.1 200 OK\r\n\r\n"), NULL);
-	check("both ends chose http/1.1", strcmp(br_ssl_engine_get_selected_protocol(&x->c->u.eng), "http/1.1") == 0 &&
+	tls_check("a full handshake", pair_open(x) && !tls_resumed(x->c) && !tls_resumed(x->s), state_name(x->c));
+	tls_check("data both ways", say(x, x->c, "GET / HTTP/1.1\r\n\r\n") && say(x, x->s, "HTTP/1.1 200 OK\r\n\r\n"), NULL);
+	tls_check("both ends chose http/1.1", strcmp(br_ssl_engine_get_selected_protocol(&x->c->u.eng), "http/1.1") == 0 &&
 	    strcmp(br_ssl_engine_get_selected_protocol(&x->s->u.eng), "http/1.1") == 0, NULL);
-	check("X25519", br_ssl_engine_get_ecdhe_curve(&x->c->u.eng) == BR_EC_curve25519, NULL);
-	check("master secrets are gone", memcmp(x->c->u.eng.session.master_secret, (char[48]){0}, 48) == 0 &&
+	tls_check("X25519", br_ssl_engine_get_ecdhe_curve(&x->c->u.eng) == BR_EC_curve25519, NULL);
+	tls_check("master secrets are gone", memcmp(x->c->u.eng.session.master_secret, (char[48]){0}, 48) == 0 &&
 	    memcmp(x->s->u.eng.session.master_secret, (char[48]){0}, 48) == 0, NULL);
-	check("the verifier and the leaf are gone", x->c->verify == NULL && x->s->leaf == NULL, NULL);
+	tls_check("the verifier and the leaf are gone", x->c->verify == NULL && x->s->leaf == NULL, NULL);
 	tls_shutdown(x->c);
-	run(x);
-	check("close_notify closes both ends", tls_status(x->c) == TLS_CLOSED && tls_status(x->s) == TLS_CLOSED, state_name(x->s));
-	check("a closed end takes no data", tls_write(x->s, "x", 1) == 0 && tls_write(x->c, "x", 1) == 0, NULL);
+	tls_run(x);
+	tls_check("close_notify closes both ends", tls_status(x->c) == TLS_CLOSED && tls_status(x->s) == TLS_CLOSED, state_name(x->s));
+	tls_check("a closed end takes no data", tls_write(x->s, "x", 1) == 0 && tls_write(x->c, "x", 1) == 0, NULL);
 	pair_free(x);
 
 	x = pair_new("api.example.com");
-	check("both sides resume", pair_open(x) && tls_resumed(x->c) && tls_resumed(x->s), state_name(x->c));
-	check("data on a resumed session", say(x, x->c, "a") && say(x, x->s, "b"), NULL);
+	tls_check("both sides resume", pair_open(x) && tls_resumed(x->c) && tls_resumed(x->s), state_name(x->c));
+	tls_check("data on a resumed session", say(x, x->c, "a") && say(x, x->s, "b"), NULL);
 	pair_free(x);
 
 	x = pair_named("api.example.com", "api.example.com", 8443, "");
-	run(x);
-	check("another port does not resume", pair_open(x) && !tls_resumed(x->c), state_name(x->c));
+	tls_run(x);
+	tls_check("another port does not resume", pair_open(x) && !tls_resumed(x->c), state_name(x->c));
 	pair_free(x);
 	x = pair_named("api.example.com", "api.example.com", 443, "client certificate 2");
-	run(x);
-	check("another tag does not resume", pair_open(x) && !tls_resumed(x->c), state_name(x->c));
+	tls_run(x);
+	tls_check("another tag does not resume", pair_open(x) && !tls_resumed(x->c), state_name(x->c));
 	pair_free(x);
 
 	x = pair_named("api.example.com", "other.example.com", 443, "");
-	check("the client has said hello", tls_has_output(x->c), NULL);
-	run(x);
-	check("another SNI than CONNECT's host is refused by name", tls_status(x->s) == TLS_FAILED &&
+	tls_check("the client has said hello", tls_has_output(x->c), NULL);
+	tls_run(x);
+	tls_check("another SNI than CONNECT's host is refused by name", tls_status(x->s) == TLS_FAILED &&
 	    tls_status(x->c) == TLS_FAILED && strcmp(tls_why(x->c), "server name not known there") == 0, state_name(x->c));
 	pair_free(x);
 
 	x = pair_named("192.0.2.7", "192.0.2.7", 443, "");
-	run(x);
-	check("an address is verified by its iPAddress name", pair_open(x), state_name(x->c));
+	tls_run(x);
+	tls_check("an address is verified by its iPAddress name", pair_open(x), state_name(x->c));
 	pair_free(x);
 	x = pair_named("192.0.2.8", "192.0.2.7", 443, "");
-	run(x);
-	check("another address is not", tls_status(x->c) == TLS_FAILED && strcmp(tls_why(x->c), "certificate name mismatch") == 0, state_name(x->c));
+	tls_run(x);
+	tls_check("another address is not", tls_status(x->c) == TLS_FAILED && strcmp(tls_why(x->c), "certificate name mismatch") == 0, state_name(x->c));
 	pair_free(x);
 	x = pair_new("2001:db8::7");
-	check("an IPv6 address too", pair_open(x), state_name(x->c));
+	tls_check("an IPv6 address too", pair_open(x), state_name(x->c));
 	pair_free(x);
 
 	memset(big, 'a', sizeof big);
-	check("a host over 255 bytes is refused", tls_accept((struct slice){big, 256}, NULL) == NULL &&
+	tls_check("a host over 255 bytes is refused", tls_accept((struct slice){big, 256}, NULL) == NULL &&
 	    tls_accept((struct slice){"a\0b", 3}, NULL) == NULL, NULL);
 }
 
@@ -362,8 +362,8 @@ test_session_binding(void)
 	pair_free(x);
 	y = pair_named("elsewhere.example.com", "bound.example.com", 443, "");
 	y->c->u.eng.server_name[0] = '\0';
-	run(y);
-	check("a session of another host is not resumed, and its SNI refused", tls_status(y->s) == TLS_FAILED, state_name(y->s));
+	tls_run(y);
+	tls_check("a session of another host is not resumed, and its SNI refused", tls_status(y->s) == TLS_FAILED, state_name(y->s));
 	pair_free(y);
 
 	/* Resume with the right session and tunnel, but another SNI: BearSSL would not look. */
@@ -375,9 +375,9 @@ test_session_binding(void)
 		if (memcmp(hello + i, "bound2", 6) == 0)
 			hello[i] = 'B', hello[i + 1] = '0';
 	tls_feed(x->s, hello, n);
-	check("resuming with another SNI is refused", tls_status(x->s) == TLS_FAILED && !tls_resumed(x->s), state_name(x->s));
+	tls_check("resuming with another SNI is refused", tls_status(x->s) == TLS_FAILED && !tls_resumed(x->s), state_name(x->s));
 	n = tls_drain(x->s, hello, sizeof hello);
-	check("with an alert alone", n == 7 && hello[0] == 21 && hello[6] == 112, NULL);
+	tls_check("with an alert alone", n == 7 && hello[0] == 21 && hello[6] == 112, NULL);
 	pair_free(x);
 }
 
@@ -390,26 +390,26 @@ test_alpn(void)
 
 	br_ssl_engine_set_protocol_names(&x->c->u.eng, h2, 1);
 	br_ssl_client_reset(&x->c->u.client, "alpn.example.com", 0);
-	run(x);
-	check("a list without http/1.1 is refused", tls_status(x->s) == TLS_FAILED && tls_status(x->c) == TLS_FAILED &&
+	tls_run(x);
+	tls_check("a list without http/1.1 is refused", tls_status(x->s) == TLS_FAILED && tls_status(x->c) == TLS_FAILED &&
 	    strcmp(tls_why(x->c), "refuses HTTP/1.1") == 0, state_name(x->c));
 	pair_free(x);
 
 	pair_free(pair_new("alpn.example.com"));
 	x = pair_named("alpn.example.com", "alpn.example.com", 443, "");
-	check("a session is offered", x->c->resumed, NULL);
+	tls_check("a session is offered", x->c->resumed, NULL);
 	br_ssl_engine_set_protocol_names(&x->c->u.eng, h2, 1);
 	br_ssl_client_reset(&x->c->u.client, "alpn.example.com", 1);
-	run(x);
-	check("so it is when resuming", tls_status(x->s) == TLS_FAILED && strcmp(tls_why(x->s), "no_application_protocol") == 0 &&
+	tls_run(x);
+	tls_check("so it is when resuming", tls_status(x->s) == TLS_FAILED && strcmp(tls_why(x->s), "no_application_protocol") == 0 &&
 	    tls_status(x->c) == TLS_FAILED && strcmp(tls_why(x->c), "refuses HTTP/1.1") == 0, state_name(x->c));
 	pair_free(x);
 
 	x = pair_named("alpn.example.com", "alpn.example.com", 443, "none");
 	br_ssl_engine_set_protocol_names(&x->c->u.eng, NULL, 0);
 	br_ssl_client_reset(&x->c->u.client, "alpn.example.com", 0);
-	run(x);
-	check("no list is fine", pair_open(x), state_name(x->c));
+	tls_run(x);
+	tls_check("no list is fine", pair_open(x), state_name(x->c));
 	pair_free(x);
 }
 
@@ -420,19 +420,19 @@ test_renegotiation(void)
 
 	br_ssl_engine_remove_flags(&x->c->u.eng, BR_OPT_NO_RENEGOTIATION);
 	br_ssl_engine_renegotiate(&x->c->u.eng);
-	run(x);
-	check("a client that renegotiates is refused, not obeyed", tls_status(x->c) == TLS_FAILED &&
+	tls_run(x);
+	tls_check("a client that renegotiates is refused, not obeyed", tls_status(x->c) == TLS_FAILED &&
 	    strcmp(tls_why(x->c), "renegotiation wanted") == 0 && tls_status(x->s) == TLS_OPEN, state_name(x->s));
 	pair_free(x);
 
 	x = pair_named("reneg2.example.com", "reneg2.example.com", 443, "");
 	br_ssl_engine_remove_flags(&x->s->u.eng, BR_OPT_NO_RENEGOTIATION);
-	run(x);
+	tls_run(x);
 	br_ssl_engine_renegotiate(&x->s->u.eng);
-	run(x);
-	check("an upstream that wants to renegotiate is refused too", tls_status(x->s) == TLS_FAILED &&
+	tls_run(x);
+	tls_check("an upstream that wants to renegotiate is refused too", tls_status(x->s) == TLS_FAILED &&
 	    strcmp(tls_why(x->s), "no_renegotiation") == 0 && tls_status(x->c) == TLS_OPEN, state_name(x->s));
-	check("and the connection would go on", tls_write(x->c, "x", 1) == 1, NULL);
+	tls_check("and the connection would go on", tls_write(x->c, "x", 1) == 1, NULL);
 	pair_free(x);
 }
 
@@ -444,30 +444,30 @@ test_park(void)
 
 	tls_park(x->c);
 	tls_park(x->s);
-	check("no parking during the handshake", x->c->bufs != NULL && x->s->bufs != NULL, NULL);
-	run(x);
+	tls_check("no parking during the handshake", x->c->bufs != NULL && x->s->bufs != NULL, NULL);
+	tls_run(x);
 	before = bufs_spare.n;
 	tls_park(x->c);
 	tls_park(x->s);
-	check("idle ends hand their buffers back", x->c->bufs == NULL && x->s->bufs == NULL && bufs_spare.n == before + 2, NULL);
-	check("a parked end has nothing to give", tls_peek(x->c).n == 0 && !tls_has_output(x->c) && tls_drain(x->c, (char[9]){0}, 9) == 0, NULL);
+	tls_check("idle ends hand their buffers back", x->c->bufs == NULL && x->s->bufs == NULL && bufs_spare.n == before + 2, NULL);
+	tls_check("a parked end has nothing to give", tls_peek(x->c).n == 0 && !tls_has_output(x->c) && tls_drain(x->c, (char[9]){0}, 9) == 0, NULL);
 	tls_consume(x->c, 0);
 	tls_flush(x->c);
-	check("data after parking", say(x, x->c, "one") && say(x, x->s, "two") && x->c->bufs != NULL, state_name(x->c));
+	tls_check("data after parking", say(x, x->c, "one") && say(x, x->s, "two") && x->c->bufs != NULL, state_name(x->c));
 	for (int i = 0; i < 50; i++) {
 		tls_park(x->c);
 		tls_park(x->s);
 		if (!say(x, x->c, "ping") || !say(x, x->s, "pong!"))
 			break;
 	}
-	check("fifty times over", pair_open(x), state_name(x->c));
+	tls_check("fifty times over", pair_open(x), state_name(x->c));
 
 	tls_write(x->c, "unflushed", 9);
 	tls_park(x->c);
-	check("not with a record begun", x->c->bufs != NULL, NULL);
+	tls_check("not with a record begun", x->c->bufs != NULL, NULL);
 	tls_flush(x->c);
 	tls_park(x->c);
-	check("not with a record to send", x->c->bufs != NULL, NULL);
+	tls_check("not with a record to send", x->c->bufs != NULL, NULL);
 	x->up.n = tls_drain(x->c, x->up.p, sizeof x->up.p);
 	for (size_t k = 1; k < x->up.n; k++) {
 		tls_feed(x->s, x->up.p + k - 1, 1);
@@ -475,22 +475,22 @@ test_park(void)
 		if (x->s->bufs == NULL)
 			break;
 	}
-	check("not with any part of a record received", x->s->bufs != NULL, NULL);
+	tls_check("not with any part of a record received", x->s->bufs != NULL, NULL);
 	tls_feed(x->s, x->up.p + x->up.n - 1, 1);
 	tls_park(x->s);
-	check("not with plaintext unread", x->s->bufs != NULL && slice_eq(tls_peek(x->s), SLICE("unflushed")), NULL);
+	tls_check("not with plaintext unread", x->s->bufs != NULL && slice_eq(tls_peek(x->s), SLICE("unflushed")), NULL);
 	x->up.n = 0;
 	tls_consume(x->s, 5);
 	tls_park(x->s);
-	check("nor half read", x->s->bufs != NULL && slice_eq(tls_peek(x->s), SLICE("shed")), NULL);
+	tls_check("nor half read", x->s->bufs != NULL && slice_eq(tls_peek(x->s), SLICE("shed")), NULL);
 	tls_consume(x->s, 4);
 	tls_park(x->s);
-	check("but then", x->s->bufs == NULL, NULL);
+	tls_check("but then", x->s->bufs == NULL, NULL);
 	tls_park(x->c);
-	check("shutdown of a parked end", x->c->bufs == NULL && (tls_shutdown(x->c), run(x), tls_status(x->s) == TLS_CLOSED), state_name(x->s));
+	tls_check("shutdown of a parked end", x->c->bufs == NULL && (tls_shutdown(x->c), tls_run(x), tls_status(x->s) == TLS_CLOSED), state_name(x->s));
 	tls_park(x->s);
 	pair_free(x);
-	check("every buffer came back", bufs_spare.n == spare + 2, NULL);
+	tls_check("every buffer came back", bufs_spare.n == spare + 2, NULL);
 
 	struct tls *end = calloc(200, sizeof *end);
 	for (size_t i = 0; i < 200; i++)
@@ -499,9 +499,9 @@ test_park(void)
 		tls_detach(&end[i]);
 	free(end);
 	bufs_trim();
-	check("the pool keeps what was used since the last trim", bufs_spare.n == 200, NULL);
+	tls_check("the pool keeps what was used since the last trim", bufs_spare.n == 200, NULL);
 	bufs_trim();
-	check("the pool shrinks after a burst", bufs_spare.n == TLS_BUFS_SPARE, NULL);
+	tls_check("the pool shrinks after a burst", bufs_spare.n == TLS_BUFS_SPARE, NULL);
 }
 
 static void
@@ -512,16 +512,16 @@ test_wiping(void)
 
 	tls_write(x->c, "a secret in plaintext", 21);
 	tls_flush(x->c);
-	run(x);
+	tls_run(x);
 	tls_consume(x->s, tls_peek(x->s).n);
 	b = x->s->bufs;
 	tls_park(x->s);
-	check("read plaintext is wiped when buffers go", x->s->bufs == NULL && memmem(b->in, sizeof b->in, "secret", 6) == NULL, NULL);
+	tls_check("read plaintext is wiped when buffers go", x->s->bufs == NULL && memmem(b->in, sizeof b->in, "secret", 6) == NULL, NULL);
 	tls_write(x->c, "a secret in plaintext", 21);
 	b = x->c->bufs;
-	check("what was written lies there", memmem(b->out, sizeof b->out, "secret", 6) != NULL, NULL);
+	tls_check("what was written lies there", memmem(b->out, sizeof b->out, "secret", 6) != NULL, NULL);
 	tls_free(x->c);
-	check("unsent plaintext is wiped", memmem(b->out, sizeof b->out, "secret", 6) == NULL, NULL);
+	tls_check("unsent plaintext is wiped", memmem(b->out, sizeof b->out, "secret", 6) == NULL, NULL);
 	x->c = NULL;
 	pair_free(x);
 }
@@ -561,8 +561,8 @@ test_bulk(void)
 		if (s.n != 0)
 			stuck = 0;
 	}
-	check("4 MiB arrive whole with a slow reader", ok && got == total, state_name(x->s));
-	check("input is not taken while plaintext waits", tls_write(x->c, "abc", 3) == 3 && (tls_flush(x->c), true) &&
+	tls_check("4 MiB arrive whole with a slow reader", ok && got == total, state_name(x->s));
+	tls_check("input is not taken while plaintext waits", tls_write(x->c, "abc", 3) == 3 && (tls_flush(x->c), true) &&
 	    (x->up.n = tls_drain(x->c, x->up.p, 65536)) != 0 && tls_feed(x->s, x->up.p, x->up.n) == x->up.n &&
 	    tls_feed(x->s, x->up.p, x->up.n) == 0, NULL);
 	pair_free(x);
@@ -581,14 +581,14 @@ test_bulk(void)
 		tls_consume(x->s, s.n);
 		got += s.n;
 	}
-	check("twenty records in one piece", got == 200, NULL);
+	tls_check("twenty records in one piece", got == 200, NULL);
 	x->up.n = 0;
 	memset(block, 'x', sizeof block);
 	for (int i = 0; i < 5; i++) {
 		tls_write(x->c, block, sizeof block);
 		x->up.n += tls_drain(x->c, x->up.p + x->up.n, sizeof x->up.p - x->up.n);
 	}
-	check("records fill up to 16 KiB", load_be16(x->up.p + 3) > 16384, NULL);
+	tls_check("records fill up to 16 KiB", load_be16(x->up.p + 3) > 16384, NULL);
 	pair_free(x);
 
 	x = pair_named("bytes.example.com", "bytes.example.com", 443, "");
@@ -600,26 +600,26 @@ test_bulk(void)
 		if (tls_drain(x->s, &c, 1) == 1)
 			tls_feed(x->c, &c, 1);
 	}
-	check("a handshake byte by byte", pair_open(x), state_name(x->c));
+	tls_check("a handshake byte by byte", pair_open(x), state_name(x->c));
 	pair_free(x);
 }
 
 static void
-test_damage(void)
+test_tls_damage(void)
 {
 	static const char http[] = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
 	struct pair *x = pair_named("damage.example.com", "damage.example.com", 443, "");
 	char buf[64];
 	size_t n;
 
-	check("nothing can be written before the handshake", tls_write(x->c, "secret", 6) == 0 && tls_write(x->s, "secret", 6) == 0, NULL);
+	tls_check("nothing can be written before the handshake", tls_write(x->c, "secret", 6) == 0 && tls_write(x->s, "secret", 6) == 0, NULL);
 	n = tls_feed(x->s, http, sizeof http - 1);
-	check("plain HTTP to us fails", n == sizeof http - 1 && tls_status(x->s) == TLS_FAILED && strcmp(tls_why(x->s), "protocol_version") == 0, state_name(x->s));
+	tls_check("plain HTTP to us fails", n == sizeof http - 1 && tls_status(x->s) == TLS_FAILED && strcmp(tls_why(x->s), "protocol_version") == 0, state_name(x->s));
 	n = tls_drain(x->s, buf, sizeof buf);
-	check("and gets one alert", n == 7 && buf[0] == 21 && !tls_has_output(x->s), NULL);
-	check("a failed end takes and drops", tls_feed(x->s, http, 5) == 5 && tls_peek(x->s).n == 0 && tls_write(x->s, "x", 1) == 0, NULL);
+	tls_check("and gets one alert", n == 7 && buf[0] == 21 && !tls_has_output(x->s), NULL);
+	tls_check("a failed end takes and drops", tls_feed(x->s, http, 5) == 5 && tls_peek(x->s).n == 0 && tls_write(x->s, "x", 1) == 0, NULL);
 	tls_feed(x->c, "HTTP/1.0 400 Bad Request\r\n\r\n", 28);
-	check("plain HTTP from an upstream is said to be so", strcmp(state_name(x->c), "not TLS") == 0, state_name(x->c));
+	tls_check("plain HTTP from an upstream is said to be so", strcmp(state_name(x->c), "not TLS") == 0, state_name(x->c));
 	pair_free(x);
 
 	x = pair_new("damage.example.com");
@@ -628,12 +628,12 @@ test_damage(void)
 	x->up.n = tls_drain(x->c, x->up.p, sizeof x->up.p);
 	x->up.p[x->up.n - 1] ^= 1;
 	tls_feed(x->s, x->up.p, x->up.n);
-	check("a damaged record fails", tls_status(x->s) == TLS_FAILED && tls_peek(x->s).n == 0, state_name(x->s));
+	tls_check("a damaged record fails", tls_status(x->s) == TLS_FAILED && tls_peek(x->s).n == 0, state_name(x->s));
 	pair_free(x);
 
 	x = pair_named("closing.example.com", "closing.example.com", 443, "");
 	tls_feed(x->c, "\x15\x03\x03\x00\x02\x01\x00", 7);
-	check("close_notify instead of a handshake is a failure", tls_status(x->c) == TLS_FAILED && tls_status(x->c) != TLS_CLOSED, state_name(x->c));
+	tls_check("close_notify instead of a handshake is a failure", tls_status(x->c) == TLS_FAILED && tls_status(x->c) != TLS_CLOSED, state_name(x->c));
 	pair_free(x);
 
 	for (int i = 0; i < 300; i++) {         /* flipped bits in the flights: no crash, no opening */
@@ -648,10 +648,10 @@ test_damage(void)
 			tls_feed(to, w, n);
 		}
 		if (pair_open(x) && memcmp(x->c->u.eng.server_random, x->s->u.eng.server_random, 32) != 0)
-			check("a flipped bit was noticed", false, NULL);
+			tls_check("a flipped bit was noticed", false, NULL);
 		pair_free(x);
 	}
-	check("flipped bits in handshakes do no harm", true, NULL);
+	tls_check("flipped bits in handshakes do no harm", true, NULL);
 }
 
 /* RFC 5246 7.2.2: whoever breaks off says why, under the keys of the connection. */
@@ -684,7 +684,7 @@ test_alert(uint16_t suite, bool server)
 		x->c = tls_connect(own_trust, old, SLICE("alert.example.com"), 1000 + suite, SLICE(""), false, NULL, 0);
 		br_ssl_engine_set_suites(&x->s->u.eng, &suite, 1);
 		br_ssl_engine_set_default_aes_cbc(&x->s->u.eng);
-		run(x);
+		tls_run(x);
 		from = server ? x->c : x->s;
 		to = server ? x->s : x->c;
 		tls_write(from, "hello", 5);
@@ -702,7 +702,7 @@ test_alert(uint16_t suite, bool server)
 		n = tls_drain(to, w, sizeof w);
 		tls_feed(from, w, n);
 		snprintf(name, sizeof name, "%04x, %s: %s, and an alert that can be read", suite, server ? "agent" : "upstream", broken[i].name);
-		check(name, pair_open(x) == false && tls_status(to) == TLS_FAILED && n > 7 && w[0] == 21 && !tls_has_output(to) &&
+		tls_check(name, pair_open(x) == false && tls_status(to) == TLS_FAILED && n > 7 && w[0] == 21 && !tls_has_output(to) &&
 		    strcmp(tls_alert_names[to->ended_by], want) == 0 && from->ended_by == to->ended_by, tls_why(to));
 		pair_free(x);
 		tls_ident_unref(old);
@@ -726,11 +726,11 @@ test_alerts(void)
 	/* A hello that is none, in the clear. */
 	x = pair_named("hello.example.com", "hello.example.com", 443, "");
 	tls_feed(x->s, "\x16\x03\x01\x00\x05\x01\x00\x00\x01\x03", 10);
-	check("a hello cut short: decode_error", tls_drain(x->s, w, sizeof w) == 7 && w[6] == 50, tls_why(x->s));
+	tls_check("a hello cut short: decode_error", tls_drain(x->s, w, sizeof w) == 7 && w[6] == 50, tls_why(x->s));
 	pair_free(x);
 	x = pair_named("hello.example.com", "hello.example.com", 443, "");
 	tls_feed(x->s, "\x17\x03\x03\x00\x01\x00", 6);
-	check("data before a hello: unexpected_message", tls_drain(x->s, w, sizeof w) == 7 && w[6] == 10, tls_why(x->s));
+	tls_check("data before a hello: unexpected_message", tls_drain(x->s, w, sizeof w) == 7 && w[6] == 10, tls_why(x->s));
 	pair_free(x);
 }
 
@@ -769,7 +769,7 @@ test_extensions(void)
 		const char *why = cert_rules(&v);
 
 		snprintf(name, sizeof name, "extensions: %s", extensions[i].name);
-		check(name, extensions[i].why == NULL ? why == NULL : why != NULL && strstr(why, extensions[i].why) != NULL, why != NULL ? why : "good");
+		tls_check(name, extensions[i].why == NULL ? why == NULL : why != NULL && strstr(why, extensions[i].why) != NULL, why != NULL ? why : "good");
 	}
 }
 
@@ -788,24 +788,24 @@ test_sessions(void)
 		session_put(sessions_agents, name, &p, 100);
 		found += session_find(sessions_agents, name, &p);
 	}
-	check("a session just kept is found", found == 8000, NULL);
+	tls_check("a session just kept is found", found == 8000, NULL);
 	found = 0;
 	for (int k = 0; k < 8000; k++) {
 		tls_sha256(&k, sizeof k, name);
 		found += session_find(sessions_agents, name, &p);
 	}
 	snprintf(n, sizeof n, "%d", found);
-	check("the table is bounded and used", found > 3500 && found <= TLS_SESSIONS, n);
+	tls_check("the table is bounded and used", found > 3500 && found <= TLS_SESSIONS, n);
 	i = session_slot(sessions_agents, name, &got);
 	atomic_store(&sessions_agents->slot[i][5], 99);         /* as a writer killed half-way leaves it */
-	check("a torn slot is a miss", !session_find(sessions_agents, name, &p), NULL);
+	tls_check("a torn slot is a miss", !session_find(sessions_agents, name, &p), NULL);
 	session_put(sessions_agents, name, &p, 100);
-	check("and is used again", session_find(sessions_agents, name, &p), NULL);
+	tls_check("and is used again", session_find(sessions_agents, name, &p), NULL);
 	session_drop(sessions_agents, name);
 	session_read(sessions_agents, i, &got);
-	check("a dropped session is wiped", memcmp(&got, &(struct session){0}, sizeof got) == 0, NULL);
+	tls_check("a dropped session is wiped", memcmp(&got, &(struct session){0}, sizeof got) == 0, NULL);
 	session_put(sessions_agents, name, &p, 0);
-	check("an expired session is not found", !session_find(sessions_agents, name, &p), NULL);
+	tls_check("an expired session is not found", !session_find(sessions_agents, name, &p), NULL);
 	for (size_t k = 0; k < TLS_SESSIONS; k++) {
 		session_read(sessions_agents, k, &got);
 		got.expires = 0;
@@ -818,7 +818,7 @@ test_sessions(void)
 		session_read(sessions_agents, k, &got);
 		found += memcmp(&got, &(struct session){0}, sizeof got) != 0;
 	}
-	check("the sweep wipes what expired", found == 0, NULL);
+	tls_check("the sweep wipes what expired", found == 0, NULL);
 }
 
 /* Puts one end on a socket until it opened and `want` bytes came, or it ended; sends `text` when open. */
@@ -895,12 +895,12 @@ test_workers(void)
 		c = tls_connect(own_trust, NULL, SLICE("fork.example.com"), 443, SLICE(""), false, NULL, 0);
 		on_socket(c, sv[0], NULL, reply, sizeof reply);
 		resumed[i] = tls_resumed(c);
-		check(i == 0 ? "a handshake with a worker" : "and with the next", strcmp(reply, "from the worker\n") == 0, state_name(c));
+		tls_check(i == 0 ? "a handshake with a worker" : "and with the next", strcmp(reply, "from the worker\n") == 0, state_name(c));
 		tls_free(c);
 		close(sv[0]);
 		waitpid(pid, NULL, 0);
 	}
-	check("a session made with one worker resumes with another", !resumed[0] && resumed[1], NULL);
+	tls_check("a session made with one worker resumes with another", !resumed[0] && resumed[1], NULL);
 }
 
 /* -- with openssl at the other end */
@@ -926,7 +926,7 @@ spawn(const char *cmd)
 	pid_t pid;
 
 	fflush(stdout);
-	if (asprintf(&line, "cd %s && exec %s", dir, cmd) < 0)
+	if (asprintf(&line, "cd %s && exec %s", tls_dir, cmd) < 0)
 		abort();
 	if ((pid = fork()) == 0) {
 		execl("/bin/sh", "sh", "-c", line, (char *)NULL);
@@ -1144,7 +1144,7 @@ test_chains(void)
 	};
 	char name[128];
 
-	check("certificates are made", shell(make_certs) == 0, "see log");
+	tls_check("certificates are made", shell(make_certs) == 0, "see log");
 	for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
 		pid_t pid = server_start(rows[i].args);
 		bool legacy = strstr(rows[i].trust, " legacy") != NULL;
@@ -1154,7 +1154,7 @@ test_chains(void)
 		bool ok = rows[i].why == NULL ? why == NULL : why != NULL && strcmp(why, rows[i].why) == 0;
 
 		snprintf(name, sizeof name, "upstream: %s", rows[i].name);
-		check(name, ok, why != NULL ? why : "it opened");
+		tls_check(name, ok, why != NULL ? why : "it opened");
 		tls_ident_unref(ident);
 		tls_trust_unref(t);
 		server_stop(pid);
@@ -1168,7 +1168,7 @@ static unsigned judge_checks;           /* signatures that were looked at */
 
 /* A chain as an upstream shows it, judged alone. */
 static const char *
-judge(const char *root, const char *chain, const char *host, bool legacy)
+tls_judge(const char *root, const char *chain, const char *host, bool legacy)
 {
 	struct tls_trust *trust = judge_trust != NULL ? judge_trust : trust_of(root);
 	struct tls_ident *ident = legacy ? legacy_new() : NULL;
@@ -1212,37 +1212,37 @@ test_verified(void)
 
 	memset(verified, 0, sizeof verified);
 	judge_trust = one;
-	why = judge(NULL, "remember.pem", "up.example", false);
-	check("verified: the first time", why[0] == '\0' && judge_checks == 2, why);
-	why = judge(NULL, "remember.pem", "up.example", false);
-	check("verified: remembered", why[0] == '\0' && judge_checks == 0, why);
+	why = tls_judge(NULL, "remember.pem", "up.example", false);
+	tls_check("verified: the first time", why[0] == '\0' && judge_checks == 2, why);
+	why = tls_judge(NULL, "remember.pem", "up.example", false);
+	tls_check("verified: remembered", why[0] == '\0' && judge_checks == 0, why);
 	memcpy(first, verified, sizeof first);
-	why = judge(NULL, "remember.pem", "x.wild.example", false);
-	check("verified: another name of its own", why[0] == '\0' && judge_checks == 2, why);
-	why = judge(NULL, "remember.pem", "other.example", false);
-	check("verified: a name that is not its own", strstr(why, "name mismatch") != NULL, why);
-	why = judge(NULL, "remember.pem", "up.example", true);
-	check("verified: another identity", why[0] == '\0' && judge_checks == 2, why);
+	why = tls_judge(NULL, "remember.pem", "x.wild.example", false);
+	tls_check("verified: another name of its own", why[0] == '\0' && judge_checks == 2, why);
+	why = tls_judge(NULL, "remember.pem", "other.example", false);
+	tls_check("verified: a name that is not its own", strstr(why, "name mismatch") != NULL, why);
+	why = tls_judge(NULL, "remember.pem", "up.example", true);
+	tls_check("verified: another identity", why[0] == '\0' && judge_checks == 2, why);
 	judge_flips = true;
-	why = judge(NULL, "remember.pem", "up.example", false);
-	check("verified: a bit is another", why[0] != '\0' && judge_checks != 0, why);
+	why = tls_judge(NULL, "remember.pem", "up.example", false);
+	tls_check("verified: a bit is another", why[0] != '\0' && judge_checks != 0, why);
 	judge_flips = false;
 	judge_later = 400LL * 365 * 86400;
-	why = judge(NULL, "remember.pem", "up.example", false);
-	check("verified: past its dates", strcmp(why, "certificate expired") == 0, why);
+	why = tls_judge(NULL, "remember.pem", "up.example", false);
+	tls_check("verified: past its dates", strcmp(why, "certificate expired") == 0, why);
 	judge_later = -judge_later;
-	why = judge(NULL, "remember.pem", "up.example", false);
-	check("verified: before them", strcmp(why, "certificate not yet valid") == 0, why);
+	why = tls_judge(NULL, "remember.pem", "up.example", false);
+	tls_check("verified: before them", strcmp(why, "certificate not yet valid") == 0, why);
 	judge_later = 0;
 	judge_trust = two;
-	why = judge(NULL, "remember.pem", "up.example", false);
-	check("verified: other roots", why[0] == '\0' && judge_checks == 2, why);
+	why = tls_judge(NULL, "remember.pem", "up.example", false);
+	tls_check("verified: other roots", why[0] == '\0' && judge_checks == 2, why);
 	for (unsigned i = 0; i < VERIFIED_MAX; i++)     /* one of the others may have taken its place: keys are random */
 		if (first[i].to != 0)
 			verified[i] = first[i];
 	judge_trust = one;
-	why = judge(NULL, "remember.pem", "up.example", false);
-	check("verified: still remembered", why[0] == '\0' && judge_checks == 0, why);
+	why = tls_judge(NULL, "remember.pem", "up.example", false);
+	tls_check("verified: still remembered", why[0] == '\0' && judge_checks == 0, why);
 	judge_trust = NULL;
 	tls_trust_unref(one);
 	tls_trust_unref(two);
@@ -1258,7 +1258,7 @@ test_matrix(const char *program)
 
 	snprintf(cmd, sizeof cmd, "python3 -B '%s' %s >%s 2>&1", program, path("matrix"), path("matrix.log"));
 	if (system(cmd) != 0 || (f = fopen(path("matrix/matrix.txt"), "r")) == NULL) {
-		check("the matrix is made", false, "see matrix.log");
+		tls_check("the matrix is made", false, "see matrix.log");
 		return;
 	}
 	while (fgets(line, sizeof line, f) != NULL) {
@@ -1269,14 +1269,14 @@ test_matrix(const char *program)
 			cell[i] = strsep(&at, "\t");
 		snprintf(root, sizeof root, "matrix/%s/root.crt", cell[0]);
 		snprintf(chain, sizeof chain, "matrix/%s/chain.pem", cell[0]);
-		const char *why = judge(root, chain, cell[1], cell[2][0] == '1');
+		const char *why = tls_judge(root, chain, cell[1], cell[2][0] == '1');
 
 		snprintf(name, sizeof name, "path: %s (%s)", cell[4], cell[3][0] == '\0' ? "good" : cell[3]);
-		check(name, cell[3][0] == '\0' ? why[0] == '\0' : strstr(why, cell[3]) != NULL, why[0] != '\0' ? why : "it was accepted");
+		tls_check(name, cell[3][0] == '\0' ? why[0] == '\0' : strstr(why, cell[3]) != NULL, why[0] != '\0' ? why : "it was accepted");
 		rows++;
 	}
 	fclose(f);
-	check("all rows", rows > 150, NULL);
+	tls_check("all rows", rows > 150, NULL);
 }
 
 static void
@@ -1289,16 +1289,16 @@ test_upstream_resumption(void)
 	int curve = 0;
 
 	why = why != NULL ? why : dial(t, "up.example", &second, NULL);
-	check("an upstream session resumes", why == NULL && !first && second, why);
+	tls_check("an upstream session resumes", why == NULL && !first && second, why);
 	why = dial(u, "up.example", &third, &curve);
-	check("not under another trust", why == NULL && !third, why);
-	check("openssl chooses X25519 of our list", curve == BR_EC_curve25519, NULL);
+	tls_check("not under another trust", why == NULL && !third, why);
+	tls_check("openssl chooses X25519 of our list", curve == BR_EC_curve25519, NULL);
 	why = dial(t, "a.wild.example", &fourth, NULL);
-	check("not for another name", why == NULL && !fourth, why);
+	tls_check("not for another name", why == NULL && !fourth, why);
 	server_stop(pid);
 	pid = server_start("-cert good.crt -key good.key -tls1_2 -no_ticket -cipher ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES256-GCM-SHA384");
 	why = dial(t, "up.example", &first, NULL);
-	check("a server that forgot the session makes a new one", why == NULL && !first, why);
+	tls_check("a server that forgot the session makes a new one", why == NULL && !first, why);
 	server_stop(pid);
 	tls_trust_unref(t);
 	tls_trust_unref(u);
@@ -1317,19 +1317,19 @@ test_trust(void)
 	if (access(two[0], R_OK) == 0) {
 		t = trust_of_files(two, 2, &why);
 		snprintf(n, sizeof n, "%zu roots", t != NULL ? t->n : 0);
-		check("the system's bundle loads", t != NULL && t->n > 100, n);
+		tls_check("the system's bundle loads", t != NULL && t->n > 100, n);
 		printf("# %s\n", n);
 		tls_trust_unref(t);
 	}
-	check("a missing file is an error by name", trust_of_files(none, 1, &why) == NULL && memmem(why.p, why.n, "nothing: No such", 16) != NULL, NULL);
+	tls_check("a missing file is an error by name", trust_of_files(none, 1, &why) == NULL && memmem(why.p, why.n, "nothing: No such", 16) != NULL, NULL);
 	buf_clear(&why);
-	check("so is one without certificates", trust_of_files(empty, 1, &why) == NULL && memmem(why.p, why.n, "no usable certificate", 21) != NULL, NULL);
+	tls_check("so is one without certificates", trust_of_files(empty, 1, &why) == NULL && memmem(why.p, why.n, "no usable certificate", 21) != NULL, NULL);
 	buf_free(&why);
 }
 
 /* s_client against our end; its output goes to client.log. */
 static const char *
-client(const char *host, const char *args)
+tls_client(const char *host, const char *args)
 {
 	static char result[64];
 	char cmd[1024], reply[64];
@@ -1362,45 +1362,45 @@ client(const char *host, const char *args)
 static void
 test_s_client(void)
 {
-	const char *r = client("cli.example", "-servername cli.example -alpn http/1.1 -tls1_2 -verify_hostname cli.example -sess_out sess");
+	const char *r = tls_client("cli.example", "-servername cli.example -alpn http/1.1 -tls1_2 -verify_hostname cli.example -sess_out sess");
 
-	check("s_client opens", strcmp(r, "ok") == 0, r);
-	check("and verifies strictly, over http/1.1", grep("client.log", "Verify return code: 0 (ok)") && grep("client.log", "ALPN protocol: http/1.1"), "see client.log");
-	check("X25519 with s_client", grep("client.log", "Server Temp Key: X25519"), "see client.log");
-	r = client("cli.example", "-servername cli.example -alpn http/1.1 -tls1_2 -sess_in sess");
-	check("s_client resumes", strcmp(r, "resumed") == 0 && grep("client.log", "Reused"), r);
-	r = client("cli2.example", "-servername cli2.example -alpn http/1.1 -tls1_2 -sess_in sess");
-	check("but not through another tunnel", strcmp(r, "ok") == 0 && grep("client.log", "New,"), r);
-	r = client("cli.example", "-noservername -verify_hostname cli.example");
-	check("no SNI, no ALPN, default versions", strcmp(r, "ok") == 0, r);
-	r = client("127.0.0.1", "-noservername -verify_ip 127.0.0.1");
-	check("an address verifies", strcmp(r, "ok") == 0 && grep("client.log", "Verify return code: 0 (ok)"), r);
-	r = client("cli.example", "-servername wrong.example");
-	check("wrong SNI", strcmp(r, "unrecognized_name") == 0 && grep("client.log", "unrecognized name"), r);
-	r = client("cli.example", "-servername CLI.example");
-	check("SNI in capitals", strcmp(r, "ok") == 0, r);
-	r = client("cli.example", "-alpn h2");
-	check("ALPN h2", strcmp(r, "no_application_protocol") == 0 && grep("client.log", "no application protocol"), r);
-	r = client("cli.example", "-alpn h2,http/1.1");
-	check("ALPN h2 and http/1.1", strcmp(r, "ok") == 0, r);
-	r = client("cli.example", "-tls1_1 -cipher ALL:@SECLEVEL=0");
-	check("a client of TLS 1.1", strcmp(r, "protocol_version") == 0 && grep("client.log", "protocol version"), r);
-	r = client("cli.example", "-tls1_3");
-	check("a client of TLS 1.3 alone", strcmp(r, "handshake_failure") == 0 && grep("client.log", "handshake failure"), r);
-	r = client("cli.example", "-tls1_2 -cipher ECDHE-ECDSA-CHACHA20-POLY1305");
-	check("ChaCha20", strcmp(r, "ok") == 0, r);
-	r = client("cli.example", "-tls1_2 -cipher ECDHE-ECDSA-AES256-GCM-SHA384");
-	check("the last of our suites alone", strcmp(r, "ok") == 0, r);
-	r = client("cli.example", "-tls1_2 -cipher ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-ECDSA-AES128-GCM-SHA256 -debug");
-	check("the first of our suites comes first", strcmp(r, "ok") == 0 && grep("client.log", "ECDHE-ECDSA-AES128-GCM-SHA256"), r);
-	r = client("cli.example", "-tls1_2 -cipher ALL:@SECLEVEL=0:!ECDHE");
-	check("no suite in common", strcmp(r, "handshake_failure") == 0 && grep("client.log", "handshake failure"), r);
-	r = client("cli.example", "-tls1_2 -cipher AES128-GCM-SHA256:ECDHE-ECDSA-AES128-SHA:@SECLEVEL=0");
-	check("RSA key exchange, or CBC", strcmp(r, "handshake_failure") == 0 && grep("client.log", "handshake failure"), r);
-	r = client("cli.example", "-tls1_2 -curves P-256");
-	check("P-256", strcmp(r, "ok") == 0, r);
-	r = client("cli.example", "-CAfile root.crt -CAfile rogue.crt");
-	check("a client that does not trust us says so", strcmp(r, "unknown_ca") == 0, r);
+	tls_check("s_client opens", strcmp(r, "ok") == 0, r);
+	tls_check("and verifies strictly, over http/1.1", grep("client.log", "Verify return code: 0 (ok)") && grep("client.log", "ALPN protocol: http/1.1"), "see client.log");
+	tls_check("X25519 with s_client", grep("client.log", "Server Temp Key: X25519"), "see client.log");
+	r = tls_client("cli.example", "-servername cli.example -alpn http/1.1 -tls1_2 -sess_in sess");
+	tls_check("s_client resumes", strcmp(r, "resumed") == 0 && grep("client.log", "Reused"), r);
+	r = tls_client("cli2.example", "-servername cli2.example -alpn http/1.1 -tls1_2 -sess_in sess");
+	tls_check("but not through another tunnel", strcmp(r, "ok") == 0 && grep("client.log", "New,"), r);
+	r = tls_client("cli.example", "-noservername -verify_hostname cli.example");
+	tls_check("no SNI, no ALPN, default versions", strcmp(r, "ok") == 0, r);
+	r = tls_client("127.0.0.1", "-noservername -verify_ip 127.0.0.1");
+	tls_check("an address verifies", strcmp(r, "ok") == 0 && grep("client.log", "Verify return code: 0 (ok)"), r);
+	r = tls_client("cli.example", "-servername wrong.example");
+	tls_check("wrong SNI", strcmp(r, "unrecognized_name") == 0 && grep("client.log", "unrecognized name"), r);
+	r = tls_client("cli.example", "-servername CLI.example");
+	tls_check("SNI in capitals", strcmp(r, "ok") == 0, r);
+	r = tls_client("cli.example", "-alpn h2");
+	tls_check("ALPN h2", strcmp(r, "no_application_protocol") == 0 && grep("client.log", "no application protocol"), r);
+	r = tls_client("cli.example", "-alpn h2,http/1.1");
+	tls_check("ALPN h2 and http/1.1", strcmp(r, "ok") == 0, r);
+	r = tls_client("cli.example", "-tls1_1 -cipher ALL:@SECLEVEL=0");
+	tls_check("a client of TLS 1.1", strcmp(r, "protocol_version") == 0 && grep("client.log", "protocol version"), r);
+	r = tls_client("cli.example", "-tls1_3");
+	tls_check("a client of TLS 1.3 alone", strcmp(r, "handshake_failure") == 0 && grep("client.log", "handshake failure"), r);
+	r = tls_client("cli.example", "-tls1_2 -cipher ECDHE-ECDSA-CHACHA20-POLY1305");
+	tls_check("ChaCha20", strcmp(r, "ok") == 0, r);
+	r = tls_client("cli.example", "-tls1_2 -cipher ECDHE-ECDSA-AES256-GCM-SHA384");
+	tls_check("the last of our suites alone", strcmp(r, "ok") == 0, r);
+	r = tls_client("cli.example", "-tls1_2 -cipher ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-ECDSA-AES128-GCM-SHA256 -debug");
+	tls_check("the first of our suites comes first", strcmp(r, "ok") == 0 && grep("client.log", "ECDHE-ECDSA-AES128-GCM-SHA256"), r);
+	r = tls_client("cli.example", "-tls1_2 -cipher ALL:@SECLEVEL=0:!ECDHE");
+	tls_check("no suite in common", strcmp(r, "handshake_failure") == 0 && grep("client.log", "handshake failure"), r);
+	r = tls_client("cli.example", "-tls1_2 -cipher AES128-GCM-SHA256:ECDHE-ECDSA-AES128-SHA:@SECLEVEL=0");
+	tls_check("RSA key exchange, or CBC", strcmp(r, "handshake_failure") == 0 && grep("client.log", "handshake failure"), r);
+	r = tls_client("cli.example", "-tls1_2 -curves P-256");
+	tls_check("P-256", strcmp(r, "ok") == 0, r);
+	r = tls_client("cli.example", "-CAfile root.crt -CAfile rogue.crt");
+	tls_check("a client that does not trust us says so", strcmp(r, "unknown_ca") == 0, r);
 }
 
 static double
@@ -1506,7 +1506,7 @@ int
 main(int argc, char **argv)
 {
 	setenv("LC_ALL", "C", 1);
-	if (mkdtemp(dir) == NULL || !tls_init() || !tls_worker_init())
+	if (mkdtemp(tls_dir) == NULL || !tls_init() || !tls_worker_init())
 		return 1;
 	load_own_ca();
 	if (argc > 1 && strcmp(argv[1], "time") == 0) {
@@ -1522,7 +1522,7 @@ main(int argc, char **argv)
 	test_park();
 	test_wiping();
 	test_bulk();
-	test_damage();
+	test_tls_damage();
 	test_alerts();
 	test_workers();
 	test_sessions();
@@ -1538,7 +1538,7 @@ main(int argc, char **argv)
 	if (failed == 0)
 		shell("cd / && rm -rf \"$OLDPWD\"");
 	else
-		printf("# left in %s\n", dir);
+		printf("# left in %s\n", tls_dir);
 	printf("%d passed, %d failed\n", passed, failed);
 	return failed != 0;
 }

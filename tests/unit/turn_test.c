@@ -47,7 +47,7 @@ sink(void)
 }
 
 static void
-nothing(struct watch *w)
+turn_nothing(struct watch *w)
 {
 	(void)w;
 }
@@ -55,7 +55,7 @@ nothing(struct watch *w)
 static void
 peer_from(struct peer *p, int fd)
 {
-	peer_init(p, fd, nothing);
+	peer_init(p, fd, turn_nothing);
 	p->watch.readable = p->watch.writable = true;
 	taken = 0;
 }

@@ -5,7 +5,7 @@
 static int passed, failed;
 
 static void
-check(const char *name, bool ok)
+value_check(const char *name, bool ok)
 {
 	printf("%sok %s\n", ok ? "" : "not ", name);
 	fflush(stdout);
@@ -55,21 +55,21 @@ test_buf_sticky(void)
 	struct buf b;
 
 	buf_init(&b, 16);
-	check("a buffer takes what fits", buf_adds(&b, "0123456789") && buf_addu(&b, 42) && buf_ok(&b) && b.n == 12);
-	check("asking for room that is not there is no failure", !buf_room(&b, 5) && buf_ok(&b) && buf_room(&b, 4));
-	check("what does not fit makes it bad", !buf_adds(&b, "12345") && !buf_ok(&b) && b.n == 12);
-	check("a bad buffer takes nothing, not even what would fit", !buf_add(&b, "1", 1) && !buf_adds(&b, "") &&
+	value_check("a buffer takes what fits", buf_adds(&b, "0123456789") && buf_addu(&b, 42) && buf_ok(&b) && b.n == 12);
+	value_check("asking for room that is not there is no failure", !buf_room(&b, 5) && buf_ok(&b) && buf_room(&b, 4));
+	value_check("what does not fit makes it bad", !buf_adds(&b, "12345") && !buf_ok(&b) && b.n == 12);
+	value_check("a bad buffer takes nothing, not even what would fit", !buf_add(&b, "1", 1) && !buf_adds(&b, "") &&
 	    !buf_reserve(&b, 1) && !buf_room(&b, 1) && !buf_addf(&b, "%d", 1) && b.n == 12);
 	buf_cut(&b, 2);
-	check("cut shorter it stays bad", !buf_ok(&b) && !buf_add(&b, "1", 1));
+	value_check("cut shorter it stays bad", !buf_ok(&b) && !buf_add(&b, "1", 1));
 	buf_clear(&b);
-	check("cleared it is good again, and wiped", buf_ok(&b) && all_zero(b.p, 12) && buf_addf(&b, "%d", 1));
-	check("a format that is too long makes it bad", !buf_addf(&b, "%600d", 1) && !buf_ok(&b));
+	value_check("cleared it is good again, and wiped", buf_ok(&b) && all_zero(b.p, 12) && buf_addf(&b, "%d", 1));
+	value_check("a format that is too long makes it bad", !buf_addf(&b, "%600d", 1) && !buf_ok(&b));
 	buf_recycle(&b, 64);
-	check("so does using it again", buf_ok(&b) && b.n == 0 && b.cap != 0);
-	check("a number that does not fit makes it bad", !(buf_adds(&b, "0123456789abcdef"), buf_addu(&b, 1)) && !buf_ok(&b));
+	value_check("so does using it again", buf_ok(&b) && b.n == 0 && b.cap != 0);
+	value_check("a number that does not fit makes it bad", !(buf_adds(&b, "0123456789abcdef"), buf_addu(&b, 1)) && !buf_ok(&b));
 	buf_free(&b);
-	check("freed it is good again", buf_ok(&b) && b.p == NULL && b.max == 16);
+	value_check("freed it is good again", buf_ok(&b) && b.p == NULL && b.max == 16);
 }
 
 /* -- arena */
@@ -101,22 +101,22 @@ test_arena_wipes(void)
 	struct secret *s = secret_copy("canary-canary-canary", 20), *t;
 	char *at = s->p;
 
-	check("a secret keeps its bytes while someone holds it",
+	value_check("a secret keeps its bytes while someone holds it",
 	    (secret_unref(secret_ref(s)), memcmp(at, "canary-canary-canary", 20) == 0));
 	secret_unref(s);
-	check("the last release wipes the block, header and all", all_zero(s, 32));
+	value_check("the last release wipes the block, header and all", all_zero(s, 32));
 	t = secret_new(20);
-	check("a block given again reads as zero", t == s && all_zero(t->p, 20));
+	value_check("a block given again reads as zero", t == s && all_zero(t->p, 20));
 	secret_unref(t);
 	s = secret_new(0);
-	check("a secret of no bytes is one", s != NULL && s->n == 0);
+	value_check("a secret of no bytes is one", s != NULL && s->n == 0);
 	secret_unref(s);
-	check("more than 2 MiB is refused", secret_new(SECRET_MAX + 1) == NULL);
+	value_check("more than 2 MiB is refused", secret_new(SECRET_MAX + 1) == NULL);
 	s = secret_new(SECRET_MAX);
-	check("2 MiB with the header fit", s != NULL);
+	value_check("2 MiB with the header fit", s != NULL);
 	memset(s->p, 0xa5, SECRET_MAX);
 	secret_unref(s);
-	check("a large one is wiped whole", all_zero(s, SECRET_MAX + sizeof *s));
+	value_check("a large one is wiped whole", all_zero(s, SECRET_MAX + sizeof *s));
 }
 
 static void
@@ -130,23 +130,23 @@ test_arena_exhaustion(void)
 		memset(s[n]->p, (int)(n & 0xff), size);
 		n++;
 	}
-	check("a full arena says so, and not before it is full", n == SECRET_ARENA_MAX / 4096);
+	value_check("a full arena says so, and not before it is full", n == SECRET_ARENA_MAX / 4096);
 	for (size_t i = 0; i < n; i++)
 		apart &= s[i]->p[0] == (char)(i & 0xff) && s[i]->p[size - 1] == (char)(i & 0xff);
-	check("no two blocks share a byte", apart);
-	check("a full arena has no room for the smallest either", secret_new(0) == NULL);
+	value_check("no two blocks share a byte", apart);
+	value_check("a full arena has no room for the smallest either", secret_new(0) == NULL);
 	for (size_t i = 0; i < n; i += 2)
 		secret_unref(s[i]);
-	check("freed in holes, there is none for a larger block", secret_new(size + 1) == NULL);
+	value_check("freed in holes, there is none for a larger block", secret_new(size + 1) == NULL);
 	for (size_t i = 1; i < n; i += 2)
 		secret_unref(s[i]);
 	while (again < 16 && (s[again] = secret_new(SECRET_MAX)) != NULL)
 		again++;
-	check("neighbours merge: the whole arena can be had in the largest blocks", again == 16);
+	value_check("neighbours merge: the whole arena can be had in the largest blocks", again == 16);
 	while (again != 0)
 		secret_unref(s[--again]);
-	check("nothing is left in use", secret_arena.live == 0);
-	check("the arena is zero from end to end", all_zero(secret_arena.base, SECRET_ARENA_MAX));
+	value_check("nothing is left in use", secret_arena.live == 0);
+	value_check("the arena is zero from end to end", all_zero(secret_arena.base, SECRET_ARENA_MAX));
 }
 
 /* A text of which a secret is made keeps its bytes, and the rest of its block can be had again. */
@@ -177,13 +177,13 @@ test_arena_cut(void)
 			secret_unref(other);
 		}
 	}
-	check("a text of which a secret is made keeps its bytes, without a copy", kept);
+	value_check("a text of which a secret is made keeps its bytes, without a copy", kept);
 	while (n < COUNT(large) && (large[n] = secret_new(SECRET_MAX)) != NULL)
 		n++;
-	check("and its block comes back whole", n == COUNT(large) && all_zero(large[0]->p, SECRET_MAX));
+	value_check("and its block comes back whole", n == COUNT(large) && all_zero(large[0]->p, SECRET_MAX));
 	while (n != 0)
 		secret_unref(large[--n]);
-	check("and zero", all_zero(secret_arena.base, SECRET_ARENA_MAX));
+	value_check("and zero", all_zero(secret_arena.base, SECRET_ARENA_MAX));
 }
 
 /* A text grows, and becomes a secret on its way: nothing of it stays behind. */
@@ -210,25 +210,25 @@ test_arena_text(void)
 			ok &= s->p[i] == (char)(i * 7);
 		secret_unref(s);
 	}
-	check("a text grows in the arena, from the start or from its middle", ok && secret_arena.live == 0);
-	check("and leaves nothing there", all_zero(secret_arena.base, SECRET_ARENA_MAX));
+	value_check("a text grows in the arena, from the start or from its middle", ok && secret_arena.live == 0);
+	value_check("and leaves nothing there", all_zero(secret_arena.base, SECRET_ARENA_MAX));
 	b = (struct buf){.max = 100, .secret = true};
-	check("an empty text is an empty secret", (s = buf_take_secret(&b)) != NULL && s->n == 0);
+	value_check("an empty text is an empty secret", (s = buf_take_secret(&b)) != NULL && s->n == 0);
 	secret_unref(s);
 	memset(plain, 'x', sizeof plain);
-	check("a text that is too long becomes no secret", !buf_add(&b, plain, 101) && buf_take_secret(&b) == NULL && buf_ok(&b));
-	check("nor one that was so before", (buf_init(&b, 50), buf_add(&b, plain, 51), buf_take_secret(&b)) == NULL);
+	value_check("a text that is too long becomes no secret", !buf_add(&b, plain, 101) && buf_take_secret(&b) == NULL && buf_ok(&b));
+	value_check("nor one that was so before", (buf_init(&b, 50), buf_add(&b, plain, 51), buf_take_secret(&b)) == NULL);
 	b = (struct buf){.max = 4 << 20, .secret = true};
-	check("one secret has its limit", buf_reserve(&b, SECRET_MAX) && !buf_reserve(&b, SECRET_MAX + 1) && !buf_ok(&b));
+	value_check("one secret has its limit", buf_reserve(&b, SECRET_MAX) && !buf_reserve(&b, SECRET_MAX + 1) && !buf_ok(&b));
 	buf_free(&b);
 	buf_init(&b, 100);
 	buf_add(&b, plain, 50);
 	heap = b.p;
 	s = buf_take_secret(&b);
-	check("a text in the heap becomes a secret in the arena", s->n == 50 && memcmp(s->p, plain, 50) == 0 &&
+	value_check("a text in the heap becomes a secret in the arena", s->n == 50 && memcmp(s->p, plain, 50) == 0 &&
 	    s->p != heap && b.p == NULL);
 	secret_unref(s);
-	check("no text is left", secret_arena.live == 0 && all_zero(secret_arena.base, SECRET_ARENA_MAX));
+	value_check("no text is left", secret_arena.live == 0 && all_zero(secret_arena.base, SECRET_ARENA_MAX));
 }
 
 /* A million-step walk would be no better than this one: sizes and lifetimes mixed, contents checked. */
@@ -255,7 +255,7 @@ test_arena_walk(void)
 	}
 	for (int i = 0; i < 64; i++)
 		secret_unref(s[i]);
-	check("blocks of all sizes come and go without touching each other", whole && secret_arena.live == 0);
+	value_check("blocks of all sizes come and go without touching each other", whole && secret_arena.live == 0);
 }
 
 static void
@@ -265,18 +265,18 @@ test_arena_system(void)
 	int status = -1;
 	pid_t pid;
 
-	check("core dumps leave the arena out", smaps_flag(s, "dd"));
-	check("a forked child gets it zeroed", smaps_flag(s, "wf"));
+	value_check("core dumps leave the arena out", smaps_flag(s, "dd"));
+	value_check("a forked child gets it zeroed", smaps_flag(s, "wf"));
 #if defined(__SANITIZE_ADDRESS__) || defined(__clang__)  /* there mlock does nothing and says it did */
 	(void)secret_locked;
 #else
-	check("it is locked, or secret_locked says that it is not", !secret_locked() || smaps_flag(s, "lo"));
+	value_check("it is locked, or secret_locked says that it is not", !secret_locked() || smaps_flag(s, "lo"));
 #endif
 	if ((pid = fork()) == 0)
 		_exit(all_zero(s->p, 6) && secret_init() && secret_copy("x", 1) != NULL ? 0 : 1);
 	waitpid(pid, &status, 0);
-	check("the child reads zeros there, and can have an arena of its own", status == 0);
-	check("the parent's is as it was", memcmp(s->p, "canary", 6) == 0);
+	value_check("the child reads zeros there, and can have an arena of its own", status == 0);
+	value_check("the parent's is as it was", memcmp(s->p, "canary", 6) == 0);
 	secret_unref(s);
 }
 
@@ -347,16 +347,16 @@ test_json_reader(void)
 			printf("# accepted: %s\n", json_bad[i]);
 			bad = false;
 		}
-	check("json: what RFC 8259 allows is read", good);
-	check("json: what it does not allow is refused", bad);
-	check("json: a NUL is not white space", !json_ok((struct slice){"1\0", 2}) &&
+	value_check("json: what RFC 8259 allows is read", good);
+	value_check("json: what it does not allow is refused", bad);
+	value_check("json: a NUL is not white space", !json_ok((struct slice){"1\0", 2}) &&
 	    !json_ok((struct slice){"\"\0\"", 3}) && !json_ok((struct slice){"\"\\\0\"", 4}));
-	check("json: an unset slice is no JSON", !json_ok((struct slice){NULL, 0}));
-	check("json: 64 levels are read", json_ok(text(nested(64, '[', ']'))));
-	check("json: 65 are not", !json_ok(text(nested(65, '[', ']'))));
+	value_check("json: an unset slice is no JSON", !json_ok((struct slice){NULL, 0}));
+	value_check("json: 64 levels are read", json_ok(text(nested(64, '[', ']'))));
+	value_check("json: 65 are not", !json_ok(text(nested(65, '[', ']'))));
 
 	json_open(&r, text("{\"k\":[1]}"));
-	check("json: a token gives its bytes and its depth",
+	value_check("json: a token gives its bytes and its depth",
 	    json_next(&r, &t) == JSON_OBJECT && t.depth == 0 &&
 	    json_next(&r, &t) == JSON_KEY && t.depth == 1 && slice_eq(t.raw, SLICE("\"k\"")) &&
 	    json_next(&r, &t) == JSON_ARRAY && t.depth == 1 &&
@@ -367,7 +367,7 @@ test_json_reader(void)
 
 /* Every prefix of every sample, right before a page that cannot be read. */
 static void
-test_json_prefixes(void)
+test_value_json_prefixes(void)
 {
 	bool whole_only = true;
 
@@ -381,7 +381,7 @@ test_json_prefixes(void)
 	for (size_t i = 0; i < sizeof json_bad / sizeof *json_bad; i++)
 		for (size_t n = 0; n <= strlen(json_bad[i]); n++)
 			json_ok((struct slice){before_guard(json_bad[i], n), n});
-	check("json: no prefix of an array, object or string is whole", whole_only);
+	value_check("json: no prefix of an array, object or string is whole", whole_only);
 }
 
 static bool
@@ -427,27 +427,27 @@ test_json_values(void)
 
 	memset(long_number, '1', sizeof long_number - 1);
 	long_number[sizeof long_number - 1] = '\0';
-	check("json: escapes come out as UTF-8",
+	value_check("json: escapes come out as UTF-8",
 	    unescapes_to("\"a\\u0000b\"", (struct slice){"a\0b", 3}) && unescapes_to("\"\\u00e9\"", SLICE("\xc3\xa9")) &&
 	    unescapes_to("\"\\u20AC\"", SLICE("\xe2\x82\xac")) && unescapes_to("\"\\uD83D\\uDE00\"", SLICE("\xf0\x9f\x98\x80")) &&
 	    unescapes_to("\"\\/\\b\\f\\n\\r\\t\\\\\\\"\"", SLICE("/\b\f\n\r\t\\\"")) && unescapes_to("\"\"", SLICE("")) &&
 	    unescapes_to("\"acc\\u0065ss\"", SLICE("access")));
-	check("json: quoting escapes what must be, and no more",
+	value_check("json: quoting escapes what must be, and no more",
 	    quotes_as(SLICE("a\"\\/\n\x01\x7f\xc3\xa9"), "\"a\\\"\\\\/\\n\\u0001\\u007f\xc3\xa9\"") &&
 	    quotes_as((struct slice){"\0", 1}, "\"\\u0000\"") && quotes_as(SLICE(""), "\"\""));
 	buf_init(&b, 16);
-	check("json: quoting refuses bytes that are not UTF-8, and adds nothing of them",
+	value_check("json: quoting refuses bytes that are not UTF-8, and adds nothing of them",
 	    buf_adds(&b, "x") && !json_put(&b, SLICE("a\xff"), false) && buf_ok(&b) && b.n == 1);
 	buf_clear(&b);
-	check("json: for a log, such a byte becomes U+FFFD",
+	value_check("json: for a log, such a byte becomes U+FFFD",
 	    json_put(&b, SLICE("a\xff"), true) && slice_eq(buf_slice(&b), SLICE("\"a\xef\xbf\xbd\"")));
-	check("json: a buffer that is full refuses whole", !json_put(&b, SLICE("0123456789"), true) && b.n == 6);
+	value_check("json: a buffer that is full refuses whole", !json_put(&b, SLICE("0123456789"), true) && b.n == 6);
 	buf_free(&b);
-	check("json: integers stay integers when they fit",
+	value_check("json: integers stay integers when they fit",
 	    number_is("9223372036854775807", JSON_INTEGER, INT64_MAX, 0) && number_is("-9223372036854775808", JSON_INTEGER, INT64_MIN, 0) &&
 	    number_is("9223372036854775808", JSON_REAL, 0, 9223372036854775808.0) && number_is("1.0", JSON_REAL, 0, 1) &&
 	    number_is("1e2", JSON_REAL, 0, 100) && number_is("0", JSON_INTEGER, 0, 0));
-	check("json: what is no number, or none we can keep, is none",
+	value_check("json: what is no number, or none we can keep, is none",
 	    number_is("1e999", JSON_NOT_A_NUMBER, 0, 0) && number_is("", JSON_NOT_A_NUMBER, 0, 0) &&
 	    number_is(" 1", JSON_NOT_A_NUMBER, 0, 0) && number_is("1x", JSON_NOT_A_NUMBER, 0, 0) &&
 	    number_is(long_number, JSON_NOT_A_NUMBER, 0, 0));
@@ -458,17 +458,17 @@ test_json_members(void)
 {
 	struct json_member m[2] = {{.name = SLICE("a")}, {.name = SLICE("b")}};
 
-	check("members: found at the top only, however the name is escaped",
+	value_check("members: found at the top only, however the name is escaped",
 	    json_members(SLICE("{\"x\":{\"a\":1,\"b\":2},\"\\u0061\":[1,{\"b\":3}]}"), m, 2) == JSON_OK &&
 	    m[0].value.type == JSON_ARRAY && slice_eq(m[0].value.raw, SLICE("[1,{\"b\":3}]")) && m[1].value.type == JSON_END);
-	check("members: a wanted name twice is refused, escaped or not",
+	value_check("members: a wanted name twice is refused, escaped or not",
 	    json_members(SLICE("{\"a\":1,\"\\u0061\":2}"), m, 2) == JSON_DUPLICATE &&
 	    json_members(SLICE("{\"a\":{},\"a\":null}"), m, 2) == JSON_DUPLICATE);
-	check("members: another name may come twice", json_members(SLICE("{\"x\":1,\"x\":2,\"b\":0}"), m, 2) == JSON_OK);
-	check("members: half a text is none", json_members(SLICE("{\"a\":1"), m, 2) == JSON_MALFORMED &&
+	value_check("members: another name may come twice", json_members(SLICE("{\"x\":1,\"x\":2,\"b\":0}"), m, 2) == JSON_OK);
+	value_check("members: half a text is none", json_members(SLICE("{\"a\":1"), m, 2) == JSON_MALFORMED &&
 	    json_members(SLICE("{\"a\":1}}"), m, 2) == JSON_MALFORMED && json_members(SLICE("{\"a\":1,\"a\":2"), m, 2) == JSON_MALFORMED &&
 	    json_members(SLICE(""), m, 2) == JSON_MALFORMED);
-	check("members: what is no object is told apart from what is no JSON",
+	value_check("members: what is no object is told apart from what is no JSON",
 	    json_members(SLICE("[1]"), m, 2) == JSON_NOT_OBJECT && json_members(SLICE("3"), m, 2) == JSON_NOT_OBJECT);
 }
 
@@ -505,8 +505,8 @@ test_digests(void)
 		sign_digest(h, text(row[i].data), out);
 		ok &= hex_is(out, h->n, row[i].want);
 	}
-	check("digests: the examples of FIPS 180-4", ok);
-	check("digests: an unknown algorithm is none", sign_hash_find(SLICE("md5")) == NULL);
+	value_check("digests: the examples of FIPS 180-4", ok);
+	value_check("digests: an unknown algorithm is none", sign_hash_find(SLICE("md5")) == NULL);
 }
 
 /* RFC 4231, test cases 1 to 7 (5 is about truncation, which we do not do; its first 16 bytes). */
@@ -542,7 +542,7 @@ test_hmac_rfc4231(void)
 		part[1] = (struct slice){d.p + d.n / 3, d.n - d.n / 3};
 		sign_hmac(SIGN_SHA256, (struct slice){key, row[i].nkey}, part, 2, out);
 		snprintf(name, sizeof name, "hmac: RFC 4231 test case %zu", i + 1);
-		check(name, hex_is(out, strlen(row[i].want) / 2, row[i].want));
+		value_check(name, hex_is(out, strlen(row[i].want) / 2, row[i].want));
 	}
 }
 
@@ -615,7 +615,7 @@ test_keys(void)
 		key = made_by(row[i].make);
 		why = key_read(key, NULL, &info);
 		snprintf(name, sizeof name, "key: %s", row[i].name);
-		check(name, (row[i].why == NULL) == (why == NULL) && (why == NULL || strcmp(why, row[i].why) == 0) &&
+		value_check(name, (row[i].why == NULL) == (why == NULL) && (why == NULL || strcmp(why, row[i].why) == 0) &&
 		    (why != NULL || ((row[i].type == NULL ? info.type == NULL : info.type != NULL && strcmp(info.type, row[i].type) == 0) &&
 		    strcmp(info.format, row[i].format) == 0 && info.bits == row[i].bits && info.encrypted == row[i].encrypted &&
 		    (row[i].curve == NULL ? info.curve == NULL : info.curve != NULL && strcmp(info.curve, row[i].curve) == 0))));
@@ -801,13 +801,13 @@ test_lua_cases(void)
 		bool ok = runs(L, lua_cases[i].chunk);
 
 		snprintf(name, sizeof name, "lua: %s", lua_cases[i].name);
-		check(name, ok);
+		value_check(name, ok);
 		if (!ok)
 			printf("# %s\n", why);
 		lua_close(L);
 	}
 	buf_free(&lua_text);
-	check("lua: a closed state holds no secret", secret_arena.live == 0);
+	value_check("lua: a closed state holds no secret", secret_arena.live == 0);
 }
 
 static void
@@ -824,11 +824,11 @@ test_lua_refusals(void)
 			ok = false;
 		}
 	}
-	check("lua: whatever a policy tries, a secret stays one", ok);
-	check("lua: its metatable is out of reach", runs(L, "assert(getmetatable(core.of 'x') == 'secret')"));
-	check("lua: two handles on equal bytes differ, as do a secret and its string",
+	value_check("lua: whatever a policy tries, a secret stays one", ok);
+	value_check("lua: its metatable is out of reach", runs(L, "assert(getmetatable(core.of 'x') == 'secret')"));
+	value_check("lua: two handles on equal bytes differ, as do a secret and its string",
 	    runs(L, "local s = core.of 'x' assert(s ~= 'x' and not rawequal(s, core.of 'x') and s == s and tonumber(s) == nil)"));
-	check("lua: a secret is no key of another's value", runs(L, "local t = { [core.of 'x'] = 1 } assert(t[core.of 'x'] == nil)"));
+	value_check("lua: a secret is no key of another's value", runs(L, "local t = { [core.of 'x'] = 1 } assert(t[core.of 'x'] == nil)"));
 	lua_close(L);
 }
 
@@ -848,32 +848,32 @@ test_lua_scope(void)
 	lua_State *L = new_state();
 
 	secret_scope_now = &scope;
-	check("scope: a task makes handles", runs(L, "a = core.of 'canary'  b = a .. 'x'  k = core.keep(core.of 'kept')"
+	value_check("scope: a task makes handles", runs(L, "a = core.of 'canary'  b = a .. 'x'  k = core.keep(core.of 'kept')"
 	    " for i = 1, 50 do local x = a:hex() end collectgarbage()"));
 	secret_scope_now = &other;
-	check("scope: another task makes its own", runs(L, "o = core.of 'other'"));
+	value_check("scope: another task makes its own", runs(L, "o = core.of 'other'"));
 	secret_scope_now = NULL;
-	check("scope: it counts what they hold", scope.bytes == 13 && other.bytes == 5);
+	value_check("scope: it counts what they hold", scope.bytes == 13 && other.bytes == 5);
 	scope_end(&scope);
-	check("scope: at its end they are empty, and the bytes are gone", scope.first == NULL && scope.bytes == 0 && secret_arena.live == 2);
-	check("scope: using one of them raises", !runs(L, "return a:base64()") && strstr(why, "secret is closed") != NULL &&
+	value_check("scope: at its end they are empty, and the bytes are gone", scope.first == NULL && scope.bytes == 0 && secret_arena.live == 2);
+	value_check("scope: using one of them raises", !runs(L, "return a:base64()") && strstr(why, "secret is closed") != NULL &&
 	    !runs(L, "return 'x' .. b") && strstr(why, "secret is closed") != NULL && !runs(L, "return form { { 'a', b } }") &&
 	    strstr(why, "secret is closed") != NULL && !runs(L, "return json { b }") && strstr(why, "secret is closed") != NULL);
-	check("scope: it still is a secret that shows nothing", !runs(L, "return tostring(a)") && runs(L, "assert(secret.is(a))"));
-	check("scope: what was kept, or is another's, is as it was", runs(L, "assert(reveal(k) == 'kept' and reveal(o) == 'other')"));
-	check("scope: a handle is not emptied by <close>: it may be others' too",
+	value_check("scope: it still is a secret that shows nothing", !runs(L, "return tostring(a)") && runs(L, "assert(secret.is(a))"));
+	value_check("scope: what was kept, or is another's, is as it was", runs(L, "assert(reveal(k) == 'kept' and reveal(o) == 'other')"));
+	value_check("scope: a handle is not emptied by <close>: it may be others' too",
 	    !runs(L, "local x <close> = core.of 'x'") && strstr(why, "non-closable") != NULL);
 	scope_end(&other);
 
 	secret_scope_now = &scope;
-	check("scope: one task has no more than its share of the arena",
+	value_check("scope: one task has no more than its share of the arena",
 	    !runs(L, "local s = core.of(('x'):rep(1 << 20)) T = {} for i = 1, 20 do T[i] = s .. i end") && strstr(why, "no room") != NULL);
-	check("scope: what is garbage counts no more", runs(L, "T = nil local s = core.of(('x'):rep(1 << 20)) for i = 1, 100 do s:sha256() local x = s .. i end"));
-	check("scope: one secret has its limit", !runs(L, "local s = core.of 'x' for i = 1, 40 do s = s .. s end"));
+	value_check("scope: what is garbage counts no more", runs(L, "T = nil local s = core.of(('x'):rep(1 << 20)) for i = 1, 100 do s:sha256() local x = s .. i end"));
+	value_check("scope: one secret has its limit", !runs(L, "local s = core.of 'x' for i = 1, 40 do s = s .. s end"));
 	scope_end(&scope);
 	secret_scope_now = NULL;
 	lua_close(L);
-	check("scope: a closed state holds no secret", secret_arena.live == 0);
+	value_check("scope: a closed state holds no secret", secret_arena.live == 0);
 }
 
 static void
@@ -885,12 +885,12 @@ test_lua_arena_full(void)
 
 	while (n < 16 && (s[n] = secret_new(SECRET_MAX)) != NULL)
 		n++;
-	check("full: whatever would make a secret raises", n == 16 && !runs(L, "return core.of 'x'") && strstr(why, "no room") != NULL &&
+	value_check("full: whatever would make a secret raises", n == 16 && !runs(L, "return core.of 'x'") && strstr(why, "no room") != NULL &&
 	    !runs(L, "return expect('{\"t\":\"x\"}', { t = 'secret' })") && strstr(why, "no room") != NULL &&
 	    !runs(L, "return core.of ''") && strstr(why, "no room") != NULL);
 	while (n != 0)
 		secret_unref(s[--n]);
-	check("full: and works again when there is room", runs(L, "assert(reveal(core.of 'x') == 'x')"));
+	value_check("full: and works again when there is room", runs(L, "assert(reveal(core.of 'x') == 'x')"));
 	lua_close(L);
 }
 
@@ -919,7 +919,7 @@ test_lua_no_memory(void)
 			lua_close(L);
 		}
 		snprintf(name, sizeof name, "memory fails at each of %ld allocations: %s", k, lua_cases[i].name);
-		check(name, done && clean);
+		value_check(name, done && clean);
 	}
 }
 
@@ -938,7 +938,7 @@ test_lua_open_no_memory(void)
 		fail_after = -1;
 		lua_close(L);
 	}
-	check("memory fails while the modules are opened", done);
+	value_check("memory fails while the modules are opened", done);
 }
 
 static void
@@ -964,7 +964,7 @@ test_json_round_trip(void)
 		ok &= lua_pcall(L, 1, 3, 0) == LUA_OK && lua_isnil(L, -3) && lua_isinteger(L, -1);
 		lua_settop(L, 0);
 	}
-	check("json: what is decoded is encoded again to the same", ok);
+	value_check("json: what is decoded is encoded again to the same", ok);
 	lua_close(L);
 }
 
@@ -981,7 +981,7 @@ main(void)
 	test_arena_text();
 	test_arena_system();
 	test_json_reader();
-	test_json_prefixes();
+	test_value_json_prefixes();
 	test_json_values();
 	test_json_members();
 	test_digests();

@@ -5,13 +5,13 @@
 
 #define ASKED "CONNECT far.test:8443 HTTP/1.1\r\nHost: far.test:8443\r\n"
 
-static unsigned events;
+static unsigned via_events;
 
 static void
 event(struct upstream *u)
 {
 	(void)u;
-	events++;
+	via_events++;
 }
 
 static void
@@ -25,14 +25,14 @@ set_proxy(const char *host, const char *authorization)
 }
 
 static struct upstream *
-through(const char *host)
+via_through(const char *host)
 {
 	struct upstream *u = upstream_new("", host, 8443, false, NULL, true);
 
 	assert(u != NULL);
 	u->owner = u;
 	u->event = event;
-	events = 0;
+	via_events = 0;
 	return u;
 }
 
@@ -71,10 +71,10 @@ asked(int proxy)
 
 /* The answer, in one piece and cut in two at each byte. */
 static void
-answers(const char *name, const char *answer, enum upstream_state state, const char *why)
+via_answers(const char *name, const char *answer, enum upstream_state state, const char *why)
 {
 	for (size_t cut = 0; cut < strlen(answer); cut++) {
-		struct upstream *u = through("far.test");
+		struct upstream *u = via_through("far.test");
 		int proxy = dialled(u);
 		bool ok = strcmp(asked(proxy), ASKED "\r\n") == 0;
 
@@ -95,17 +95,17 @@ answers(const char *name, const char *answer, enum upstream_state state, const c
 }
 
 static void
-test_answers(void)
+test_via_answers(void)
 {
 	set_proxy("proxy.test", NULL);
-	answers("200 opens the way", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", UP_OPEN, "");
-	answers("and so does another 2xx behind a 1xx", "HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.0 204 x\r\n\r\n", UP_OPEN, "");
-	answers("407", "HTTP/1.1 407 No\r\nProxy-Authenticate: Basic\r\n\r\n", UP_FAILED, "wants a user and password (407)");
-	answers("403", "HTTP/1.1 403 No\r\n\r\n", UP_FAILED, "refuses that host or port (403");
-	answers("503", "HTTP/1.1 503 No\r\n\r\n", UP_FAILED, "does not reach that host (503)");
-	answers("101", "HTTP/1.1 101 x\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n", UP_FAILED, "malformed");
-	answers("a head that is none", "HTTP/1.1 200 OK\r\nA b\r\n\r\n", UP_FAILED, "malformed");
-	answers("no HTTP", "SSH-2.0-x", UP_FAILED, "does not speak HTTP");
+	via_answers("200 opens the way", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", UP_OPEN, "");
+	via_answers("and so does another 2xx behind a 1xx", "HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.0 204 x\r\n\r\n", UP_OPEN, "");
+	via_answers("407", "HTTP/1.1 407 No\r\nProxy-Authenticate: Basic\r\n\r\n", UP_FAILED, "wants a user and password (407)");
+	via_answers("403", "HTTP/1.1 403 No\r\n\r\n", UP_FAILED, "refuses that host or port (403");
+	via_answers("503", "HTTP/1.1 503 No\r\n\r\n", UP_FAILED, "does not reach that host (503)");
+	via_answers("101", "HTTP/1.1 101 x\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n", UP_FAILED, "malformed");
+	via_answers("a head that is none", "HTTP/1.1 200 OK\r\nA b\r\n\r\n", UP_FAILED, "malformed");
+	via_answers("no HTTP", "SSH-2.0-x", UP_FAILED, "does not speak HTTP");
 }
 
 /* The password of a proxy is not shown to the one before it, though the dial to that one was under way. */
@@ -116,21 +116,21 @@ test_changed(void)
 	int proxy;
 
 	set_proxy("old.test", NULL);
-	u = through("far.test");
+	u = via_through("far.test");
 	set_proxy("new.test", "canary");
 	proxy = dialled(u);
-	test_result(u->state == UP_FAILED && strcmp(u->code, "upstream_proxy") == 0 && events == 1 && asked(proxy)[0] == '\0',
+	test_result(u->state == UP_FAILED && strcmp(u->code, "upstream_proxy") == 0 && via_events == 1 && asked(proxy)[0] == '\0',
 	    "a proxy that was replaced meanwhile is asked for nothing", "state %d, %s", u->state, u->why);
 	over(u, proxy);
-	u = through("far.test");
+	u = via_through("far.test");
 	proxy = dialled(u);
 	test_result(strcmp(asked(proxy), ASKED "Proxy-Authorization: Basic canary\r\n\r\n") == 0, "the new one gets its own password",
 	    "%s", u->why != NULL ? u->why : "");
 	over(u, proxy);
 	set_proxy("", NULL);
-	u = through("far.test");
+	u = via_through("far.test");
 	upstream_dial(u, NULL, 0);
-	test_result(u->state == UP_FAILED && strcmp(u->code, "upstream_proxy") == 0 && events == 1, "one that was taken away is not dialled",
+	test_result(u->state == UP_FAILED && strcmp(u->code, "upstream_proxy") == 0 && via_events == 1, "one that was taken away is not dialled",
 	    "state %d", u->state);
 	over(u, -1);
 }
@@ -145,11 +145,11 @@ test_address(void)
 
 	assert(cidr_parse(SLICE("10.0.0.0/8"), &ten));
 	set_proxy("proxy.test", NULL);
-	u = through("10.1.2.3");
+	u = via_through("10.1.2.3");
 	upstream_dial(u, NULL, 0);
 	test_result(u->state == UP_FAILED && strcmp(u->code, "address_blocked") == 0, "a private address is not asked for", "state %d", u->state);
 	over(u, -1);
-	u = through("10.1.2.3");
+	u = via_through("10.1.2.3");
 	proxy = dialled(u);
 	asked(proxy);
 	assert(write(proxy, "HTTP/1.1 200 OK\r\n\r\n", 19) == 19);
@@ -168,7 +168,7 @@ test_address(void)
 
 /* What our own fetches are told: a clock that is not set is said to be that, and words outlive the connection. */
 static void
-test_fetch(void)
+test_via_fetch(void)
 {
 	static const char *const codes[][2] = {{"clock_unset", "clock_unset"}, {"address_blocked", "address_blocked"},
 	    {"upstream_tls", "tls"}, {"upstream_proxy", "unreachable"}, {"upstream_unreachable", "unreachable"}};
@@ -176,7 +176,7 @@ test_fetch(void)
 	set_proxy("proxy.test", NULL);
 	for (size_t i = 0; i < COUNT(codes); i++) {
 		struct fetch f = {.status = 0};
-		struct upstream *u = through("far.test");
+		struct upstream *u = via_through("far.test");
 
 		f.up = u;
 		u->owner = &f;
@@ -192,9 +192,9 @@ int
 main(void)
 {
 	assert(secret_init() && loop_init(false));
-	test_answers();
+	test_via_answers();
 	test_changed();
 	test_address();
-	test_fetch();
+	test_via_fetch();
 	return test_end();
 }
