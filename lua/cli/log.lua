@@ -27,9 +27,17 @@ local function check_client(text)
   end
 end
 
+-- "403" is that status, "4xx" each of its class.
+local function is_status(status, wanted)
+  return status ~= nil and (wanted:sub(2) == "xx" and tostring(status):sub(1, 1) == wanted:sub(1, 1) or tostring(status) == wanted)
+end
+
 local function wanted(opt, since, until_)
-  return function(r)
-    return r.time >= since and r.time < until_ and (not opt.agent or r.agent == opt.agent) and (not opt.denied or r.decision == "deny")
+  local decision, text = opt.denied and "deny" or opt.decision, opt.text and opt.text:lower()
+  return function(r, line)
+    return r.time >= since and r.time < until_ and (not opt.agent or r.agent == opt.agent) and (not decision or r.decision == decision)
+      and (not opt.credential or r.credential == opt.credential) and (not opt.status or is_status(r.status, opt.status))
+      and (not text or line:lower():find(text, 1, true) ~= nil)
       and (not opt.host or r.host == opt.host or host_of(r.first) == opt.host or host_of(r.last) == opt.host)
       and (not opt.client or is_client(r, opt.client)) and (not opt.kind or (r.kind or "request") == opt.kind)
   end
@@ -60,6 +68,8 @@ local function run(_, opt, ctx)
   if opt.summary and (opt.follow or opt.newest) then report.usage("--summary counts what is there: without --follow and --newest") end
   if opt.client then check_client(opt.client) end
   if opt.host then opt.host = opt.host:lower() end
+  if opt.status and not opt.status:find("^%d%d%d$") and not opt.status:find("^%dxx$") then report.usage("--status is a number as 403, or a class as 4xx") end
+  if opt.denied and opt.decision == "allow" then report.usage("--denied and --decision=allow find nothing together") end
   if opt.kind and opt.kind ~= "request" and opt.kind ~= "change" then report.usage("--kind is request or change") end
   if opt.summary and opt.kind == "change" then report.usage("--summary counts requests") end
   if opt.summary then opt.kind = "request" end
@@ -74,7 +84,7 @@ local function run(_, opt, ctx)
   local listing = not ctx.json and records.listing(function(what, text) return terminal.paint(ctx, what, text) end)
   -- What is too old goes from the files at the next rotation, and is not shown any more.
   local oldest, unset = time.wall_ms() - 1000 * require("records").settings(nil).log_age, 1000 * host.build_time
-  local function is_shown(r) return r and (r.time >= oldest or r.time < unset) and keep(r) end
+  local function is_shown(r, line) return r and (r.time >= oldest or r.time < unset) and keep(r, line) end
   local sum, after = opt.summary and summary.new(), opt.after and ('"request":"%s"'):format(opt.after)
   local function show(r, line)
     if r then ctx.out(listing and listing.row(r) or json_line(r, line)) end
@@ -86,7 +96,7 @@ local function run(_, opt, ctx)
       return
     end
     local r = records.glance(line)
-    if not is_shown(r) then return end
+    if not is_shown(r, line) then return end
     shown = shown + 1
     if sum then
       sum.add(r, summary.host(r))
@@ -103,7 +113,7 @@ local function run(_, opt, ctx)
     for i = #list, 1, -1 do
       files.backward(list[i], function(line)
         local r = #held < newest and records.read(line)
-        if is_shown(r) then held[#held + 1] = { r = r, line = line } end
+        if is_shown(r, line) then held[#held + 1] = { r = r, line = line } end
         return #held >= newest
       end)
     end
@@ -127,7 +137,7 @@ local function run(_, opt, ctx)
   if not opt.follow then
     files.close(set)
     if sum then ctx.out(ctx.json and report.json(sum.result()) or summary.text(ctx, sum.result())) end
-    if shown == 0 then ctx.note((opt.kind or opt.agent or opt.host or opt.client or opt.denied or opt.since or opt["until"] or opt.after) and "No such request." or "No request yet.") end
+    if shown == 0 then ctx.note((opt.kind or opt.agent or opt.host or opt.client or opt.denied or opt.credential or opt.status or opt.decision or opt.text or opt.since or opt["until"] or opt.after) and "No such request." or "No request yet.") end
     return 0
   end
   local tail = files.tail(host, path, set)
@@ -147,7 +157,11 @@ return {
       { name = "host", arg = "HOST", help = "to this host" },
       { name = "client", arg = "ADDRESS", help = "from this address, as 10.0.0.7 or 10.0.0.7:51234" },
       { name = "kind", arg = "KIND", help = "request or change: who changed what here, by a command or a page of the door" },
+      { name = "credential", arg = "CREDENTIAL", help = "with this credential" },
+      { name = "status", arg = "STATUS", help = "with this status: 403, or a class as 4xx" },
+      { name = "decision", arg = "DECISION", of = { "allow", "deny" }, help = "what went out, or what was refused" },
       { name = "denied", help = "only what was refused" },
+      { name = "text", arg = "TEXT", help = "with this text anywhere in the record, in whatever case" },
       { name = "since", arg = "TIME", help = "15m, 24h, 7d ago, or 2026-01-31[T09:30[:15]] (UTC)" },
       { name = "until", arg = "TIME", help = "before this time" },
       { name = "after", arg = "ID", help = "behind the record with this `request` (--json shows it)" },
@@ -171,6 +185,7 @@ as half of log-size goes. Older records are in the file of the same name with .1
 examples:
   sallyport log --follow
   sallyport log --denied --agent claude
+  sallyport log --credential stripe --status 5xx
   sallyport log --kind change --since 7d
   sallyport log --summary --since 24h
   sallyport log --json --host api.github.com | jq .status

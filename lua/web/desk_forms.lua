@@ -413,6 +413,11 @@ local function account_button(desk, kept, value)
   end
   if list[1] then return html('<p class="row">{l}</p>', { l = list }) end
   local pol = kept.words == "credential add" and value and load_type(value.type)
+  if value and not (pol and pol.connect) and (kept.words == "credential add" or kept.words == "credential set") then
+    -- One small read with it, whose answer the next page says in words.
+    return html('<form class="row" method="post" action="{base}do/credential/test">{csrf}<input type="hidden" name="a1" value="{n}">'
+      .. '<button class="go">Verify: one small read</button></form>', { base = desk.base, csrf = desk.csrf "do/credential/test", n = value.name })
+  end
   return pol and pol.connect
     and html('<p class="row"><a class="button go" href="{base}account/{n}">Sign in to the account</a></p>',
     { base = desk.base, n = value.name })
@@ -429,7 +434,9 @@ function M.done(desk, id)
   if type(once) ~= "string" then once = nil end
   if once then value.token, value.secret, value.link = nil, nil, nil end
   return { title = "Done", line = kept.line, body = html([[
-{once}{notes}{account}{value}<p class="row"><a class="button go" href="{base}{back}">Go on</a></p>]], {
+{once}{verdict}{notes}{account}{value}<p class="row"><a class="button go" href="{base}{back}">Go on</a></p>]], {
+    verdict = value and kept.words == "credential test" and value.verdict and html('<p class="{c}" role="status"><strong>{s}</strong> {v}</p>',
+      { c = value.status and value.status < 400 and "note" or "warn", s = value.status or value.error or "", v = value.verdict }),
     account = account_button(desk, kept, value), once = once
       and html('<div class="note" role="status"><strong>Shown this once:</strong> <code>{t}</code></div>', { t = once }),
     notes = notes ~= "" and html('<p class="note" role="status">{n}</p>', { n = notes }), value = value and M.members(value),

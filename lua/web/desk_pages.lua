@@ -9,6 +9,7 @@ local M = {}
 local CHART_MAX = 20000         -- newest records that a day's chart looks at
 local LOG_ROWS = 100
 local LOOK = 5000               -- newest records among which one is looked up
+local SUGGESTED = 10            -- refused hosts
 local CONSENT = 600             -- s for a person at the provider's page, as `connect` has
 local SOURCE_MAX = 256 << 10
 local SPARE_LINES = 200         -- numbers behind a policy's last line, for what is typed
@@ -153,9 +154,11 @@ end
 -- ---- connect an app ------------------------------------------------------------------------------
 
 local function connect(desk, query)
-  local wanted, cards = (query.q or ""):lower(), {}
+  local cards = {}
   for _, p in ipairs(ask(desk, "credential", "presets").value or {}) do
-    if (p.title .. " " .. p.name .. " " .. table.concat(p.hosts, " ")):lower():find(wanted, 1, true) then
+    local text, all = (p.title .. " " .. p.name .. " " .. table.concat(p.hosts, " ")):lower(), true
+    for word in (query.q or ""):lower():gmatch("%S+") do all = all and text:find(word, 1, true) ~= nil end
+    if all then
       cards[#cards + 1] = html('<li><a href="{base}do/credential/add?o.preset={n}&amp;a1={n}"><strong>{t}</strong><br><small>{h}</small></a></li>',
         { base = desk.base, n = p.name, t = p.title, h = table.concat(p.hosts, ", ") })
     end
@@ -321,14 +324,27 @@ end
 
 -- ---- log -----------------------------------------------------------------------------------------
 
+local FILTERS = { "agent", "credential", "host", "decision", "status", "text", "since", "client" }
+
+-- The command of these filters, and those that are set.
 local function filters(query)
   local args, kept = { "log" }, {}
-  for _, name in ipairs { "agent", "host", "since", "client" } do
-    if query[name] and query[name] ~= "" then args[#args + 1], kept[#kept + 1] = ("--%s=%s"):format(name, query[name]),
-      { name, query[name] } end
+  for _, name in ipairs(FILTERS) do
+    local value = query[name] or name == "decision" and query.denied and "deny"
+    if value and value ~= "" then args[#args + 1], kept[#kept + 1] = ("--%s=%s"):format(name, value), { name, value } end
   end
-  if query.denied then args[#args + 1], kept[#kept + 1] = "--denied", { "denied", "on" } end
   return args, kept
+end
+
+-- The presets that go to a host.
+local function presets_for(host, all)
+  local out = {}
+  for _, p in ipairs(all) do
+    for _, h in ipairs(p.hosts) do
+      if h == host or h:sub(1, 2) == "*." and host:sub(1 - #h) == h:sub(2) then out[#out + 1] = p break end
+    end
+  end
+  return out
 end
 
 local function said(r)
@@ -345,52 +361,60 @@ local function what(r)
   return ("%s %s%s"):format(r.method or "", r.host or "", r.path or "")
 end
 
+-- Hosts that were refused in the last week, by count; those that a preset knows come first.
+local function suggestions(desk)
+  local sum, known, others = ask(desk, "log", "--summary", "--since", "7d").value, {}, {}
+  local all = ask(desk, "credential", "presets").value or {}
+  for _, r in ipairs(type(sum) == "table" and sum.refused_by_host or {}) do
+    if r.code == "host_not_allowed" then
+      local p = presets_for(r.host, all)[1]
+      local to = p and known or others
+      to[#to + 1] = { r.host, r.count, joined(r.agents), p and p.title or "", link(desk, "allow", { { "host", r.host }, { "agent", (r.agents or {})[1] or "" } }, "Allow it") }
+    end
+  end
+  table.move(others, 1, #others, #known + 1, known)
+  return table.move(known, 1, math.min(#known, SUGGESTED), 1, {})
+end
+
 local function log(desk, query)
   local args, kept = filters(query)
-  args[#args + 1] = "--newest=" .. (query.text and query.text ~= "" and LOOK or LOG_ROWS)
+  args[#args + 1] = "--newest=" .. LOG_ROWS
   local got = commands.run(args, { home = desk.home, asked = desk.who, lines = true })
-  local rows, text = {}, query.text and query.text:lower() or ""
+  local rows = {}
   for i = #got.value, 1, -1 do
-    local line = got.value[i]
-    local r = #rows < LOG_ROWS and (text == "" or line:lower():find(text, 1, true)) and require("json").decode(line)
+    local r = require("json").decode(got.value[i])
     if r and r.time then
       rows[#rows + 1] = { ago(r.time), said(r), r.agent or r.by or "", what(r), r.credential or r.reason or "", r.status or "",
         r.ms or "",
         r.request and link(desk, "record", { { "id", r.request } }, "Look") or "" }
     end
   end
-  local sum, suggestions = not desk.looking and ask(desk, "log", "--summary", "--since", "7d").value, {}
-  for _, r in ipairs(type(sum) == "table" and sum.refused_by_host or {}) do
-    if r.code == "host_not_allowed" and #suggestions < 10 then
-      suggestions[#suggestions + 1] = { r.host, r.count, joined(r.agents),
-        link(desk, "allow", { { "host", r.host }, { "agent", (r.agents or {})[1] or "" } }, "Allow it") }
-    end
+  local inputs = {}
+  for i, f in ipairs { { "agent", "Agent" }, { "credential", "Credential" }, { "host", "Host" }, { "status", "Status", "403, 5xx" }, { "text", "Text" }, { "since", "Since", "15m, 24h" } } do
+    inputs[i] = html('<label>{t}<br><input name="{n}" value="{v}" size="12" placeholder="{p}"></label>', { t = f[2], n = f[1], v = query[f[1]] or "", p = f[3] or "" })
   end
-  local live = { "live", "on" }
+  local decision, choices = query.denied and "deny" or query.decision, {}
+  for i, c in ipairs { { "", "any" }, { "allow", "went out" }, { "deny", "refused" } } do
+    choices[i] = html('<option value="{v}"{on}>{t}</option>', { v = c[1], t = c[2], on = c[1] == decision and html " selected" })
+  end
+  local found = not desk.looking and suggestions(desk) or {}
   return { title = "Log", live = true, again = query.live and 5 or nil, line = args, body = html([[
-<form class="row" method="get" action="{base}log"><label>Agent<br><input name="agent" value="{agent}"></label>
-<label>Host<br><input name="host" value="{host}"></label><label>Text<br><input name="text" value="{text}"></label>
-<label>Since<br><input name="since" value="{since}" placeholder="15m, 24h"></label>
-<label class="on"><input type="checkbox" name="denied" value="on"{denied}> refused alone</label><button>Show</button></form>
-{err}{rows}<noscript><p>{live}</p></noscript>{suggest}]], { base = desk.base, agent = query.agent or "", host = query.host or "",
-    text = query.text or "", since = query.since or "",
-    denied = query.denied and html " checked", err = got.error and wrong(got),
+<form class="row" method="get" action="{base}log">{inputs}<label>Decision<br><select name="decision">{choices}</select></label><button>Show</button></form>
+{err}{rows}<noscript><p>{live}</p></noscript>{suggest}]], { base = desk.base, inputs = inputs, choices = choices, err = got.error and wrong(got),
     rows = living(3, rows[1] and grid({ "When", "", "Who", "What", "Credential or reason", "Status", "ms", "" }, rows,
-      { [6] = true, [7] = true }) or html "<p>No such request.</p>"),
+      { [6] = true, [7] = true }) or html(kept[1] and "<p>No such request.</p>" or "<p>No request yet: <code>sallyport env</code> prints what an agent needs.</p>")),
     live = query.live and link(desk, "log", kept, again[2])
-      or link(desk, "log", table.move({ live }, 1, 1, #kept + 1, kept), again[1]),
-    suggest = suggestions[1] and html("<h2>Refused in the last week</h2>{g}",
-      { g = grid({ "Host", "Times", "Agents", "" }, suggestions, { false, true }) }) }) }
+      or link(desk, "log", table.move({ { "live", "on" } }, 1, 1, #kept + 1, kept), again[1]),
+    suggest = found[1] and html("<h2>Suggestions: refused in the last week</h2>{g}",
+      { g = grid({ "Host", "Times", "Agents", "Known as", "" }, found, { false, true }) }) }) }
 end
 
--- What would let a host through: presets that go there, or an entry in one of the agent's bundles.
+-- What would let a host through: presets that go there, or an entry in one of the agent's bundles, by one click.
 local function allow(desk, query)
   local host, ways = query.host or "", {}
-  for _, p in ipairs(ask(desk, "credential", "presets").value or {}) do
-    for _, h in ipairs(p.hosts) do
-      if h == host then ways[#ways + 1] = { html("Connect <strong>{t}</strong>: its key is attached here", { t = p.title }),
-        link(desk, "do/credential/add", { { "o.preset", p.name }, { "a1", p.name } }, "Connect") } end
-    end
+  for _, p in ipairs(presets_for(host, ask(desk, "credential", "presets").value or {})) do
+    ways[#ways + 1] = { html("Connect <strong>{t}</strong>: its key is attached here", { t = p.title }), commands.line { "credential", "add", p.name, "--preset", p.name },
+      link(desk, "do/credential/add", { { "o.preset", p.name }, { "a1", p.name } }, "Connect", "button go") }
   end
   local held = query.agent and query.agent ~= "" and ask(desk, "agent", "list").value or {}
   local bundles = {}
@@ -398,10 +422,11 @@ local function allow(desk, query)
     if a.name == query.agent then bundles = a.bundles or {} end
   end
   for _, b in ipairs(bundles[1] and bundles or { "default" }) do
-    ways[#ways + 1] = { html("Open it without a credential to all agents with the bundle <strong>{b}</strong>", { b = b }),
-      link(desk, "do/domain/add", { { "a1", b }, { "a2", host } }, "Open") }
+    ways[#ways + 1] = { html("Open it without a credential, to read, to all agents with the bundle <strong>{b}</strong>", { b = b }),
+      commands.line { "domain", "add", b, host }, html('<form method="post" action="{base}do/domain/add">{csrf}<input type="hidden" name="a1" value="{b}">'
+        .. '<input type="hidden" name="a2" value="{h}"><button>Open it</button></form>', { base = desk.base, csrf = desk.csrf "do/domain/add", b = b, h = host }) }
   end
-  return { title = "Allow " .. (page.clean(host, 100) or ""), line = { "domain", "add", bundles[1] or "default", host }, body = grid({ "How", "" }, ways) }
+  return { title = "Allow " .. (page.clean(host, 100) or ""), body = grid({ "How", "On the command line", "" }, ways) }
 end
 
 local function explained(desk, agent, method, url)

@@ -155,6 +155,8 @@ def test_first_app(t):
     assert any(x.get("aria-invalid") == "true" and x["name"] == "o.host" for _, x in bad.tags), bad.tags
     done = a.submit(o__host="api.test", f__token=SECRET)
     assert a.status == 200 and "Kept 'app' for api.test" in done.text and SECRET not in a.html, done.text
+    a.submit(form=next(f for f in a.page.forms if f["action"].endswith("do/credential/test")))
+    assert a.status == 200 and re.search("200 .*works|200 .*accepted|200 [a-z]", a.page.text) and up.requests[-1].get("authorization") == "Bearer " + SECRET and SECRET not in a.html, a.page.text
     a.get("do/agent/add")
     done = a.submit(a1="helper")
     token = re.search(r"sp_agt_[\w-]{43}", a.html)[0]
@@ -166,10 +168,15 @@ def test_first_app(t):
     assert s.request(host="other.test", auth=auth, wire=None).status == 403
     s.wait_record({"host": "other.test"})
     log = a.get("log")
-    assert "api.test/" in log.text and "other.test" in log.text and "Refused in the last week" in log.text, log.text
+    assert "api.test/" in log.text and "other.test" in log.text and "refused in the last week" in log.text, log.text
+    for query, host in (("status=403", "other.test"), ("status=2xx", "api.test"), ("credential=app", "api.test"), ("decision=deny", "other.test"), ("decision=allow", "api.test"), ("text=OTHER.te", "other.test")):
+        part = re.search(r'<div id="live".*?<noscript>', a.get("log?" + query) and a.html, re.S)[0]
+        assert f"GET {host}/" in part and f"GET {'api.test' if host == 'other.test' else 'other.test'}/" not in part and "--" + query in a.page.text, (query, part)
+    assert "is a number as 403" in a.get("log?status=often").text
+    a.get("log")
     a.click("Allow it")
-    a.click("Open")
-    a.submit()
+    assert "sallyport domain add default other.test" in a.page.text
+    a.submit(form=next(f for f in a.page.forms if f["action"].endswith("do/domain/add")))
     assert "may reach other.test" in a.page.text, a.page.text
     assert s.request(host="other.test", auth=auth).status != 403
     a.get("do/credential/disable?a1=app")
