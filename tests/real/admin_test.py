@@ -332,6 +332,19 @@ def test_hostile_texts(t):
             assert a.status in (200, 400), (words, value[:20], a.status, page.text)
             assert not any(tag == "x-canary" for tag, _ in page.tags), (words, value)
             assert "fault in sallyport" not in page.text, (words, value[:20], page.text)
+    from proposal_test import own       # which imports this file
+    s.policy("asks", """return { kind = "rule", api = 1, name = "asks", title = "t", on_request = function(req, ctx) return nil end }""")
+    own(s, "POST", "/v1/proposals", {"services": [{"name": "new", "host": "new.test", "auth": {"type": "bearer", "token": "NEW_KEY"}}], "credentials": [{"key": "NEW_KEY"}]}, token=s.tokens["helper"])
+    s.cli("credential", "add", "api", "--type", "api_key", "--host", "keys.test", "key=-", stdin=SECRET)
+    wanted = json.loads(s.cli("proposal", "list", "--json").stdout)[0]["id"]
+    for at in ("proposals/" + wanted, "policies/asks", "policies/bearer", "settings", "environment?agent=helper", "do/credential/set?a1=api", "do/rule/move", "do/bundle/attach?a1=default", "do/agent/set?a1=helper",
+               "do/user/set", "do/gateway/scope", "do/approval/allow", "do/credential/test?a1=api"):
+        for value in ("", evil, "A" * 5000, "-x", "--home=/", "\x01"):
+            a.get(at)
+            for form in [f for f in a.page.forms if f["method"] == "post" and not f["action"].endswith("/out")][:2]:
+                page = a.submit(form=form, **{k: value for k in form["fields"] if k not in ("csrf", "seen", "source")})
+                assert a.status in (200, 400, 404, 409) and not any(tag == "x-canary" for tag, _ in page.tags), (at, value[:20], a.status, page.text[:500])
+                assert "fault in sallyport" not in page.text and SECRET not in a.html, (at, value[:20], page.text[:500])
     for q in (evil, "%", "[", "A" * 3000):
         for path in ("connect?q=", "log?text=", "log?agent=", "log?host=", "log?since=", "explain?method=GET&url=", "explain?method=", "allow?host=", "record?id=", "start?code="):
             a.get(path + urllib.parse.quote(q))

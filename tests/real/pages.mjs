@@ -107,8 +107,18 @@ for (const [path, word, act] of [
 }
 say({ live, said: said.splice(0) });
 
-// Cookies ignore ports: a server on another one gets none.
-await page.goto(plan.thief);
+// A page of another origin of this machine, to which Chromium sends even SameSite=Strict cookies: it frames, fetches, opens and posts.
+await page.goto(plan.thief);        // cookies ignore ports, and this server gets none
+await page.setContent(`<iframe src="${base}"></iframe><iframe name="t"></iframe><form id="c" method="post" action="${base}do/agent/add" target="t"><input name="a1" value="thief"></form>`);
+await page.waitForTimeout(500);
+const [answer] = await Promise.all([page.waitForResponse((r) => r.request().method() === 'POST'), page.evaluate(() => document.getElementById('c').submit())]);
+const fetched = await page.evaluate((u) => fetch(u, { credentials: 'include' }).then((r) => 'read ' + r.status, () => 'refused'), base);
+const [popup] = await Promise.all([context.waitForEvent('page'), page.evaluate((u) => { globalThis.w = open(u); }, base)]);
+await popup.waitForLoadState();
+say({ posted: answer.status(), fetched, framed: page.frames().filter((f) => f.url().includes('/s/')).length,
+  opened: [new URL(popup.url()).pathname === new URL(base).pathname, await popup.evaluate(() => globalThis.opener === null), await page.evaluate(() => globalThis.w.closed)] });
+await popup.close();
+said.splice(0);
 
 // The policy alone: what an answer of ours would be with markup in it that nobody escaped.
 const shut = await browser.newContext();

@@ -1,6 +1,7 @@
 """Every page of an operator, over a box that holds something of everything, in one Chromium."""
 import http.server
 import json
+import lzma
 import os
 import shutil
 import subprocess
@@ -70,8 +71,15 @@ def full(t, workers=1):
     return s, up, desk, held
 
 
+def test_size(t):
+    """what the page is made of, styles, script, templates and code, is under 60 KB packed"""
+    web = HERE.parent.parent / "lua/web"
+    text = b"".join(p.read_bytes() for p in [*sorted(web.glob("desk*.lua")), *(web / f"{n}.lua" for n in ("page", "live", "commands", "bounds", "turn"))])
+    assert len(lzma.compress(text, preset=9)) < 60000, len(lzma.compress(text, preset=9))
+
+
 def test_every_page(t):
-    """in one Chromium, over a box with something of everything: axe-core finds nothing on any page at 1280 px in light or at 360 px in dark, none is wider than its window, the console is silent; markup in what strangers name is text where no policy stops it, and the policy stops it where nobody escaped it; a request and a proposal come to the pages that are live without another load; a server on another port gets no cookie"""
+    """in one Chromium, over a box with something of everything: axe-core finds nothing on any page at 1280 px in light or at 360 px in dark, none is wider than its window, the console is silent; markup in what strangers name is text where no policy stops it, and the policy stops it where nobody escaped it; a request and a proposal come to the pages that are live without another load; a server on another port gets no cookie, and its page frames, reads, opens and posts nothing"""
     if "asan" in str(t.binary):
         t.skip("the sanitized build answers the same pages in the other tests")
     if not shutil.which("chromium") or not (NPM / "playwright-core").exists() or not (NPM / "axe-core").exists():
@@ -86,7 +94,7 @@ def test_every_page(t):
     r = subprocess.run([NODE, HERE / "pages.mjs", NPM, shutil.which("chromium"), shots or s.dir, json.dumps(plan)], capture_output=True, text=True, timeout=240 * sallyport.SLOW)
     assert r.returncode == 0, (r.stdout[-2000:], r.stderr[-3000:])
     seen = [json.loads(line) for line in r.stdout.splitlines()]
-    alone, live, policy = seen.pop(-3), seen.pop(-2), seen.pop()
+    alone, live, other, policy = seen.pop(-4), seen.pop(-3), seen.pop(-2), seen.pop()
     for x in seen if shots else []:
         print("#", x.get("status"), x.get("path"), x["title"], x["axe"], x["wide"], x["said"])
     assert len(seen) > 35, [x.get("path") for x in seen]
@@ -95,6 +103,8 @@ def test_every_page(t):
     assert not [x for x in seen if x["said"]], [(x.get("path"), x["said"]) for x in seen if x["said"]]
     assert [x["path"] for x in seen if x.get("status", 200) >= 400] == ["nothing"], [(x["path"], x["status"]) for x in seen if x.get("status", 200) >= 400]
     assert live == {"live": {path: {"before": False, "came": True, "loads": 0} for path in ("log", "approvals")}, "said": []}, live
+    assert other == {"posted": 403, "fetched": "refused", "framed": 0, "opened": [True, True, True]}, other
+    assert "thief" not in s.cli("agent", "list", "--json").stdout
     assert ("/", None) in thief.got and not [x for x in thief.got if x[1] or x[0] not in ("/", "/favicon.ico")], thief.got
     assert alone == {"escaping": [], "would": [1]}, alone
     assert policy["policy"] == [] and len(policy["stopped"]) == 4, policy
