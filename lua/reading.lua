@@ -359,11 +359,13 @@ local function percent(text)
   return (text:gsub("%%(%x%x)", function(h) return string.char(tonumber(h, 16)) end))
 end
 
+local QS, SPRING = "%[[^%[%]]*%]", "%b[]"       -- brackets that are whole
+
 -- What is in whole brackets, and stands before the first of them: qs and Spring drop what is between and behind.
-local function bracketed(text, out)
-  local at = text:find("%[[^%[%]]*%]")
+local function bracketed(text, whole, out)
+  local at = text:find(whole)
   if at ~= 1 then out[#out + 1] = text:sub(1, (at or #text + 1) - 1) end
-  for step in text:sub(at or #text + 1):gmatch("%[([^%[%]]*)%]") do out[#out + 1] = step end
+  for step in text:gmatch(whole) do out[#out + 1] = step:sub(2, -2) end
   return out
 end
 
@@ -406,10 +408,10 @@ local function paths_of(name)
   for step in name:gsub("[%[%]]*%[%][%[%]]*", "[\0]"):gmatch("[^%[%]]+") do listed[#listed + 1] = step end
   add(rack)
   add(listed)
-  add(bracketed(name, {}))
+  add(bracketed(name, QS, {}))
   -- Spring: dots outside brackets alone, and no quotes within
   local spring = {}
-  for _, piece in ipairs(steps_of((name:gsub("%[[^%[%]]*%]", function(g) return (g:gsub("%.", "\1")) end)))) do bracketed(piece, spring) end
+  for _, piece in ipairs(steps_of((name:gsub(SPRING, function(g) return (g:gsub("%.", "\1")) end)))) do bracketed(piece, SPRING, spring) end
   for i, step in ipairs(spring) do
     spring[i] = step:gsub("\1", "."):gsub("^([\"'])(.*)%1$", "%2")
   end

@@ -43,7 +43,7 @@ local good = {
   { "multipart", { "to" }, (part('name="to"', "x") .. "--b--\r\n"):gsub("\r\n", "\n"), { to = { {} } } },
   { "multipart", { "a.b" }, part('name="a[b]"', "x") .. "--b--\r\n", { ["a.b"] = { {} } } },
   -- dots within brackets are a step's own to all but some; what is between and behind brackets is dropped, or a step of its own
-  { "form", { "list.*.to" }, "list[a.b][to]=1&list[0]x[to]=2&list['0']['to']=3&list[][][to]=4&list[a[b]to=5", { ["list.*.to"] = { "1", "2", "3", "4", "5" } } },
+  { "form", { "list.*.to" }, "list[a.b][to]=1&list[0]x[to]=2&list['0']['to']=3&list[][][to]=4&list[a[b]to=5&list[0['b']][to]=6", { ["list.*.to"] = { "1", "2", "3", "4", "5", "6" } } },
   { "form", { "*.to" }, "x&[z]z][to]=1&a.b[to]=2", { ["*.to"] = { "1", "2" } } },
 }
 
