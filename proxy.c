@@ -9945,7 +9945,7 @@ json_fail(struct json_reader *r, struct json_token *t)
 	return JSON_BAD;
 }
 
-static enum json_type
+static inline enum json_type
 json_token(struct json_reader *r, struct json_token *t, enum json_type type, size_t n)
 {
 	t->type = type;
@@ -9955,7 +9955,7 @@ json_token(struct json_reader *r, struct json_token *t, enum json_type type, siz
 	return type;
 }
 
-static void
+static inline void
 json_skip_space(struct json_reader *r)
 {
 	char c;
@@ -10019,7 +10019,7 @@ json_read_open(struct json_reader *r, struct json_token *t, enum json_type type)
 	return type;
 }
 
-static bool
+static inline bool
 json_in_object(const struct json_reader *r)
 {
 	return r->depth != 0 && (r->objects >> (r->depth - 1) & 1) != 0;
