@@ -21,7 +21,7 @@
  *        net     listen, resolve, dial                  subst, scrub, known   placeholders
  *        tls     BearSSL's pump                         sign, ident    keys, SigV4, mTLS
  *        http    heads and framing                      filter  signed chunks, WebSockets, scrub, MCP
- *        peer    one end, plain or TLS                  handover, door, agent, meter, count, tap  shares
+ *        peer    one end, plain or TLS                  handover, door, agent, meter, count       shares
  *        flow    bytes from end to end                  store, table, seal, reqlog   the disk
  *        task    Lua on the loop                   III  embed, lua      modules and the sandbox
  *        req     one request, head to record            kept    decisions that hold on
@@ -1658,7 +1658,7 @@ static bool door_passes(struct slice name);
 /* -- bind: request: starts the task that decides a request, and tells Lua of the request's answer.
  * The entries are functions of lua/pipeline.lua, and hello.judge of lua/hello.lua; req_import finds them. */
 enum req_entry { ENTRY_CONNECT, ENTRY_REQUEST, ENTRY_ANSWER, ENTRY_REJUDGE, ENTRY_HELLO, ENTRY_KNOWS, ENTRY_SOCKS,
-	ENTRY_HANDOVER, ENTRY_ENDED, ENTRY_JUDGE, ENTRY_READING };
+	ENTRY_HANDOVER, ENTRY_ENDED, ENTRY_JUDGE, ENTRY_HEARD, ENTRY_READING };
 
 static bool req_import(void);
 static bool req_start(struct req *r, enum req_entry entry, int ask);
@@ -1666,9 +1666,7 @@ static void req_stop(struct req *r);
 static bool req_wake_body(struct req *r);
 static void req_tell_answer(const struct req *r, const struct http_head *h);
 static bool req_judge_answer(struct req *r, const struct http_head *h);
-struct tap;
 static void req_tell_end(struct req *r);
-static void tap_run(struct tap *t, struct slice piece);
 static bool conn_rejudge(void);
 static int l_judge_hello(lua_State *L);
 static bool lua_ask(enum req_entry entry, const char *what, lua_Integer id, struct slice in, struct buf *out);
@@ -4276,7 +4274,7 @@ struct flow {
 	bool shut;              /* of a tunnel: and the destination was half-closed */
 	bool (*may_pass)(const struct flow *, const struct http_field *trailer); /* NULL: those the rules let */
 	struct filter *filter;  /* owned; NULL: as it came */
-	struct tap *tap;        /* borrowed; NULL: nobody wants to know */
+	int64_t tap;            /* lua/answers.lua is told each piece, under this number; 0: nobody wants to know */
 	int64_t reader;         /* lua/reading.lua reads each piece before it goes on, under this number; 0: nobody does */
 	/* the piece that is on its way */
 	bool held;              /* the filter has not taken it whole, or has more output: run it again */
@@ -4443,8 +4441,8 @@ flow_move(struct flow *f)
 			if ((io = flow_take(f)) != FLOW_DONE)
 				return io;
 			cost += f->used + FLOW_PIECE_COST;
-			if (f->tap != NULL)
-				tap_run(f->tap, f->piece);
+			if (f->tap != 0)
+				lua_ask(ENTRY_HEARD, "", f->tap, f->piece, NULL);
 			if (f->reader != 0 && f->dst != NULL) { /* one that goes to memory goes on later */
 				if (!lua_ask(ENTRY_READING, f->end ? "end" : "", f->reader, f->piece, NULL))
 					return FLOW_BAD;
@@ -4898,7 +4896,8 @@ struct req {
 	unsigned answer_io;     /* 1 + how that ended; 0: it goes on */
 	bool up_h2;             /* HTTP/2 was spoken with the upstream */
 	bool echoes;            /* the answer's head has one of `back` */
-	bool judges;            /* a rule is asked about the answer's head */
+	int64_t told;           /* lua/answers.lua is told of the end, under this number; 0: it is not */
+	bool judges;            /* and a rule is asked about the answer's head */
 	struct scrub_tally tally; /* secrets that were taken out of the answer */
 	bool retried;           /* the second try, on no pooled connection */
 	bool up_seen;           /* a byte of an answer came, be it a 1xx */
@@ -5044,7 +5043,6 @@ req_free(struct req *r)
 	upstream_drop(&r->up);
 	flow_free(&r->up_flow);         /* a filter's bytes are its agent's, who goes with req_unclaim */
 	flow_free(&r->down_flow);
-	free(r->down_flow.tap);
 	if (r->up_flow.reader != 0)
 		lua_ask(ENTRY_READING, "gone", r->up_flow.reader, SLICE(""), NULL);
 	secret_drop(&r->new_path);
@@ -15872,98 +15870,6 @@ count_add(struct slice name, int64_t ends, int64_t n, bool first, uint32_t owner
 	return has;
 }
 
-/* ---- tap -------------------------------------------------------------------
- * What a rule wants to know of an answer that streams by: the JSON objects that are members of certain names,
- * at whatever depth, the first and the last of them. Within a JSON text no other bytes look like a member's
- * name: a quote within a string has a backslash before it. Nothing is held back, and nothing changed.
- * Skip it unless a rule counts wrongly. */
-
-#define TAP_NAME_MAX 32
-#define TAP_TEXT_MAX 2048       /* of one object; a longer one is as good as none */
-
-struct tap {
-	lua_Integer id;         /* whose it is (lua/answers.lua) */
-	char names[128];        /* a line each */
-	enum { TAP_NAME, TAP_COLON, TAP_VALUE, TAP_TEXT } state;
-	bool quoted, escaped;   /* within the text */
-	unsigned depth;
-	size_t n;               /* bytes of `at` */
-	char at[TAP_TEXT_MAX];  /* a name, or a text */
-	size_t first_n, last_n;
-	char first[TAP_TEXT_MAX], last[TAP_TEXT_MAX];
-	int status;
-	bool answered, whole;
-	uint64_t up, down;      /* bytes of bodies */
-};
-
-/* The name has ended: is it one of those? */
-static bool
-tap_wants(const struct tap *t)
-{
-	for (struct slice left = slice_of(t->names); left.n != 0;)
-		if (slice_eq(slice_cut(&left, '\n'), (struct slice){t->at, t->n}))
-			return true;
-	return false;
-}
-
-/* The text has ended. */
-static void
-tap_keep(struct tap *t)
-{
-	if (t->first_n == 0) {
-		memcpy(t->first, t->at, t->n);
-		t->first_n = t->n;
-	}
-	memcpy(t->last, t->at, t->n);
-	t->last_n = t->n;
-	t->state = TAP_NAME;
-	t->n = TAP_TEXT_MAX;
-}
-
-static void
-tap_byte(struct tap *t, char b)
-{
-	bool space = b == ' ' || b == '\t' || b == '\r' || b == '\n';
-
-	if (t->state == TAP_TEXT) {
-		if (t->n == sizeof t->at) {
-			t->state = TAP_NAME;    /* too long */
-			return;
-		}
-		t->at[t->n++] = b;
-		if (t->quoted) {
-			t->quoted = b != '"' || t->escaped;
-			t->escaped = b == '\\' && !t->escaped;
-		} else if (b == '"')
-			t->quoted = true;
-		else if (b == '{' || b == '[')
-			t->depth++;
-		else if ((b == '}' || b == ']') && --t->depth == 0)
-			tap_keep(t);
-	} else if (b == '"') {
-		t->state = t->state == TAP_NAME && t->n <= TAP_NAME_MAX && tap_wants(t) ? TAP_COLON : TAP_NAME;
-		t->n = 0;
-	} else if (t->state == TAP_COLON && !space) {
-		t->state = b == ':' ? TAP_VALUE : TAP_NAME;
-		t->n = TAP_TEXT_MAX;
-	} else if (t->state == TAP_VALUE && !space) {
-		t->state = b == '{' ? TAP_TEXT : TAP_NAME;
-		t->n = b == '{' ? 0 : TAP_TEXT_MAX;
-		t->depth = 0;
-		t->quoted = t->escaped = false;
-		if (b == '{')
-			tap_byte(t, b);
-	} else if (t->state == TAP_NAME && t->n < TAP_TEXT_MAX)
-		t->at[t->n++] = b;
-}
-
-static void
-tap_run(struct tap *t, struct slice piece)
-{
-	for (size_t i = 0; i < piece.n && t->names[0] != '\0'; i++)
-		tap_byte(t, piece.p[i]);
-}
-
 /* ---- store: records --------------------------------------------------------
  * What lies on the disk under a key, in one LMDB environment, HOME/store. Invariants:
  *  - A record is magic, format, version, id, epoch, plain JSON, secrets sealed one by one, and a tag
@@ -19565,7 +19471,7 @@ reqlog_request(struct req *r)
 	struct slice path = r->path;
 	size_t at;
 
-	if (r->down_flow.tap != NULL)
+	if (r->told != 0)
 		req_tell_end(r);
 	if (r->form == REQ_CONNECT && r->action == REQ_INTERCEPT)
 		return;                 /* the requests inside speak for themselves */
@@ -21145,7 +21051,7 @@ helper_start(struct helper_run *h, char **argv, int64_t ms)
  * by core.join.
  *
  * Invariants: a function that makes bytes takes strings and secrets alike, and its result is a
- * secret as soon as one argument is; readers (json.decode, uri.*) take strings alone. A result is
+ * secret as soon as one argument is; readers (json.decode, uri.values) take strings alone. A result is
  * written once, into lua_text, which lies in the arena from the moment that a secret joins it: a
  * secret's bytes are never in a Lua string or a luaL_Buffer. A handle is a userdata holding a
  * struct secret_handle. Nothing tells a handle's length or content, and nothing compares two: but
@@ -21155,7 +21061,6 @@ helper_start(struct helper_run *h, char **argv, int64_t ms)
  * call codec, uri, json and sign. */
 #define L_JSON_ARRAY "sallyport.json.array"
 #define L_EXPECT_MAX 32         /* members that one `expect` may name */
-#define L_PAIRS_MAX 1000        /* pairs of a form or query: a URL that long reaches no server */
 #define L_TEXT_MAX (16u << 20)  /* bytes of one text: DESIGN's largest body */
 
 /* -- what every binding uses */
@@ -22048,44 +21953,6 @@ l_push_decoded(lua_State *L, struct slice in, enum pct mode)
 	luaL_pushresultsize(&b, pct_decode(p, in.n, in, mode));
 }
 
-/* uri.decode(s) -> string | nil, "malformed"
- *
- * Decodes %XX (RFC 3986 2.1); `+` stays. */
-static int
-l_uri_decode(lua_State *L)
-{
-	struct slice in = l_check_slice(L, 1);
-
-	return pct_ok(in) ? (l_push_decoded(L, in, PCT_URI), 1) : l_fail(L, "malformed");
-}
-
-/* uri.parse_query(s), form.parse(s) -> { {name, value}, … } | nil, "malformed" | "too_many"
- *
- * A name without `=` has the value "". An empty piece (`a&&b`) is no pair. */
-static int
-l_pairs_parse(lua_State *L)
-{
-	struct slice in = l_check_slice(L, 1), pair, name;
-	lua_Integer count = 0;
-
-	lua_newtable(L);
-	for (size_t at = 0; pair_next(in, &at, PAIR_AMP, &pair, &name);) {
-		if (pair.n == 0)
-			continue;
-		if (++count > L_PAIRS_MAX)
-			return l_fail(L, "too_many");
-		if (!pct_ok(pair))
-			return l_fail(L, "malformed");
-		lua_createtable(L, 2, 0);
-		l_push_decoded(L, name, PCT_QUERY);
-		lua_rawseti(L, -2, 1);
-		l_push_decoded(L, pair_value(pair, name), PCT_QUERY);
-		lua_rawseti(L, -2, 2);
-		lua_rawseti(L, -2, count);
-	}
-	return 1;
-}
-
 /* -- pairs as the most forgiving of servers may read them. For judging: a pair that our own rules
  * refuse may still be one to a server. */
 #define LOOSE_MAX 128           /* bytes of a name or value; no rule looks for a longer one */
@@ -22735,7 +22602,7 @@ l_open_json(lua_State *L)
 }
 
 static const luaL_Reg l_uri_functions[] = {
-	{"decode", l_uri_decode}, {"parse_query", l_pairs_parse}, {"values", l_form_values}, {NULL, NULL},
+	{"values", l_form_values}, {NULL, NULL},
 };
 
 /* ---- bind: store -----------------------------------------------------------
@@ -25035,24 +24902,18 @@ l_req_read_body(lua_State *L)
 	return l_wait(L, l_req_read_body_push);
 }
 
-/* req:tap(id, names, head)
+/* req:tap(id, heard, head)
  *
- * The JSON objects that stand in the answer as members of these names (a line each, at most 127 bytes) are told
- * answers.ended, under this id, when it has ended. head: answers.judge is asked about the answer's head. Raises where
- * there is no memory. */
+ * answers.ended is told, under this id, that the answer has ended. heard: answers.heard is told each piece of its
+ * body. head: answers.judge is asked about its head. */
 static int
 l_req_tap(lua_State *L)
 {
 	struct req *r = l_check_req(L, 1);
-	struct tap *t = r->down_flow.tap;
 
-	if (t == NULL && (t = calloc(1, sizeof *t)) == NULL)
-		return luaL_error(L, "out of memory");
-	r->down_flow.tap = t;
-	t->id = luaL_checkinteger(L, 2);
+	r->told = luaL_checkinteger(L, 2);
+	r->down_flow.tap = lua_toboolean(L, 3) ? r->told : 0;
 	r->judges = lua_toboolean(L, 4);
-	t->n = TAP_TEXT_MAX;
-	luaL_argcheck(L, text_copy(t->names, sizeof t->names, luaL_checkstring(L, 3)), 3, "too long");
 	return 0;
 }
 
@@ -26300,19 +26161,24 @@ req_tell_answer(const struct req *r, const struct http_head *h)
 		task_run(task);
 }
 
+/* Of a request that has ended: answers.ended is told when its task runs, which may be later. */
+struct ended {
+	int64_t id;
+	int status;
+	bool answered, whole;
+	uint64_t up, down;      /* bytes of bodies */
+};
+
 static int
 ended_push(lua_State *co, void *arg)
 {
-	const struct tap *t = arg;
+	const struct ended *e = arg;
 
-	l_push(co, t->id);
-	l_push(co, t->status);
-	l_push(co, t->answered);
-	l_push(co, t->whole);
-	l_push(co, (lua_Integer)t->up);
-	l_push(co, (lua_Integer)t->down);
-	l_push(co, ((struct slice){t->first, t->first_n}));
-	return 7 + l_one(co, ((struct slice){t->last, t->last_n}));
+	l_push(co, e->id);
+	l_push(co, e->status);
+	l_push(co, e->answered);
+	l_push(co, e->whole);
+	return 4 + l_two(co, e->up, e->down);
 }
 
 static void
@@ -26322,23 +26188,21 @@ ended_done(struct task *t, bool ok, lua_State *co)
 	free(t->owner);
 }
 
-/* Calls answers.ended with what the request's tap found, which goes to that task. */
+/* Calls answers.ended. */
 static void
 req_tell_end(struct req *r)
 {
-	struct tap *t = r->down_flow.tap;
-	struct task *task = task_new(req_entry_ref[ENTRY_ENDED], ended_push, t, t, ended_done);
+	struct ended *e = malloc(sizeof *e);
+	struct task *task = e != NULL ? task_new(req_entry_ref[ENTRY_ENDED], ended_push, e, e, ended_done) : NULL;
 
-	r->down_flow.tap = NULL;
-	t->answered = r->up_status != 0;
-	t->status = t->answered ? r->up_status : r->status;
-	t->whole = (r->answer_begun || r->answer_held) && r->down_flow.done;
-	t->up = r->bytes_up;
-	t->down = r->bytes_down;
-	if (task != NULL)
+	if (task != NULL) {
+		*e = (struct ended){r->told, r->up_status != 0 ? r->up_status : r->status, r->up_status != 0,
+		    (r->answer_begun || r->answer_held) && r->down_flow.done, r->bytes_up, r->bytes_down};
 		task_run(task);
-	else
-		free(t);
+	} else {
+		free(e);
+	}
+	r->told = 0;
 }
 
 /* Calls hello.judge(bytes, host), and sets r->hello. */
@@ -26414,7 +26278,7 @@ req_judge_answer(struct req *r, const struct http_head *h)
 		if (r->seal == NULL && !name_same(f->name, SLICE("set-cookie")))
 			ok = r->echoes ? scrub_put(r->back, f->value, &b) : buf_addv(&b, f->value);
 	}
-	ok = buf_ok(&b) && lua_ask(ENTRY_JUDGE, "", r->down_flow.tap->id, buf_slice(&b), &b);
+	ok = buf_ok(&b) && lua_ask(ENTRY_JUDGE, "", r->told, buf_slice(&b), &b);
 	if (ok && b.n == 0)
 		return true;
 	if (ok)
@@ -26437,7 +26301,7 @@ req_import(void)
 		[ENTRY_HELLO] = {"hello", "judge"}, [ENTRY_KNOWS] = {"pipeline", "knows"},
 		[ENTRY_SOCKS] = {"socks", "request"}, [ENTRY_HANDOVER] = {"handover", "call"},
 		[ENTRY_ENDED] = {"answers", "ended"}, [ENTRY_JUDGE] = {"answers", "judge"},
-		[ENTRY_READING] = {"reading", "piece"},
+		[ENTRY_HEARD] = {"answers", "heard"}, [ENTRY_READING] = {"reading", "piece"},
 	};
 
 	for (size_t i = 0; i < COUNT(names); i++)

@@ -4,7 +4,7 @@ local answers, rules = require "answers", require "rules"
 local pipeline = { log = function() end, count = function() return 1 end, sandbox = { call = function(_, f, ...) return pcall(f, ...) end } }
 
 local function request()
-  return { tap = function(self, id, names, head) self.id, self.names, self.head = id, names, head end }
+  return { tap = function(self, id, heard, head) self.id, self.heard, self.head = id, heard, head end }
 end
 
 local function judge(name)
@@ -15,18 +15,46 @@ local function told(name, names, list)
   return { name = name, type = name, fields = {}, pol = { answer = names, on_response = function(res, ctx) list[#list + 1] = { name, res.status, ctx.memo.n } end } }
 end
 
+-- The objects that a rule is told of, of a body that comes in these pieces.
+local function objects(names, pieces)
+  local id, got
+  local rules, json = package.loaded.rules, package.loaded.json
+  answers.add({ sandbox = {} }, { tap = function(_, one) id = one end }, { name = "r", pol = { answer = names } }, {})
+  for _, piece in ipairs(pieces) do answers.heard("", id, piece) end
+  package.loaded.rules = { answered = function(_, _, answer) got = answer.objects end }
+  package.loaded.json = { decode = function(text) return { text } end }
+  local ok, why = pcall(answers.ended, id, 200, true, true, 0, 0)
+  package.loaded.rules, package.loaded.json = rules, json
+  assert(ok, why)
+  local out = {}
+  for i, one in ipairs(got) do out[i] = one[1] end
+  return table.concat(out, "\n")
+end
+
+local cases = {
+  { { "usage" }, 'data: {"usage":{"a":1}}\n\ndata: {"usage" : \t{"a":{"b":[2]}}}\n\n', '{"a":1}\n{"a":{"b":[2]}}' },
+  { { "usage" }, '{"usage":{"a":1},"x":{"usage":{"a":1}}}', '{"a":1}' },
+  { { "usage", "use" }, '{"use":{"n":1},"usage":{"n":2},"used":{"n":3}}', '{"n":1}\n{"n":2}' },
+  { { "usage" }, '{"usage":null,"usage":[{"a":1}],"v":"usage","usage":{}}', "{}" },
+  { { "usage" }, '{"text":"say \\"usage\\":{\\"a\\":1}","usage":{"t":"}\\\\\\"{"}}', '{"t":"}\\\\\\"{"}' },
+  { { "usage" }, '{"usage":{"t":"' .. ("x"):rep(2038) .. '"},"usage":{"a":1}}', '{"t":"' .. ("x"):rep(2038) .. '"}\n{"a":1}' },
+  { { "usage" }, '{"usage":{"t":"' .. ("x"):rep(2060) .. '"},"usage":{"a":1}}', '{"a":1}' },
+  { { "usage" }, '{"usage":{"a":1', "" },
+}
+
 return {
   ["a rule that is not asked any more has no say about the head; one that is told of ends is told"] = function()
     local req, list, with = request(), {}, { agent = "a", bundle = "b" }
     answers.add(pipeline, req, judge "old", with)
     answers.add(pipeline, req, told("counts", { "usage" }, list), with)
-    assert(req.head == true and req.names == "usage\n")
+    assert(req.head == true and req.heard == true)
     assert(answers.judge("", req.id, "200\nx:y\n"):find("^rule_denied\nold\n"))
     answers.again(req)
     assert(answers.judge("", req.id, "200\nx:y\n") == "", "the rule of an earlier pass judges")
     answers.add(pipeline, req, told("other", { "usage", "x" }, list), { agent = "a", bundle = "b" })
-    assert(req.head == false and req.names == "usage\nx\n", req.names)
-    answers.ended(req.id, 200, true, true, 1, 2, "", "")
+    assert(req.head == false and req.heard == true)
+    answers.heard("", req.id, '{"x":{"a":1},"usage":{"a":2}}')
+    answers.ended(req.id, 200, true, true, 1, 2)
     assert(#list == 2 and list[1][1] == "counts" and list[2][1] == "other")
   end,
 
@@ -37,10 +65,10 @@ return {
       answers.memos(req).counts = { n = i }
       answers.add(pipeline, req, rule, with)
     end
-    answers.ended(b.id, 204, true, true, 0, 0, "", "")
-    answers.ended(a.id, 200, true, true, 0, 0, "", "")
+    answers.ended(b.id, 204, true, true, 0, 0)
+    answers.ended(a.id, 200, true, true, 0, 0)
     assert(list[1][3] == 2 and list[1][2] == 204 and list[2][3] == 1 and list[2][2] == 200)
-    answers.ended(a.id, 200, true, true, 0, 0, "", "")
+    answers.ended(a.id, 200, true, true, 0, 0)
     assert(#list == 2, "told twice")
   end,
 
@@ -57,6 +85,19 @@ return {
     for _, wrong in ipairs { '{ when = "byte" }', '{ when = 1 }', '{ if_ = "bytes" }', '{ [2] = "usage" }', '{ "a", "b", "c", "d" }' } do
       local none, why = compiled(wrong)
       assert(not none and why, wrong)
+    end
+  end,
+
+  ["the first and the last object of a wanted name are found, wherever the body is cut"] = function()
+    for _, case in ipairs(cases) do
+      local names, text, want = case[1], case[2], case[3]
+      assert(objects(names, { text }) == want, text)
+      for at = 1, #text, #text > 500 and 97 or 1 do
+        assert(objects(names, { text:sub(1, at), text:sub(at + 1) }) == want, ("%d: %s"):format(at, text))
+      end
+      local bytes = {}
+      for i = 1, #text do bytes[i] = text:sub(i, i) end
+      assert(objects(names, bytes) == want, text)
     end
   end,
 }

