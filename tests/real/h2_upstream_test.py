@@ -1,5 +1,7 @@
 """HTTP/2 towards upstreams: real servers, what RFC 9113 asks for, and attacks by an upstream, each by its name (raw frames)."""
+import json
 import socket
+import ssl
 import struct
 import subprocess
 import time
@@ -8,8 +10,9 @@ import peers
 import sallyport
 from h2_test import (ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PADDED, PING, PREFACE, PRIORITY, PUSH, RST, SETTINGS,
                      WINDOW, Bridge, Client, Inflater, block, curl, frame, number, request, stats)
+from mtls_test import Clients
 from real import wait
-from servers import free_port, nginx, reachable
+from servers import ConnectProxy, free_port, nginx, reachable
 
 TOKEN = "canary-h2up-90b4d1"
 OK = [(":status", "200")]
@@ -580,3 +583,53 @@ def test_real_servers(t):
     r = curl(s, "--http2", "--data-binary", f"@{s.dir / 'up'}", "-o", str(out), "-w", "%{response_code}", "https://ng.test/echo")
     assert r.stdout == "200" and out.read_bytes() == big, (r, out.stat())
     assert all(r.get("upstream_h2") for r in s.records())
+
+
+SESSION = """return { kind = "type", api = 1, name = "session", title = "A session",
+  fields = { { name = "token", secret = true, required = true } },
+  seal = { { method = "POST", path = "/session", members = { "token" }, ttl = "expires_in" } },
+  apply = function(req, cred) req.headers:set("authorization", "Bearer " .. cred.token) end }
+"""
+JUDGE = """return { kind = "rule", api = 1, name = "judge", title = "looks at answers",
+  on_request = function(req, ctx) end,
+  on_response = function(res, ctx) if res.headers:get("x-kind") == "secret" then return deny("it is secret") end end }
+"""
+
+
+def test_ways(t):
+    """through an upstream proxy, with a client certificate; a token that is sealed and opened, and an answer that a rule refuses"""
+    made = "canary-made-h2-session"
+
+    def script(server, w, n, fields):
+        path = dict(fields)[":path"]
+        if path == "/session":
+            w.send(head(n), frame(DATA, END_STREAM, n, json.dumps({"token": made, "expires_in": 600}).encode()))
+        elif path == "/secret":
+            w.send(head(n, (":status", "200"), ("x-kind", "secret")), frame(DATA, END_STREAM, n, b"CONTENT"))
+        else:
+            ok(server, w, n, fields)
+
+    server, s = Server(script), t.bare()
+    s.init()
+    clients = Clients(s.dir)
+    server.context.verify_mode = ssl.CERT_REQUIRED
+    server.context.load_verify_locations(clients.home / "ca.pem")
+    s.agent()
+    for name, text in (("session", SESSION), ("judge", JUDGE)):
+        (s.dir / f"{name}.lua").write_text(text)
+        s.cli("policy", "put", s.dir / f"{name}.lua")
+    s.cli("credential", "add", "api", "--type", "session", "--host", "api.test", f"token=@{s.secret_file(TOKEN)}", "mint=seal", *clients.make("me"))
+    s.cli("rule", "add", "judge", "--type", "judge")
+    corp = ConnectProxy({"api.test": server.port})
+    s.cli("set", "upstream-proxy", corp.url)
+    s.serve("--upstream-ca", sallyport.certs() / "root.pem")
+    c = Client(s)
+    status, _, body, _ = c.answer(c.ask(method="POST", path="/session"))
+    sealed = json.loads(body)["token"]
+    assert status == 200 and made not in sealed, (status, body)
+    assert c.status(c.ask(("authorization", f"Bearer {sealed}"), path="/opened")) == 200
+    assert dict(server.seen[-1])["authorization"] == f"Bearer {made}", server.seen[-1]
+    status, fields, body, _ = c.answer(c.ask(path="/secret"))
+    assert (status, fields["x-sallyport-error"]) == (403, "rule_denied") and b"CONTENT" not in body, (status, body)
+    assert c.status(c.ask()) == 200 and len(server.wires) == len(corp.heads) == 1, (server.wires, corp.heads)
+    assert all(r["upstream_h2"] for r in s.records())
