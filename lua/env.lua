@@ -19,6 +19,7 @@ local bundle_names = {
   "YARN_HTTPS_CA_FILE_PATH",             -- yarn 3 and 4
   "CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE",  -- gcloud
   "DENO_CERT",
+  "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",    -- gRPC's core (Python, C++, PHP, Ruby) and grpc-js: Google Cloud's SDKs, OTLP
 }
 
 -- boto3 and aws. Go's old SDK takes it for an order to change a transport that it does not know, and ends

@@ -7,10 +7,13 @@ import sys
 import threading
 
 import sallyport
+from clients_test import environment
 from real import wait
+from servers import node
 
 TOKEN = "canary-grpc-5d10e7"
 HELD = "placeholder-grpc"
+PIP = sallyport.BUILD / "pip"
 PEER = pathlib.Path(__file__).with_name("grpc_peer.py")
 
 
@@ -132,3 +135,50 @@ def test_plain(t):
     s.cli("set", "upstream-http", "2")
     wait(lambda: c.call("unary", 1).get("ok"), what="the setting")
     assert c.call("both", 10)["ok"] and s.records()[-1]["upstream_h2"]
+
+
+def test_node(t):
+    """@grpc/grpc-js: the shapes of a call with 4 MiB, an error, a deadline, a cancelled call"""
+    found = node()
+    if not found or not (found[1] / "node_modules/@grpc/grpc-js").exists():
+        t.skip("node and its packages are not installed")
+    s, server, c = arrange(t)
+    env = {**os.environ, "grpc_proxy": s.proxy_url(), "no_grpc_proxy": "", "no_proxy": ""}
+    r = subprocess.run([found[0], PEER.with_name("grpc_client.mjs"), found[1], "api.test:443", s.ca, f"authorization=Bearer {HELD}"], env=env,
+                       capture_output=True, text=True, timeout=40 * sallyport.SLOW)
+    assert r.returncode == 0, r
+    out = json.loads(r.stdout)
+    assert out["unary"] == 4 << 20 and out["down"] == [len(b"%d" % i) * (i * 1000 + 1) for i in range(20)], out
+    assert out["up"] == "50000" and out["both"] == [f"M{i}" for i in range(10)], out
+    assert out["fail"] == {"code": 5, "details": "there is no such thing: 100% äöü"}, out
+    assert out["late"]["code"] == 4 and out["cancelled"]["code"] == 1, out
+    wait(lambda: len(server.named("cancelled")) == 2, what="two cancelled calls at the server")
+    assert server.named("unary")[0]["authorization"] == f"Bearer {TOKEN}"
+    assert s.records() and all(r["h2"] and r["upstream_h2"] for r in s.records())
+
+
+def sdk(t, s, server, name):
+    """What an SDK saw, with the environment that `sallyport env` makes, and what the server saw of it."""
+    if not (PIP / "grpc").exists():
+        t.skip("the SDKs of PyPI are not installed")
+    before = len(server.named("served"))
+    r = subprocess.run(["/usr/bin/python3", PEER.with_name("grpc_sdks.py"), name, "api.test:443", s.proxy_url(), s.ca], capture_output=True, text=True,
+                       env={**environment(s), "PYTHONPATH": str(PIP)}, timeout=40 * sallyport.SLOW)
+    assert r.returncode == 0, r
+    served = server.named("served")[before:]
+    assert served and all(e["authorization"] == f"Bearer {TOKEN}" for e in served), served
+    return json.loads(r.stdout.splitlines()[-1]), [(e["method"].rsplit("/", 1)[1], e["n"]) for e in served]
+
+
+def test_sdks(t):
+    """google-cloud-secret-manager, OpenTelemetry's exporter and Temporal's SDK, each with a placeholder: calls and errors of the services arrive"""
+    s, server, c = arrange(t)
+    out, served = sdk(t, s, server, "google")
+    assert (out["name"], out["data"]) == ("v", "opened") and out["error"] == ["NotFound", "no such secret"], out
+    assert [m for m, _ in served] == ["AccessSecretVersion", "GetSecret"], served
+    out, served = sdk(t, s, server, "otlp")
+    assert out["flushed"] and [m for m, _ in served] == ["Export"] and served[0][1] > 5000, (out, served)
+    out, served = sdk(t, s, server, "temporal")
+    assert out == {"run": "run", "error": ["NOT_FOUND", "workflow not found"]}, out
+    assert [m for m, _ in served] == ["GetSystemInfo", "StartWorkflowExecution", "SignalWorkflowExecution", "TerminateWorkflowExecution"], served
+    assert all(r["h2"] and r["upstream_h2"] and r["status"] == 200 for r in s.records())

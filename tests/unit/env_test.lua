@@ -26,7 +26,8 @@ return {
     local map = build()
     for _, name in ipairs { "SSL_CERT_FILE", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "GIT_SSL_CAINFO",
       "PIP_CERT", "CARGO_HTTP_CAINFO", "NIX_SSL_CERT_FILE", "npm_config_cafile",
-      "CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE", "DENO_CERT", "YARN_HTTPS_CA_FILE_PATH" } do
+      "CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE", "DENO_CERT", "YARN_HTTPS_CA_FILE_PATH",
+      "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH" } do
       is(map[name], "/p/bundle.pem")
     end
     is(map.NODE_EXTRA_CA_CERTS, "/p/ca.pem")
@@ -35,10 +36,9 @@ return {
     is(map.YARN_HTTP_PROXY, map.HTTPS_PROXY)
   end,
 
-  ["what only some programs bear is set for those who need it: AWS's bundle; gRPC's none, for it does not work"] = function()
+  ["what only some programs bear is set for those who need it: AWS's bundle"] = function()
     is(build().AWS_CA_BUNDLE, nil)
     is(build { aws = true }.AWS_CA_BUNDLE, "/p/bundle.pem")
-    is(build { aws = true }.GRPC_DEFAULT_SSL_ROOTS_FILE_PATH, nil)
   end,
 
   ["of two variables that one client mistakes for each other, the first is set"] = function()
