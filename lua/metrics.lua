@@ -134,7 +134,7 @@ function M.text(read, more)
   for _, result in ipairs { "ok", "failed" } do
     line(out, "refreshes_total", { "result", result }, ("%d"):format((read.counts.refreshes or {})[result] or 0))
   end
-  family(out, "log_drops_total", "counter", "Records that the log did not take in time.")
+  family(out, "log_drops_total", "counter", "Records that the log did not take in time, or could not write.")
   line(out, "log_drops_total", {}, ("%d"):format((read.counts.log_drops or {})[""] or 0))
   for _, g in ipairs { { "connections", "conns", "Open connections of clients." }, { "memory_bytes", "memory", "Bytes of a worker's heap in use." } } do
     family(out, g[1], "gauge", g[3])

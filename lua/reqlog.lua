@@ -201,6 +201,7 @@ function M:append()
   if not ok then
     if self.dropped == 0 and n > 0 then self.host.log(("ev=log_dropped why=%q"):format(tostring(why))) end
     self.dropped = self.dropped + n
+    for _ = 1, self.host.meter and n or 0 do self.host.meter("log_drops", "") end
     return
   end
   if self.dropped > 0 and n > 0 then

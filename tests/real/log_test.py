@@ -193,6 +193,12 @@ def test_full_disk(t):
     s.request(target="/room")
     s.wait_record({"path": "/room"})
     assert s.log().count("ev=log_dropped") == 1 and s.log().count("ev=log_resumed dropped=8") == 1, s.log()
+    with socket.socket(socket.AF_UNIX) as c, socket.create_connection(("127.0.0.1", s.port)) as d:
+        c.connect(str(s.home / "control"))
+        c.sendall(b"GET /metrics HTTP/1.0\r\nHost: localhost\r\n\r\n")
+        d.sendall(b"GET /healthz HTTP/1.0\r\nHost: 127.0.0.1:%d\r\n\r\n" % s.port)
+        numbers, health = (b"".join(iter(lambda x=x: x.recv(1 << 16), b"")) for x in (c, d))
+    assert b"\nsallyport_log_drops_total 8\n" in numbers and health.startswith(b"HTTP/1.1 200 "), "each is counted; requests are served all the same"
     assert json.loads(lines(file_of(s))[-1])["path"] == "/room"
 
 

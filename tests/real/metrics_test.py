@@ -149,25 +149,27 @@ def test_who(t):
     assert a.raw("GET", "/metrics", Authorization="Bearer " + token)[0] == 401
 
 
+def health(s):
+    c = http.client.HTTPConnection("127.0.0.1", s.port, timeout=20 * sallyport.SLOW)
+    c.request("GET", "/healthz")
+    r = c.getresponse()
+    return r.status, r.read().decode()
+
+
 def test_health(t):
-    """/healthz: ready, or not with the reason, to anybody and nothing more"""
+    """/healthz: ready, or not with the reason, to anybody and nothing more (each reason: unit/metrics_test)"""
     s, up = t.proxy(workers=2)
-
-    def health():
-        c = http.client.HTTPConnection("127.0.0.1", s.port, timeout=20 * sallyport.SLOW)
-        c.request("GET", "/healthz")
-        r = c.getresponse()
-        return r.status, r.read().decode()
-
-    assert health() == (200, "ok\n")
+    assert health(s) == (200, "ok\n")
     pid = s.worker_pids()[0]
     script = s.dir / "damage.lua"
     script.write_text('local db = require "cli.db"\ndb.open { home = %s }\nlocal r = db.peek("meta", "ca", "ca")\nlocal plain = db.plain(r)\nplain.pem = nil\n'
                       'db.change(function() return { { op = "put", db = "meta", key = "ca", plain = plain, version = r.version } } end)\n' % json.dumps(str(s.home)))
     s.cli("lua", str(script))
-    status, text = health()
+    status, text = health(s)
     assert (status, text) == (503, "ca_unavailable\n"), (status, text)
     assert pid in s.worker_pids()
+    s.set_clock(-20 * 365 * 86400)
+    assert health(s) == (503, "ca_unavailable\nclock_unset\n")
 
 
 def test_top(t):
