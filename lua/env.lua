@@ -93,7 +93,7 @@ function M.proxy_url(agent, token, address)
 end
 
 --- build{ proxy = "host:port", agent =, token = | nil: the address is the agent's, ca = path, bundle = path, no_proxy = what is set already,
---  aws = is there an AWS credential?, placeholders = { {name, value}… } } -> { {name, value}… } in a steady order.
+--  vault = its first bundle | nil, aws = is there an AWS credential?, placeholders = { {name, value}… } } -> { {name, value}… } in a steady order.
 function M.build(with)
   local url = M.proxy_url(with.agent, with.token, with.proxy)
   local list = {}
@@ -111,6 +111,9 @@ function M.build(with)
   for _, name in ipairs(bundle_names) do set(name, with.bundle) end
   if with.aws then set(AWS_BUNDLE, with.bundle) end
   set("NODE_EXTRA_CA_CERTS", with.ca)   -- adds to Node's roots, so the CA alone
+  set("AGENT_VAULT_ADDR", M.proxy_url(with.agent, nil, with.proxy))     -- where skill files written for Agent Vault ask for hosts
+  if with.token then set("AGENT_VAULT_TOKEN", with.token) end
+  if with.vault then set("AGENT_VAULT_VAULT", with.vault) end
   for _, p in ipairs(with.placeholders or {}) do set(p[1], p[2]) end
   return list
 end

@@ -93,7 +93,7 @@ local function list(opt, ctx)
   end
   local held, aws = placeholders(agent, ctx)
   local with = { proxy = proxy, agent = name, token = not own and (token or "") or nil, ca = paths.ca, bundle = paths.bundle,
-    no_proxy = existing, placeholders = held, aws = aws ~= nil }
+    no_proxy = existing, vault = agent.bundles and agent.bundles[1], placeholders = held, aws = aws ~= nil }
   local unfit, what = env.unfit(env.build(with), format)
   if unfit then
     report.fail(("%s has %s in its value, which the format %s cannot hold"):format(unfit, what, format),

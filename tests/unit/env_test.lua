@@ -48,6 +48,17 @@ return {
     is(env.rival("GH_TOKEN", { GEMINI_API_KEY = "g" }), nil)
   end,
 
+  ["skill files written for Agent Vault find the proxy, the token and the bundle under their names; without a token none is named"] = function()
+    local map = build { vault = "work" }
+    is(map.AGENT_VAULT_ADDR, "http://127.0.0.1:7080")
+    is(map.AGENT_VAULT_TOKEN, "sp_agt_x")
+    is(map.AGENT_VAULT_VAULT, "work")
+    is(build { proxy = "https://box.lan:7443" }.AGENT_VAULT_ADDR, "https://box.lan:7443")
+    is(build().AGENT_VAULT_VAULT, nil)
+    local list = env.build { proxy = "127.0.0.1:7080", agent = "claude", ca = "/p/ca.pem", bundle = "/p/bundle.pem" }
+    for _, v in ipairs(list) do assert(v[1] ~= "AGENT_VAULT_TOKEN") end
+  end,
+
   ["NO_PROXY keeps what is there and adds the machine itself once"] = function()
     local map = build { no_proxy = "corp.example, 127.0.0.1 ,.svc" }
     is(map.NO_PROXY, "corp.example,127.0.0.1,.svc,localhost,::1")
