@@ -40,7 +40,7 @@ local names = {
   token = function(key, r) return key:sub(1, 2) == "l/" and "link for user " .. tostring(r.user) or nil end,
 }
 
--- Tokens that a command brings or takes away; a worker renews them by itself.
+-- Tokens that a command, or a person at the door, brings or takes away; a worker renews them by itself.
 local function state_name(key) return key:find("^k/") and "stand-in " .. key:sub(3):gsub("/", " for ", 1) or "tokens of " .. key end
 
 -- Databases of the program's own. One that is neither here nor above, for it is new, is logged by its name.
@@ -72,9 +72,9 @@ local function text(s)
   return #s <= TEXT_MAX and s or s:sub(1, TEXT_MAX):gsub("[\128-\255]*$", "") .. "…"
 end
 
--- An operation as { record, did, members } | nil: it is no change.
-local function change(core, op)
-  local name = names[op.db] or op.db == "state" and M.sink and state_name or not own_dbs[op.db] and function(key) return op.db .. " " .. key end
+-- An operation as { record, did, members } | nil: it is no change. person: somebody asks for it.
+local function change(core, op, person)
+  local name = names[op.db] or op.db == "state" and person and state_name or not own_dbs[op.db] and function(key) return op.db .. " " .. key end
   if not name or op.op == "check" then return nil end
   local old, code = core.peek(op.db, op.key)
   local shown = name(op.key, op.plain or old or {})
@@ -94,7 +94,7 @@ end
 function M.of(core, ops)
   local out
   for _, op in ipairs(ops) do
-    local one = change(core, op)
+    local one = change(core, op, M.sink or ops.context)
     if one then
       out = out or {}
       out[#out + 1] = one

@@ -136,7 +136,7 @@ end
 
 -- All that is to be written, and the tokens that were pasted.
 local function gather(r, chosen, given, opts, notes)
-  local ctx = { home = opts.home, opened = true, json = true, page = opts.page, typed = {}, gathers = {},
+  local ctx = { home = opts.home, env = opts.env, opened = true, json = true, page = opts.page, typed = {}, gathers = {},
     host = setmetatable({ isatty = function() return false end }, { __index = require "host" }), out = function() end }
   local done = {}
   for _, s in ipairs(chosen) do
@@ -169,7 +169,8 @@ local function ended(row) report.fail(("'%s' was answered meanwhile"):format(row
 local function bring(pasted, ctx, ops)
   if #pasted > 1 then report.usage("tokens of one account can be pasted at a time", "sign in to the others afterwards: sallyport connect") end
   local connect, name = require "cli.authorization", pasted[1].name
-  local env, trouble = connect.env(ctx)
+  local env, trouble = ctx.env, nil
+  if not env then env, trouble = connect.env(ctx) end
   if not env then report.fail(trouble) end
   local ok, code, detail = connect.replace(env, name, pasted[1].op, pasted[1].secrets, ops)
   if not ok then
@@ -180,7 +181,7 @@ end
 
 --- approve(row, given, opts) -> names of what was made, notes, names of accounts to sign in to. row: { key, record } of a pending one; given: what
 -- was typed, by label: secrets and plain texts; opts = { home, only = { [service] = true } | nil: all, hosts = { [service] = host }, paths = { [service] = path },
--- methods = list | nil, page = bool, context = whose change it is | nil: the command's }. Raises as commands do; nothing is written then. Yields.
+-- methods = list | nil, page = bool, context = whose change it is | nil: the command's, env = authorization.env_of in a worker }. Raises as commands do; nothing is written then. Yields.
 function M.approve(row, given, opts)
   local r, chosen, names = row.record, {}, {}
   opts.hosts, opts.paths = opts.hosts or {}, opts.paths or {}
@@ -207,15 +208,35 @@ function M.approve(row, given, opts)
       return first
     end)
   end
-  local accounts, pasted = {}, {}
+  local accounts, pasted, seen = {}, {}, {}
   for _, p in ipairs(ctx.gathers.pasted or {}) do pasted[p.name] = true end
   for _, s in ipairs(chosen) do
-    if s.key and oauth_of(r, s.key) and not accounts[s.key] then
-      accounts[s.key] = true
+    if s.key and oauth_of(r, s.key) and not seen[s.key] then
+      seen[s.key] = true
       accounts[#accounts + 1] = not pasted[s.name] and s.name or nil
     end
   end
   return names, notes, accounts
+end
+
+--- Accounts of a proposal that was approved which wait for somebody to sign in, so many seconds at most after that: { name, host of the
+-- authorization server, at = which service } each.
+function M.unconnected(r, within)
+  local out, seen, store, now = {}, {}, require "store", require("time").wall()
+  if r.state ~= "applied" then return out end
+  for i, s in ipairs(r.services) do
+    local o = s.key and not seen[s.key] and oauth_of(r, s.key)
+    local cred = o and store.peek("credential", s.name)
+    -- the one that the approval made: a later one of the same name may be anybody's
+    local made = cred and cred.type == "oauth_authorization_code" and (cred.fields or {}).token_url == o.token_url and cred.created and cred.created >= r.created
+      and now - cred.created <= within and cred.created <= now
+    if made and not store.peek("state", s.name) then
+      seen[s.key] = true
+      local url = require("http").parse_url(o.authorization_url or "")
+      if url then out[#out + 1] = { name = s.name, host = url.host, at = i } end
+    end
+  end
+  return out
 end
 
 --- Says no to it. context: whose change it is | nil: the command's. Raises as commands do. Yields.

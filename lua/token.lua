@@ -664,11 +664,12 @@ function M.moved(cred)
 end
 
 --- Stores what a person's consent brought, over whatever was there: true | nil, code. A refresh that is in flight
--- finds another rotation and lets its answer go. with.build() -> an operation: the record that changes with the grant; with.pasted: see the top.
+-- finds another rotation and lets its answer go. with.build() -> an operation: the record that changes with the grant | nil; with.pasted: see the top;
+-- with.more() -> operations that are committed with it (context: whose change it is) | nil.
 function M:connected(opened, answer, sent_at, scopes, with)
   local name, until_ = opened.name, self.time.now() + CONNECT_STORE_MAX
   while true do
-    local change = with and with.build()
+    local change = with and with.build and with.build()
     local cred = change and change.plain or self.store.peek("credential", name)
     if not cred then return nil, "absent" end
     if M.earner(opened.pol, cred) ~= M.earner(opened.pol, opened.rec) then return nil, "changed" end

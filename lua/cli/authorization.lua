@@ -6,7 +6,7 @@
 -- Then, in this order:
 --   authorization.open(env, name)                  -> opened: the credential, as config.open gives it
 --   authorization.listen(env, redirect_uri, port)  -> listener, redirect_uri
---   authorization.ask(env, opened, { redirect_uri, scopes }) -> asked = { url, state, verifier, redirect_uri, … }
+--   authorization.ask(env, opened, { redirect_uri, scopes, state, verifier }) -> asked = { url, state, verifier, redirect_uri, … }
 --   authorization.wait(env, listener, asked, deadline, note) -> code, answer = function(ok, text)
 --   authorization.pasted(env, asked, text)         -> code
 --   authorization.exchange(env, opened, grant)     -> answer, sent_at; grant = authorization.code_grant(asked, code)
@@ -49,12 +49,16 @@ M.say = {
 function M.env(ctx)
   local ok, why = require("cli.outside").configure(ctx)
   if not ok then return nil, why end
-  local pipeline = require("worker").build { command = true }
+  return M.env_of(require("worker").build { command = true }, ctx.host)
+end
+
+--- The same of a process that has its pipeline: a worker at the door.
+function M.env_of(pipeline, host)
   return {
-    host = ctx.host, callback = function(...) return require("cli.callback").open(ctx.host, ...) end, time = require "time", tokens = pipeline.tokens, config = pipeline.config,
+    host = host, callback = function(...) return require("cli.callback").open(host, ...) end, time = require "time", tokens = pipeline.tokens, config = pipeline.config,
     policy = require "policy", policies = require "policy_store", secret = require "secret", core = require "secret.core", form = require "form",
     uri = require "uri", http = require "http", store = require "store",
-    random = function() return (ctx.host.random_token("")) end,   -- 256 bits in base64url: RFC 7636 4.1's length
+    random = function() return (host.random_token("")) end,   -- 256 bits in base64url: RFC 7636 4.1's length
   }
 end
 
@@ -66,6 +70,12 @@ function M.open(env, name)
   opened, code, why = env.config:fetched(opened, env.time.now() + FETCH_MAX)
   if not opened then return nil, code, why.message end
   return opened
+end
+
+--- Why it failed, in a sentence that is ours.
+function M.sentence(code, detail)
+  if code == "denied" then return "the authorization server says " .. tostring(detail) end
+  return M.say[code] or require("token").sentence(code, detail)
 end
 
 -- ---- the consent's address -----------------------------------------------------------------------
@@ -86,7 +96,7 @@ end
 function M.ask(env, opened, spec)
   local cred = opened.view
   local asked = {
-    state = env.random(), verifier = env.random(), redirect_uri = spec.redirect_uri, issuer = cred.issuer,
+    state = spec.state or env.random(), verifier = spec.verifier or env.random(), redirect_uri = spec.redirect_uri, issuer = cred.issuer,
     require_iss = cred.require_iss, authorization_url = cred.authorization_url, scopes = spec.scopes,
   }
   local query = {

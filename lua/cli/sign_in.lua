@@ -9,10 +9,7 @@ local M = {}
 
 local WAIT_MS = 600000     -- ten minutes: a person signs in, looks for a second factor, reads what is asked
 
-local function sentence(code, detail)
-  if code == "denied" then return "the authorization server says " .. tostring(detail) end
-  return connect.say[code] or token.sentence(code, detail)
-end
+local sentence = connect.sentence
 
 --- The credential that the command names, and what is needed to talk to its server.
 local function open(ctx, name)

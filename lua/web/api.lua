@@ -136,6 +136,7 @@ local function put_fields(args, typed, given, pol)
   local function field(name, value)
     local f = pol and pol.by_name[name:match("^[^.]*")]
     local secret = f and require("records").is_secret(f) or name == "client_key"
+      or pol and pol.connect and (name == "refresh_token" or name == "access_token")      -- tokens that are pasted are no fields
     put(name, plain_text(value, name), secret)
   end
   for _, name in ipairs(given.fields ~= nil and map_of(given.fields, "fields") or {}) do
@@ -151,8 +152,8 @@ local function put_fields(args, typed, given, pol)
   end
 end
 
--- Arguments of the command for what came: args, typed, led (it says where a secret of the record goes), record.
-local function arguments_of(row, values, given, members)
+-- Ends the request where a member came that is none.
+local function only(given, members)
   local known = {}
   for _, m in ipairs(members) do known[m.name] = true end
   for name in pairs(given) do
@@ -162,6 +163,11 @@ local function arguments_of(row, values, given, members)
       bad(("there is no member '%s'"):format(require("cli.report").clean(name):sub(1, 40)), names[1] and "it has " .. table.concat(names, ", "))
     end
   end
+end
+
+-- Arguments of the command for what came: args, typed, led (it says where a secret of the record goes), record.
+local function arguments_of(row, values, given, members)
+  only(given, members)
   local args, typed, behind = {}, {}, {}
   for word in row.words:gmatch("%S+") do args[#args + 1] = word end
   local function place(text, name)
@@ -343,6 +349,32 @@ local function look(request, row, values)
   return answer(200, value, { { "ETag", tag } })
 end
 
+-- What no command does, for it waits for a person: the sign-in to an account, in two halves.
+local own = {}
+
+function own.consent(request, values, given, who)
+  local scopes = given.scopes ~= nil and list_of(given.scopes, "scopes") or nil
+  return require("web.consent").start(request.home, who.by, values.name,
+    { redirect_uri = given.redirect_uri ~= nil and text_of(given.redirect_uri, "redirect_uri") or nil, scopes = scopes }, require("time").wall())
+end
+
+function own.finish(request, values, given, who)
+  if given.answer == nil then bad "answer is missing" end
+  local ok, why = require("web.consent").finish(who.by, values.name, text_of(given.answer, "answer"),
+    { by = who.by, door = "api", client = request.from, page = "POST /credentials/NAME/consent/finish" }, require("time").wall())
+  if not ok then return nil, why end
+  return item_of(request, "credential", values.name)
+end
+
+local function by_itself(request, row, values, given, who)
+  only(given, row.body)
+  if not require("store").peek("credential", values.name) then return fault(404, "not_found", "there is no such item") end
+  local value, why = own[row.own](request, values, given, who)
+  if not value then return fault(422, "refused", why) end
+  local tag = tag_of(request, row.family, values.name)
+  return answer(200, value, tag and { { "ETag", tag } })
+end
+
 local function change(request, row, values, who)
   local given = from_body(row, request)
   if (request.query or "") ~= "" then bad "this takes no query" end
@@ -358,6 +390,7 @@ local function change(request, row, values, who)
     end
     expect = at
   end
+  if row.own then return by_itself(request, row, values, given, who) end
   local person = rows.of_people(row) and need_for_person(who, values, given) or nil
   expect = expect or person
   local source

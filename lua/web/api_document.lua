@@ -60,6 +60,7 @@ local function answer_of(row, things, cells)
   if words == "log" then return ref "summary" end
   if words == "credential presets" and row.id == nil then return row.parts[1] and ref "preset" or { type = "array", items = ref "preset" } end
   if words == "set" then return { type = "object" } end
+  if row.answers then return (members(row.answers, 1)) end
   if row.member then return things.bundle.properties[row.member] end
   local cell = cells[words] or ""
   local thing, several = cell:match("^(%l+)(%[?%]?)")
@@ -141,7 +142,7 @@ function M.make()
     local scope = row.scope == "setting" and "write, or policy for upstream-ca and connect-to"
       or rows.of_people(row) and "write, and operator where the user is an operator or may answer what agents ask, or is to be" or row.scope
     item[row.method:lower()] = { operationId = (row.method:lower() .. row.path):gsub("[{}]", ""):gsub("/", "_"), tags = array { row.path:match("^/(%l+)") },
-      summary = row.about or row.words, description = ("Scope: %s. On the command line: sallyport %s"):format(scope, row.words or row.pick),
+      summary = row.about or row.words, description = ("Scope: %s. On the command line: sallyport %s"):format(scope, row.line or row.words or row.pick),
       parameters = parameters_of(row), requestBody = row.body and body_of(row) or nil, responses = responses_of(row, answer_of(row, things, cells)) }
   end
   things.error = { type = "object", required = array { "error", "message", "hint" }, properties = { error = { type = "string" },

@@ -126,6 +126,11 @@ local function make()
   add(rows, "GET", "/presets", "credential presets", { takes = {} })
   add(rows, "GET", "/presets/{api}", "credential presets", { absent = true })
   add(rows, "POST", "/credentials/{name}/disconnect", "disconnect", { family = "credential", id = "name" })
+  add(rows, "POST", "/credentials/{name}/consent", nil, { own = "consent", id = "name", family = "credential", line = "connect", answers = "url, redirect_uri, expires_at",
+    about = "begins a sign-in to its account: a person opens url", takes = {
+    text("redirect_uri", "as registered with the provider; the credential's unless it stands here"), { name = "scopes", kind = "list", about = "beside the credential's own" } } })
+  add(rows, "POST", "/credentials/{name}/consent/finish", nil, { own = "finish", id = "name", family = "credential", line = "connect", pick = "credential show",
+    about = "ends it, within ten minutes and with the same token", takes = { text("answer", "the whole address on which the browser ended, or CODE#STATE", true) } })
   add(rows, "POST", "/agents/{name}/environment", "env", { family = "agent", id = "name", named = "agent", about = "its environment, with a token of its own" })
   add(rows, "GET", "/bundles/{bundle}/domains", "bundle show", { member = "domains", about = "hosts without a credential" })
   add(rows, "POST", "/bundles/{bundle}/domains", "domain add", { makes = true })

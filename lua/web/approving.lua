@@ -10,10 +10,12 @@ local TRIES = 4             -- commits: others write the same records
 local COMMIT = 10000        -- ms
 local LIVE = "10"           -- s between two looks, where the person asks for it
 local REASON_MAX = 500
+local CONNECT = 86400       -- s from an approval in which who may answer signs in to its accounts; later it is for whoever runs the box
 local SHOWN_MAX = 100       -- of each kind; a page is read on a phone
 
 local said = { once = "Allowed: the request goes on.", hour = "Allowed for an hour.", day = "Allowed for a day.", always = "Allowed from now on.",
-  deny = "Refused.", approve = "Approved. It counts from the next request.", reject = "Rejected: the agent reads so when it looks." }
+  deny = "Refused.", approve = "Approved. It counts from the next request.", reject = "Rejected: the agent reads so when it looks.",
+  connected = "Connected: the agent can use the account." }
 
 local function hidden(name, value) return html('<input type="hidden" name="{name}" value="{value}">', { name = name, value = value }) end
 
@@ -142,6 +144,10 @@ local function proposal_page(session, row, status, note)
     if c.oauth then
       if not c.oauth.client_id then inputs[#inputs + 1] = input("k." .. c.key .. ".client_id", c.key .. ": client id", help, "text") end
       inputs[#inputs + 1] = input("k." .. c.key .. ".client_secret", c.key .. ": client secret, where the client has one", help, "password")
+      for _, t in ipairs { "refresh", "access" } do
+        inputs[#inputs + 1] = input(("k.%s.%s_token"):format(c.key, t), ("%s: %s token, to paste one that is there"):format(c.key, t),
+          t == "refresh" and html("It is tried at once. Without one you sign in next; the client has to know the redirect URI {uri}", { uri = require("web.consent").redirect_uri() }), "password")
+      end
     else
       inputs[#inputs + 1] = input("k." .. c.key, c.key, help, labels[c.key] == "plain" and "text" or "password")
     end
@@ -171,14 +177,46 @@ local function given_of(r, form)
   return out
 end
 
+-- What was approved and waits for a sign-in: its accounts, each with a link to the provider's own page.
+local function accounts_page(q, session, row, note)
+  local links = {}
+  for i, a in ipairs(require("granting").unconnected(row.record, CONNECT)) do
+    local url, why = require("web.consent").at_door(q, session, a.name, row.record.proposal .. "-" .. a.at)
+    links[i] = url and html('<p><a class="button" rel="noreferrer" href="{u}">Sign in for {n} at {h}</a></p>', { u = url, n = a.name, h = a.host })
+      or html("<p>{n}: {w}</p>", { n = a.name, w = why })
+  end
+  if not links[1] then return nil end
+  return page.page(note and 400 or 200, "Sign in to the account", html([[
+{note}<p>What was asked for is approved. Its account is used once somebody has signed in, on the provider's own page, which comes back here.
+The client has to know the redirect URI <code>{uri}</code></p>{links}<p><a href="/approvals">All that waits</a></p>]],
+    { note = note and html('<p class="warn" role="alert">{n}</p>', { n = note }), uri = require("web.consent").redirect_uri(), links = links }))
+end
+
+-- GET /approvals/callback: the browser comes back from the provider.
+local function callback(q, session)
+  local consent = require "web.consent"
+  local about, state = consent.about(q, session)
+  local id, i = tostring(about):match("^(%x+)%-(%d+)$")
+  local row = id and require("proposals").named(id)
+  local account
+  for _, a in ipairs(row and require("granting").unconnected(row.record, CONNECT) or {}) do
+    if a.at == tonumber(i) then account = a end
+  end
+  if not account then return page.says(400, "Not connected", "This sign-in was not begun here, has ended, or somebody else was faster. Go back to what was approved.") end
+  local ok, why = consent.back(q, session, account.name, state, changes.page(q, session.user.name))
+  if ok then return page.see(require("granting").unconnected(row.record, CONNECT)[1] and "/approvals/p/" .. id or "/approvals?said=connected") end
+  return accounts_page(q, session, row, ("'%s' was not connected: %s."):format(account.name, why)) or gone()
+end
+
 -- GET and POST /approvals/p/ID
 local function proposal(q, session, id, form)
   local proposals, granting = require "proposals", require "granting"
   local row = require("proposals").named(id)
+  if row and not form and row.record.state == "applied" then return accounts_page(q, session, row) or gone() end
   if not row or proposals.state(row.record, require("time").wall()) ~= "pending" then return gone() end
   if not form then return proposal_page(session, row, 200) end
   local r, context = row.record, changes.page(q, session.user.name)
-  local ok, trouble
+  local ok, trouble, _, accounts
   if form.answer == "reject" then
     local reason = page.clean(form.reason, REASON_MAX)
     ok, trouble = pcall(granting.reject, row, reason and #reason <= REASON_MAX and reason or nil, context)
@@ -195,10 +233,12 @@ local function proposal(q, session, id, form)
     end
     local given, why = given_of(r, form)
     if not given then return proposal_page(session, row, 400, why) end
-    ok, trouble = pcall(granting.approve, row, given, { home = require("store").home, only = only, hosts = hosts, paths = paths, page = true, context = context })
+    ok, trouble, _, accounts = pcall(granting.approve, row, given, { home = require("store").home, only = only, hosts = hosts, paths = paths, page = true,
+      context = context, env = require("cli.authorization").env_of(q.pipeline, require "host") })
   else
     return proposal_page(session, row, 400, "Choose an answer.")
   end
+  if ok and accounts and accounts[1] then return page.see("/approvals/p/" .. id) end
   if ok then return page.see("/approvals?said=" .. form.answer) end
   if type(trouble) ~= "table" or not trouble.exit then
     require("host").log(("ev=approval_failed msg=%q"):format(tostring(trouble)))
@@ -213,6 +253,7 @@ local kinds = { q = question, p = proposal }
 function M.one(q)
   local session, out = approver(q)
   if not session then return out end
+  if q.path == "/approvals/callback" and q.method ~= "POST" then return callback(q, session) end
   local kind, id = q.path:match("^/approvals/([pq])/(%x+)$")
   if not kind then return gone() end
   local form, twice

@@ -405,13 +405,14 @@ function M.keep(desk, c, args, got)
   return "done/" .. id
 end
 
--- A credential that somebody signs in for is of no use before that.
+-- A credential that somebody signs in for is of no use before that: the provider's page is one click away where an approval made it.
 local function account_button(desk, kept, value)
   local list = {}
   for i, name in ipairs(value and value.accounts or {}) do
-    list[i] = html('<a class="button go" href="{base}account/{n}">Sign in for {n}</a>', { base = desk.base, n = name })
+    list[i] = i == 1 and require("web.desk_pages").consent(desk, name)
+      or html('<a class="button" href="{base}account/{n}">Sign in for {n}</a>', { base = desk.base, n = name })
   end
-  if list[1] then return html('<p class="row">{l}</p>', { l = list }) end
+  if list[1] then return html('<div class="row">{l}</div>', { l = list }) end
   local pol = kept.words == "credential add" and value and load_type(value.type)
   if value and not (pol and pol.connect) and (kept.words == "credential add" or kept.words == "credential set") then
     -- One small read with it, whose answer the next page says in words.

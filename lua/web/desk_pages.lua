@@ -673,7 +673,8 @@ local function proposal(desk, id, form)
       input("k." .. c.key .. ".client_secret", c.key .. ": client secret", html("Where the client has one. {h}", { h = help }),
         "password")
       input("k." .. c.key .. ".refresh_token", c.key .. ": refresh token",
-        "To paste one that is there; without it, sign in to the account afterwards.", "password")
+        "To paste one that is there: it is tried at once. Without it you sign in to the account next.", "password")
+      input("k." .. c.key .. ".access_token", c.key .. ": access token", "Alone it is used until it ends.", "password")
     else
       input("k." .. c.key, c.key, help, labels[c.key] == "plain" and "text" or "password")
     end
@@ -716,29 +717,48 @@ end
 
 -- ---- the account of an OAuth credential ------------------------------------------------------------
 
--- POST account/NAME: the address of the provider's consent page, whose answer comes to /callback here.
-local function account(desk, name, form)
-  if not require("records").name(name) then return nil end
+-- What a sign-in to this account needs: env, opened | nil, why
+local function account_of(desk, name)
   local connect = require "cli.authorization"
   local env, why = connect.env { home = desk.home, asked = desk.who, host = require "host", opened = true }
   local opened, code, detail
   if env then opened, code, detail = connect.open(env, name) end
+  if not opened then return nil, why or tostring(detail or code) end
+  if not opened.view.authorization_url then return nil, ("'%s' has no authorization_url: sallyport connect %s --device"):format(name, name) end
+  return env, opened
+end
+
+-- Begins it: the link to the provider's page, whose answer comes to /callback here.
+local function begin(desk, name, env, opened)
+  local connect = require "cli.authorization"
+  local asked = connect.ask(env, opened, { redirect_uri = desk.origin .. "/callback", scopes = (connect.scopes(env, opened)) })
+  desk.asked = { till = desk.now() + CONSENT, asked = asked, env = env, opened = opened, name = name }
+  return html('<a class="button go" rel="noreferrer" href="{u}">Open {h}</a>', {
+    u = asked.url, h = asked.url:match("^https?://([^/?#]+)") or "the provider" })
+end
+
+--- The same as a piece of a page that says what was approved.
+function M.consent(desk, name)
+  local env, opened = account_of(desk, name)
+  if not env then return html('<p class="warn" role="alert">{t}</p>', { t = opened }) end
+  return html("<p>Next, sign in to the account of <strong>{n}</strong>. The provider has to know this address as a redirect URI: <code>{u}</code></p>{l}",
+    { n = name, u = desk.origin .. "/callback", l = begin(desk, name, env, opened) })
+end
+
+-- GET and POST account/NAME
+local function account(desk, name, form)
+  if not require("records").name(name) then return nil end
   local title, uri = "Sign in for " .. name, desk.origin .. "/callback"
-  local function failed(text) return { status = 400, title = title,
-    body = html('<p class="warn" role="alert">{t}</p>', { t = text }) } end
-  if not opened then return failed(why or tostring(detail or code)) end
-  if not opened.view.authorization_url then return failed(("'%s' has no authorization_url: sallyport connect %s --device"):format(name, name)) end
+  local env, opened = account_of(desk, name)
+  if not env then return { status = 400, title = title, body = html('<p class="warn" role="alert">{t}</p>', { t = opened }) } end
   if not form then
     return { title = title, body = html([[
 <p>The provider's own page asks you, and comes back here. It has to know this address as a redirect URI: <code>{uri}</code></p>
 <form method="post" action="{base}account/{n}">{csrf}<button class="go">Go on</button></form>]],
       { uri = uri, base = desk.base, n = name, csrf = desk.csrf("account/" .. name) }), line = { "connect", name } }
   end
-  local asked = connect.ask(env, opened, { redirect_uri = uri, scopes = (connect.scopes(env, opened)) })
-  desk.asked = { till = desk.now() + CONSENT, asked = asked, env = env, opened = opened, name = name }
   return { title = title, body = html('<p>{l}</p><p class="dim">Come back to this window when it says that you may.</p>',
-    { l = html('<a class="button go" rel="noreferrer" href="{u}">Open {h}</a>', {
-    u = asked.url, h = asked.url:match("^https?://([^/?#]+)") or "the provider" }) }) }
+    { l = begin(desk, name, env, opened) }) }
 end
 
 --- The browser that comes back from the provider: { title, body }. It shows no session, for it comes from another site: the state that only

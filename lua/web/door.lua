@@ -157,7 +157,7 @@ function M.answer(self, req)
   if before then return hand_on(self, req, before.forward, fields, came, behind) end
   local generation = self.config.applied
   local out = require("web.router").handle {
-    public = public, method = req.method, path = path, query = req.query, body = type(body) == "string" and body or nil,
+    pipeline = self, public = public, method = req.method, path = path, query = req.query, body = type(body) == "string" and body or nil,
     header = function(name) return came[name:lower()] end,
     peer = client,
     secure = public:find("^https:") ~= nil, now = self.time.wall(),

@@ -69,6 +69,7 @@ label{display:block;margin:.6rem 0}
 .pick input{float:left;margin:.35rem 0 0 -1.8rem;width:1.1rem;height:1.1rem}
 input:not([type=checkbox],[type=radio]),button{font:inherit;box-sizing:border-box;width:100%;padding:.6rem;border-radius:.4rem;border:1px solid GrayText}
 button{cursor:pointer;margin:.4rem 0}
+.button{display:block;padding:.6rem;border-radius:.4rem;border:1px solid GrayText;text-align:center;text-decoration:none}
 .go{background:#0b57d0;color:#fff;border-color:#0b57d0}
 fieldset{border:1px solid GrayText;border-radius:.4rem;margin:1rem 0}
 .warn{border-left:.3rem solid #b3261e;padding-left:.7rem}

@@ -136,7 +136,7 @@ def test_all_that_the_page_does(t):
                       'if page.find(c.words) then print(c.words) end end end\n')
     page = set(s.cli("lua", str(script)).stdout.split("\n")) - {""}
     mine = {re.search(r"sallyport (.+)$", op["description"])[1] for item in a.document["paths"].values() for op in item.values()}
-    assert page and page == mine, page ^ mine
+    assert page and page | {"connect"} == mine, page ^ mine      # a sign-in waits for a person: its two halves are the API's own
     assert a.ask("GET", "/credentials") == []
     made = a.ask("POST", "/credentials", {"name": "app", "type": "bearer", "hosts": ["api.test"], "fields": {"token": SECRET}}, want=201)
     assert made["hosts"] == ["api.test"] and made["secrets"] == ["token"] and any("Kept 'app'" in n for n in made["notes"])

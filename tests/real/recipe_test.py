@@ -1,0 +1,273 @@
+"""An agent asks for an account at three hosts, and a person connects it in the same step: tokens pasted and tried at once, or a sign-in; on the
+page, over the API and at the door. oidc-provider over TLS is the authorization server."""
+import base64
+import hashlib
+import json
+import re
+import secrets
+import ssl
+import subprocess
+import urllib.parse
+import urllib.request
+
+import oauth_test
+import sallyport
+from admin_test import Admin
+from api_test import Api
+from authorization_test import PASSWORD, Browser
+from servers import free_port
+
+OK = {"reply": "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"}
+HOSTS = ("drive", "docs", "mail")
+
+
+class Server(oauth_test.Server):
+    """As https://id.test:PORT, for a proposal's token_url is https."""
+    process, tls = None, ("id.test", sallyport.certs() / "ok.pem", sallyport.certs() / "ok.key")
+
+    @property
+    def issuer(self):
+        return f"https://id.test:{self.port}"
+
+    def here(self, url):
+        """Where the server is, for who asks without the proxy."""
+        return url.replace(self.issuer, f"https://127.0.0.1:{self.port}")
+
+    def tokens(self, *scopes):
+        """What a person's own client of this account holds -> refresh token, access token"""
+        verifier = secrets.token_urlsafe(32)
+        back = "http://127.0.0.1:1/callback"
+        query = {"response_type": "code", "client_id": "public", "redirect_uri": back, "scope": "openid read " + " ".join(scopes), "state": "s",
+                 "code_challenge": base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).rstrip(b"=").decode(), "code_challenge_method": "S256"}
+        person = person_of(self)
+        person.consent(self.issuer + "/auth?" + urllib.parse.urlencode(query))
+        code = urllib.parse.parse_qs(urllib.parse.urlsplit(person.went[-1]).query)["code"][0]
+        form = {"grant_type": "authorization_code", "client_id": "public", "code": code, "redirect_uri": back, "code_verifier": verifier}
+        with person.opener.open(self.here(self.issuer + "/token"), urllib.parse.urlencode(form).encode()) as r:
+            got = json.loads(r.read())
+        return got["refresh_token"], got["access_token"]
+
+    def knows(self, authorization):
+        request = urllib.request.Request(self.here(self.issuer + "/api"), headers={"authorization": authorization})
+        with urllib.request.urlopen(request, timeout=10, context=unverified()) as r:
+            return json.loads(r.read())
+
+    def spent(self):
+        return len(self.events(event="grant.success", grant="refresh_token"))
+
+
+def unverified():
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
+
+
+def person_of(server):
+    """A browser that reaches the server under its name."""
+    return oauth_test.Person(server.here, urllib.request.HTTPSHandler(context=unverified()))
+
+
+def recipe(server, client="public", **more):
+    """One proposal with three services and one OAuth credential."""
+    return {"services": [{"name": n, "host": f"{n}.test", "auth": {"type": "bearer", "token": "DRIVE"}} for n in HOSTS],
+            "credentials": [{"key": "DRIVE", "type": "oauth", "description": "the team's drive", "obtain": "https://console.test/credentials",
+                             "oauth": {"authorization_url": server.issuer + "/auth", "token_url": server.issuer + "/token", "client_id": client, "scopes": "openid read", **more}}],
+            "user_message": "I need to read the team's documents."}
+
+
+def roads(s, up, server):
+    return ["--upstream-ca", sallyport.certs() / "root.pem", *(x for n in HOSTS for x in ("--connect-to", f"{n}.test:443:127.0.0.1:{up.port}")),
+            "--connect-to", f"id.test:{server.port}:127.0.0.1:{server.port}"]
+
+
+def world(t, serve=True):
+    server = Server(t)
+    s, up = t.proxy(workers=2, serve=False, upstream=OK)
+    if serve:
+        s.serve(*roads(s, up, server))
+    return s, up, server
+
+
+class Agent:
+    """The client that a skill file for Agent Vault describes, with that product's names alone: curl, three variables, its answers."""
+
+    def __init__(self, s):
+        env = json.loads(s.cli("env", "--agent", "a", "--format", "json").stdout)
+        self.addr, self.token, self.vault = (env["AGENT_VAULT_" + n] for n in ("ADDR", "TOKEN", "VAULT"))
+        s.canaries.append(self.token)
+        self.s = s
+
+    def curl(self, path, body=None):
+        more = ["-X", "POST", "-H", "Content-Type: application/json", "-d", json.dumps(body)] if body else []
+        out = subprocess.run(["curl", "-sS", "-w", "\n%{http_code}", "--noproxy", "*", "-H", "Authorization: Bearer " + self.token, "-H", "X-Vault: " + self.vault, *more, self.addr + path],
+                             capture_output=True, text=True, check=True, timeout=30 * sallyport.SLOW).stdout
+        text, _, status = out.rpartition("\n")
+        return int(status), json.loads(text)
+
+    def refused(self, host):
+        """-> the hint of the refusal that the agent met"""
+        r = self.s.request(host=host, wire=None)
+        value = json.loads(r.body)
+        assert r.status == 403 and r.get("x-agent-vault-proxy-error") == "true", (r.status, value)
+        return value["proposal_hint"]
+
+    def ask(self, what):
+        hint = self.refused("drive.test")
+        assert hint["host"] == "drive.test" and hint["endpoint"] == "POST /v1/proposals" and "bearer" in hint["supported_auth_types"], hint
+        status, self.made = self.curl("/v1/proposals", what)
+        assert status == 201 and self.made["status"] == "pending" and self.made["vault"] == self.vault and self.made["message"].startswith("Proposal created."), self.made
+        assert self.state() == "pending"
+        return self.made
+
+    def state(self):
+        return self.curl("/v1/proposals/" + str(self.made["id"]))[1]["status"]
+
+    def works(self, up, server):
+        """All three hosts take the account's token, which the server knows."""
+        assert self.state() == "applied"
+        _, found = self.curl("/discover")
+        assert {n + ".test" for n in HOSTS} <= {x["host"] for x in found["services"]} and found["vault"] == self.vault, found
+        seen = set()
+        for n in HOSTS:
+            assert self.s.request(host=n + ".test", wire=None).status == 200, n
+            seen.add(up.requests[-1].get("authorization"))
+        assert len(seen) == 1 and server.knows(seen.pop())["sub"] == "somebody"
+
+
+def credentials(s):
+    return [c["name"] for c in json.loads(s.cli("credential", "list", "--json").stdout)]
+
+
+def test_pasted(t):
+    """the seed's recipe: three services and one account in one proposal, its tokens pasted on the page and tried at once; ones that do not work approve nothing; the agent polls, and all three hosts take the token"""
+    s, up, server = world(t)
+    agent = Agent(s)
+    made = agent.ask(recipe(server))
+    a = Admin(t, s).sign_in()
+    a.get("proposals/" + made["id"])
+    form = next(f for f in a.page.forms if "k.DRIVE.refresh_token" in f["fields"])
+    assert "its account is signed in to at id.test, and its client secret goes to id.test" in a.page.text and a.page.text.count("may send anything to") == 3
+    a.submit(form=form, **{"k.DRIVE.refresh_token": "canary-not-a-token"})
+    s.canaries.append("canary-not-a-token")
+    assert a.status == 400 and "nothing was approved: the tokens of drive did not work" in a.page.text and "invalid_grant" in a.page.text and "canary" not in a.html, a.page.text
+    assert agent.state() == "pending" and credentials(s) == [] and len(server.events(event="grant.error", grant="refresh_token")) == 1
+    refresh, access = server.tokens("offline_access")
+    s.canaries += [refresh, access]
+    before = server.spent()
+    a.submit(form=form, **{"k.DRIVE.refresh_token": refresh, "k.DRIVE.access_token": access})
+    assert a.status == 200 and "Approved: drive, docs, mail" in a.page.text and refresh not in a.html and "Sign in" not in a.page.text, a.page.text
+    assert server.spent() == before + 1, "tried at once, once"
+    assert credentials(s) == ["drive"]
+    agent.works(up, server)
+    assert up.requests[-1].get("authorization") != "Bearer " + access and server.spent() == before + 1, "what came for it is used"
+
+
+def test_signed_in(t):
+    """without tokens the page that says 'approved' leads to the provider, one click away; it comes back here, and the account is connected"""
+    s, up, server = world(t)
+    agent = Agent(s)
+    made = agent.ask(recipe(server))
+    a = Admin(t, s).sign_in()
+    a.get("proposals/" + made["id"])
+    a.submit(form=next(f for f in a.page.forms if "k.DRIVE.refresh_token" in f["fields"]))
+    url = next((link for link, text in a.page.links if text == f"Open id.test:{server.port}"), None)
+    assert url, (a.status, a.page.text, a.page.links)
+    assert f"http://{a.at}/callback" in a.page.text and s.request(host="drive.test", wire=None).status == 502
+    at, status, page = person_of(server).consent(url)
+    assert status == 200 and "The account is connected" in page, (at, status, page)
+    agent.works(up, server)
+
+
+def test_api(t):
+    """the same for programs: consent begun and finished with one token, by its own answer alone; tokens pasted in an approval and into a credential are tried at once; the document has it all"""
+    s, up, server = world(t)
+    agent = Agent(s)
+    api = Api(t, s, "write")
+    made = agent.ask(recipe(server))
+    refresh, access = server.tokens("offline_access")
+    s.canaries += [refresh, access]
+    bad = api.ask("POST", f"/proposals/{made['id']}/approve", {"secrets": {"DRIVE.refresh_token": "canary-not-a-token"}}, want=422)
+    assert "did not work" in bad["message"] and credentials(s) == [] and agent.state() == "pending"
+    got = api.ask("POST", f"/proposals/{made['id']}/approve", {"secrets": {"DRIVE.refresh_token": refresh}})
+    assert got["state"] == "applied" and got["accounts"] == [], got
+    agent.works(up, server)
+    at = "/credentials/drive/consent"
+    for body in ({"scopes": "read"}, {"scopes": ["a b"]}, {"redirect_uri": 5}, {"redirect_uri": "nowhere"}, {"redirect_uri": "https://x.test/#y"}, {"more": 1}):
+        assert api.raw("POST", at, body)[0] in (400, 422), body
+    api.ask("POST", "/credentials/nobody/consent", {}, want=404)
+    api.ask("POST", at + "/finish", {}, want=400)
+    assert "no sign-in" in api.ask("POST", at + "/finish", {"answer": "http://127.0.0.1:1/callback?code=x&state=y"}, want=422)["message"]
+    assert api.raw("POST", at, {}, token=api.new("read"))[0] == 403
+    begun = api.ask("POST", at, {"redirect_uri": "http://127.0.0.1:1/callback", "scopes": ["offline_access"]})
+    assert begun["url"].startswith(server.issuer + "/auth?") and "offline_access" in begun["url"], begun
+    person = person_of(server)
+    person.consent(begun["url"])
+    answer = person.went[-1]
+    for wrong in (re.sub("state=[^&]*", "state=x", answer), "http://127.0.0.1:1/callback", answer + "&code=2"):
+        api.ask("POST", at + "/finish", {"answer": wrong}, want=422)
+    other = api.new("write")
+    assert api.raw("POST", at + "/finish", {"answer": answer}, token=other)[0] == 422, "another token's sign-in"
+    was = up.requests[-1].get("authorization")
+    done = api.ask("POST", at + "/finish", {"answer": answer})
+    assert done["name"] == "drive" and done["connection"] == "connected" if "connection" in done else done["token"]["valid"], done
+    agent.works(up, server)
+    assert up.requests[-1].get("authorization") != was, "the new grant counts"
+    api.ask("POST", at + "/finish", {"answer": answer}, want=422)
+    change = [json.loads(x) for x in s.cli("log", "--json", "--kind", "change").stdout.splitlines()][-1]
+    assert change["by"].startswith("token ") and change["door"] == "api" and change["page"].endswith("/consent/finish"), change
+    refresh = server.tokens("offline_access")[0]
+    s.canaries.append(refresh)
+    before = server.spent()
+    oauth = {"authorization_url": server.issuer + "/auth", "token_url": server.issuer + "/token", "client_id": "public"}
+    api.ask("POST", "/credentials", {"name": "own", "type": "oauth_authorization_code", "hosts": ["own.test"], "fields": {**oauth, "refresh_token": "canary-not-a-token"}}, want=422)
+    assert credentials(s) == ["drive"]
+    made = api.ask("POST", "/credentials", {"name": "own", "type": "oauth_authorization_code", "hosts": ["own.test"], "fields": {**oauth, "refresh_token": refresh}}, want=201)
+    assert made["name"] == "own" and server.spent() == before + 1 and refresh not in json.dumps(made)
+
+
+def test_door(t):
+    """from a phone: approval_url, approve, and the provider's page one click away; its answer counts in this session alone and once; who may not answer connects nothing; pasted tokens are tried at once"""
+    s, up, server = world(t, serve=False)
+    port = free_port()
+    base = f"http://127.0.0.1:{port}"
+    s.cli("set", "public-url", base)
+    links = {who: s.cli("user", "add", who, *flags).stdout.strip() for who, flags in (("ada", ["--approve"]), ("bob", ["--approve"]), ("eve", []))}
+    s.canaries.append(PASSWORD)
+    s.serve("--gateway", f"127.0.0.1:{port}", *roads(s, up, server))
+    people = {who: Browser(base).set_password(link) for who, link in links.items()}
+    ada, agent = people["ada"], Agent(s)
+    made = agent.ask(recipe(server))
+    at = "/approvals/p/" + made["id"]
+    assert made["approval_url"] == base + at
+    ada.go(made["approval_url"])
+    assert f"{base}/approvals/callback" in ada.page and "DRIVE: refresh token" in ada.page, ada.page
+    every = [(f"s.{i}", "on") for i in (1, 2, 3)]
+    ada.submit(at, ("answer", "approve"), *every, ("k.DRIVE.refresh_token", "canary-not-a-token"))
+    s.canaries.append("canary-not-a-token")
+    assert ada.status == 400 and "did not work" in ada.page and agent.state() == "pending" and credentials(s) == [], ada.page
+    ada.submit(at, ("answer", "approve"), *every)
+    assert ada.status == 200 and "Sign in to the account" in ada.page, ada.page
+    url = re.search(r'href="(https://id\.test[^"]*)"', ada.page)[1].replace("&amp;", "&")
+    assert people["eve"].go(base + at).status == 403
+    person = person_of(server)
+    person.consent(url)
+    back = next(url for url in person.went if "/approvals/callback" in url)
+    assert back.startswith(base + "/approvals/callback?"), back
+    for who in ("bob", "eve"):
+        assert people[who].go(back).status in (400, 403), "another session"
+    for wrong in (re.sub("state=[^&]*", "state=x", back), re.sub(r"state=([^.]*)\.[^.]*", r"state=\1.1", back), base + "/approvals/callback"):
+        assert ada.go(wrong).status == 400, wrong
+    ada.go(back)
+    assert ada.status == 200 and "Connected" in ada.page, ada.page
+    agent.works(up, server)
+    assert ada.go(back).status == 400 and ada.go(base + at).status == 404, "once"
+    change = [json.loads(x) for x in s.cli("log", "--json", "--kind", "change").stdout.splitlines()][-1]
+    assert change["by"] == "ada" and change["page"] == "GET /approvals/callback" and change["changes"][0]["record"] == "tokens of drive", change
+    s.cli("credential", "remove", "drive")
+    refresh = server.tokens("offline_access")[0]
+    s.canaries.append(refresh)
+    made = agent.ask(recipe(server))
+    at = "/approvals/p/" + made["id"]
+    ada.go(base + at).submit(at, ("answer", "approve"), *every, ("k.DRIVE.refresh_token", refresh))
+    assert "Approved" in ada.page, ada.page
+    agent.works(up, server)
