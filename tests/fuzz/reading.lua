@@ -228,7 +228,8 @@ end
 function checks.multipart(text, values)
   if not values then return end
   for head in ("\n" .. text):gmatch("\n%-%-b\r?\n(.-)\r?\n\r?\n") do
-    local name = ("\n" .. head):lower():find("\ncontent%-disposition: form%-data;") and head:match('; name="([^"\\%%]*)"')
+    local line = ("\n" .. head):match("\n(Content%-Disposition: form%-data;[^\n]*)")
+    local name = line and line:match('; name="([^"\\%%]*)"')
     if name then held(name, values, nil) end
   end
 end
