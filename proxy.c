@@ -6997,8 +6997,7 @@ static struct {
 	unsigned doors;
 	int worker;             /* which one this process is; negative: none */
 	pid_t master;
-	int lock_fd;
-} serve = {.worker = -1, .lock_fd = -1};
+} serve = {.worker = -1};
 
 static struct beat *master_beats;       /* shared */
 
@@ -19034,6 +19033,7 @@ mcp_answer(struct req *r, struct http_head *h, int io)
 /* -- a stream of events (WHATWG HTML, 9.2): lines, of which an empty one ends an event */
 struct filter_mcp {
 	struct filter f;
+	struct filter *next;    /* owned; what goes on goes through it: it is scrubbed; NULL: it is not */
 	const struct mcp *m;    /* borrowed from the req */
 	struct buf event;       /* owned; the lines of an event that is not whole yet, an LF behind each, however it was ended */
 	struct buf out;         /* owned */
@@ -19143,16 +19143,15 @@ static ssize_t
 filter_mcp_run(struct filter *f, struct slice in, bool end, struct slice *out)
 {
 	struct filter_mcp *w = (struct filter_mcp *)f;
-	ssize_t took = 0;
+	struct slice left = SLICE("");
+	ssize_t took = 0, used;
 
 	f->fault = mcp_fault();
-	if (w->given == w->out.n) {
+	if (w->given == w->out.n && (w->next == NULL || !w->next->more)) {
 		buf_recycle(&w->out, FLOW_BUF_KEEP);
 		w->given = 0;
 		while (in.n != 0 && w->out.n == 0) {
-			ssize_t used = filter_mcp_take(w, in);
-
-			if (used < 0)
+			if ((used = filter_mcp_take(w, in)) < 0)
 				return -1;
 			took += used;
 			in = (struct slice){in.p + used, in.n - (size_t)used};
@@ -19164,7 +19163,24 @@ filter_mcp_run(struct filter *f, struct slice in, bool end, struct slice *out)
 			return -1;
 		w->counted = w->event.cap + w->out.cap;
 	}
-	filter_give(f, &w->out, &w->given, end && in.n == 0, out);
+	if (w->next == NULL) {
+		filter_give(f, &w->out, &w->given, end && in.n == 0, out);
+		return took;
+	}
+	if (w->given != w->out.n && !w->next->more)
+		left = (struct slice){w->out.p + w->given, w->out.n - w->given < PEER_PIECE ? w->out.n - w->given : PEER_PIECE};
+	w->next->hurry = f->hurry;
+	if ((used = w->next->class->run(w->next, left, end && in.n == 0 && w->given == w->out.n, out)) < 0) {
+		f->fault = w->next->fault;
+		return -1;
+	}
+	w->given += (size_t)used;
+	f->cost += w->next->cost;
+	w->next->cost = 0;
+	f->hurry = w->next->hurry;
+	f->hold_until = w->next->hold_until;
+	f->more = w->given != w->out.n || w->next->more;
+	f->ended = w->next->ended;
 	return took;
 }
 
@@ -19173,90 +19189,30 @@ filter_mcp_wipe(struct filter *f)
 {
 	struct filter_mcp *w = (struct filter_mcp *)f;
 
+	filter_free(w->next);
 	bodies_count(f->share, w->counted, 0);
 	buf_free(&w->event);
 	buf_free(&w->out);
 }
 
-/* NULL: out of memory. `share`: of the agent's bodies. */
+/* NULL: out of memory. `share`: of the agent's bodies. `next`, which may be NULL, becomes the filter's. */
 static struct filter *
-filter_mcp_new(const struct mcp *m, size_t *share)
+filter_mcp_new(const struct mcp *m, size_t *share, struct filter *next)
 {
 	static const struct filter_class class = {sizeof(struct filter_mcp), false, false, filter_mcp_run, filter_mcp_wipe};
-	struct filter *f = filter_alloc(&class);
+	struct filter_mcp *w = (struct filter_mcp *)filter_alloc(&class);
 
-	if (f != NULL) {
-		f->share = share;
-		((struct filter_mcp *)f)->m = m;
-		((struct filter_mcp *)f)->start = true;
-		buf_init(&((struct filter_mcp *)f)->event, MCP_MESSAGE_MAX + 4096);
-		buf_init(&((struct filter_mcp *)f)->out, 2 * MCP_MESSAGE_MAX);
+	if (w == NULL) {
+		filter_free(next);
+		return NULL;
 	}
-	return f;
-}
-
-/* -- two filters, one behind the other: a list loses what may not be seen, and what goes on is scrubbed */
-struct filter_pair {
-	struct filter f;
-	struct filter *one, *two; /* owned */
-	struct slice left;      /* of what `one` gave: `two` has not taken it; in `one` */
-};
-
-static ssize_t
-filter_pair_run(struct filter *f, struct slice in, bool end, struct slice *out)
-{
-	struct filter_pair *w = (struct filter_pair *)f;
-	ssize_t took = 0, used;
-
-	if (w->left.n == 0 && !w->two->more && !w->one->ended) {
-		w->left = SLICE("");
-		if ((took = w->one->class->run(w->one, in, end, &w->left)) < 0) {
-			f->fault = w->one->fault;
-			return -1;
-		}
-	}
-	w->two->hurry = f->hurry;
-	used = w->two->class->run(w->two, w->left, w->one->ended && !w->one->more, out);
-	if (used < 0) {
-		f->fault = w->two->fault;
-		return -1;
-	}
-	w->left = (struct slice){w->left.p + used, w->left.n - (size_t)used};
-	f->cost += w->one->cost + w->two->cost;
-	w->one->cost = w->two->cost = 0;
-	f->hurry = w->two->hurry;
-	f->hold_until = w->two->hold_until;
-	f->more = w->left.n != 0 || w->one->more || w->two->more;
-	f->ended = w->two->ended;
-	return took;
-}
-
-static void
-filter_pair_wipe(struct filter *f)
-{
-	struct filter_pair *w = (struct filter_pair *)f;
-
-	filter_free(w->one);
-	filter_free(w->two);
-}
-
-/* Both become the pair's; either may be NULL. NULL: neither was there, or out of memory. */
-static struct filter *
-filter_pair_new(struct filter *one, struct filter *two)
-{
-	static const struct filter_class class = {sizeof(struct filter_pair), false, false, filter_pair_run, filter_pair_wipe};
-	struct filter *f;
-
-	if (one == NULL || two == NULL)
-		return one != NULL ? one : two;
-	if ((f = filter_alloc(&class)) != NULL) {
-		((struct filter_pair *)f)->one = one;
-		((struct filter_pair *)f)->two = two;
-		return f;
-	}
-	filter_free(one);
-	filter_free(two);
-	return NULL;
+	w->f.share = share;
+	w->m = m;
+	w->start = true;
+	w->next = next;
+	buf_init(&w->event, MCP_MESSAGE_MAX + 4096);
+	buf_init(&w->out, 2 * MCP_MESSAGE_MAX);
+	return &w->f;
 }
 
 /* A list that cannot be judged ends the answer; what no client reads a list in goes on: an error, "Accepted", the end
@@ -19269,7 +19225,6 @@ mcp_begin(struct req *r, struct http_head *h)
 	bool events = slice_eq_nocase(type, SLICE("text/event-stream"));
 	bool empty = h->body == BODY_NONE || (h->body == BODY_LENGTH && h->length == 0);
 	uint64_t most = h->body == BODY_LENGTH ? h->length : MCP_MESSAGE_MAX;
-	struct filter *judge;
 	enum scrub_way way;
 
 	if (!events && !empty && slice_eq_nocase(type, SLICE("application/json"))) {
@@ -19286,13 +19241,8 @@ mcp_begin(struct req *r, struct http_head *h)
 	}
 	if (!events || empty)
 		return way;
-	judge = filter_mcp_new(r->mcp, share);
-	if (judge != NULL)
-		judge = filter_pair_new(judge, r->down_flow.filter);
-	else
-		filter_free(r->down_flow.filter);
-	r->down_flow.filter = judge;
-	return judge != NULL ? way : SCRUB_FAILS;
+	r->down_flow.filter = filter_mcp_new(r->mcp, share, r->down_flow.filter);
+	return r->down_flow.filter != NULL ? way : SCRUB_FAILS;
 }
 
 /* ---- reqlog ----------------------------------------------------------------
@@ -27044,28 +26994,16 @@ l_host_adopt(lua_State *L)
 	return l_two(L, ((struct slice){text, net_name(l->watch.fd, text)}), l->at.port);
 }
 
-/* host.serve_lock(home) -> true | nil, "running" | why
+/* host.serve{ home=, workers=N|nil, doors=N, overrides=JSON, with=JSON }
  *
- * Takes the lock of the one server of that store. */
-static int
-l_host_serve_lock(lua_State *L)
-{
-	luaL_argcheck(L, text_copy(serve.home, sizeof serve.home, luaL_checkstring(L, 1)), 1, "too long");
-	if ((serve.lock_fd = store_lock_serve(serve.home)) < 0)
-		return l_fail(L, errno == EWOULDBLOCK ? "running" : strerror(errno));
-	return l_answer(L, true);
-}
-
-/* host.serve{ workers=N|nil, doors=N, overrides=JSON, with=JSON }
- *
- * The process becomes the master when the command has ended, for the listeners of host.listen and
- * under the lock of host.serve_lock. with: for cli.master. */
+ * The process becomes the master when the command has ended, for the listeners of host.listen. with: for cli.master. */
 static int
 l_host_serve(lua_State *L)
 {
 	long workers;
 
 	luaL_checktype(L, 1, LUA_TTABLE);
+	l_opt_name(L, 1, "home", serve.home, sizeof serve.home);
 	lua_getfield(L, 1, "with");
 	lua_getfield(L, 1, "overrides");
 	serve.with = strdup(luaL_checkstring(L, -2));
@@ -27298,7 +27236,7 @@ static const luaL_Reg l_host_command[] = {
 	{"file", l_host_file}, {"adopt", l_host_adopt},
 	{"pem_check", l_host_pem_check}, {"ca_make", l_host_ca_make}, {"locked", l_host_locked},
 	{"listen_close", l_host_listen_close},
-	{"serve", l_host_serve}, {"fork", l_host_fork}, {"serve_lock", l_host_serve_lock},
+	{"serve", l_host_serve}, {"fork", l_host_fork},
 	{"rsa_key", l_host_rsa_key}, {NULL, NULL},
 };
 

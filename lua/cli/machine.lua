@@ -9,6 +9,7 @@ local O_WRONLY, O_RDWR, O_CREAT, O_EXCL, O_APPEND, O_NONBLOCK, O_CLOEXEC = 1, 2,
 local O_NOFOLLOW, O_PATH = jail.number "O_NOFOLLOW", 0x200000
 local ENOENT, EEXIST, ENOTDIR, EADDRINUSE, ECONNREFUSED = 2, 17, 20, 98, 111
 local LOCK_SH, LOCK_EX, LOCK_NB = 1, 2, 4
+local LOOK_MS = 10        -- STORE_LOOK_MS in proxy.c
 local SIGCHLD = 17
 
 -- As jail.call; nil, "absent" | why
@@ -82,6 +83,19 @@ function M.lock_held(home)
   local free = call("flock", fd, LOCK_SH | LOCK_NB)
   call("close", fd)
   return not free
+end
+
+--- serve_lock(home) -> true | nil, "running" | why. Takes the lock of the one server of that store, for good. lock_held takes it
+-- for an instant to look at it: hence the wait.
+function M.serve_lock(home)
+  local fd, why = open(home .. "/serve.lock", O_RDWR | O_CREAT, 384)      -- 0600
+  if not fd then return nil, why end
+  for _ = 0, LOOK_MS do
+    if call("flock", fd, LOCK_EX | LOCK_NB) then return true end
+    call("ppoll", nil, 0, pack("TT", 0, 1000000), nil, 8)
+  end
+  call("close", fd)
+  return nil, "running"
 end
 
 --- sync(path) -> true | nil, why. A file's bytes, or a folder's names, are on the disk when this returns true.

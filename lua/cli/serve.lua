@@ -97,7 +97,7 @@ end
 
 -- Under the store's lock, so that the reason is the server that runs, not its address.
 local function lock(ctx)
-  local ok, why = ctx.host.serve_lock(ctx.home)
+  local ok, why = ctx.host.serve_lock(ctx.home)       -- it is open as long as the process, and those that it forks
   if not ok then
     report.fail(why == "running" and "a server already runs on " .. ctx.home
       or ("cannot lock %s/serve.lock: %s"):format(ctx.home, why))
@@ -352,6 +352,6 @@ examples:
       end
       local with = { log = report.json_line(log), page = page, at = table.concat(said, " "), banner = banner,
         note = table.concat(at, "\n") .. "\n" .. overrides, doors = doors[1] and all.gateway_workers or 0, made = report.array(files) }
-      ctx.host.serve { workers = all.workers, doors = with.doors, overrides = overrides, with = report.json_line(with) }
+      ctx.host.serve { home = ctx.home, workers = all.workers, doors = with.doors, overrides = overrides, with = report.json_line(with) }
     end },
 }

@@ -179,7 +179,7 @@ events(const char *name, const char *in, const char *want)
 	unsigned wrong = 0;
 
 	for (size_t step = 1; step <= strlen(in) + 1; step++) {
-		struct filter *f = filter_mcp_new(&some, &share);
+		struct filter *f = filter_mcp_new(&some, &share, NULL);
 		struct buf got;
 		bool ok;
 
@@ -259,7 +259,7 @@ test_large(void)
 {
 	size_t share = 0, n = MCP_MESSAGE_MAX - 4096;
 	char *p = malloc(n + 32768);
-	struct filter *f = filter_mcp_new(&some, &share);
+	struct filter *f = filter_mcp_new(&some, &share, NULL);
 	struct buf got;
 	bool ok;
 
@@ -271,7 +271,7 @@ test_large(void)
 	test_result(ok && got.n == n + 3 && memcmp(got.p, p, got.n) == 0, "an event of nearly 4 MiB", "%d %zu", ok, got.n);
 	filter_free(f);
 	memset(p + n, 'x', 32000);
-	f = filter_mcp_new(&some, &share);
+	f = filter_mcp_new(&some, &share, NULL);
 	ok = mcp_filter_run(f, (struct slice){p, n + 32000}, PEER_PIECE, &got);
 	test_result(!ok && f->fault != NULL, "one that is longer ends the answer", "%d", ok);
 	filter_free(f);
@@ -299,7 +299,7 @@ test_pair(void)
 
 		buf_init(&got, 4096);
 		assert(scrub_add(&s, secret, 0, (struct slice){NULL, 0}, SLICE(""), true) && scrub_table(s, true, &t));
-		f = filter_pair_new(filter_mcp_new(&some, &share), filter_scrub_new(s, t, UINT64_MAX, false, SLICE(""), &tally, &share));
+		f = filter_mcp_new(&some, &share, filter_scrub_new(s, t, UINT64_MAX, false, SLICE(""), &tally, &share));
 		if (!mcp_filter_run(f, slice_of(in), step, &got) || !slice_eq(buf_slice(&got), slice_of(want)))
 			if (wrong++ == 0)
 				printf("# step %zu: \"%.*s\"\n", step, (int)got.n, got.n != 0 ? got.p : "");
