@@ -50,12 +50,14 @@ end
 local function slack(text) return (text:gsub("[&<>]", { ["&"] = "&amp;", ["<"] = "&lt;", [">"] = "&gt;" })) end
 
 local bodies = {}
+M.bodies = bodies       -- format -> function(message) -> body, its type
 
 function bodies.json(m) return require("json").encode(m), "application/json" end
 
--- Nothing of it is markup, nobody is called by it, no address in it is fetched for a preview.
+-- Nothing of it is markup, nobody is called by it, no address in it is fetched for a preview; a host that an agent names is no link (parse), so ours
+-- is marked as one.
 function bodies.slack(m)
-  return require("json").encode { text = slack(m.text .. (m.url and "\n" .. m.url or "")), mrkdwn = false, link_names = false, parse = "none",
+  return require("json").encode { text = slack(m.text) .. (m.url and ("\n<%s>"):format(slack(m.url)) or ""), mrkdwn = false, link_names = false, parse = "none",
     unfurl_links = false, unfurl_media = false }, "application/json"
 end
 

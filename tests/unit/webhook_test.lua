@@ -14,6 +14,10 @@ local function count(t)
 end
 
 return {
+  ["Slack: with parse=none a link is one where it is marked, and nothing that an agent named is markup"] = function()
+    local m = require("json").decode((require("webhook").bodies.slack { text = "Proposal 1: the agent a asks for <!channel>&x", url = "https://box.lan/approvals/p/1" }))
+    assert(m.parse == "none" and m.text == "Proposal 1: the agent a asks for &lt;!channel&gt;&amp;x\n<https://box.lan/approvals/p/1>", m.text)
+  end,
   ["each trouble is told once, however long it lasts"] = function()
     local new, told = news({}, { "credential a 401" }, 1000, 50)
     assert(#new == 1 and new[1] == "credential a 401")
