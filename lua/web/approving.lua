@@ -8,7 +8,8 @@ local M = {}
 
 local TRIES = 4             -- commits: others write the same records
 local COMMIT = 10000        -- ms
-local LIVE = "10"           -- s between two looks, where the person asks for it
+local LIVE = "10"           -- s between two looks, where no script runs and the person asks for it
+local LOOK = 5              -- s between two looks of the script
 local REASON_MAX = 500
 local CONNECT = 86400       -- s from an approval in which who may answer signs in to its accounts; later it is for whoever runs the box
 local SHOWN_MAX = 100       -- of each kind; a page is read on a phone
@@ -63,12 +64,13 @@ function M.list(q)
   local query = page.params(q.query) or {}
   local note = query.said and said[query.said]
   return page.page(200, "Approvals", html([[
-{note}<h2>Requests that wait</h2>{asked}<h2>What agents ask for</h2>{waits}<p><a href="/approvals{to}">{live}</a></p>
+{note}{lists}<noscript><p><a href="/approvals{to}">{live}</a></p></noscript>
 <form method="post" action="/logout">{csrf}<button>Sign out</button></form>]], {
     note = note and html('<p role="status"><strong>{n}</strong></p>', { n = note }),
-    asked = asked[1] and html("<ul>{l}</ul>", { l = asked }) or html "<p>None.</p>", waits = waits[1] and html("<ul>{l}</ul>", { l = waits }) or html "<p>Nothing.</p>",
+    lists = page.living(LOOK, html("<h2>Requests that wait</h2>{asked}<h2>What agents ask for</h2>{waits}", {
+      asked = asked[1] and html("<ul>{l}</ul>", { l = asked }) or html "<p>None.</p>", waits = waits[1] and html("<ul>{l}</ul>", { l = waits }) or html "<p>Nothing.</p>" })),
     to = not query.live and "?live=on" or "", live = query.live and "Stop loading this page again" or "Load this page again every ten seconds",
-    csrf = hidden("csrf", sessions.csrf(session.key, "logout")) }), query.live and { { "Refresh", LIVE } } or nil)
+    csrf = hidden("csrf", sessions.csrf(session.key, "logout")) }), query.live and { { "Refresh", LIVE } } or nil, nil, require "web.live")
 end
 
 -- ---- a request that waits --------------------------------------------------------------------------

@@ -99,10 +99,9 @@ local function framed(desk, here, out)
   return answer(out.status or 200, document(out.title, html([[
 <a class="skip" href="#main">To the page</a><header><nav aria-label="Parts"><ul>{items}<li>
 <form method="post" action="{base}out">{csrf}<button>Sign out</button></form></li></ul></nav></header>
-<main id="main"><h1>{title}</h1>{stopped}{body}{line}</main>{script}]], { items = items, base = desk.base, title = out.title, body = out.body,
+<main id="main"><h1>{title}</h1>{body}{line}</main>{script}]], { items = items, base = desk.base, title = out.title, body = out.body,
     csrf = desk.csrf "out", line = out.line and html('<p class="dim">On the command line: <code>{l}</code></p>',
       { l = type(out.line) == "table" and require("web.commands").line(out.line) or out.line }),
-    stopped = script and html '<p class="warn" id="stopped" role="status" hidden>This page is not live any more: its session has ended. Load it again.</p>',
     script = script and html("<script>{s}</script>", { s = page.raw(script) }) }), live), nil, script)
 end
 

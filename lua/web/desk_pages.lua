@@ -14,8 +14,7 @@ local CONSENT = 600             -- s for a person at the provider's page, as `co
 local SOURCE_MAX = 256 << 10
 local SPARE_LINES = 200         -- numbers behind a policy's last line, for what is typed
 
--- The part of a page that is live: fetched again by the script after so many seconds (web.live).
-local function living(seconds, parts) return html('<div id="live" data-every="{s}">{p}</div>', { s = seconds, p = parts }) end
+local living = page.living
 
 local again = { "Load it again every five seconds", "Stop loading it again every five seconds" }
 

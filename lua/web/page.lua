@@ -99,12 +99,18 @@ function M.document(status, text, style, headers, target, script)
   return { status = status, headers = list, body = text }
 end
 
---- A page. body: a piece. target: the origin that a form's answer may redirect to (Chromium asks form-action for it too).
-function M.page(status, title, body, headers, target)
+--- A part of a page that its script fetches again after so many seconds (web.live), and what says that it does not any more.
+function M.living(seconds, parts)
+  return html('<p class="warn" id="stopped" role="status" hidden>This page is not live any more: its session has ended. Load it again.</p>'
+    .. '<div id="live" data-every="{s}">{p}</div>', { s = seconds, p = parts })
+end
+
+--- A page. body: a piece. script: the only one that runs there | nil: none. target: the origin that a form's answer may redirect to (Chromium asks form-action for it too).
+function M.page(status, title, body, headers, target, script)
   local text = html('<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
-    .. '<title>{title}</title><style>{style}</style><main><h1>{title}</h1>{body}</main></html>',
-    { title = title, body = body, style = M.raw(STYLE) })[1]
-  return M.document(status, text, STYLE, headers, target)
+    .. '<title>{title}</title><style>{style}</style><main><h1>{title}</h1>{body}</main>{script}</html>',
+    { title = title, body = body, style = M.raw(STYLE), script = script ~= nil and html("<script>{s}</script>", { s = M.raw(script) }) })[1]
+  return M.document(status, text, STYLE, headers, target, script)
 end
 
 --- A page that says one thing.

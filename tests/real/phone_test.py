@@ -1,4 +1,6 @@
 """A person answers from a phone: /approvals at the door, for users with the permission `approve`, and nothing else of the box."""
+import base64
+import hashlib
 import html
 import http.client
 import json
@@ -65,10 +67,14 @@ def test_question(t):
     stranger.submit("/login", ("user", "ada"), ("password", PASSWORD))
     assert stranger.at == base + at and "May this go out?" in stranger.page, (stranger.at, stranger.page)
     ada.go(base + "/approvals")
-    assert f'href="{at}"' in ada.page and "<x-canary" not in ada.page and ada.head["X-Frame-Options"] == "DENY" and "script" not in ada.page, ada.page
+    assert f'href="{at}"' in ada.page and "<x-canary" not in ada.page and ada.head["X-Frame-Options"] == "DENY" and ada.page.count("<script") == 1, ada.page
+    script = re.search("<script>(.*?)</script>", ada.page, re.S)[1]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'; connect-src 'self';" in ada.head["Content-Security-Policy"] and 'id="live" data-every="5"' in ada.page, "the list is live"
     other = re.search(CSRF, ada.page)[1]
     ada.go(base + at)
     token = re.search(CSRF, ada.page)[1]
+    assert "<script" not in ada.page and "script-src" not in ada.head["Content-Security-Policy"], "an answer's page is not"
     assert "it writes &lt;x-canary&gt;" in ada.page and "<x-canary" not in ada.page and "with api" in html.unescape(ada.page), ada.page
     assert re.search(CSRF, stranger.page)[1] != token, "a session's own"
     for bad in ({}, {"csrf": ""}, {"csrf": other}, {"csrf": re.search(CSRF, stranger.page)[1]}, {"csrf": token + "x"}):
