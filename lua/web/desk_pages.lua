@@ -9,6 +9,7 @@ local M = {}
 local CHART_MAX = 20000         -- newest records that a day's chart looks at
 local LOG_ROWS = 100
 local LOOK = 5000               -- newest records among which one is looked up
+local LATELY = 5                -- records beside a credential or an agent
 local SUGGESTED = 10            -- refused hosts
 local CONSENT = 600             -- s for a person at the provider's page, as `connect` has
 local SOURCE_MAX = 256 << 10
@@ -71,6 +72,37 @@ local ago = forms.ago
 
 local function wrong(got)
   return html('<p class="warn" role="alert">{m}</p>', { m = got.error and got.error.message or "This cannot be read now." })
+end
+
+-- ---- records -------------------------------------------------------------------------------------
+
+-- What was decided of a record, and what it was about.
+local function said(r)
+  if r.kind == "change" then return html('<span class="dim">change</span>') end
+  return html('<span class="{c}">{d}</span>', { c = r.decision == "deny" and "bad" or "good", d = r.decision or "" })
+end
+
+local function what(r)
+  if r.kind == "change" then
+    local names = {}
+    for i, c in ipairs(r.changes or {}) do names[i] = ("%s %s"):format(c.record, c.did) end
+    return table.concat(names, ", ")
+  end
+  return ("%s %s%s"):format(r.method or "", r.host or "", r.path or "")
+end
+
+-- The newest of the records that `args` find, as a table.
+local function records_of(desk, args)
+  local got, rows = commands.run(args, { home = desk.home, asked = desk.who, lines = true }), {}
+  for i = #got.value, 1, -1 do
+    local r = require("json").decode(got.value[i])
+    if r and r.time then
+      rows[#rows + 1] = { ago(r.time), said(r), r.agent or r.by or "", what(r), r.error or r.credential or r.reason or "", r.status or "",
+        r.ms or "",
+        r.request and link(desk, "record", { { "id", r.request } }, "Look") or "" }
+    end
+  end
+  return rows[1] and grid({ "When", "", "Who", "What", "Credential or reason", "Status", "ms", "" }, rows, { [6] = true, [7] = true }), got
 end
 
 -- ---- home ----------------------------------------------------------------------------------------
@@ -269,7 +301,8 @@ local function item_page(desk, key, name)
       "button go")) end
     if key == "credentials" and commands.signs_in(shown.value.type) then table.insert(acts, 1,
       link(desk, "account/" .. name, nil, "Sign in to the account", "button go")) end
-    more = html("<h2>Lately</h2>{l}", { l = buttons { link(desk, "log", { { key == "agents" and "agent" or "text", name } },
+    local lately = records_of(desk, { "log", "--kind=request", ("--%s=%s"):format(l[1], name), "--newest=" .. LATELY })
+    more = html("<h2>Lately</h2>{r}{l}", { r = lately or html "<p>No request of it is in the log.</p>", l = buttons { link(desk, "log", { { l[1], name } },
       "Its requests", "button"),
       link(desk, "explain", key == "agents" and { { "agent", name } }
         or { { "url", "https://" .. ((shown.value.hosts or {})[1] or "") .. "/" } }, "Explain a request", "button") } })
@@ -346,20 +379,6 @@ local function presets_for(host, all)
   return out
 end
 
-local function said(r)
-  if r.kind == "change" then return html('<span class="dim">change</span>') end
-  return html('<span class="{c}">{d}</span>', { c = r.decision == "deny" and "bad" or "good", d = r.decision or "" })
-end
-
-local function what(r)
-  if r.kind == "change" then
-    local names = {}
-    for i, c in ipairs(r.changes or {}) do names[i] = ("%s %s"):format(c.record, c.did) end
-    return table.concat(names, ", ")
-  end
-  return ("%s %s%s"):format(r.method or "", r.host or "", r.path or "")
-end
-
 -- Hosts that were refused in the last week, by count; those that a preset knows come first.
 local function suggestions(desk)
   local sum, known, others = ask(desk, "log", "--summary", "--since", "7d").value, {}, {}
@@ -378,16 +397,7 @@ end
 local function log(desk, query)
   local args, kept = filters(query)
   args[#args + 1] = "--newest=" .. LOG_ROWS
-  local got = commands.run(args, { home = desk.home, asked = desk.who, lines = true })
-  local rows = {}
-  for i = #got.value, 1, -1 do
-    local r = require("json").decode(got.value[i])
-    if r and r.time then
-      rows[#rows + 1] = { ago(r.time), said(r), r.agent or r.by or "", what(r), r.credential or r.reason or "", r.status or "",
-        r.ms or "",
-        r.request and link(desk, "record", { { "id", r.request } }, "Look") or "" }
-    end
-  end
+  local rows, got = records_of(desk, args)
   local inputs = {}
   for i, f in ipairs { { "agent", "Agent" }, { "credential", "Credential" }, { "host", "Host" }, { "status", "Status", "403, 5xx" }, { "text", "Text" }, { "since", "Since", "15m, 24h" } } do
     inputs[i] = html('<label>{t}<br><input name="{n}" value="{v}" size="12" placeholder="{p}"></label>', { t = f[2], n = f[1], v = query[f[1]] or "", p = f[3] or "" })
@@ -400,8 +410,7 @@ local function log(desk, query)
   return { title = "Log", live = true, again = query.live and 5 or nil, line = args, body = html([[
 <form class="row" method="get" action="{base}log">{inputs}<label>Decision<br><select name="decision">{choices}</select></label><button>Show</button></form>
 {err}{rows}<noscript><p>{live}</p></noscript>{suggest}]], { base = desk.base, inputs = inputs, choices = choices, err = got.error and wrong(got),
-    rows = living(3, rows[1] and grid({ "When", "", "Who", "What", "Credential or reason", "Status", "ms", "" }, rows,
-      { [6] = true, [7] = true }) or html(kept[1] and "<p>No such request.</p>" or "<p>No request yet: <code>sallyport env</code> prints what an agent needs.</p>")),
+    rows = living(3, rows or html(kept[1] and "<p>No such request.</p>" or "<p>No request yet: <code>sallyport env</code> prints what an agent needs.</p>")),
     live = query.live and link(desk, "log", kept, again[2])
       or link(desk, "log", table.move({ { "live", "on" } }, 1, 1, #kept + 1, kept), again[1]),
     suggest = found[1] and html("<h2>Suggestions: refused in the last week</h2>{g}",

@@ -179,6 +179,9 @@ def test_first_app(t):
     a.submit(form=next(f for f in a.page.forms if f["action"].endswith("do/domain/add")))
     assert "may reach other.test" in a.page.text, a.page.text
     assert s.request(host="other.test", auth=auth).status != 403
+    page = a.get("credentials/app")
+    assert "GET api.test/" in page.text and "Its requests" in page.text and "GET other.test/" not in page.text, page.text
+    assert "GET other.test/" in a.get("agents/helper").text
     a.get("do/credential/disable?a1=app")
     a.submit()
     assert s.request(auth=auth).get("x-sallyport-error") is not None
