@@ -50,7 +50,7 @@ textarea.code{font:.875rem/1.5 ui-monospace,monospace;max-width:none;white-space
 .edit b{color:var(--bad)}
 button,.button{cursor:pointer;text-decoration:none;display:inline-block;line-height:1.5}
 button.go,.button.go{background:var(--go);color:var(--on);border-color:var(--go)}
-.row{display:flex;flex-wrap:wrap;gap:.5rem;align-items:end;margin:1rem 0}.row label{margin:0;max-width:100%}.row input{font-weight:400}.row input,.row select{width:auto;max-width:100%}
+.row{display:flex;flex-wrap:wrap;gap:.5rem;align-items:end;margin:1rem 0}.row label{margin:0;max-width:100%}.row input,.row select{font-weight:400}.row input,.row select{width:auto;max-width:100%}
 .note,.warn{border-left:.25rem solid var(--go);padding:.5rem .75rem;background:var(--card);margin:1rem 0;max-width:44rem;white-space:pre-line}
 .warn{border-color:var(--bad)}
 .bad{color:var(--bad)}.good{color:var(--good)}
@@ -64,7 +64,7 @@ svg .ok{fill:var(--go)}svg .no{fill:var(--bad)}
 .ends{display:flex;justify-content:space-between;max-width:44rem;margin:0}
 fieldset{border:1px solid var(--line);border-radius:.4rem;margin:1rem 0;max-width:38rem}
 :focus-visible{outline:3px solid #f90;outline-offset:2px}
-@media(max-width:40rem){dl{grid-template-columns:1fr}dd{margin-bottom:.5rem}nav li:last-child{margin:0}}
+@media(max-width:40rem){td{overflow-wrap:anywhere;min-width:5.5rem}dl{grid-template-columns:1fr}dd{margin-bottom:.5rem}nav li:last-child{margin:0}}
 ]]
 
 local places = { { "", "Home" }, { "connect", "Connect an app" }, { "credentials", "Credentials" }, { "agents", "Agents" },

@@ -400,7 +400,7 @@ local function log(desk, query)
   local rows, got = records_of(desk, args)
   local inputs = {}
   for i, f in ipairs { { "agent", "Agent" }, { "credential", "Credential" }, { "host", "Host" }, { "status", "Status", "403, 5xx" }, { "text", "Text" }, { "since", "Since", "15m, 24h" } } do
-    inputs[i] = html('<label>{t}<br><input name="{n}" value="{v}" size="12" placeholder="{p}"></label>', { t = f[2], n = f[1], v = query[f[1]] or "", p = f[3] or "" })
+    inputs[i] = html('<label>{t}<br><input name="{n}" value="{v}" size="9" placeholder="{p}"></label>', { t = f[2], n = f[1], v = query[f[1]] or "", p = f[3] or "" })
   end
   local decision, choices = query.denied and "deny" or query.decision, {}
   for i, c in ipairs { { "", "any" }, { "allow", "went out" }, { "deny", "refused" } } do
