@@ -21,7 +21,7 @@ local function words(v, max, what)
   if type(v) ~= "string" or #v > max or not utf8.len(v) then return nil,
     ("%s is a text of at most %d bytes"):format(what, max) end
   local lines = {}
-  for line in (v .. "\n"):gmatch("([^\n]*)\n") do lines[#lines + 1] = require("web.page").clean(line, max) or "" end
+  for line in v:gmatch("[^\n]*") do lines[#lines + 1] = require("web.page").clean(line, max) or "" end
   local text = table.concat(lines, "\n"):match("^%s*(.-)%s*$")
   return text ~= "" and text or nil
 end

@@ -92,12 +92,14 @@ end
 -- cannot be read counts as stale.
 function M.fresh_for(head, now)
   local fields, life = {}, nil
-  for name, value in head:gmatch("\r\n([^:\r\n]+):[ \t]*([^\r\n]*)") do
-    name = name:lower()
+  for line in head:gmatch("\r\n([^\r\n]+)") do
+    local name, value = line:match("^([^:]+):[ \t]*(.*)$")
+    name = (name or ""):lower()
     fields[name] = fields[name] and fields[name] .. ", " .. value or value
   end
   local said = {}
-  for name, value in (fields["cache-control"] or ""):lower():gmatch("([%w-]+)([^,]*)") do
+  for part in (fields["cache-control"] or ""):lower():gmatch("[^,]+") do
+    local name, value = part:match("^%s*([%w-]+)(.*)$")
     if name == "no-store" or name == "no-cache" or name == "private" then return 0 end
     if name == "max-age" or name == "s-maxage" then
       local n = tonumber(value:match('^="?(%d+)"?%s*$'))

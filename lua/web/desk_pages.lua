@@ -509,7 +509,7 @@ end
 -- What a refusal says, with the line of the draft that it names.
 local function fault(text, source)
   local at, k, shown = math.tointeger(tonumber(text:match("%.lua:(%d+):"))), 0, nil
-  for line in (source .. "\n"):gmatch("([^\n]*)\n") do
+  for line in source:gmatch("[^\n]*") do
     k = k + 1
     if k == at then shown = line end
   end

@@ -14,7 +14,8 @@ local function commit(ops) return store().commit(ops) end
 
 --- What a cookie of the request holds | nil
 function M.cookie(q, name)
-  for n, v in (q.header "cookie" or ""):gmatch("([^=;%s]+)=([^;%s]*)") do
+  for pair in (q.header "cookie" or ""):gmatch("[^;]+") do
+    local n, v = pair:match("^%s*([^=%s]+)=(%S*)")
     if n == name then return v end
   end
 end

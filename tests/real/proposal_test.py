@@ -57,6 +57,18 @@ def test_asked_and_approved(t):
     assert [x["record"] for x in changes[-1]["changes"]] == ["credential stripe", f"proposal {made['id']} of agent a"], changes[-1]
 
 
+def test_long_texts(t):
+    """texts as long as they may be, in one line, in many, in letters of three bytes, and one byte more"""
+    s, up = t.proxy()
+    for name, most in (("user_message", 5000), ("message", 2000)):
+        for text in ("a", "\u20ac", "\\", " x", "\n"):
+            status, made, _ = own(s, "POST", "/v1/proposals", ASK | {name: text * (most // len(text.encode()))})
+            assert status == 201, (name, text, made)
+        status, made, _ = own(s, "POST", "/v1/proposals", ASK | {name: "a" * (most + 1)})
+        assert status == 400 and f"at most {most}" in made["message"], made
+    assert "ev=task_failed" not in s.log()
+
+
 def test_kinds(t):
     """each kind of auth comes to be as it was asked, in part where the person says so, at the host that they say"""
     s, up = t.proxy(workers=1, upstream={"reply": "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"})

@@ -566,7 +566,7 @@ return {
       { "Cache-Control: max-age=100\r\nAge: 40", 60 }, { "Cache-Control: max-age=100\r\nAge: 400", 0 }, { "Cache-Control: max-age=100\r\nAge: x", 0 },
       { "Date: Tue, 14 Nov 2023 22:13:20 GMT\r\nExpires: Tue, 14 Nov 2023 22:14:20 GMT", 60 }, { "Expires: 0", 0 }, { "Expires: Tue, 14 Nov 2023 22:13:21 GMT", 1 },
       { "Cache-Control: max-age=9\r\nExpires: Tue, 14 Nov 2033 22:13:20 GMT", 9 }, { "Cache-Control: max-age=99\r\nVary: *", 0 }, { "Vary: Accept", 300 },
-      { "Cache-Control: max-age=" .. ("9"):rep(400), 86400 },
+      { "Cache-Control: max-age=" .. ("9"):rep(400), 86400 }, { "Cache-Control: max-age=60\r\nX: " .. ("a"):rep(9000), 60 }, { "Cache-Control: max-age=60,,x=1 , no-cache ", 0 },
     } do
       local got = fresh("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n" .. row[1] .. "\r\n\r\n", 1700000000)
       assert(math.type(got) == "integer" and got == row[2], row[1]:sub(1, 80) .. ": " .. got)
