@@ -5,7 +5,7 @@ tests/run.py [WORD…]    only the tests whose name has one of the words; --list
 Where root runs it, a part of the tests runs once more as a plain user that is made for it ("user …"), in a copy of the
 tree that is that user's own: modes, owners and /proc say other things to root.
 
-Each test is a program that prints "ok NAME", "not ok NAME - why" or "skip NAME - why" lines. Programs run four at a
+Each test is a program that prints "ok NAME", "not ok NAME - why" or "skip NAME - why" lines. Programs run seven at a
 time, each with a time-out; one that dies, or prints nothing and fails, counts as a failure of its own.
 """
 import concurrent.futures
@@ -41,6 +41,10 @@ OVER_H2_NAMED = ("body_parameter", "carriers", "early", "filters", "method_in_bo
 # they run on the plain build, for all has to end within 35 minutes on two cores. A word ("asan real/sdk") names them.
 PLAIN_BUILD = ("authorization_test", "aws_test", "claude_test", "clients_test", "commands_test", "help_test", "json_test",
                "kubernetes_test", "policies_test", "registry_test", "sdk_test")
+
+
+# Programs at a time: with four, two cores were idle for half of the time, for they wait for deadlines, clients and each other.
+AT_ONCE = 7
 
 
 class Program:
@@ -234,7 +238,7 @@ def main(words):
         totals[2] += 1
         texts.append(f"as a plain user: skip - none could be made: {why}")
     try:
-        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
             for result in pool.map(Program.run, chosen):
                 for i in range(3):
                     totals[i] += result[i]
