@@ -4089,7 +4089,8 @@ upstream_dial(struct upstream *u, const struct cidr *allow, size_t nallow)
 		via_failf(u, "%s", "was taken away meanwhile");
 	else if (u->via != 0 && upstream_at_host(u) && (why = net_guard(&u->at, allow, nallow)) != NULL)
 		upstream_fail(u, "address_blocked", why);
-	memcpy(u->dial.allow, allow, nallow * sizeof *allow);
+	if (nallow != 0)
+		memcpy(u->dial.allow, allow, nallow * sizeof *allow);
 	u->dial.nallow = nallow;
 	u->dial.done = upstream_dialled;
 	if (u->state == UP_FAILED)
