@@ -3880,8 +3880,8 @@ peer_park(struct peer *p)
 #define UPSTREAM_IDLE_MAX 256   /* of a worker */
 #define UPSTREAM_KEY_MAX 640
 #define UPSTREAM_TLS_MS 10000   /* DESIGN, Limits: handshake 10 s */
-#define UPSTREAM_HTTP1 64       /* servers that want HTTP/1.1, of a worker: as many as one agent has requests; … */
-#define UPSTREAM_HTTP1_MS 3600000 /* … each is asked over HTTP/2 again after an hour: it may have been set up anew */
+#define UPSTREAM_HTTP1 64       /* servers that want HTTP/1.1, which a worker remembers */
+#define UPSTREAM_HTTP1_MS 3600000 /* for so long: it may be set up anew, and is asked over HTTP/2 again */
 
 enum upstream_state { UP_DIAL, UP_VIA, UP_HANDSHAKE, UP_OPEN, UP_FAILED };
 
@@ -9986,17 +9986,19 @@ json_read_string(struct json_reader *r, struct json_token *t, enum json_type typ
 {
 	const char *p = r->text.p + r->at;
 	size_t n = r->text.n - r->at, i = 1, used, len;
+	bool used_c = false;
 	char c[4];
 
 	t->escaped = false;
 	for (json_skip_plain(p, n, &i); i < n && p[i] != '"'; json_skip_plain(p, n, &i)) {
+		used_c = true;
 		t->escaped |= p[i] == '\\';
 		if ((used = json_char(p + i, n - i, c, &len)) == 0)
 			break;
 		i += used;
 	}
-	if (t->escaped)
-		wipe(c, sizeof c);
+	if (used_c)
+		wipe(c, sizeof c);      /* the string may be a secret */
 	if (i >= n || p[i] != '"')
 		return json_fail(r, t);
 	return json_token(r, t, type, i + 1);
@@ -13851,6 +13853,16 @@ filter_scrub_decode(struct filter_scrub *s, bool end)
 	return !end || filter_scrub_search(s, true, 0);
 }
 
+/* Bytes that are held back go on SCRUB_HOLD_MS after the first of them was. */
+static void
+filter_scrub_hold(struct filter *f, bool holds)
+{
+	if (!holds)
+		f->hold_until = 0;
+	else if (f->hold_until == 0)
+		f->hold_until = clock_now() + SCRUB_HOLD_MS;
+}
+
 /* Counts the memory of the filter's buffers as the agent's. False: it has no room, and the answer ends. */
 static bool
 filter_scrub_count(struct filter_scrub *s, size_t n)
@@ -13886,7 +13898,7 @@ filter_scrub_take(struct filter_scrub *s, struct slice in, bool end)
 	hold = s->f.more || (hold && s->text.n - s->begun >= SCRUB_HOLD_MIN);
 	s->f.hurry = s->f.more && s->f.hurry;
 	s->ready = !hold ? to->n : s->z == NULL && s->begun > s->gone ? s->begun : s->gone;
-	s->f.hold_until = s->ready == to->n ? 0 : s->f.hold_until != 0 ? s->f.hold_until : clock_now() + SCRUB_HOLD_MS;
+	filter_scrub_hold(&s->f, s->ready != to->n);
 	if (ok && s->z != NULL && to->n > SCRUB_HOLD_MAX)
 		ok = false;
 	if (!ok && s->f.fault == NULL)
@@ -14105,7 +14117,7 @@ filter_scrub_ws_run(struct filter *f, struct slice in, bool end, struct slice *o
 		}
 		ok = ok && filter_scrub_ws_search(w, end) && filter_scrub_count(&w->b, w->b.text.cap + w->between.cap + w->out.cap);
 		f->hurry = false;
-		f->hold_until = w->b.text.n == w->b.gone && w->ngaps == 0 ? 0 : f->hold_until != 0 ? f->hold_until : clock_now() + SCRUB_HOLD_MS;
+		filter_scrub_hold(f, w->b.text.n != w->b.gone || w->ngaps != 0);
 	}
 	filter_give(f, &w->out, &w->given, end, out);
 	return ok && buf_ok(&w->out) ? (ssize_t)used : -1;
@@ -14979,8 +14991,8 @@ stream_end_head(struct stream *st)
 
 /* -- what comes: frames */
 
-/* Each frame but those of a request's own weight costs its sender a point, whatever its type: of one that nghttp2 ignores
- * it tells nobody. False: the frames whose heads end in these bytes cost too much. */
+/* Charges the sender a point for each frame whose head ends in these bytes, but for those of a request's own weight. The heads
+ * are read here, since nghttp2 calls nobody for a frame whose type it does not know. False: they cost too much. */
 static bool
 h2_weigh(struct h2 *h, struct slice in)
 {

@@ -45,7 +45,7 @@ PLAIN_BUILD = ("authorization_test", "aws_test", "claude_test", "clients_test", 
                "kubernetes_test", "policies_test", "registry_test", "sdk_test")
 
 
-# The door, MCP, operators and the terminal: in a run of everything they run under the sanitizers alone, for the same reason.
+# The door, MCP, operators and the terminal: in a run of everything they run under the sanitizers alone, to end within these minutes.
 SANITIZED_BUILD = ("approval_test", "door_test", "doors_test", "mcp_test", "oauth_test", "operator_test",
                    "terminal_test", "tokens_test", "verify_test")
 

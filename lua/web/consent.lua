@@ -47,14 +47,7 @@ function M.start(home, who, name, given, now)
     if require("oauth").scopes(scope, 1)[1] ~= scope then return nil, "a scope is one word, as the provider writes it" end
   end
   scopes = require("token").union(scopes, given.scopes)
-  local n, oldest = 0, nil
-  for key, one in pairs(begun) do
-    if one.till <= now then begun[key] = nil else
-      n = n + 1
-      if not oldest or one.till < begun[oldest].till then oldest = key end
-    end
-  end
-  if n >= BEGUN_MAX then begun[oldest] = nil end
+  require("web.waiting").room(begun, now, BEGUN_MAX)
   local asked = connect.ask(env, opened, { redirect_uri = uri, scopes = scopes })
   begun[who .. "\n" .. name] = { asked = asked, env = env, opened = opened, till = now + M.LIFE }
   return { url = asked.url, redirect_uri = uri, expires_at = require("cli.report").time(now + M.LIFE) }

@@ -15,26 +15,13 @@ local function question(client, site, method, path) return { now = site.time.wal
 -- Requests go as the running proxy's do.
 local function configured(site) return require("cli.outside").configure { home = site.home, host = require "host" } end
 
-local function room(site)
-  site.waiting = site.waiting or {}
-  local oldest, n, now = nil, 0, site.now()
-  for path, w in pairs(site.waiting) do
-    if now > w.till then
-      site.waiting[path] = nil
-    else
-      n = n + 1
-      if not oldest or w.till < site.waiting[oldest].till then oldest = path end
-    end
-  end
-  if n >= WAITING_MAX then site.waiting[oldest] = nil end
-end
-
 --- POST /login/oidc: the provider's address, and the cookie | nil, what to say. after: { next | link }
 function M.leave(site, client, after)
   local p = openid.provider()
   local m = p and configured(site) and openid.metadata(question(client, site, "POST", "/login/oidc"), p)
   if not m then return nil, "The organisation's sign-in does not answer." end
-  room(site)
+  site.waiting = site.waiting or {}
+  require("web.waiting").room(site.waiting, site.now(), WAITING_MAX)
   local path, w = access.random(), { key = access.random(), till = site.now() + LIFE, after = after,
     asked = { redirect_uri = client.origin .. "/login/oidc/callback", state = access.random(), nonce = access.random(), verifier = access.random() } }
   site.waiting[path] = w
@@ -45,7 +32,7 @@ end
 --- GET /login/oidc/callback: the address to go on to, where the cookie is | nil: nobody waits for that answer.
 function M.back(site, params)
   for path, w in pairs(site.waiting or {}) do
-    if params and site.now() <= w.till and not w.came and access.same(w.asked.state, params.state) then
+    if params and site.now() < w.till and not w.came and access.same(w.asked.state, params.state) then
       w.came = params
       return "/login/oidc/" .. path .. "/"
     end
@@ -55,7 +42,7 @@ end
 --- GET /login/oidc/PATH/ with its cookie, once: an operator's record, and what to go on with | nil, what to say.
 function M.finish(site, client, path, key)
   local w = site.waiting and site.waiting[path]
-  if not w or not w.came or site.now() > w.till or not access.same(w.key, key) then return nil, "That sign-in was not begun here, or too long ago. Begin again." end
+  if not w or not w.came or site.now() >= w.till or not access.same(w.key, key) then return nil, "That sign-in was not begun here, or too long ago. Begin again." end
   site.waiting[path] = nil
   local q, p = question(client, site, "GET", "/login/oidc/callback"), openid.provider()
   local m = p and configured(site) and openid.metadata(q, p)

@@ -1,4 +1,5 @@
---- The one script of the operator's page, and of the list of approvals at the door: the part with the id `live` is fetched again and put in the place of what stands there.
+--- The one script of the operator's page, and of the list of approvals at the door: the part with the id `live` is fetched again and
+-- put in the place of what stands there.
 -- It asks only while the page is looked at, and never while a person types or marks something in that part; each request has a
 -- deadline, failures are asked about more seldom, and an hour is the end. What comes is parsed as a document of its own, in which
 -- nothing runs, and the page's Content-Security-Policy allows this script by its hash and no other.

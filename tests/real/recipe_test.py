@@ -138,14 +138,19 @@ def credentials(s):
     return [c["name"] for c in json.loads(s.cli("credential", "list", "--json").stdout)]
 
 
-def test_pasted(t):
-    """the seed's recipe: three services and one account in one proposal, its tokens pasted on the page and tried at once; ones that do not work approve nothing; the agent polls, and all three hosts take the token"""
+def asked_on_page(t):
+    """The agent has asked, and an operator has the proposal's page -> …, the form that answers it."""
     s, up, server = world(t)
     agent = Agent(s)
     made = agent.ask(recipe(server))
     a = Admin(t, s).sign_in()
     a.get("proposals/" + made["id"])
-    form = next(f for f in a.page.forms if "k.DRIVE.refresh_token" in f["fields"])
+    return s, up, server, agent, a, next(f for f in a.page.forms if "k.DRIVE.refresh_token" in f["fields"])
+
+
+def test_pasted(t):
+    """the seed's recipe: three services and one account in one proposal, its tokens pasted on the page and tried at once; ones that do not work approve nothing; the agent polls, and all three hosts take the token"""
+    s, up, server, agent, a, form = asked_on_page(t)
     assert "its account is signed in to at id.test, and its client secret goes to id.test" in a.page.text and a.page.text.count("may send anything to") == 3
     a.submit(form=form, **{"k.DRIVE.refresh_token": "canary-not-a-token"})
     s.canaries.append("canary-not-a-token")
@@ -164,12 +169,8 @@ def test_pasted(t):
 
 def test_signed_in(t):
     """without tokens the page that says 'approved' leads to the provider, one click away; it comes back here, and the account is connected"""
-    s, up, server = world(t)
-    agent = Agent(s)
-    made = agent.ask(recipe(server))
-    a = Admin(t, s).sign_in()
-    a.get("proposals/" + made["id"])
-    a.submit(form=next(f for f in a.page.forms if "k.DRIVE.refresh_token" in f["fields"]))
+    s, up, server, agent, a, form = asked_on_page(t)
+    a.submit(form=form)
     url = next((link for link, text in a.page.links if text == f"Open id.test:{server.port}"), None)
     assert url, (a.status, a.page.text, a.page.links)
     assert f"http://{a.at}/callback" in a.page.text and s.request(host="drive.test", wire=None).status == 502

@@ -16,7 +16,10 @@ static bool all_done;
 static void
 job_run(struct job *j)
 {
-	strcat(ran, OWNER(j, struct named, job)->name);
+	size_t n = strlen(ran);
+
+	if (!text_copy(ran + n, sizeof ran - n, OWNER(j, struct named, job)->name))
+		abort();
 }
 
 static void
