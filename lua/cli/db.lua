@@ -186,6 +186,9 @@ local why_not_written = {
 --- { database, key, version }: a record that must be as somebody saw it when the next change is committed; nil: none.
 M.expect = nil
 
+--- judge(ops) -> why they may not be | nil: of whoever runs commands for somebody else (web.commands).
+M.judge = nil
+
 --- Commits what build() answers; build runs again when somebody else wrote first. It must read before it decides.
 -- ctx.gathers: the command is a part of something (lua/granting.lua), which commits all its parts together.
 function M.change(build, ctx)
@@ -199,6 +202,8 @@ function M.change(build, ctx)
   local code
   for _ = 1, RETRIES do
     local ops = build()
+    local why = M.judge and M.judge(ops)
+    if why then report.fail(why) end
     if expect then ops[#ops + 1] = { op = "check", db = expect[1], key = expect[2], version = expect[3] } end
     local ok, result = store.commit(ops, time.now() + COMMIT_MS)
     if ok then

@@ -44,6 +44,72 @@ function M.unled(record, typed)
   end
 end
 
+-- The variables that stand in what says where this credential's secret goes.
+local function varied(record)
+  local variables, pol, names = require "variables", require("policy_store").load(record.type), {}
+  variables.note(record.hosts, names)
+  variables.note(record.seal_hosts, names)
+  for name, value in pairs(record.fields or {}) do
+    if is_way(pol, name) then variables.note(value, names) end
+  end
+  return names
+end
+
+-- The places to which variables lead secrets that are kept: { ["CREDENTIAL\0VARIABLE=value"] = { credential, variable } }, for each bundle that holds it and
+-- each agent with the bundle. over: { [database] = { [key] = record } }, in place of what is in the store; nil: no credential has such a variable.
+local function led(over)
+  local db, out, ways, found = require "cli.db", {}, {}, false
+  for name, r in db.each("credential", "") do
+    if r then
+      ways[name] = varied(r)
+      found = found or next(ways[name]) ~= nil
+    end
+  end
+  if not found then return nil end
+  local function all(of, prefix)
+    local list = {}
+    for key, r in db.each(of, prefix) do list[key] = r or nil end
+    for key, r in pairs(over[of] or {}) do list[key] = r end
+    return list
+  end
+  local agents, bundles, held = all("agent", "a/"), all("bundle", ""), all("credential", "")
+  local function note(name, variable, value)
+    if value then out[("%s\0%s=%s"):format(name, variable, value)] = { name, variable } end
+  end
+  for name, names in pairs(ways) do
+    for variable in pairs(names) do
+      for _, b in ipairs(held[name] and held[name].bundles or {}) do
+        note(name, variable, ((bundles[b] or {}).variables or {})[variable])
+        for _, a in pairs(agents) do
+          for _, has in ipairs(a.bundles or {}) do
+            if has == b then note(name, variable, (a.variables or {})[variable]) end
+          end
+        end
+      end
+    end
+  end
+  return out
+end
+
+--- What a commit of the page or the API would do to a secret that nobody typed: lead it to a host, or an address, that a variable names, by the variable's
+-- value or by the bundle that has one. Why it cannot be | nil
+function M.strays(ops)
+  local over = {}
+  for _, op in ipairs(ops) do
+    if op.op == "put" and (op.db == "agent" or op.db == "bundle" or op.db == "credential") then
+      over[op.db] = over[op.db] or {}
+      over[op.db][op.key] = op.plain
+    end
+  end
+  if not next(over) then return nil end
+  local before = led {}
+  for key, at in pairs(before and led(over) or {}) do
+    if not before[key] then
+      return ("${%s} says where the secret of %s goes, and it would go elsewhere: that is changed on the command line"):format(at[2], at[1])
+    end
+  end
+end
+
 --- Whether the page may change this policy, or put this text or kept version in its place: rules alone see no secret. Types, presets and what
 -- matches say where secrets go.
 function M.is_rule(name, text)

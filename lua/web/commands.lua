@@ -73,10 +73,10 @@ function M.run(args, given)
     host = setmetatable({ isatty = function() return false end }, { __index = require "host" }),
     out = function(s) out[#out + 1] = s end, note = function(s) notes[#notes + 1] = s end }
   local db = require "cli.db"
-  db.expect = given.expect
+  db.expect, db.judge = given.expect, require("web.bounds").strays
   local ok, code = pcall(require("cli").main, args, ctx)
   local changed = db.expect and db.expect.failed
-  db.expect = nil
+  db.expect, db.judge = nil, nil
   local text = table.concat(out)
   if file then text = text:gsub(file.dir:gsub("%W", "%%%0") .. "/", "") end       -- NAME.lua:3, as its author knows it
   local got = { code = ok and code or 1, notes = notes, changed = changed }

@@ -304,6 +304,34 @@ def test_secrets(t):
     a.get("do/credential/set?a1=away")
     a.submit(a1="away", o__host="evil.test")
     assert a.status == 400 and "asked for again" in a.page.text, a.page.text
+    # What restricts, and who has it, asks for nothing: it leads nowhere else.
+    s.cli("bundle", "add", "more")
+    for field, value in (("o__method", "GET"), ("o__path", "/v1"), ("o__bundle", "default\nmore"), ("o__env", "APP_KEY"), ("o__answer-timeout", "60s"), ("o__idle-timeout", "60s"), ("o__upstream-http", "1"),
+                         ("more", "keep=x-own"), ("more", "attach=placeholder"), ("o__clear", "method\npath\nattach\nkeep\nenv")):
+        a.get("do/credential/set?a1=app")
+        a.submit(a1="app", **{field: value})
+        assert a.status == 200 and "Changed 'app'" in a.page.text, (field, a.page.text[:900])
+    s.cli("credential", "add", "keyed", "--type", "api_key", "--host", "api.test", "key=-", stdin=SECRET)
+    for field, value, asks in (("f__header", "x-other", True), ("f__prefix", "Key ", False)):
+        a.get("do/credential/set?a1=keyed")
+        a.submit(**{field: value})
+        assert (a.status == 400 and "asked for again" in a.page.text) == asks, (field, a.page.text[:900])
+    # A variable in a host is a part of where the secret goes, whoever has its value, and by whatever command.
+    s.cli("bundle", "add", "acme"), s.cli("bundle", "add", "evil"), s.cli("bundle", "set", "acme", "SITE=acme", "OTHER=1"), s.cli("bundle", "set", "evil", "SITE=evil")
+    s.cli("agent", "add", "held", "--bundle", "acme"), s.cli("agent", "add", "odd"), s.cli("agent", "set", "odd", "SITE=evil")
+    s.cli("credential", "add", "wiki", "--type", "bearer", "--host", "${SITE}.example.net", "--bundle", "acme", "token=-", stdin=SECRET)
+    led = (("bundle/set?a1=acme", {"more": "SITE=evil"}), ("agent/set?a1=held", {"more": "SITE=evil"}), ("agent/set?a1=odd", {"o__bundle": "acme"}), ("bundle/attach?a1=evil", {"a2": "wiki"}),
+           ("bundle/attach?a1=evil", {"a2": "app\nwiki"}), ("credential/set?a1=wiki", {"o__bundle": "evil"}), ("tenant/add", {"a1": "thief", "o__bundle": "acme", "more": "SITE=evil"}))
+    for at, fields in led:
+        a.get("do/" + at)
+        a.submit(**fields)
+        assert a.status == 400 and "${SITE} says where the secret of wiki goes" in a.page.text, (at, a.page.text[:900])
+    assert s.cli("tenant", "list", "--json").stdout.strip() == "[]" and json.loads(s.cli("credential", "show", "wiki", "--json").stdout)["bundles"] == ["acme"]
+    for at, fields in (("bundle/set?a1=acme", {"more": "OTHER=2\nSITE=acme"}), ("bundle/set?a1=evil", {"more": "SITE=worse"}), ("agent/set?a1=held", {"o__requests": "9"}), ("bundle/attach?a1=more", {"a2": "wiki"}),
+                       ("bundle/detach?a1=more", {"a2": "wiki"})):
+        a.get("do/" + at)
+        a.submit(**fields)
+        assert a.status == 200, (at, a.page.text[:900])
     for name in ("connect-to", "upstream-ca", "upstream-proxy", "upstream-no-proxy", "allow-address", "helpers", "listen", "transparent", "public", "trusted-proxy", "nothing"):
         a.get("settings")
         a.submit(form=next(f for f in a.page.forms if f["fields"].get("name") == "memory"), name=name, value="127.0.0.1:1")
