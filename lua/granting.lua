@@ -109,19 +109,21 @@ end
 -- Runs the command that makes a service come to be. ctx.gathers gets its operations.
 local function make(r, s, all, given, opts, ctx)
   local hosts = {}
-  local path = opts.paths[s.name] or s.path
+  local path, methods = opts.paths[s.name] or s.path, opts.methods[s.name]
   for i, x in ipairs(all) do
     hosts[i] = opts.hosts[x.name] or x.host
     if (opts.paths[x.name] or x.path) ~= path then
       report.usage(("%s reads the same account, so both are one credential and have one path"):format(x.name), "give both the same one")
     end
+    if table.concat(opts.methods[x.name] or {}, " ") ~= table.concat(methods or {}, " ") then
+      report.usage(("%s reads the same account, so both are one credential and have the same methods"):format(x.name), "give both the same ones")
+    end
   end
-  local opt = { port = s.port and { tostring(s.port) } or nil, path = path and { path } or nil, method = opts.methods }
+  local opt = { port = s.port and { tostring(s.port) } or nil, path = path and { path } or nil, method = methods }
   if s.remove then
     if s.remove == "host" then return command("domain remove").run({ r.bundle, s.host }, {}, ctx) end
     return command("bundle detach").run({ r.bundle, s.name }, {}, ctx)
   elseif s.kind == "passthrough" then
-    opt.method = nil
     return command("domain add").run({ r.bundle, hosts[1] }, opt, ctx)
   end
   local fields, typed = {}, {}
@@ -181,10 +183,10 @@ end
 
 --- approve(row, given, opts) -> names of what was made, notes, names of accounts to sign in to. row: { key, record } of a pending one; given: what
 -- was typed, by label: secrets and plain texts; opts = { home, only = { [service] = true } | nil: all, hosts = { [service] = host }, paths = { [service] = path },
--- methods = list | nil, page = bool, context = whose change it is | nil: the command's, env = authorization.env_of in a worker }. Raises as commands do; nothing is written then. Yields.
+-- methods = { [service] = list }, page = bool, context = whose change it is | nil: the command's, env = authorization.env_of in a worker }. Raises as commands do; nothing is written then. Yields.
 function M.approve(row, given, opts)
   local r, chosen, names = row.record, {}, {}
-  opts.hosts, opts.paths = opts.hosts or {}, opts.paths or {}
+  opts.hosts, opts.paths, opts.methods = opts.hosts or {}, opts.paths or {}, opts.methods or {}
   for _, s in ipairs(r.services) do
     if not opts.only or opts.only[s.name] then chosen[#chosen + 1], names[#names + 1] = s, s.name end
   end

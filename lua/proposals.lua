@@ -263,6 +263,20 @@ function M.narrowed(s, host, path)
   return host, path
 end
 
+local reads = { GET = true, HEAD = true, OPTIONS = true }     -- what a host is open for without a credential
+
+--- The methods of a service's, narrowed to those of a text: "GET, POST" -> list | nil: as it was asked for | nil, why.
+function M.methods(s, text)
+  local out = {}
+  for word in text:gmatch("[^%s,]+") do
+    local method, why = require("records").method(word)
+    if not method then return nil, why end
+    if s.kind == "passthrough" and not reads[method] then return nil, ("%s: it is opened to read, by GET, HEAD and OPTIONS"):format(method) end
+    out[#out + 1] = method
+  end
+  return out[1] and out or nil
+end
+
 --- A record's state, its end considered: "pending", "applied", "rejected", "expired".
 function M.state(r, now) return r.state == "pending" and r["until"] <= now and "expired" or r.state end
 

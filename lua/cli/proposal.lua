@@ -109,9 +109,22 @@ local function approve(args, opt, ctx)
     return out
   end
   local hosts, paths = narrowed("host", "--host stripe=api.stripe.com"), narrowed("path", "--path stripe=/v1")
+  local methods = {}
+  for _, text in ipairs(opt.method or {}) do
+    local name, list = text:match("^([^=]+)=(.+)$")
+    if name then known(name) end
+    for _, s in ipairs(r.services) do
+      -- those that are named for all are for credentials
+      if s.name == name or not name and s.kind ~= "passthrough" then
+        local more, why = proposals.methods(s, list or text)
+        if why then report.usage("--method: " .. why) end
+        methods[s.name] = table.move(more or {}, 1, #(more or {}), #(methods[s.name] or {}) + 1, methods[s.name] or {})
+      end
+    end
+  end
   local given = given_of(r, table.move(args, 2, #args, 1, {}), ctx)
   local made, notes, accounts = granting.approve(row, given, { home = ctx.home, only = only, hosts = hosts, paths = paths,
-    methods = opt.method, page = ctx.page })
+    methods = methods, page = ctx.page })
   for _, text in ipairs(notes) do ctx.note(text) end
   for _, name in ipairs(accounts) do ctx.note(("Next, sign in to the account: sallyport connect %s"):format(name)) end
   ctx.note(("Approved: %s. It counts from the next request."):format(table.concat(made, ", ")))
@@ -139,7 +152,7 @@ return {
       { name = "only", arg = "SERVICE", many = true, help = "this service of it, and not the others" },
       { name = "host", arg = "SERVICE=HOST", many = true, help = "another host in the place of the one that was asked for" },
       { name = "path", arg = "SERVICE=PATH", many = true, whole = true, help = "no more than below this path" },
-      { name = "method", arg = "METHOD", many = true, help = "its credentials go out with this method alone" },
+      { name = "method", arg = "METHOD", many = true, whole = true, help = "its credentials go out with this method alone; SERVICE=GET,POST: one service, with these" },
     },
     help = [[
 Adds what an agent has asked for to the bundle that it was asked for: credentials with the secrets that you give, and hosts

@@ -138,7 +138,8 @@ local function proposal_page(session, row, status, note)
     services[i] = html([[
 <fieldset><legend>{name}</legend><label class="pick"><input type="checkbox" name="s.{i}" value="on" checked> {says}</label>{warning}{narrow}</fieldset>]], {
       name = s.name, i = i, says = says[i].text, warning = says[i].warning and html('<p class="warn">Careful: {w}.</p>', { w = says[i].warning }),
-      narrow = not s.remove and { input("h." .. i, "Host", nil, "text", s.host), input("p." .. i, "Below this path alone", nil, "text", s.path) } })
+      narrow = not s.remove and { input("h." .. i, "Host", nil, "text", s.host), input("p." .. i, "Below this path alone", nil, "text", s.path),
+        input("m." .. i, "With these methods alone", "All unless named. GET: reading alone.", "text") } })
   end
   local labels = require("granting").labels(r)
   for _, c in ipairs(r.credentials) do
@@ -223,19 +224,20 @@ local function proposal(q, session, id, form)
     local reason = page.clean(form.reason, REASON_MAX)
     ok, trouble = pcall(granting.reject, row, reason and #reason <= REASON_MAX and reason or nil, context)
   elseif form.answer == "approve" then
-    local only, hosts, paths = {}, {}, {}
+    local only, hosts, paths, methods = {}, {}, {}, {}
     for i, s in ipairs(r.services) do
       only[s.name] = form["s." .. i] and true or nil
       local host, path = form["h." .. i] or "", form["p." .. i] or ""
       local why
       if only[s.name] and not s.remove then
         hosts[s.name], paths[s.name], why = proposals.narrowed(s, host ~= "" and host or nil, path ~= "" and path or nil)
+        if not why then methods[s.name], why = proposals.methods(s, form["m." .. i] or "") end
       end
       if why then return proposal_page(session, row, 400, ("%s: %s"):format(s.name, why)) end
     end
     local given, why = given_of(r, form)
     if not given then return proposal_page(session, row, 400, why) end
-    ok, trouble, _, accounts = pcall(granting.approve, row, given, { home = require("store").home, only = only, hosts = hosts, paths = paths, page = true,
+    ok, trouble, _, accounts = pcall(granting.approve, row, given, { home = require("store").home, only = only, hosts = hosts, paths = paths, methods = methods, page = true,
       context = context, env = require("cli.authorization").env_of(q.pipeline, require "host") })
   else
     return proposal_page(session, row, 400, "Choose an answer.")

@@ -644,6 +644,8 @@ local function proposal(desk, id, form)
           if host and host ~= "" and host ~= s.host then args[#args + 1] = ("--host=%s=%s"):format(s.name, host) end
           local path = form["p." .. i]
           if path and path ~= "" and path ~= s.path then args[#args + 1] = ("--path=%s=%s"):format(s.name, path) end
+          local methods = (form["m." .. i] or ""):match("^%s*(.-)%s*$")
+          if methods ~= "" then args[#args + 1] = ("--method=%s=%s"):format(s.name, methods) end
         end
       end
       for key, kind in pairs(labels) do
@@ -664,10 +666,12 @@ local function proposal(desk, id, form)
   local services, inputs = {}, {}
   for i, s in ipairs(p.services) do
     services[i] = html([[
-<fieldset><legend>{n}</legend><label class="on"><input type="checkbox" name="s.{i}" value="on" checked> {says}</label>{warning}
+<fieldset><legend>{n}</legend><label class="on"><input type="checkbox" name="s.{i}" value="on"{on}> {says}</label>{warning}
 {narrow}</fieldset>]],
     { n = s.name, i = i, says = s.says, narrow = not s.remove and html([[<label for="h-{i}">Host</label><input id="h-{i}" name="h.{i}" value="{host}" spellcheck="false">
-<label for="p-{i}">Below this path alone</label><input id="p-{i}" name="p.{i}" value="{path}" spellcheck="false">]], { i = i, host = s.host, path = s.path or "" }),
+<label for="p-{i}">Below this path alone</label><input id="p-{i}" name="p.{i}" value="{path}" spellcheck="false">
+<label for="m-{i}">With these methods alone</label><input id="m-{i}" name="m.{i}" value="{methods}" placeholder="{may}" spellcheck="false">]], { i = i, methods = form and form["m." .. i] or "", may = s.kind == "passthrough" and "GET, HEAD, OPTIONS" or "all; GET: reading alone", host = form and form["h." .. i] or s.host,
+      path = form and form["p." .. i] or s.path or "" }), on = (not form or form["s." .. i]) and html " checked",
       warning = s.warning and html('<p class="warn">Careful: {w}.</p>', { w = s.warning }) })
   end
   local function input(name, label, help, kind)

@@ -131,12 +131,15 @@ def test_proposal(t):
     for i, field, wide in ((2, "h", "read.test"), (2, "h", "docs.test"), (2, "h", "*"), (2, "h", "*.test"), (2, "h", "${A}.docs.test"), (1, "h", "other.test"), (1, "h", "*.new.test"), (1, "p", "/v10"), (1, "p", "/")):
         ada.submit(at, ("answer", "approve"), (f"s.{i}", "on"), (f"{field}.{i}", wide), ("k.STRIPE_KEY", SECRET))
         assert ada.status == 400 and "Proposal of" in ada.page, (wide, ada.page)
+    for i, methods in ((1, "TRACE"), (1, "GET, x y!"), (2, "GET POST")):
+        ada.submit(at, ("answer", "approve"), (f"s.{i}", "on"), (f"m.{i}", methods), ("k.STRIPE_KEY", SECRET))
+        assert ada.status == 400 and "Proposal of" in ada.page, (methods, ada.page)
     assert s.request(host="new.test", wire=None).status == 403, "nothing of it was made"
-    ada.submit(at, ("answer", "approve"), ("s.1", "on"), ("s.2", "on"), ("h.2", "read.docs.test"), ("p.1", "/v1/read"), ("k.STRIPE_KEY", SECRET))
+    ada.submit(at, ("answer", "approve"), ("s.1", "on"), ("s.2", "on"), ("h.2", "read.docs.test"), ("p.1", "/v1/read"), ("m.1", "get, post"), ("m.2", "GET"), ("k.STRIPE_KEY", SECRET))
     assert ada.status == 200 and "Approved" in ada.page, ada.page
     stripe = json.loads(s.cli("credential", "show", "stripe", "--json").stdout)
-    assert stripe["hosts"] == ["new.test"] and stripe["paths"] == ["/v1/read"], stripe
-    assert [d["host"] for d in json.loads(s.cli("bundle", "show", "default", "--json").stdout)["domains"]] == ["read.docs.test"]
+    assert stripe["hosts"] == ["new.test"] and stripe["paths"] == ["/v1/read"] and stripe["methods"] == ["GET", "POST"], stripe
+    assert [(d["host"], d["methods"]) for d in json.loads(s.cli("bundle", "show", "default", "--json").stdout)["domains"]] == [("read.docs.test", ["GET"])]
     got = own(s, "GET", "/v1/proposals/" + made["id"])[1]
     assert got["status"] == "applied" and got["reason"] == "in part: stripe, docs", got
     changes = [json.loads(x) for x in s.cli("log", "--json", "--kind", "change").stdout.splitlines()]

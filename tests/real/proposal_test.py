@@ -86,9 +86,9 @@ def test_kinds(t):
     assert [d["host"] for d in entries["domains"]] == ["read.test"] and entries["credentials"] == ["keyed"]
     assert own(s, "GET", "/v1/proposals/" + first)[1]["reason"] == "in part: keyed, docs"
     second = own(s, "POST", "/v1/proposals", {**ask, "services": services[:1] + services[2:3] + services[4:]})[1]["id"]
-    s.cli("proposal", "approve", second, "USER=ada", f"PASS=@{s.secret_file(SECRET)}", f"KEY=@{s.secret_file(SECRET)}", "--method", "GET")
+    s.cli("proposal", "approve", second, "USER=ada", f"PASS=@{s.secret_file(SECRET)}", f"KEY=@{s.secret_file(SECRET)}", "--method", "GET", "--method", "basic=HEAD,PUT")
     basic, custom = (json.loads(s.cli("credential", "show", n, "--json").stdout) for n in ("basic", "custom"))
-    assert basic["fields"]["username"] == "ada" and basic["methods"] == ["GET"] and custom["ports"] == [8443] and custom["fields"] == {"header": "x-token", "prefix": "Token "}, (basic, custom)
+    assert basic["fields"]["username"] == "ada" and basic["methods"] == ["GET", "HEAD", "PUT"] and custom["methods"] == ["GET"] and custom["ports"] == [8443] and custom["fields"] == {"header": "x-token", "prefix": "Token "}, (basic, custom)
     named = json.loads(s.cli("credential", "show", "named", "--json").stdout)
     assert named["secrets"] == ["password", "secret_username"] and SECRET not in str(named), "a user name alone is the key"
     assert s.request(target="/named/x").status == 200 and up.requests[-1].get("authorization") == "Basic " + base64.b64encode(f"{SECRET}:".encode()).decode()
@@ -242,13 +242,17 @@ def test_on_the_page(t):
     assert "Careful" in a.page.text and "I need" not in a.page.text and not any(tag == "x-canary" for tag, _ in a.page.tags)
     form = next(f for f in a.page.forms if f["action"].endswith("proposals/" + made))
     del form["fields"]["s.2"]
-    page = a.submit(form=form)
+    a.submit(form=form, **{"k.STRIPE_KEY": SECRET, "m.1": "TRACE"})
+    assert a.status == 400 and "TRACE never" in a.page.text and SECRET not in a.html, a.page.text
+    form = next(f for f in a.page.forms if f["action"].endswith("proposals/" + made))
+    assert form["fields"]["m.1"] == "TRACE" and "s.2" not in form["fields"], "what was typed is still there"
+    page = a.submit(form=form, **{"m.1": "get, post"})
     assert a.status == 400 and "STRIPE_KEY is missing" in page.text, page.text
     form = next(f for f in a.page.forms if f["action"].endswith("proposals/" + made))
-    del form["fields"]["s.2"]
     a.submit(form=form, **{"k.STRIPE_KEY": SECRET})
     assert "Approved: stripe" in a.page.text and SECRET not in a.html, a.page.text
-    assert s.request().status == 200 and up.requests[-1].get("authorization") == "Bearer " + SECRET
+    assert s.request().status == 200 and up.requests[-1].get("authorization") == "Bearer " + SECRET and s.request(method="DELETE").status == 403
+    assert json.loads(s.cli("credential", "show", "stripe", "--json").stdout)["methods"] == ["GET", "POST"]
     assert json.loads(s.cli("bundle", "show", "default", "--json").stdout)["domains"] == []
     made = own(s, "POST", "/v1/proposals", ASK)[1]["id"]
     a.get("proposals/" + made)
