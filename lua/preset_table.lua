@@ -1,5 +1,5 @@
 --- The table of policies/presets.lua, checked when it is compiled. presets.lua asks it.
--- A preset is { name, title, type, hosts, paths, fields, headers, rows, ask, env = list, placeholder,
+-- A preset is { name, title, words = list, type, hosts, paths, fields, headers, rows, ask, env = list, placeholder,
 -- carriers = { headers, query, body }, within = list, mint and seal = compiled rows, make, test, test_headers, note,
 -- with, without_mint = maps of variables, file, files = list of hosts }.
 local M = {}
@@ -7,7 +7,7 @@ local M = {}
 local PRESETS_MAX = 500   -- of one file; its size is bounded too
 
 local keys = {
-  name = "string", title = "string", type = "string", hosts = "table", paths = "table", methods = "table",
+  name = "string", title = "string", words = "table", type = "string", hosts = "table", paths = "table", methods = "table",
   fields = "table", headers = "table", rows = "table", ask = "table", env = "table", placeholder = "string",
   carriers = "table", within = "table", mint = "table", seal = "table", make = "string", test = "string", test_headers = "table", note = "string",
   with = "table", without_mint = "table", file = "string", files = "table",
@@ -128,7 +128,7 @@ local parts = {
   end,
 }
 
-local lists = { "hosts", "paths", "methods", "env", "within", "files" }
+local lists = { "words", "hosts", "paths", "methods", "env", "within", "files" }
 
 --- A copy of a value, deep, without metatables: what a preset says may be changed by whoever takes it over.
 local function copied(v)

@@ -373,6 +373,7 @@ end
 local function token_lines(line, record, token)
   line("token", token.valid and require("cli.credential_test").ends(token) or "none that is valid")
   line("renewed", token.obtained_at and report.time(token.obtained_at))
+  line("next", token.refresh_at and ("renewed by the first request after %s"):format(report.time(token.refresh_at)))
   line("connected", token.connected_at and report.time(token.connected_at))
   if token.scopes and #token.scopes > 0 then line("asked for", report.clean(table.concat(token.scopes, " "))) end
   local asked = token.scopes or record.fields and record.fields.scopes

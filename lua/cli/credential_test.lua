@@ -89,6 +89,7 @@ local function say(ctx, result)
   ctx.out(("  set     %s\n"):format(#result.set > 0 and table.concat(result.set, ", ") or "nothing"))
   ctx.out(("  status  %s\n"):format(result.status or result.error))
   ctx.out(("  so      %s\n"):format(result.verdict))
+  ctx.out(("  record  %s: sallyport log --credential %s\n"):format(result.request, result.credential))
   if result.disabled then ctx.out("  note    it is disabled: agents do not get it\n") end
   if result.hint then ctx.out(("  try     %s\n"):format(result.hint)) end
 end
@@ -153,6 +154,31 @@ local function configure(ctx, opt)
   end
 end
 
+-- Its record in the request log, as an agent's request has one; its id. The host stands before the method: what has its members in another order than
+-- an agent's is read whole (cli.log_record). The URL is the one that was named, in which no secret stands.
+local function logged(record, url, began, answer, why)
+  local time, json, id = require "time", require "json", select(2, require("host").random_token ""):sub(1, 16)
+  local at, who = require("http").parse_url(url) or {}, require("changes").process or {}
+  local parts = { ('{"time":%d,"request":"%s"'):format(time.wall_ms(), id) }
+  local function put(name, value)
+    if value ~= nil then parts[#parts + 1] = (',"%s":%s'):format(name, json.encode(value)) end
+  end
+  for _, name in ipairs { "by", "door", "from", "client" } do put(name, who[name]) end
+  put("credential", record.name)
+  put("decision", "allow")
+  put("reason", "credential test")
+  put("scheme", at.scheme)
+  put("host", at.host)
+  put("port", at.port)
+  put("path", at.path)
+  put("method", "GET")
+  put("status", answer and answer.status)
+  put("ms", time.now() - began)
+  put("error", not answer and tostring(why) or nil)
+  require("changes").write(table.concat(parts) .. "}")
+  return id
+end
+
 --- Exit 0 where the upstream took the credential; 1 where it did not, or could not be asked.
 function M.run(record, url, opt, ctx)
   local time = require "time"
@@ -174,6 +200,7 @@ function M.run(record, url, opt, ctx)
   })
   if not req then not_sent(record, code, message, words) end
   local target, headers, set = outgoing(req, own)
+  local began = time.now()
   local answer, why, detail = require("route").client.request({
     method = "GET", url = url, target = target, headers = headers, expect = {}, max = MORE, addresses = record.addresses,
     tls = code, exact = message,
@@ -190,6 +217,7 @@ function M.run(record, url, opt, ctx)
     if detail then result.verdict = result.verdict .. ": " .. detail end
     result.hint = mending(record.name, url, why, detail)
   end
+  result.request = logged(record, url, began, answer, why)
   say(ctx, result)
   return answer and answer.status < 400 and not bare and 0 or 1
 end

@@ -17,8 +17,8 @@ local function need(name)
   if pol.by_preset[name] then return pol.by_preset[name] end
   for i, p in ipairs(pol.presets) do names[i] = p.name end
   local near = records.nearest(name, names)
-  for _, p in ipairs(near and {} or pol.presets) do  -- "claude", "jira": a word of the title
-    if p.title:lower():find(name:lower(), 1, true) then near = p.name end
+  for _, p in ipairs(near and {} or pol.presets) do  -- "jira", "gmail": a word of the title, or what people call it
+    if (p.title .. " " .. table.concat(p.words, " ")):lower():find(name:lower(), 1, true) then near = p.name end
   end
   report.usage(("there is no preset '%s'"):format(report.clean(name):sub(1, 40)),
     near and ("did you mean %s?"):format(near) or "sallyport credential presets lists them")
@@ -146,7 +146,7 @@ local function public(p)
   local out = { name = p.name, title = p.title, type = p.type, fields = p.fields, headers = p.headers, ask = p.ask,
     placeholder = p.placeholder, make = p.make, file = p.file, test = p.test, note = p.note, with = p.with, without_mint = p.without_mint, carriers = { },
     mint = report.array(), seal = report.array() }
-  for _, k in ipairs { "hosts", "paths", "methods", "env", "within", "files" } do out[k] = report.array(presets.copied(p[k])) end
+  for _, k in ipairs { "words", "hosts", "paths", "methods", "env", "within", "files" } do out[k] = report.array(presets.copied(p[k])) end
   for k, list in pairs(p.carriers) do out.carriers[k] = report.array(presets.copied(list)) end
   for _, k in ipairs { "mint", "seal" } do
     for i, row in ipairs(p[k]) do out[k][i] = { call = seal.call(row), what = row.what } end

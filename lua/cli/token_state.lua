@@ -19,6 +19,8 @@ function M.read(record, now)
   for _, sealed in ipairs(state.sealed or {}) do
     out.renewable = out.renewable or sealed == "refresh_token"
   end
+  -- from then on a request renews it
+  if out.valid and pol and pol.refresh and (out.renewable or not pol.connect) then out.refresh_at = state.fresh_until end
   return out
 end
 

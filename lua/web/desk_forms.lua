@@ -435,9 +435,11 @@ function M.done(desk, id)
   if type(once) ~= "string" then once = nil end
   if once then value.token, value.secret, value.link = nil, nil, nil end
   return { title = "Done", line = kept.line, body = html([[
-{once}{verdict}{notes}{account}{value}<p class="row"><a class="button go" href="{base}{back}">Go on</a></p>]], {
+{once}{verdict}{record}{notes}{account}{value}<p class="row"><a class="button go" href="{base}{back}">Go on</a></p>]], {
     verdict = value and kept.words == "credential test" and value.verdict and html('<p class="{c}" role="status"><strong>{s}</strong> {v}</p>',
       { c = value.status and value.status < 400 and "note" or "warn", s = value.status or value.error or "", v = value.verdict }),
+    record = value and kept.words == "credential test" and value.request
+      and html('<p><a href="{base}record?id={i}">The record of that request</a></p>', { base = desk.base, i = value.request }),
     account = account_button(desk, kept, value), once = once
       and html('<div class="note" role="status"><strong>Shown this once:</strong> <code>{t}</code></div>', { t = once }),
     notes = notes ~= "" and html('<p class="note" role="status">{n}</p>', { n = notes }), value = value and M.members(value),

@@ -10,6 +10,7 @@ local CHART_MAX = 20000         -- newest records that a day's chart looks at
 local LOG_ROWS = 100
 local LOOK = 5000               -- newest records among which one is looked up
 local LATELY = 5                -- records beside a credential or an agent
+local AGENTS = 20               -- that a credential's page asks about
 local SUGGESTED = 10            -- refused hosts
 local CONSENT = 600             -- s for a person at the provider's page, as `connect` has
 local SOURCE_MAX = 256 << 10
@@ -187,7 +188,7 @@ end
 local function connect(desk, query)
   local cards = {}
   for _, p in ipairs(ask(desk, "credential", "presets").value or {}) do
-    local text, all = (p.title .. " " .. p.name .. " " .. table.concat(p.hosts, " ")):lower(), true
+    local text, all = table.concat({ p.title, p.name, table.concat(p.words, " "), table.concat(p.hosts, " ") }, " "):lower(), true
     for word in (query.q or ""):lower():gmatch("%S+") do all = all and text:find(word, 1, true) ~= nil end
     if all then
       cards[#cards + 1] = html('<li><a href="{base}do/credential/add?o.preset={n}&amp;a1={n}"><strong>{t}</strong><br><small>{h}</small></a></li>',
@@ -268,7 +269,48 @@ end
 
 local function titled(key) return key:gsub("^%l", string.upper) end
 
-local function item_page(desk, key, name)
+-- How a credential is: what keeps it from working, when it was last used, and when its token ends and is made anew.
+local function health(c, last)
+  local t, rows = c.token, {}
+  local function row(name, value) rows[#rows + 1] = value and html("<dt>{n}</dt><dd>{v}</dd>", { n = name, v = value }) end
+  local record = require("store").peek("credential", c.name)
+  local why = record and c.state == "enabled" and require("troubles").of(record, require("time").wall())
+  row("So", why and html('<strong class="bad">{w}</strong>', { w = why }) or c.state == "enabled" and html '<span class="good">Nothing is known to be wrong.</span>'
+    or "It is disabled: no request carries it.")
+  row("Last used", last and html("{t}, {s}", { t = forms.moment(last.time), s = last.status or last.error or "no answer" }) or "not in the log")
+  row("Last error", t and t.last_error and html("{e}{w} {t}", { e = t.last_error, w = t.error_detail and " (" .. t.error_detail .. ")", t = forms.moment(t.last_error_at or "") })
+    or c.refused and html("{h} answered 401 {t}", { h = c.refused.host, t = forms.moment(c.refused.at) }))
+  row("Token", t and (t.valid and t.expires_at and html("ends {t}", { t = forms.moment(t.expires_at) }) or not t.valid and "none that is valid now" or nil))
+  row("Next refresh", t and t.refresh_at and html("by the first request after {t}", { t = forms.moment(t.refresh_at) }))
+  row("Connected", t and t.connected_at and forms.moment(t.connected_at))
+  for i, cert in ipairs(c.client_cert or {}) do row(i == 1 and "Certificate ends" or "", forms.moment(cert.not_after)) end
+  return html("<h2>Health</h2><dl>{r}</dl>", { r = rows })
+end
+
+-- For whom it works: what each agent that holds it may send to an address.
+local function for_whom(desk, c, url)
+  local rows, held, more, is_url = {}, {}, 0, url:find("^%a[%w+.-]*://") ~= nil
+  for _, b in ipairs(c.bundles) do held[b] = true end
+  for _, a in ipairs(ask(desk, "agent", "list").value or {}) do
+    local bundle
+    for _, b in ipairs(a.bundles or {}) do bundle = bundle or held[b] and b end
+    if bundle and #rows >= AGENTS then
+      more = more + 1
+    elseif bundle then
+      local d = is_url and ask(desk, "explain", "--agent=" .. a.name, "GET", url).value
+      local says = a.state ~= "active" and a.state or not d and "" or d.credential == c.name and d.decision == "allow" and html '<span class="good">goes out with it</span>'
+        or d.decision == "allow" and html("goes out with {w}", { w = d.credential or "no credential" }) or html('<span class="bad">{m}</span>', { m = d.message or d.code or "that is no address" })
+      rows[#rows + 1] = { link(desk, "agents/" .. a.name, nil, a.name), bundle, says,
+        is_url and link(desk, "explain", { { "agent", a.name }, { "method", "GET" }, { "url", url } }, "Why") }
+    end
+  end
+  return html([[<h2>For whom it works</h2><form class="row" method="get" action="{base}credentials/{n}"><label>GET<br>
+<input name="url" value="{u}" size="40" spellcheck="false"></label><button>Explain</button></form>{rows}{more}]], { base = desk.base, n = c.name, u = url,
+    rows = rows[1] and grid({ "Agent", "By the bundle", "What becomes of it", "" }, rows) or html "<p>No agent holds a bundle that it is in.</p>",
+    more = more > 0 and html("<p>And {n} more.</p>", { n = more }) })
+end
+
+local function item_page(desk, key, name, query)
   local l = lists[key]
   local shown
   if commands.find(l[1] .. " show") then
@@ -280,7 +322,7 @@ local function item_page(desk, key, name)
   end
   if not shown or type(shown.value) ~= "table" or shown.error then return { status = 404, title = "Not there",
     body = wrong(shown or {}) } end
-  local acts, more = {}, false
+  local acts, more, about = {}, false, nil
   for i, verb in ipairs(l[4]) do
     if commands.find(l[1] .. " " .. verb) and not (shown.value.state == "enabled" and verb == "enable")
       and not (shown.value.state == "disabled" and verb == "disable") then acts[#acts + 1] = link(desk, ("do/%s/%s"):format(l[1], verb), { { "a1", name } },
@@ -301,11 +343,15 @@ local function item_page(desk, key, name)
       "button go")) end
     if key == "credentials" and commands.signs_in(shown.value.type) then table.insert(acts, 1,
       link(desk, "account/" .. name, nil, "Sign in to the account", "button go")) end
-    local lately = records_of(desk, { "log", "--kind=request", ("--%s=%s"):format(l[1], name), "--newest=" .. LATELY })
-    more = html("<h2>Lately</h2>{r}{l}", { r = lately or html "<p>No request of it is in the log.</p>", l = buttons { link(desk, "log", { { l[1], name } },
-      "Its requests", "button"),
-      link(desk, "explain", key == "agents" and { { "agent", name } }
-        or { { "url", "https://" .. ((shown.value.hosts or {})[1] or "") .. "/" } }, "Explain a request", "button") } })
+    local lately, got = records_of(desk, { "log", "--kind=request", ("--%s=%s"):format(l[1], name), "--newest=" .. LATELY })
+    if key == "credentials" then
+      local c, test = shown.value, require "cli.credential_test"
+      local url = query.url or (c.hosts[1] and not test.open_host(c.hosts[1]) and test.root_url(c)) or ""
+      about = html("{h}{w}", { h = health(c, require("json").decode(got.value[#got.value] or "")), w = for_whom(desk, c, url) })
+      c.token, c.refused, c.client_cert = nil, nil, nil
+    end
+    more = html("{a}<h2>Lately</h2>{r}{l}", { a = about, r = lately or html "<p>No request of it is in the log.</p>", l = buttons { link(desk, "log", { { l[1], name } },
+      "Its requests", "button"), key == "agents" and link(desk, "explain", { { "agent", name } }, "Explain a request", "button") or nil } })
   end
   return { title = name, line = { l[1], commands.find(l[1] .. " show") and "show" or "list", commands.find(l[1] .. " show") and name or nil },
     body = html("{members}{acts}{more}", { members = forms.members(shown.value), acts = buttons(acts), more = more }) }
@@ -835,7 +881,7 @@ function M.answer(desk, rest, query, form)
         { a = list_of(desk, first), p = list_of(desk, "proposals") })),
       live = html("<noscript><p>{l}</p></noscript>",
         { l = query.live and link(desk, first, nil, again[2]) or link(desk, first, { { "live", "on" } }, again[1]) }) }) }
-        or second ~= "" and item_page(desk, first, second)
+        or second ~= "" and item_page(desk, first, second, query)
     return out or nil, under[first] or first
   end
   local f = second == "" and pages[first]

@@ -157,6 +157,12 @@ def test_first_app(t):
     assert a.status == 200 and "Kept 'app' for api.test" in done.text and SECRET not in a.html, done.text
     a.submit(form=next(f for f in a.page.forms if f["action"].endswith("do/credential/test")))
     assert a.status == 200 and re.search("200 .*works|200 .*accepted|200 [a-z]", a.page.text) and up.requests[-1].get("authorization") == "Bearer " + SECRET and SECRET not in a.html, a.page.text
+    done = a.click("The record of that request")
+    shown = json.loads(s.cli("log", "--json", "--credential", "app").stdout)
+    assert "A request" in done.text and shown["request"] in done.text and "credential test" in done.text and (shown["method"], shown["host"], shown["path"], shown["status"], shown["door"]) == ("GET", "api.test", "/", 200, "page"), (done.text, shown)
+    for q, preset in (("gmail", "google-oauth"), ("TWITTER", "x-oauth"), ("k8s amazon", "eks"), ("claude max", "claude-code")):
+        a.get("connect?q=" + urllib.parse.quote(q))
+        assert f"o.preset={preset}&" in a.html and a.html.count("o.preset=") < 6, q
     a.get("do/agent/add")
     done = a.submit(a1="helper")
     token = re.search(r"sp_agt_[\w-]{43}", a.html)[0]
@@ -181,6 +187,12 @@ def test_first_app(t):
     assert s.request(host="other.test", auth=auth).status != 403
     page = a.get("credentials/app")
     assert "GET api.test/" in page.text and "Its requests" in page.text and "GET other.test/" not in page.text, page.text
+    assert "Nothing is known to be wrong" in page.text and re.search(r"Last used \d+ s ago \S+ , 200", page.text) and "helper default goes out with it Why" in page.text, page.text
+    a.submit(form=next(f for f in a.page.forms if f["action"].endswith("credentials/app")), url="https://other.test/")
+    assert "helper default goes out with no credential Why" in a.page.text, a.page.text
+    for url in ("--resolve", "no address", "--home=/", "https://"):
+        a.submit(form=next(f for f in a.page.forms if f["action"].endswith("credentials/app")), url=url)
+        assert a.status == 200 and "goes out with it" not in a.page.text, (url, a.page.text)
     assert "GET other.test/" in a.get("agents/helper").text
     a.get("do/credential/disable?a1=app")
     a.submit()

@@ -564,6 +564,8 @@ def test_pasted_over_a_grant(t):
     assert "pasted before" in paste(token=got["refresh_token"], code=1), "a spent token is known again, and not sent"
     assert not server.events(event="grant.error") and not server.events(event="grant.revoked")
     assert second != first and show(s)["token"]["renewable"]
+    t1 = show(s)["token"]
+    assert t1["obtained_at"] < t1["refresh_at"] < t1["expires_at"] and "renewed by the first request after " + t1["refresh_at"] in s.cli("credential", "show", "acc").stdout, t1
     s.set_clock(4000)
     third = value()
     assert third != second, "the successor was kept"
@@ -587,6 +589,6 @@ def test_pasted_over_a_grant(t):
     paste("client_id=public", "--path", "/v1", token=got["refresh_token"])
     assert s.request().status == 403 and s.request(target="/v1").status == 200
     paste("--clear", "path", token=tokens_of(server)["access_token"], kind="access_token")
-    assert bearer(s, up, server) and not show(s)["token"].get("renewable")
+    assert bearer(s, up, server) and not show(s)["token"].get("renewable") and "refresh_at" not in show(s)["token"], "nothing renews it"
     r = s.cli("credential", "set", "acc", "refresh_token=canary-typed", check=False)
     assert r.returncode == 2 and "canary" not in r.stderr
