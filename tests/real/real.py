@@ -109,8 +109,8 @@ def main(binary, path, words):
             here = next((f for f in reversed(at) if f.filename == str(path)), at[-1])
             what, why = "not ok", f"line {here.lineno}: {type(e).__name__}: {e}"[:3000]
         problems = fixture.finish()
-        if problems and what == "ok":
-            what, why = "not ok", "; ".join(problems)[:3000]
+        if problems and what != "skip":          # a sanitizer's report stands beside what it made fail
+            what, why = "not ok", "; ".join([*filter(None, [why]), *problems])[:3000]
         verdict(what, name, why)
 
 
