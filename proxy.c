@@ -15919,7 +15919,6 @@ count_add(struct slice name, int64_t ends, int64_t n, bool first, uint32_t owner
 #define STORE_HEAD 48                   /* store_record_head */
 #define STORE_ID 16                     /* random: never two alike */
 #define STORE_EPOCH_BITS 53             /* a number in JSON */
-#define STORE_TIME_SHIFT 10             /* 1,024 commits a millisecond; below 2^53 until 2248 */
 #define STORE_SEAL_OVER (12 + 16)       /* RFC 8439: nonce and tag */
 #define STORE_DROP UINT32_MAX           /* a secret's n, in a batch: it is removed, though others stay */
 
@@ -15946,7 +15945,7 @@ static struct store_fault {
 	long n;                 /* a foreign owner, a key file's mode, a newer format; -1: none */
 } store_fault;
 
-enum store_how { STORE_WITH_KEY, STORE_KEYLESS, STORE_ACCEPT };
+enum store_how { STORE_WITH_KEY, STORE_KEYLESS };
 
 static const char *const store_codes[] = {
 #define X(err, code) code,
@@ -16450,7 +16449,6 @@ struct table {
 	struct table_mac have[TABLE_FAN];       /* of the groups that `want` was taken from */
 	struct table_mac want[TABLE_BUCKETS];   /* as the groups have them */
 	struct table_bucket bucket[TABLE_BUCKETS];
-	bool lenient;           /* the table is being made: every valid record is listed */
 	struct buf copy;        /* owned; the key and the bytes of the record that was judged last */
 	bool follows;           /* the news are kept */
 	uint64_t base;          /* the config generation since which they are kept */
@@ -16868,7 +16866,7 @@ store_judge(struct table *t, MDB_txn *txn, enum store_db db, struct slice key, s
 		v.p = t->copy.p + key.n;
 		err = store_record_check(k, db, key, v, r);
 	}
-	if (k == NULL || store_dbs[db].kind == 0 || err == STORE_DAMAGED || t->lenient)
+	if (k == NULL || store_dbs[db].kind == 0 || err == STORE_DAMAGED)
 		return err;
 	listed = table_find(t, txn, store_dbs[db].kind, key, &mac);
 	if (listed == STORE_ABSENT && err == STORE_ABSENT)
@@ -17946,7 +17944,7 @@ store_check_format(struct slice *datakey)
 	return STORE_OK;
 }
 
-/* Takes the writers' lock, for making, replacing or accepting a store. */
+/* Takes the writers' lock, for making or replacing a store. */
 static bool
 store_lock_make(void)
 {
@@ -17955,96 +17953,9 @@ store_lock_make(void)
 	return store_lock_wait(store.lock_fd, until, NULL);
 }
 
-/* -- the table anew */
-
-/* Finishes a table that was made, or came with a backup. Who writes to the disk could have set the
- * counters back, which are not authenticated: its config generation, with the time in it, is beyond
- * that of every root before it, so that none of those ever passes for a newer one. */
-static enum store_err
-store_table_finish(MDB_txn *txn, struct store_counters *c)
-{
-	int64_t now = clock_wall_ms();
-	uint64_t least = now > 0 ? (uint64_t)now << STORE_TIME_SHIFT : 0;
-	enum store_err err;
-
-	c->config = (c->config > least ? c->config : least) + 1;
-	err = table_finish(&store_written, txn, c->config, c->version);
-	return err == STORE_OK ? store_counters_put(txn, c) : err;
-}
-
-/* Makes the table anew, of all records whose own tags are valid: what lies there is taken for what was
- * written last. What has no valid tag is not listed, and is refused as before. */
-static enum store_err
-store_table_make(MDB_txn *txn, struct store_counters *c)
-{
-	char key[STORE_KEY_LMDB];
-	struct slice at = SLICE(TABLE_KEY);
-	MDB_val k = store_val(at), v;
-	struct store_record r = {0};
-	enum store_err err = STORE_OK;
-	int rc;
-
-	while ((rc = store_seek(txn, store.dbi[DB_META], MDB_SET_RANGE, SLICE(""), &k, &v)) == 0 &&
-	    k.mv_size >= at.n && memcmp(k.mv_data, at.p, at.n) == 0 &&
-	    (rc = mdb_del(txn, store.dbi[DB_META], &k, NULL)) == 0)
-		k = store_val(at);
-	table_forget(&store_written);
-	store_written.lenient = true;
-	for (int db = 0; db < STORE_DBS && err == STORE_OK && (rc == 0 || rc == MDB_NOTFOUND); db++) {
-		at = SLICE("");
-		for (k = store_val(SLICE(" ")); store_dbs[db].kind != 0 && err == STORE_OK &&
-		    (rc = store_seek(txn, store.dbi[db], MDB_SET_RANGE, at, &k, &v)) == 0; k = store_val(at)) {
-			memcpy(key, k.mv_data, k.mv_size);
-			at = (struct slice){key, k.mv_size};
-			err = store_judge(&store_written, txn, (enum store_db)db, at, store_slice(v), &r);
-			if (err == STORE_DAMAGED) {
-				err = STORE_OK;
-				continue;
-			}
-			if (err == STORE_OK)            /* behind the secrets stands the tag */
-				err = table_set(&store_written, txn, store_dbs[db].kind, at, r.seals.p + r.seals.n);
-			if (err == STORE_OK && r.version > c->version)  /* the counter is not authenticated */
-				c->version = r.version;
-		}
-	}
-	store_written.lenient = false;
-	if (err == STORE_OK && rc != 0 && rc != MDB_NOTFOUND)
-		err = store_err_of(rc);
-	return err != STORE_OK ? err : store_table_finish(txn, c);
-}
-
-/* Takes what lies in the store for what was written last, in one transaction, while no server runs: it
- * would serve what it knows to be put back. */
-static enum store_err
-store_accept(const char *home)
-{
-	struct store_counters c;
-	MDB_txn *txn;
-	enum store_err err;
-	int rc, fd = store_lock_serve(home);
-
-	if (fd < 0)
-		return errno != EWOULDBLOCK ? store_fail_rc(errno, "serve.lock") : store_fail(STORE_RUNNING, NULL, NULL, -1);
-	store_read_reset();
-	if (!store_lock_make()) {
-		close(fd);
-		return STORE_TIMEOUT;
-	}
-	if ((rc = mdb_txn_begin(store.env, NULL, 0, &txn)) != 0) {
-		err = store_fail_rc(rc, "store");
-	} else if ((err = store_counters_get(txn, &c)) == STORE_OK && (c.version++, err = store_table_make(txn, &c)) == STORE_OK) {
-		err = store_txn_commit(txn);
-	} else {
-		mdb_txn_abort(txn);
-	}
-	flock(store.lock_fd, LOCK_UN);
-	close(fd);
-	return err;
-}
-
 /* After fork, once a process; an open store is closed first. KEYLESS opens a store whose key is not
  * at hand, or whose table was changed: names, hosts and times can be read, unverified; nothing can be
- * unsealed or written. ACCEPT makes the table anew; nothing else on the disk is changed. */
+ * unsealed or written. */
 static enum store_err
 store_open(const char *home, enum store_how how)
 {
@@ -18063,9 +17974,8 @@ store_open(const char *home, enum store_how how)
 	if (st.st_uid != geteuid())
 		return store_fail(STORE_NOT_OWNER, "store/data.mdb", NULL, st.st_uid);
 	if ((err = store_env_open(home)) == STORE_OK && (err = store_check_length()) == STORE_OK &&
-	    (err = store_dbis_open()) == STORE_OK && (err = store_check_format(&blob)) == STORE_OK &&
-	    (err = store_unlock_keys(home, blob, &store.keys)) == STORE_OK && how == STORE_ACCEPT)
-		err = store_accept(home);
+	    (err = store_dbis_open()) == STORE_OK && (err = store_check_format(&blob)) == STORE_OK)
+		err = store_unlock_keys(home, blob, &store.keys);
 	if (err == STORE_OK && (err = store_read_begin()) == STORE_OK) {
 		if ((err = table_sync(&store_seen, store.reader)) == STORE_DAMAGED)
 			store_fail(err, "store",
@@ -22623,20 +22533,18 @@ l_store_answer(lua_State *L, enum store_err err)
 	return 3;
 }
 
-/* store.open(home [, { create = bool, keyless = bool, accept = bool }]) -> true
+/* store.open(home [, { create = bool, keyless = bool }]) -> true
  *   | nil, "absent" | "not_owner" | "key_absent" | "key_mode" | "wrong_key" | "newer_format" |
- *   "damaged" | "running" | "full" | "busy" | "io" | …, fault
+ *   "damaged" | "full" | "busy" | "io" | …, fault
  *
  * For commands; C opens a worker's store. create: an absent store is made, with its key file.
  * keyless: a missing or wrong key is no error; peek and each work, nothing can be unsealed or
- * written. accept: all records whose own tags are valid are from now on those that were written
- * last. "running": not while a server runs. */
+ * written. */
 static int
 l_store_open(lua_State *L)
 {
 	const char *home = luaL_checkstring(L, 1);
-	enum store_how how = l_flag(L, 2, "keyless") ? STORE_KEYLESS
-	    : l_flag(L, 2, "accept") ? STORE_ACCEPT : STORE_WITH_KEY;
+	enum store_how how = l_flag(L, 2, "keyless") ? STORE_KEYLESS : STORE_WITH_KEY;
 	enum store_err err;
 
 	store_fault = (struct store_fault){NULL, NULL, -1};
@@ -23116,8 +23024,8 @@ l_store_commit(lua_State *L)
 }
 
 /* -- raw handles: bytes as they lie on the disk, for backup and restore (lua/cli/archive.lua has
- * the stream's layout). A handle is a snapshot of the open store, or the one transaction that
- * replaces a store's content. Records stay sealed: only the wrapped data key and a record's plain
+ * the stream's layout), and for `doctor --accept`. A handle is a snapshot of the open store, or the
+ * one transaction that replaces a store's content. Records stay sealed: only the wrapped data key and a record's plain
  * part are read. */
 static struct l_type l_type_raw = {.name = "sallyport.raw"};
 
@@ -23170,62 +23078,82 @@ l_store_snapshot(lua_State *L)
 	return 1;
 }
 
-/* store.replace(home, datakey) -> raw | nil, "key_absent" | "wrong_key" | …, fault
+/* .p NULL: there is none. */
+static struct slice
+l_opt_datakey(lua_State *L, int idx)
+{
+	struct slice datakey = lua_isnoneornil(L, idx) ? NO_SLICE : l_check_slice(L, idx);
+
+	luaL_argcheck(L, datakey.p == NULL || datakey.n == DATAKEY_LEN, idx, "no data key");
+	return datakey;
+}
+
+/* store.replace(home, datakey | nil) -> raw | nil, "key_absent" | "wrong_key" | …, fault
  *
- * datakey: the wrapped data key of a backup, which HOME/key opens. Closes the store; nothing on
- * the disk changes before raw:begin. */
+ * datakey: the wrapped data key of a backup, which HOME/key opens; nil: the store's own, which raw:begin
+ * reads. Closes the store; nothing on the disk changes before raw:begin. */
 static int
 l_store_replace(lua_State *L)
 {
 	const char *home = luaL_checkstring(L, 1);
-	struct slice datakey = l_check_slice(L, 2);
-	struct l_raw *r;
+	struct slice datakey = l_opt_datakey(L, 2);
+	struct l_raw *r = l_new(L, sizeof *r, 0, &l_type_raw);
 	enum store_err err;
 
-	luaL_argcheck(L, datakey.n == DATAKEY_LEN, 2, "no data key");
-	r = l_new(L, sizeof *r, 0, &l_type_raw);
 	r->serve_fd = -1;
 	store_close();
+	store_fault = (struct store_fault){NULL, NULL, -1};
+	if (datakey.p == NULL)
+		return 1;
 	if ((err = store_unlock_keys(home, datakey, &r->keys)) != STORE_OK)
 		return l_store_answer(L, err);
 	raw_mac_init(r);
 	return 1;
 }
 
-/* raw:begin(home, datakey) -> true | nil, "running" | "other_store" | …, fault
+/* raw:begin(home, datakey | nil) -> true | nil, "running" | "other_store" | …, fault
  *
- * Takes the server's and the writer's lock and begins the transaction, in a new store or in one whose
- * data key is the backup's. "other_store": HOME's store has another. */
+ * Takes the server's and the writer's lock and begins the transaction: in a store whose data key is this one,
+ * in a new one, or, where the handle was made without a data key, in the store that is there. "other_store":
+ * HOME's store has another data key. */
 static int
 l_raw_begin(lua_State *L)
 {
 	struct l_raw *r = l_check_type(L, 1, &l_type_raw);
 	const char *home = luaL_checkstring(L, 2);
-	struct slice datakey = l_check_slice(L, 3), blob;
+	struct slice datakey = l_opt_datakey(L, 3), blob;
 	const struct store_counters zero = {0};
 	struct secret *live = NULL;
 	enum store_err err;
 
-	luaL_argcheck(L, r->keys != NULL && r->txn == NULL && r->serve_fd < 0 && store.env == NULL, 1,
+	luaL_argcheck(L, (r->keys == NULL) == (datakey.p == NULL) && r->txn == NULL && r->serve_fd < 0 && store.env == NULL, 1,
 	    "begun already");
-	luaL_argcheck(L, datakey.n == DATAKEY_LEN, 3, "no data key");
-	if ((err = store_make_dirs(home)) != STORE_OK)
+	if (datakey.p != NULL && (err = store_make_dirs(home)) != STORE_OK)
 		return l_store_answer(L, err);
 	if ((r->serve_fd = store_lock_serve(home)) < 0)
-		return l_store_answer(L, STORE_RUNNING);
+		return l_store_answer(L, errno != EWOULDBLOCK ? store_fail_rc(errno, "serve.lock") : STORE_RUNNING);
 	if ((err = store_env_open(home)) == STORE_OK && !store_lock_make())
 		err = STORE_TIMEOUT;
-	if (err == STORE_OK && !store_is_made())
-		return l_store_answer(L, store_make_write(datakey, &zero, &r->txn));
-	if (err == STORE_OK && (err = store_dbis_open()) == STORE_OK && (err = store_check_format(&blob)) == STORE_OK)
-		err = store_unlock_keys(home, blob, &live);
-	store_read_reset();
-	if (err == STORE_WRONG_KEY || (err == STORE_OK &&
-	    !ct_eq(store_keys_of(live)->data, store_keys_of(r->keys)->data, 32)))
-		err = STORE_OTHER;
-	secret_unref(live);
+	if (err == STORE_OK && datakey.p != NULL && !store_is_made()) {
+		err = store_make_write(datakey, &zero, &r->txn);
+	} else {
+		if (err == STORE_OK && (err = store_check_length()) == STORE_OK && (err = store_dbis_open()) == STORE_OK &&
+		    (err = store_check_format(&blob)) == STORE_OK)
+			err = store_unlock_keys(home, blob, &live);
+		store_read_reset();
+		if (err == STORE_OK && r->keys == NULL) {
+			r->keys = secret_ref(live);
+			raw_mac_init(r);
+		}
+		if ((err == STORE_WRONG_KEY && datakey.p != NULL) || (err == STORE_OK &&
+		    !ct_eq(store_keys_of(live)->data, store_keys_of(r->keys)->data, 32)))
+			err = STORE_OTHER;
+		secret_unref(live);
+		if (err == STORE_OK)
+			err = store_err_of(mdb_txn_begin(store.env, NULL, 0, &r->txn));
+	}
 	if (err == STORE_OK)
-		err = store_err_of(mdb_txn_begin(store.env, NULL, 0, &r->txn));
+		store.keys = secret_ref(r->keys);       /* l_raw_gc closes the store */
 	return l_store_answer(L, err);
 }
 
@@ -23313,18 +23241,37 @@ static int
 l_raw_record(lua_State *L)
 {
 	const struct l_raw *r = l_check_raw(L);
+	enum store_db db = l_check_db(L, 2);
+	struct slice key = l_check_slice(L, 3), value = l_check_slice(L, 4);
 	struct store_record rec;
 
-	if (store_record_check(store_keys_of(r->keys), l_check_db(L, 2), l_check_slice(L, 3),
-	    l_check_slice(L, 4), &rec) != STORE_OK || !l_push_plain(L, rec.plain))
+	if (!store_key_ok(key) || store_record_check(store_keys_of(r->keys), db, key, value, &rec) != STORE_OK ||
+	    !l_push_plain(L, rec.plain))
 		return l_fail(L, store_codes[STORE_DAMAGED]);
 	return 1 + l_two(L, rec.version, store_room_cost(rec.room));
 }
 
-/* raw:table() -> true | nil, code, fault
+/* raw:list(db, key, value) -> true | nil, code
  *
- * Once all is put, the counters too: the table of records that came with them gets a config
- * generation beyond theirs. "damaged": none came, or it is not theirs. */
+ * Lists the record as what was written last under this key, in a table that is made anew: nothing of the old one
+ * is left in meta. */
+static int
+l_raw_list(lua_State *L)
+{
+	const struct l_raw *r = l_check_raw(L);
+	enum store_db db = l_check_db(L, 2);
+	struct slice key = l_check_slice(L, 3), value = l_check_slice(L, 4);
+	enum store_err err;
+
+	luaL_argcheck(L, store_dbs[db].kind != 0 && store_key_ok(key) && value.n >= STORE_TAG, 3, "is not listed");
+	err = table_set(&store_written, r->txn, store_dbs[db].kind, key, value.p + value.n - STORE_TAG);
+	return err == STORE_OK ? l_answer(L, true) : l_fail(L, store_codes[err]);
+}
+
+/* raw:table([made]) -> true | nil, code, fault
+ *
+ * Once all is put, the counters too: gives the table of records their config generation. made: it is the one that
+ * raw:list made, else the one that was put. "damaged": none was put, or it is not theirs. */
 static int
 l_raw_table(lua_State *L)
 {
@@ -23332,12 +23279,10 @@ l_raw_table(lua_State *L)
 	struct store_counters c;
 	enum store_err err = store_counters_get(r->txn, &c);
 
-	if (err != STORE_OK)
-		return l_store_answer(L, err);
-	store.keys = secret_ref(r->keys);       /* l_raw_gc closes the store */
-	table_forget(&store_written);
-	if ((err = table_sync(&store_written, r->txn)) == STORE_OK)
-		err = store_table_finish(r->txn, &c);
+	if (err == STORE_OK && !lua_toboolean(L, 2))
+		err = table_sync(&store_written, r->txn);
+	if (err == STORE_OK)
+		err = table_finish(&store_written, r->txn, c.config, c.version);
 	return l_store_answer(L, err);
 }
 
@@ -23350,6 +23295,7 @@ l_raw_mac(lua_State *L)
 	struct l_raw *r = l_check_type(L, 1, &l_type_raw);
 	struct slice s = l_check_slice(L, 2);
 
+	luaL_argcheck(L, r->keys != NULL, 1, "has no key");
 	br_hmac_update(&r->mac, s.p, s.n);
 	return 0;
 }
@@ -23365,6 +23311,7 @@ l_raw_sum(lua_State *L)
 	struct slice theirs = lua_isnoneornil(L, 2) ? NO_SLICE : l_check_slice(L, 2);
 	uint8_t ours[32];
 
+	luaL_argcheck(L, r->keys != NULL, 1, "has no key");
 	br_hmac_out(&r->mac, ours);
 	raw_mac_init(r);
 	if (theirs.p == NULL)
@@ -23383,7 +23330,7 @@ static const luaL_Reg l_store[] = {
 static const luaL_Reg l_raw[] = {
 	{"begin", l_raw_begin}, {"commit", l_raw_commit}, {"next", l_raw_next},
 	{"get", l_raw_get}, {"put", l_raw_put}, {"record", l_raw_record},
-	{"table", l_raw_table}, {"mac", l_raw_mac}, {"sum", l_raw_sum}, {NULL, NULL},
+	{"list", l_raw_list}, {"table", l_raw_table}, {"mac", l_raw_mac}, {"sum", l_raw_sum}, {NULL, NULL},
 };
 
 /* ---- bind: http, addr ------------------------------------------------------

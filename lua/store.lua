@@ -31,11 +31,10 @@ function M.write(ops, deadline)
   return core.commit(out, deadline)
 end
 
---- As store.core's open; where its records are logged is known from then on. with.changes: what `accept` puts in force, for its record.
+--- As store.core's open; where its records are logged is known from then on.
 function M.open(home, with)
   local ok, code, fault = core.open(home, with)
   if ok then M.home = home end
-  if ok and with and with.accept then require("changes").record(with.changes or { { record = "all that was refused", did = "accepted" } }) end
   return ok, code, fault
 end
 

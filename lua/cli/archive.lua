@@ -1,4 +1,4 @@
---- Backup and restore: one portable, authenticated stream of a whole store.
+--- Backup and restore: one portable, authenticated stream of a whole store. And its table of records, made anew.
 --
 -- bytes         meaning (numbers are big-endian)
 -- 17            "sallyport-backup\n"
@@ -28,6 +28,9 @@ local HEAD, DATAKEY = #MAGIC + 8 + 24 + 84, 84
 local KEY_MAX, RECORD_MAX = 500, (32 << 20) + 80   -- of proxy.c: STORE_KEY_MAX; STORE_BATCH_MAX, head and tag
 local DATABASES = { "meta", "policy", "credential", "state", "bundle", "agent", "user", "client", "gateway", "grant", "token" }
 local COUNTERS, DATAKEY_ENTRY, TABLE = "\1counters", "\1datakey", "\1table"
+-- What the table of records lists (store_dbs in proxy.c).
+local LISTED = { "meta", "policy", "credential", "bundle", "agent", "user", "client", "gateway", "grant" }
+local TIME_SHIFT = 10        -- 1,024 commits a millisecond; below 2^53 until 2248
 
 local known = {}
 for _, name in ipairs(DATABASES) do known[name] = true end
@@ -170,9 +173,19 @@ local function keeps(raw, db, key, value)
   return live_version >= old_version
 end
 
-local function put(raw, db, key, value)
-  local ok, code = raw:put(db, key, value)
+local function must(ok, code)
   if not ok then error({ code = code }, 0) end
+end
+
+local function put(raw, db, key, value) must(raw:put(db, key, value)) end
+
+-- Whoever writes to the disk could have set the counters back, which are not authenticated: the config generation of a
+-- table that was made, or came with a backup, has the time in it. So it is beyond that of every root before, and none of
+-- those ever passes for a newer one.
+local function finish(raw, config, state, version, room, made)
+  config = math.max(config, require("time").wall_ms() << TIME_SHIFT) + 1
+  put(raw, "meta", COUNTERS, (">I8I8I8I8"):pack(config, state, version, room))
+  must(raw:table(made))
 end
 
 -- Empties what the backup replaces: all but the tokens and the store's own entries.
@@ -208,9 +221,15 @@ local function apply(raw, file, head)
   end
   local room = settle(raw)
   for i = 1, 3 do live[i] = math.max(live[i], head.counters[i]) + 1 end
-  put(raw, "meta", COUNTERS, (">I8I8I8I8"):pack(live[1], live[2], live[3], room))
-  local ok, code = raw:table()
-  if not ok then error({ code = code }, 0) end
+  finish(raw, live[1], live[2], live[3], room)
+end
+
+-- All of it or nothing. -> true | nil, code, fault
+local function filled(raw, fill, ...)
+  local ok, why = pcall(fill, raw, ...)
+  if ok then return raw:commit() end
+  if type(why) ~= "table" then error(why, 0) end
+  return nil, why.code
 end
 
 local function restore(file, path, home)
@@ -241,11 +260,39 @@ local function restore(file, path, home)
     end
     return nil, code, text
   end
-  ok, why = pcall(apply, raw, file, head)
-  if not ok and type(why) ~= "table" then error(why, 0) end
-  if ok then ok, code, fault = raw:commit() else code = why.code end
+  ok, code, fault = filled(raw, apply, file, head)
   if not ok then return nil, code, ("cannot restore into %s; nothing was changed"):format(db.why(home, code, fault)) end
   return true
+end
+
+-- Lists all records whose own tags are valid. What has no valid tag is refused as before.
+local function list_anew(raw)
+  local config, state, version, room = (">I8I8I8I8"):unpack(raw:get("meta", COUNTERS))
+  for key in entries(raw, "meta") do
+    if listing("meta", key) then put(raw, "meta", key, nil) end
+  end
+  for _, db in ipairs(LISTED) do
+    for key, value in entries(raw, db) do
+      local plain, of = raw:record(db, key, value)
+      if plain then
+        must(raw:list(db, key, value))
+        version = math.max(version, of)      -- the counter is not authenticated
+      end
+    end
+  end
+  finish(raw, config, state, version + 1, room, true)
+end
+
+--- What lies in the store of `home` is from now on what was written last: its table of records is made anew. Not while a
+-- server runs, which would serve what it knows to be put back. Nothing else on the disk is changed; the store is closed.
+-- -> true | nil, code, fault
+function M.accept(home)
+  local raw <close>, code, fault = store.replace(home)
+  if not raw then return nil, code, fault end
+  local ok
+  ok, code, fault = raw:begin(home)
+  if not ok then return nil, code, fault end
+  return filled(raw, list_anew)
 end
 
 -- Standard input cannot be read twice: it is kept in a file without a name, sealed as it is.

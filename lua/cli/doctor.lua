@@ -100,13 +100,17 @@ end
 --- What lies on the disk is taken for what was written last.
 local function accept(ctx, say)
   local s = require "store"
-  local known = s.open(ctx.home, {})
+  local known, code, fault = s.open(ctx.home, {})
+  if not known and code ~= "damaged" then db.not_open(ctx.home, code, fault) end
   local list = known and look_through() or {}
-  local changes = list[1] and {}
+  local changes = list[1] and {} or { { record = "all that was refused", did = "accepted" } }
   for i, r in ipairs(list) do changes[i] = { record = report.clean(r[1] .. "/" .. r[2]), did = "accepted" } end
-  local ok, code, fault = s.open(ctx.home, { accept = true, changes = changes })
+  local ok
+  ok, code, fault = require("cli.archive").accept(ctx.home)
   if not ok and code == "running" then report.fail("a server runs on " .. ctx.home, "stop it first") end
+  if ok then ok, code, fault = s.open(ctx.home, {}) end
   if not ok then db.not_open(ctx.home, code, fault) end
+  require("changes").record(changes)
   tell(say, "accepted", list, function(r)
     if r[4] then return "from now on it does not exist" end
     return s.peek(r[1], r[2]) and "from now on that is as it should be" or "it stays refused"
