@@ -1682,7 +1682,7 @@ static void conn_bound(uint64_t memory);
  * very bytes it judged: a name that changes between check and dial changes nothing. Its owner frees
  * it by net_dial_cancel or on `done`, whichever comes first. */
 #define NET_ADDRS_MAX 16        /* addresses of one name that are looked at */
-#define NET_LISTENERS_MAX 17    /* 16 that are named, and the control socket */
+#define NET_LISTENERS_MAX 18    /* 16 that are named, the control socket, and the page's behind it */
 #define NET_NAME_MAX (sizeof(struct sockaddr_un) + 8)
 #define NET_CIDRS_MAX 16        /* of one credential or domain entry */
 #define NET_CONNECT_TO_MAX 64
@@ -1747,6 +1747,17 @@ net_sockaddr(const struct endpoint *e, struct sockaddr_storage *ss)
 	in->sin_port = htons(e->port);
 	memcpy(v4 ? (void *)&in->sin_addr : (void *)&in6->sin6_addr, e->addr.b, v4 ? 4 : 16);
 	return v4 ? sizeof *in : sizeof *in6;
+}
+
+static socklen_t
+net_unix(const char *path, struct sockaddr_storage *ss)
+{
+	struct sockaddr_un *un = (struct sockaddr_un *)ss;
+
+	memset(ss, 0, sizeof *ss);
+	un->sun_family = AF_UNIX;
+	text_copy(un->sun_path, sizeof un->sun_path, path);
+	return sizeof *un;
 }
 
 static bool
@@ -1931,6 +1942,7 @@ struct dial {
 	struct cidr allow[NET_CIDRS_MAX];
 	size_t nallow;
 	bool guarded;                   /* false for what the operator named: a connect-to target, the upstream proxy */
+	const char *path;               /* borrowed from the owner: a Unix socket in place of the host; or NULL */
 	uint32_t owner;                 /* whose it is (struct job) */
 	const char *last;               /* static or strerror's: why the last address failed */
 	/* fd >= 0: connected, owned by the callee. Else code and why (static). */
@@ -2000,7 +2012,7 @@ dial_next(struct dial *d)
 	while (d->next < d->n) {
 		const struct endpoint *e = &d->at[d->next++];
 		struct sockaddr_storage ss;
-		socklen_t len = net_sockaddr(e, &ss);
+		socklen_t len = d->path != NULL ? net_unix(d->path, &ss) : net_sockaddr(e, &ss);
 		int64_t until = clock_now() + NET_DIAL_EACH_MS;
 
 		if (clock_now() >= d->deadline)
@@ -2061,7 +2073,7 @@ resolve_done(struct defer *done)
 	free(r);
 }
 
-/* `host`: canonical. The caller filled allow, nallow and done in a zeroed struct. `done` may be
+/* `host`: canonical. The caller filled allow, nallow, done and path in a zeroed struct. `done` may be
  * called before this returns. `guarded`: a host that a request names. */
 static void
 net_dial(struct dial *d, const char *host, uint16_t port, bool guarded)
@@ -2085,7 +2097,9 @@ net_dial(struct dial *d, const char *host, uint16_t port, bool guarded)
 	}
 	d->at[0].port = port;
 	d->n = 1;
-	if (addr_parse(slice_of(host), &d->at[0].addr)) {
+	if (d->path != NULL) {
+		dial_next(d);
+	} else if (addr_parse(slice_of(host), &d->at[0].addr)) {
 		dial_judge(d);
 	} else if ((r = malloc(sizeof *r)) == NULL) {
 		dial_finish(d, -1, "upstream_unreachable", "out of memory");
@@ -4098,7 +4112,7 @@ upstream_dial(struct upstream *u, const struct cidr *allow, size_t nallow)
 	else if (u->via != 0)
 		net_dial(&u->dial, via.host, via.port, false);
 	else
-		net_dial(&u->dial, u->host, u->port, true);
+		net_dial(&u->dial, u->host, u->port, u->dial.path == NULL);
 }
 
 /* An idle upstream of that key whose address may still be dialled, or NULL. */
@@ -6202,6 +6216,7 @@ conn_begin_dial(struct conn *c)
 	r->up->event = conn_upstream_event;
 	r->up->unread = r->action == REQ_BLIND;
 	r->up->dial.owner = text_hash(r->agent);
+	r->up->dial.path = c->at->control ? r->up->host : NULL;
 	if (r->up->state == UP_DIAL)
 		upstream_dial(r->up, r->allow, r->nallow);
 }
@@ -6263,7 +6278,10 @@ conn_step_dial(struct conn *c)
 	if (r->up->state != UP_OPEN)
 		return req_body_consumed(r) && conn_client_gone(c) && conn_close(c, true);
 	if (r->action == REQ_BLIND) {
-		conn_established(c);
+		if (c->at->control)     /* nobody asked for a tunnel: the request's head is its first bytes */
+			peer_put(&r->up->peer, r->bytes.p, r->bytes.n);
+		else
+			conn_established(c);
 		r->status = 200;
 		conn_begin_blind(c);
 		return true;
@@ -24712,6 +24730,7 @@ l_req_dial(lua_State *L, struct req *r)
 
 	luaL_checktype(L, 2, LUA_TTABLE);
 	text_copy(r->dial_host, sizeof r->dial_host, r->host);
+	l_opt_name(L, 2, "host", r->dial_host, sizeof r->dial_host);
 	r->dial_port = (uint16_t)r->port;
 	r->nallow = 0;
 	l_read_cidrs(L, 2, "addresses", r->allow, &r->nallow);
@@ -24736,7 +24755,6 @@ l_req_forward(lua_State *L)
 	struct tls_ident *ident;
 
 	l_req_dial(L, r);
-	l_opt_name(L, 2, "host", r->dial_host, sizeof r->dial_host);
 	ident = l_opt_identity(L, 2);
 	tls_ident_unref(r->ident);
 	r->ident = tls_ident_ref(ident);
@@ -24757,10 +24775,11 @@ l_req_intercept(lua_State *L)
 	return 0;
 }
 
-/* req:tunnel{ addresses={cidr}, via=, raw=, answer_timeout=s, idle_timeout=s }
+/* req:tunnel{ host=, addresses={cidr}, via=, raw=, answer_timeout=s, idle_timeout=s }
  *
- * Relays the bytes of a CONNECT's tunnel unread, without a credential. raw: no ClientHello is
- * asked for. */
+ * Relays the bytes of a CONNECT's tunnel unread, without a credential; of a control connection the
+ * request's, as it came, and all that comes behind it. host: in place of the request's; of a control
+ * connection the path of a Unix socket. raw: no ClientHello is asked for. */
 static int
 l_req_tunnel(lua_State *L)
 {

@@ -2047,6 +2047,7 @@ function M:on_rejudge(info)
   if not self.config:sync(self.time.now() + WAIT_MAX) then return true end  -- a store in trouble ends no stream
   local agent
   if info.form == "door" then
+    if not require("host").door() then return true end  -- the owner's, on the control socket
     agent = self.config:agent_named(info.agent)
     if info.token and not require("web.door").still(info) then return false end
   elseif info.token then agent = self.config:agent(info.token)

@@ -5,6 +5,7 @@ local report = require "cli.report"
 
 local CERT_LOOK = 5000  -- ms between two looks whether the certificate's files are others
 local POLL = 200        -- ms between two looks whether it is over
+local IDLE, SIGNED_IN = 600, 3600       -- s without a request until the page's process ends that nobody asked for; and while people are signed in
 
 -- The one-time code goes to the browser in a file that is its owner's alone: an address would stand in another
 -- process's arguments, which every user of the machine can read.
@@ -21,7 +22,8 @@ local function open_browser(ctx, desk)
   return shown == true and path or nil
 end
 
--- The page's process of a server (`serve --admin`), which starts it with its listeners: operators sign in. It ends with the server.
+-- The page's process of a server, which starts it with its listeners: operators sign in. It ends with the server; or, where there is
+-- no --admin, when nobody has asked on the control socket for a while.
 local function served(text, ctx)
   local given, own_cert, time = require("json").decode(text), require "own_cert", require "time"
   if type(given) ~= "table" or type(given.listeners) ~= "table" then report.usage("--served is for the server") end
@@ -33,7 +35,8 @@ local function served(text, ctx)
   end
   if given.cert and not require("worker").authority() then report.fail("the CA of this store is missing or damaged") end
   if given.cert then own_cert.use("page", given.cert, given.key) end
-  local ok, why = ctx.host.serve_page(given.listeners, site.answer)
+  local handler, busy = require("web.local_api").new(site, is.uid)
+  local ok, why = ctx.host.serve_page(given.listeners, handler)
   if not ok then report.fail(("the page cannot be served: %s"):format(why)) end
   local ended, looked = ctx.host.interrupts(), time.now()
   while not ended(0) do
@@ -42,6 +45,8 @@ local function served(text, ctx)
       looked = time.now()
       own_cert.look()
     end
+    local n, still = busy()
+    if given.demand and n == 0 and still > (next(site.desks) and SIGNED_IN or IDLE) then return 0 end
   end
   return 0
 end

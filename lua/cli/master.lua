@@ -1,6 +1,6 @@
 --- The process that `serve` goes on as. It opens no store and speaks to nobody: it holds the listeners and the lock, starts the
--- workers, the request log's writer (lua/reqlog.lua) and the page's process, replaces those that die, and kills a worker whose
--- heart stopped (struct beat in proxy.c). Nothing here yields: a child leaves `run` with its parent's stack.
+-- workers, the request log's writer (lua/reqlog.lua) and the page's process (without --admin once somebody asks for it), replaces
+-- those that die, and kills a worker whose heart stopped (struct beat in proxy.c). Nothing here yields: a child leaves `run` with its parent's stack.
 local host, jail, json = require "host.core", require "jail", require "json.core"
 local M = {}
 
@@ -20,13 +20,28 @@ local WAITED = pack("<I8", 1 << SIGHUP - 1 | 1 << SIGINT - 1 | 1 << SIGTERM - 1 
 local AT_FDCWD, O_WRONLY, O_RDWR, O_CREAT, O_NONBLOCK, O_CLOEXEC = -100, 1, 2, 0x40, 0x800, 0x80000
 local LOCK_EX, LOCK_NB, LOCK_UN, F_SETFD, F_SETFL, F_SETPIPE_SZ = 2, 4, 8, 2, 4, 1031
 local PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NAME = 1, 4, 15
-local TCGETS = 0x5401
+local TCGETS, POLLIN = 0x5401, 1
 
 local function log(text, ...) host.log(text:format(...)) end
 local function terminal() return call("ioctl", 0, TCGETS, { 64 }) ~= nil end
 
--- The signal that came within so many ns, or nil.
-local function signalled(ns) return (call("rt_sigtimedwait", WAITED, nil, pack("TT", 0, ns), 8)) end
+-- The signal that came within so many ns, or nil. self, on: the wait ends when somebody connects to that listener, too.
+local function signalled(ns, self, on)
+  if not on then return (call("rt_sigtimedwait", WAITED, nil, pack("TT", 0, ns), 8)) end
+  call("ppoll", { pack("=i4i2i2i4i2i2", self.signals, POLLIN, 0, on, POLLIN, 0) }, 2, pack("TT", 0, ns), nil, 8)
+  return (call("rt_sigtimedwait", WAITED, nil, pack("TT", 0, 0), 8))
+end
+
+-- Does somebody wait there to be accepted?
+local function has_visitor(fd)
+  return (call("ppoll", { pack("=i4i2i2", fd, POLLIN, 0) }, 1, pack("TT", 0, 0), nil, 8) or 0) > 0
+end
+
+-- The listener at which the page's process is waited for, while it is not there and may be started.
+local function awaited(self, now)
+  local row = self.rows[#self.rows]
+  return row.demand and not row.pid and now >= row.not_before and row.demand or nil
+end
 
 -- Each worker's beat, from 1, and the time by the same clock.
 local function beats()
@@ -109,7 +124,8 @@ end
 -- Starts what is missing, and kills a worker that has not beaten for too long. True: this is the child, a worker.
 local function keep(self, all, now)
   for _, row in ipairs(self.rows) do
-    if not row.pid and now >= row.not_before and start(self, row, now) then return true end
+    local wanted = not row.pid and now >= row.not_before and (not row.demand or has_visitor(row.demand))
+    if wanted and start(self, row, now) then return true end
     local beat = row.index and row.pid and not row.killed and row.started < now and all[row.index + 1]
     if beat and now - beat.at >= STALL_MS * (beat.ready and 1 or 6) then
       log("ev=worker_stalled pid=%d policy=%s", row.pid, beat.policy)
@@ -134,7 +150,7 @@ local function reap(self, stopping)
       row.not_before = now - row.started < AGAIN_MS and now + AGAIN_MS or now
       if signal ~= 0 then
         log("ev=worker_died pid=%d signal=%d policy=%s", pid, signal, beat.policy)
-      elseif not stopping then
+      elseif not stopping and not (row.demand and exit == 0) then      -- nobody wanted it any more
         log("ev=worker_died pid=%d status=%d", pid, exit)
       end
       fatal = fatal or row.index ~= nil and signal == 0 and exit == EXIT_START and not beat.ready
@@ -186,17 +202,20 @@ function M.run(args)
   local self = { pid = host.pid(), with = json.decode(args[1]), rows = {}, lock = open_lock(), writer_at = 0 }
   local all, begun = beats()
   for i = 0, #all - 1 do self.rows[#self.rows + 1] = { index = i, not_before = 0 } end
-  if self.with.page ~= "" then self.rows[#self.rows + 1] = { page = true, not_before = 0 } end
+  if self.with.page ~= "" then
+    self.rows[#self.rows + 1] = { page = true, not_before = 0, demand = json.decode(self.with.page).demand }      -- the last: `awaited`
+  end
   call("rt_sigprocmask", 0, WAITED, nil, 8)
+  self.signals = call("signalfd4", -1, WAITED, 8, O_CLOEXEC)
   local ok, ends = call("pipe2", { 8 }, O_CLOEXEC)
-  if not ok or not self.lock then return 1 end
+  if not ok or not self.lock or not self.signals then return 1 end
   self.records, self.pipe = unpack("=i4i4", ends)
   call("fcntl", self.pipe, F_SETFL, O_NONBLOCK)
   call("fcntl", self.pipe, F_SETPIPE_SZ, PIPE)
   local ours, say, up, now = terminal(), begun + SLOW_MS, false, begun
   if keep(self, all, begun) then return 0 end
   while true do
-    local signal = signalled(up and LOOK_NS or SOON_NS)
+    local signal = signalled(up and LOOK_NS or SOON_NS, self, up and awaited(self, now))
     -- SIGHUP: our terminal has gone; or, as daemons have it, the log was moved away.
     if signal == SIGTERM or signal == SIGINT or signal == SIGHUP and ours and not terminal() then
       stop(self)

@@ -181,12 +181,21 @@ local function check_page(all)
   end
 end
 
--- The page's process is told of its listeners; "" where there is none.
-local function page_of(all, bound, fds)
-  if not bound[1] then return "" end
+-- The page's process is told of its listeners: those of --admin, and the socket at which it gets what its owner asks on the control
+-- socket. Without --admin it is started on demand. -> JSON, "" where there is no listener; the socket's path
+local function page_of(ctx, all, bound, fds, files)
   local list = report.array()
   for i, at in ipairs(bound) do list[i] = { fd = fds[i], at = at, tls = all.admin_cert ~= nil and at:sub(1, 5) ~= "unix:" or nil } end
-  return report.json_line { listeners = list, url = all.admin_url, cert = all.admin_cert, key = all.admin_key }
+  local path = ctx.home .. "/page"
+  local spec, where, why, fd = records.listener("unix:" .. path), nil, "its path is longer than that of a socket may be", nil
+  if spec and not spec.agent then where, why, fd = ctx.host.listen { path = path, mode = 384, kind = "page" } end
+  if where then
+    list[#list + 1], files[#files + 1] = { fd = fd, at = where }, path
+  else
+    ctx.note(("note: no page and API on the control socket, for there is no %s (%s)"):format(path, why))
+  end
+  return list[1] and report.json_line { listeners = list, url = all.admin_url, cert = all.admin_cert, key = all.admin_key,
+    demand = not bound[1] and fd or nil } or "", where and path
 end
 
 -- The listeners that this process was started with (sd_listen_fds(3)) -> { 3, 4, … }
@@ -340,7 +349,9 @@ examples:
       open("transparent", "transparent", { captures = true })
       open_control(ctx, all.control, files)
       local doors = open("gateway", "gateway", { kind = "gateway", tls = all.gateway_cert ~= nil })
-      local page = page_of(all, open("admin", "page", { kind = "page", mode = 384 }))
+      local own, fds = open("admin", "page", { kind = "page", mode = 384 })
+      local page
+      page, flags.page = page_of(ctx, all, own, fds, files)
       flags.unused_proxy = tell_unused(ctx, all, at)    -- for doctor, which has another environment
       flags.tproxy = all.transparent[1] and require("cli.doctor_doors").may_tproxy(ctx.host) or nil
       local overrides = report.json_line(flags)

@@ -1,6 +1,6 @@
 --- The JSON API, /api/v1: what the page does, for programs; and /metrics beside it. One function: handle(request) -> response.
 --   request  { home =, method =, path = "/api/v1/…", query = text | nil, header = f(lower-case name) -> text | nil, body = text | "",
---              from = address | nil, by = "operator NAME" | nil: who was let in already, and may all }
+--              from = address | nil, by = "owner" | nil: who was let in already, and may all; door = for the records, "api" }
 --   response { status =, headers = { { name, value }… }, body = text }
 -- Each row of web.api_table is carried out by its command, one at a time. Yields.
 local bounds = require "web.bounds"
@@ -361,7 +361,7 @@ end
 function own.finish(request, values, given, who)
   if given.answer == nil then bad "answer is missing" end
   local ok, why = require("web.consent").finish(who.by, values.name, text_of(given.answer, "answer"),
-    { by = who.by, door = "api", client = request.from, page = "POST /credentials/NAME/consent/finish" }, require("time").wall())
+    { by = who.by, door = request.door or "api", client = request.from, page = "POST /credentials/NAME/consent/finish" }, require("time").wall())
   if not ok then return nil, why end
   return item_of(request, "credential", values.name)
 end
@@ -408,7 +408,7 @@ local function change(request, row, values, who)
     local why = bounds.unled(record, typed)
     if why then return fault(403, "secret_needed", why, "send its secrets in `fields` along with the change") end
   end
-  local got = commands.run(args, { home = request.home, typed = typed, expect = expect, asked = { by = who.by, door = "api", client = request.from },
+  local got = commands.run(args, { home = request.home, typed = typed, expect = expect, asked = { by = who.by, door = request.door or "api", client = request.from },
     source = source and { values.name, source } or nil })
   if got.error or got.code ~= 0 and got.value == nil then
     return failed(request, row, values, got, given.name or given.user)

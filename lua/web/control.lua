@@ -1,6 +1,6 @@
 --- The control socket: HTTP with JSON under /api/v1, for users of this machine. The kernel says who they are (SO_PEERCRED).
--- The store's owner and root may all; a user who is an agent's (`agent set A --uid`) may ask what this agent's jail needs,
--- and hand over listeners for it; others nothing.
+-- The store's owner and root may all: the page and its API, too, which are another process's, to which their connection goes on. A
+-- user who is an agent's (`agent set A --uid`) may ask what this agent's jail needs, and hand over listeners for it; others nothing.
 local M = {}
 
 local BODY_MAX = 64 << 10
@@ -114,16 +114,25 @@ local function own_of(self, uid)
   return record and record.uid and record.uid[tostring(uid)]
 end
 
+-- The owner's request goes on to the page's process as it came, and with it the connection: the next one is relayed unseen.
+local function relay(self, req)
+  local path = (self.config.overrides or {}).page
+  if not path then return fault(503, "injection_unavailable", "this server has no page behind its control socket", "its standard error says why; serve --admin has one") end
+  req:tunnel { host = path, raw = true }
+end
+
 local function answer(self, req, uid)
   local name, what = req.path:match("^/api/v1/agents/([^/]+)/(%l+)$")
   local methods = { capture = "GET", listeners = "POST" }
   local own = own_of(self, uid)
   if name == "~" then name = own or name end      -- whose this user is
-  -- root's and the owner's word counts for all agents
-  if uid ~= 0 and uid ~= require("host").uid() and (own == nil or own ~= name) then
+  -- root's and the owner's word counts for all agents, and for all else
+  local owner = uid == 0 or uid == require("host").uid()
+  if not owner and (own == nil or own ~= name) then
     return fault(403, "forbidden", ("user %d may not do this"):format(uid), own and ("this user is agent %s's"):format(own)
       or "the store's owner and root may, and a user who is given to the agent: sallyport agent set AGENT --uid " .. uid)
   end
+  if not methods[what] and owner then return relay(self, req) end
   if not methods[what] then return fault(404, "not_found", "there is no such resource") end
   if req.method ~= methods[what] then return fault(405, "method_not_allowed", methods[what] .. " is its method") end
   local agent, why = self.config:agent_named(name)
@@ -140,6 +149,12 @@ local function answer(self, req, uid)
   return body and take_over(req, agent, body)
 end
 
+-- GET /healthz: as on the proxy port.
+local function health(self, req)
+  local why = require("metrics").unready(self.store)
+  return req:respond(why[1] and 503 or 200, "text/plain", why[1] and table.concat(why, "\n") .. "\n" or "ok\n")
+end
+
 -- GET /metrics: for the store's owner, root, and whoever shows a token of that scope.
 local function metrics(self, req, uid, shown)
   if req.method ~= "GET" then return fault(405, "method_not_allowed", "GET is its method") end
@@ -154,6 +169,7 @@ end
 --- pipeline.request for a request of the control socket.
 function M.answer(self, req)
   local came, _, _, uid = req:came()
+  if req.path == "/healthz" and (req.method == "GET" or req.method == "HEAD") then return health(self, req) end
   if req.path == "/metrics" then
     local out = metrics(self, req, uid, came.authorization)
     if out.status ~= 200 then return req:fail(out.status, out.code, out.body.message, out.body.hint, { close = true }) end

@@ -1,5 +1,6 @@
 """The control socket: who may do what there, and listeners that are handed over on it, with DNS and with addresses that name hosts."""
 import ctypes
+import http.client
 import json
 import os
 import pathlib
@@ -12,6 +13,7 @@ import sys
 import time
 import sallyport
 from doors_test import AUTH, as_user, ask, head, t_path, who, world
+from operator_test import page_pid
 from real import wait
 
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -99,7 +101,7 @@ def refused(at):
 
 def test_who_may(t):
     """owner and root may ask for every agent; a user who is an agent's for that one alone; others are told why they may not; the
-    socket is there for everybody to connect to, and gone with the server"""
+    page and the API are the owner's and root's there; the socket is there for everybody to connect to, and gone with the server"""
     path = t_path(t).with_name("control")
 
     def before(s):
@@ -113,15 +115,18 @@ def test_who_may(t):
     env = said["env"]
     assert env["https_proxy"] == "http://127.0.0.1:7000" and env["SSL_CERT_FILE"] == "/etc/b.pem" and env["NODE_EXTRA_CA_CERTS"] == "/etc/j.pem", env
     assert not any(c in json.dumps(said) for c in s.canaries)
-    for method, where, want in (("GET", "/api/v1/agents/zz/capture", 404), ("GET", "/api/v1/agents/a/else", 404), ("GET", "/", 404),
-                                ("POST", "/api/v1/agents/a/capture", 405), ("GET", "/api/v1/agents/a/listeners", 405),
+    for method, where, want in (("GET", "/api/v1/agents/zz/capture", 404), ("POST", "/api/v1/agents/a/capture", 405), ("GET", "/api/v1/agents/a/listeners", 405),
                                 ("GET", "/api/v1/agents/../capture", 404), ("GET", "http://api.test/", 421), ("CONNECT", "api.test:443", 421)):
         assert Control(s, path).ask(method, where)[0] == want, (method, where)
+    page_and_api(s, path)
     if os.getuid() != 0:
         return
     def get(agent):
         return lambda: Control(s, path).ask("GET", f"/api/v1/agents/{agent}/capture")
     assert as_user(4711, get("a"))[0] == 200
+    for path_ in ("/api/v1/credentials", "/api/v1/agents/b", "/login", "/s/x/", "/openapi.json"):
+        assert as_user(4711, lambda: Control(s, path).ask("GET", path_))[0] == 403, "an agent's user has no page and no API"
+    assert as_user(4711, lambda: Control(s, path).ask("POST", "/api/v1/agents/a/rotate"))[0] == 404, "of its own agent neither"
     for uid, agent in ((4711, "b"), (4712, "a"), (4711, "zz"), (4711, "")):
         status, said = as_user(uid, get(agent))
         assert status == 403 and (said["hint"] == "this user is agent a's" if uid == 4711 else "--uid 4712" in said["hint"]), (uid, agent, said)
@@ -133,6 +138,65 @@ def test_who_may(t):
     s.process.send_signal(signal.SIGTERM)
     s.process.wait(10)
     assert not path.exists()
+
+
+class OnSocket(http.client.HTTPConnection):
+    """curl --unix-socket PATH http://localhost/…"""
+
+    def __init__(self, path):
+        super().__init__("localhost", timeout=30 * sallyport.SLOW)
+        self.path = str(path)
+
+    def connect(self):
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self.path)
+
+    def ask(self, method, path, body=None, **fields):
+        self.request(method, path, body, {k.replace("_", "-"): v for k, v in fields.items()})
+        r = self.getresponse()
+        return r.status, r.read().decode()
+
+
+def page_and_api(s, path):
+    """The owner's: started when somebody asks, without a token for a program, with one for what could be a browser."""
+    def once(*args, **fields):
+        c = OnSocket(path)
+        answer = c.ask(*args, **fields)
+        c.close()
+        return answer
+    assert page_pid(s) is None, "nobody has asked"
+    assert once("GET", "/healthz") == (200, "ok\n") and page_pid(s) is None
+    c = OnSocket(path)
+    status, text = c.ask("GET", "/api/v1/credentials")
+    assert status == 200 and [x["name"] for x in json.loads(text)] == ["one", "two"], text
+    pid = page_pid(s)
+    new = {"name": "three", "type": "bearer", "hosts": ["three.test"], "fields": {"token": "canary-control-1"}}
+    s.canaries.append("canary-control-1")
+    status, text = c.ask("POST", "/api/v1/credentials", json.dumps(new), Content_Type="application/json")
+    assert status == 201 and json.loads(text)["name"] == "three", text
+    assert c.ask("POST", "/api/v1/policies/bearer/test", json.dumps({"source": "-- " + "x" * 900000}), Content_Type="application/json")[0] == 422, "a body of some size"
+    c.close()
+    change = [json.loads(x) for x in s.cli("log", "--json", "--kind", "change").stdout.splitlines()][-1]
+    assert (change["by"], change["door"], change["command"]) == ("owner", "control", "credential add"), change
+    for fields in ({"Origin": "http://evil.test"}, {"Origin": "null"}, {"Sec_Fetch_Site": "cross-site"}, {"Cookie": "a=b"}, {"Referer": "http://evil.test/"},
+                   {"Host": "evil.test"}, {"Host": "127.0.0.1:7082"}, {"Host": "localhost:80"}):
+        status, text = once("DELETE", "/api/v1/credentials/three", **fields)
+        assert status == 401 and json.loads(text)["error"] == "token_needed", (fields, status, text)
+        assert once("GET", "/api/v1/credentials", **{**fields, "Authorization": "Bearer sp_api_" + "x" * 43})[0] == 401, fields
+    token = s.cli("token", "add", "t", "--scope", "read").stdout.strip()
+    s.canaries.append(token)
+    assert once("GET", "/api/v1/credentials", Host="127.0.0.1:7082", Authorization="Bearer " + token)[0] == 200
+    assert once("DELETE", "/api/v1/credentials/three", Authorization="Bearer " + token)[0] == 403, "a token that is shown is what counts"
+    status, text = once("GET", "/", Host="127.0.0.1:7082")
+    assert status == 200 and "<title>Sign in" in text, text
+    assert once("GET", "/", Host="evil.test")[0] == 421 and once("GET", "/api/v1/agents/a/else")[0] == 404
+    assert page_pid(s) == pid, "one process"
+    s.may_die = "yes"
+    os.kill(pid, signal.SIGKILL)
+    wait(lambda: page_pid(s) is None, 15, "its end")
+    assert once("DELETE", "/api/v1/credentials/three")[0] == 200 and page_pid(s) not in (None, pid), "another one"
+    assert (s.home / "page").stat().st_mode & 0o777 == 0o600
 
 
 def test_handed_over(t):
