@@ -45,6 +45,7 @@ local function oauth_fields(o, key, given, fields, typed)
     fields[#fields + 1] = typed[name] ~= nil and name .. "=-" or nil
   end
   if typed.client_secret then fields[#fields + 1] = "auth_method=" .. o.auth_method end
+  if o.disable_pkce then fields[#fields + 1] = "pkce=false" end
   local plain = given[key .. ".client_id"]
   if plain then fields[#fields + 1] = "client_id=" .. plain
   elseif not o.client_id then report.usage(("%s.client_id is missing: the client that the provider knows"):format(key), key .. ".client_id=…") end
@@ -76,6 +77,10 @@ end
 makers["api-key"] = function(_, s, given, fields, typed)
   typed.key = secret_of(given, s.key, s.host)
   fields[1], fields[2], fields[3] = "key=-", "header=" .. s.header, s.prefix and "prefix=" .. s.prefix
+  for _, m in ipairs(s.more or {}) do
+    local label = "headers." .. m.header
+    typed[label], fields[#fields + 1] = (m.prefix or "") .. secret_of(given, m.key, s.host), label .. "=-"
+  end
   return "api_key", "key"
 end
 
@@ -119,7 +124,7 @@ local function make(r, s, all, given, opts, ctx)
       report.usage(("%s reads the same account, so both are one credential and have the same methods"):format(x.name), "give both the same ones")
     end
   end
-  local opt = { port = s.port and { tostring(s.port) } or nil, path = path and { path } or nil, method = methods }
+  local opt = { port = s.port and { tostring(s.port) } or nil, path = path and { path } or nil, method = methods, off = s.off }
   if s.remove then
     if s.remove == "host" then return command("domain remove").run({ r.bundle, s.host }, {}, ctx) end
     return command("bundle detach").run({ r.bundle, s.name }, {}, ctx)

@@ -4,8 +4,8 @@
 --
 -- Records: database `proposal`, AGENT-ID/ID { proposal = ID, agent, agent_id, bundle, created, until, state = "pending" | "applied" | "rejected",
 -- services = { service … }, credentials = { credential … }, message, user_message, reason }.
--- A service: { name, host, port, path, kind, key, user_key, header, prefix, rows = { { key, places, placeholder } … } }; one that is to go has
--- remove = "credential" | "host".
+-- A service: { name, host, port, path, kind, key, user_key, header, prefix, more = { { header, prefix, key } … }, off = bool,
+-- rows = { { key, places, placeholder } … } }; one that is to go has remove = "credential" | "host".
 local M = {}
 
 M.BODY_MAX = 64 << 10
@@ -18,8 +18,8 @@ local texts = { message = 2000, user_message = 5000, description = 500, obtain =
 -- What a person reads must not look otherwise than it is: no controls but line ends, no directions, nothing unseen.
 local function words(v, max, what)
   if v == nil or v == require("json").null then return nil end
-  if type(v) ~= "string" or #v > max or not utf8.len(v) then return nil,
-    ("%s is a text of at most %d bytes"):format(what, max) end
+  if type(v) ~= "string" or (utf8.len(v) or math.huge) > max then return nil,
+    ("%s is a text of at most %d characters"):format(what, max) end
   local lines = {}
   for line in v:gmatch("[^\n]*") do lines[#lines + 1] = require("web.page").clean(line, max) or "" end
   local text = table.concat(lines, "\n"):match("^%s*(.-)%s*$")
@@ -55,13 +55,28 @@ auths["api-key"] = function(a)
     or not require("http").field_value_ok(a.prefix) or not is_seen(a.prefix)) then return nil, "auth.prefix is a short text of a header" end
   return { kind = "api-key", key = a.key, header = header, prefix = a.prefix ~= "" and a.prefix or nil }
 end
+-- Several headers are one credential: the first, by name, is its key, and the others stand beside it.
 function auths.custom(a)
-  local name, value = next(type(a.headers) == "table" and a.headers or {})
-  if not name or next(a.headers, name) then return nil, "auth.headers: one header, in this version" end
-  local prefix, key = tostring(value):match("^([^{}]*){{%s*([A-Z][A-Z0-9_]*)%s*}}$")
-  if type(name) ~= "string" or not key then return nil,
-    "auth.headers: a text and the name of a credential behind it: \"Token {{ KEY }}\"" end
-  return auths["api-key"] { key = key, header = name, prefix = prefix }
+  local names = {}
+  for name in pairs(type(a.headers) == "table" and a.headers or {}) do names[#names + 1] = name end
+  if not names[1] or #names > LIST_MAX or type(names[1]) ~= "string" then return nil, ("auth.headers: 1 to %d headers"):format(LIST_MAX) end
+  table.sort(names)
+  local out, seen = nil, {}
+  for _, name in ipairs(names) do
+    local prefix, key = tostring(a.headers[name]):match("^([^{}]*){{%s*([A-Z][A-Z0-9_]*)%s*}}$")
+    if not key then return nil, "auth.headers: a text and the name of a credential behind it: \"Token {{ KEY }}\"" end
+    local one, why = auths["api-key"] { key = key, header = name, prefix = prefix }
+    if not one then return nil, why end
+    if seen[one.header] then return nil, ("auth.headers: %s is there twice"):format(one.header) end
+    seen[one.header] = true
+    if not out then
+      out = one
+    else
+      out.more = out.more or {}
+      out.more[#out.more + 1] = { header = one.header, prefix = one.prefix, key = key }
+    end
+  end
+  return out
 end
 
 --- The credentials that a service uses: { [key] = "secret" | "plain" }. A user name may be read, but one without a password is the key itself.
@@ -70,6 +85,7 @@ function M.uses(s)
   if s.user_key then out[s.user_key] = s.key and "plain" or "secret" end
   if s.key then out[s.key] = "secret" end
   for _, row in ipairs(s.rows or {}) do out[row.key] = "secret" end
+  for _, m in ipairs(s.more or {}) do out[m.key] = "secret" end
   return out
 end
 
@@ -144,6 +160,9 @@ local function service(s)
       end
     end
   end
+  if s.enabled ~= nil and type(s.enabled) ~= "boolean" then return nil, "enabled is true or false" end
+  out.off = s.enabled == false or nil
+  if out.off and out.kind == "passthrough" then return nil, "enabled: a host without a credential is open or is not asked for" end
   local name = s.name == nil and slug(host) or s.name
   if type(name) ~= "string" or #name > 64 or not records.name(name) then return nil,
     "name is 3 to 64 small letters, digits and hyphens" end
@@ -180,6 +199,8 @@ local function credential(c)
   if method ~= nil and method ~= "client_secret_post" and method ~= "client_secret_basic" then return nil,
     "oauth.token_auth_method is client_secret_post or client_secret_basic" end
   kept.auth_method = method and method:match("%a+$") or "post"
+  if o.disable_pkce ~= nil and type(o.disable_pkce) ~= "boolean" then return nil, "oauth.disable_pkce is true or false" end
+  kept.disable_pkce = o.disable_pkce or nil
   out.oauth = kept
   return out
 end
@@ -225,11 +246,12 @@ function M.parse(text)
       used[key] = kind
     end
     local account = (s.key or s.user_key) and keys[s.key or s.user_key].oauth or s.kind == "substitute" and keys[s.rows[1].key].oauth
+    for _, m in ipairs(s.more or {}) do account = account or keys[m.key].oauth end
     if account and (s.kind ~= "bearer" or s.rows) then return nil,
       ("services[%d]: a token of OAuth goes out as bearer"):format(i - 1) end
     local first = account and accounts[s.key] or s
-    if first.port ~= s.port or first.path ~= s.path then return nil,
-      ("services[%d]: services of one account are one credential, so they have the same port and path"):format(i - 1) end
+    if first.port ~= s.port or first.path ~= s.path or first.off ~= s.off then return nil,
+      ("services[%d]: services of one account are one credential, so they have the same port and path, and are enabled or not"):format(i - 1) end
     if account then accounts[s.key] = first end
   end
   for _, c in ipairs(out.credentials) do
@@ -389,6 +411,13 @@ local function careful(host)
   if bare ~= host then return ("every name below %s is meant, whoever has it"):format(bare) end
 end
 
+-- What is attached: one key, or the keys of several headers.
+local function keys_of(s)
+  local out = { s.key or s.user_key }
+  for _, m in ipairs(s.more or {}) do out[#out + 1] = m.key end
+  return table.concat(out, ", ")
+end
+
 --- What it would allow, in words: { text, warning | nil } of each service. holders: names of the agents that hold the bundle.
 function M.says(r, holders)
   local out = {}
@@ -399,14 +428,16 @@ function M.says(r, holders)
     local text = s.kind == "passthrough" and ("%s may read from %s, without a credential"):format(holders, where)
       or s.remove and ("%s may no longer %s"):format(holders, s.remove == "host" and "reach " .. s.host or "use the credential " .. s.name)
       or s.kind == "substitute" and ("%s may send anything to %s, with %s"):format(holders, where, table.concat(rows, "; "))
-      or ("%s may send anything to %s, with %s attached%s"):format(holders, where, s.key or s.user_key, rows[1] and ", and " .. table.concat(rows, "; ") or "")
+      or ("%s may send anything to %s, with %s attached%s"):format(holders, where, keys_of(s), rows[1] and ", and " .. table.concat(rows, "; ") or "")
+    if s.off then text = text .. ", once somebody enables it" end
     local account
     for _, c in ipairs(r.credentials) do      -- where what the person types goes: the agent chose it
       local o = c.key == s.key and c.oauth
       if o then
         local http = require "http"
         account = { http.parse_url(o.authorization_url or o.token_url).host, http.parse_url(o.token_url).host }
-        text = ("%s; its account is signed in to at %s, and its client secret goes to %s"):format(text, account[1], account[2])
+        text = ("%s; its account is signed in to at %s, and its client secret goes to %s%s"):format(text, account[1], account[2],
+          o.disable_pkce and "; the sign-in goes without PKCE" or "")
       end
     end
     local warning = not s.remove and (careful(s.host) or account and (careful(account[1]) or careful(account[2]))) or nil

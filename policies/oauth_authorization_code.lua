@@ -1,5 +1,5 @@
 --- OAuth 2.0 authorization code: a person consents once, and the account's tokens are kept fresh from then on.
--- RFC 6749 section 4.1 and 6 (the grants), RFC 7636 (PKCE, always S256), RFC 9207 (iss), RFC 8707 (resource),
+-- RFC 6749 section 4.1 and 6 (the grants), RFC 7636 (PKCE with S256), RFC 9207 (iss), RFC 8707 (resource),
 -- RFC 8628 (the device grant), RFC 7009 (revocation), RFC 7523 (private_key_jwt), RFC 6750 (the header).
 --
 -- For: Google, GitHub, Slack, Microsoft, Notion, Linear, Atlassian and whatever else asks a person; MCP servers.
@@ -15,7 +15,7 @@
 --         with a client_secret, private_key_jwt with a private_key, else none; scopes, scope_separator and
 --         scope_parameter, where the consent wants another than `scope`; audience and params.NAME, for the consent
 --         alone; resource, for the consent and the tokens; redirect_uri, where the provider has another one registered
---         than http://127.0.0.1:7082/callback; token_body, form or json; token_member, in which the answer's tokens stand
+--         than http://127.0.0.1:7082/callback; pkce=false for a server that refuses its parameters; token_body, form or json; token_member, in which the answer's tokens stand
 --         (Slack's user tokens: authed_user); header and prefix, where the API does not read "Authorization: Bearer";
 --         ttl, seconds, where the server says none.
 -- Tokens come from `sallyport connect NAME`, or pasted: access_token=@FILE refresh_token=@FILE beside the fields of
@@ -70,6 +70,7 @@ return {
     { name = "audience", help = "Atlassian, Auth0: the API's identifier" },
     { name = "resource", type = "list", help = "RFC 8707: the API's URL; may be several" },
     { name = "params", type = "map", help = "params.NAME=VALUE: a further parameter of the consent's address" },
+    { name = "pkce", type = "boolean", default = true, help = "false for a server that refuses code_challenge (RFC 7636)" },
     { name = "redirect_uri", help = "As registered; http://127.0.0.1:7082/callback where left out" },
     { name = "token_body", type = "enum", values = { "form", "json" }, default = "form",
       help = "How token requests' bodies are written" },

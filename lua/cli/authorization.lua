@@ -101,9 +101,14 @@ function M.ask(env, opened, spec)
   }
   local query = {
     { "response_type", "code" }, { "client_id", cred.client_id }, { "redirect_uri", spec.redirect_uri },
-    { "state", asked.state }, { "code_challenge", M.challenge(env.secret, asked.verifier) },
-    { "code_challenge_method", "S256" },
+    { "state", asked.state },
   }
+  if cred.pkce ~= false then
+    query[#query + 1] = { "code_challenge", M.challenge(env.secret, asked.verifier) }
+    query[#query + 1] = { "code_challenge_method", "S256" }
+  else
+    asked.verifier = nil
+  end
   if #spec.scopes > 0 then
     query[#query + 1] = { cred.scope_parameter or "scope", table.concat(spec.scopes, cred.scope_separator or " ") }
   end
@@ -226,10 +231,9 @@ end
 
 --- RFC 6749 4.1.3 and RFC 7636 4.5.
 function M.code_grant(asked, code)
-  return {
-    { "grant_type", "authorization_code" }, { "code", code }, { "redirect_uri", asked.redirect_uri },
-    { "code_verifier", asked.verifier },
-  }
+  local out = { { "grant_type", "authorization_code" }, { "code", code }, { "redirect_uri", asked.redirect_uri } }
+  if asked.verifier then out[4] = { "code_verifier", asked.verifier } end
+  return out
 end
 
 --- Trades a grant, or a refresh token (state), for tokens, the type's own way: answer, sent_at | nil, code, detail.

@@ -618,7 +618,7 @@ local function add(args, opt, ctx)
   opt.host = opt.host or pol.hosts
   if not opt.host then report.usage("--host is missing: it says where the secret may go",
     "--host api.example.com") end
-  local plain = { name = name, type = pol.name, ports = { 443 }, bundles = { "default" }, enabled = true }
+  local plain = { name = name, type = pol.name, ports = { 443 }, bundles = { "default" }, enabled = not opt.off }    -- off: a proposal alone says so
   local specs = require("policy").fields(pol)
   read_scope(plain, opt, ctx)   -- everything that can be wrong is said before a secret is asked for
   check_shared(pol, plain)

@@ -13,7 +13,7 @@ local function shape(r, accounts)
   local services, credentials, says = report.array(), report.array(), proposals.says(r, proposals.holders(r.bundle))
   for i, s in ipairs(r.services) do
     services[i] = { name = s.name, host = s.host, port = s.port, path = s.path, kind = s.kind, key = s.key, user_key = s.user_key,
-      header = s.header, prefix = s.prefix, remove = s.remove, substitutions = s.rows and report.array(s.rows),
+      header = s.header, prefix = s.prefix, more = s.more and report.array(s.more), enabled = not s.off, remove = s.remove, substitutions = s.rows and report.array(s.rows),
       says = says[i].text, warning = says[i].warning }
   end
   for i, c in ipairs(r.credentials) do

@@ -58,14 +58,15 @@ def test_asked_and_approved(t):
 
 
 def test_long_texts(t):
-    """texts as long as they may be, in one line, in many, in letters of three bytes, and one byte more"""
+    """texts as long as they may be, in one line, in many, in letters of three bytes, and one character more"""
     s, up = t.proxy()
     for name, most in (("user_message", 5000), ("message", 2000)):
         for text in ("a", "\u20ac", "\\", " x", "\n"):
-            status, made, _ = own(s, "POST", "/v1/proposals", ASK | {name: text * (most // len(text.encode()))})
+            status, made, _ = own(s, "POST", "/v1/proposals", ASK | {name: text * (most // len(text))})
             assert status == 201, (name, text, made)
-        status, made, _ = own(s, "POST", "/v1/proposals", ASK | {name: "a" * (most + 1)})
-        assert status == 400 and f"at most {most}" in made["message"], made
+        for text in ("a", "\u20ac"):
+            status, made, _ = own(s, "POST", "/v1/proposals", ASK | {name: text * (most + 1)})
+            assert status == 400 and f"at most {most} characters" in made["message"], made
     assert "ev=task_failed" not in s.log()
 
 
@@ -93,12 +94,24 @@ def test_kinds(t):
     assert named["secrets"] == ["password", "secret_username"] and SECRET not in str(named), "a user name alone is the key"
     assert s.request(target="/named/x").status == 200 and up.requests[-1].get("authorization") == "Basic " + base64.b64encode(f"{SECRET}:".encode()).decode()
     third = own(s, "POST", "/v1/proposals", {"services": [{"name": "drive", "host": "drive.test", "auth": {"type": "bearer", "token": "DRIVE"}}],
-        "credentials": [{"key": "DRIVE", "type": "oauth", "oauth": {"token_url": "https://id.test/token", "authorization_url": "https://id.test/auth", "client_id": "c1", "scopes": "read"}}]})
+        "credentials": [{"key": "DRIVE", "type": "oauth", "oauth": {"token_url": "https://id.test/token", "authorization_url": "https://id.test/auth", "client_id": "c1", "scopes": "read", "disable_pkce": True}}]})
     assert third[0] == 201, third
+    assert "without PKCE" in s.cli("proposal", "show", third[1]["id"]).stdout
     assert "is signed in to at id.test, and its client secret goes to id.test" in s.cli("proposal", "show", third[1]["id"]).stdout
     r = s.cli("proposal", "approve", third[1]["id"])
     drive = json.loads(s.cli("credential", "show", "drive", "--json").stdout)
-    assert drive["type"] == "oauth_authorization_code" and drive["fields"]["client_id"] == "c1" and "sallyport connect drive" in r.stderr, r.stderr
+    assert drive["type"] == "oauth_authorization_code" and drive["fields"]["client_id"] == "c1" and drive["fields"]["pkce"] is False and "sallyport connect drive" in r.stderr, r.stderr
+    several = {"services": [{"name": "several", "host": "api.test/several", "auth": {"type": "custom", "headers": {"X-B": "Token {{ B }}", "X-A": "{{A}}"}}},
+                            {"name": "off", "host": "api.test/off", "auth": {"type": "bearer", "token": "A"}, "enabled": False}], "credentials": [{"key": "A"}, {"key": "B"}]}
+    id = own(s, "POST", "/v1/proposals", several)[1]["id"]
+    shown = s.cli("proposal", "show", id).stdout
+    assert "with A, B attached" in shown and "once somebody enables it" in shown, shown
+    s.cli("proposal", "approve", id, f"A=@{s.secret_file(SECRET)}", f"B=@{s.secret_file(SECRET + 'b')}")
+    assert s.request(target="/several/x", headers={"X-B": "mine"}).status == 200, "one credential, two headers"
+    assert (up.requests[-1].get("x-a"), up.requests[-1].get("x-b")) == (SECRET, f"Token {SECRET}b")
+    assert s.request(target="/off").status == 403, "made, and not in force"
+    s.cli("credential", "enable", "off")
+    assert s.request(target="/off").status == 200
     fourth = own(s, "POST", "/v1/proposals", ask)[1]["id"]
     assert s.cli("proposal", "approve", fourth, "--only", "none", check=False).returncode == 2
     s.cli("proposal", "reject", fourth, "--reason", "not now")
@@ -180,6 +193,11 @@ def test_bounds_and_strangers(t):
     base = ASK["services"][0]
     for change, why in (({"services": []}, "services is empty"), ({"services": [base] * 11}, "at most 10"), ({"services": [{**base, "host": "*"}]}, "services[0]: host"),
                         ({"services": [{**base, "host": "$EVIL.test"}]}, "host"), ({"services": [{**base, "host": "a b"}]}, "host"), ({"services": [{**base, "auth": {"type": "bearer"}}]}, "auth.token"),
+                        ({"services": [{**base, "enabled": 0}]}, "enabled"), ({"services": [{**base, "auth": {"type": "passthrough"}, "enabled": False}], "credentials": []}, "enabled"),
+                        *(({"services": [{**base, "auth": {"type": "custom", "headers": h}}]}, why) for h, why in (({}, "1 to 10 headers"), ([], "1 to 10 headers"), (["{{STRIPE_KEY}}"], "1 to 10 headers"),
+                            ({"X-A": "{{STRIPE_KEY}}", "x-a": "{{STRIPE_KEY}}"}, "twice"), ({"X-A": "{{STRIPE_KEY}}", "X-B": "none"}, "behind it"), ({"X-A": "{{STRIPE_KEY}}", "X-B": "{{OTHER}}"}, "OTHER is none"),
+                            ({f"X-{i}": "{{STRIPE_KEY}}" for i in range(11)}, "1 to 10 headers"))),
+                        ({"credentials": [{"key": "STRIPE_KEY", "type": "oauth", "oauth": {"token_url": "https://id.test/", "disable_pkce": "yes"}}]}, "disable_pkce"),
                         ({"services": [{**base, "auth": {"type": "magic"}}]}, "auth.type"), ({"services": [{**base, "action": "delete"}], "credentials": []}, "there is no such service"), ({"services": [{"action": "delete"}], "credentials": []}, "name or host"),
                         ({"services": [{**base, "action": "put"}]}, "action"), ({"credentials": [{"key": "STRIPE_KEY", "action": "delete"}]}, "by a person alone"), ({"services": [{**base, "name": "../x"}]}, "name"),
                         ({"services": [base, base]}, "twice"), ({"services": [{**base, "auth": {"type": "bearer", "token": "OTHER"}}]}, "OTHER is none"), ({"services": "x"}, "services"),
