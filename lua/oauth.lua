@@ -387,6 +387,7 @@ function M.net(with)
 
   --- What a helper program prints: { { name, secret } … } | nil, code. spec = { program, arguments = {…}, timeout = ms }
   function net.command(spec, deadline)
+    assert(with.command, "net.command: a type that runs programs says so: programs = true")
     assert(type(spec) == "table" and type(spec.program) == "string", "net.command: program is missing")
     assert(#(spec.arguments or {}) < ARGUMENTS_MAX, "net.command: too many arguments")
     local now = with.time.now()

@@ -71,7 +71,7 @@ local type_keys = {
   validate = "function", apply = "function", refresh = "function", examples = "table", mint = "table function", seal = "table",
   hosts = "table", env = "table", rows = "boolean",
   connect = "function", sends_secret = "boolean", stand_in = "table", foreign = "table", clock = "boolean",
-  targets = "table", carriers = "table", pure = "boolean", plain = "table function",
+  targets = "table", carriers = "table", pure = "boolean", plain = "table function", programs = "boolean",
 }
 local match_keys = {
   kind = "string", api = "integer", name = "string", title = "string", examples = "table",
@@ -576,6 +576,7 @@ function Check:type(t, pol)
   if not pol.expired then return nil end
   pol.sends_secret = t.sends_secret ~= false   -- false: what goes out is good for that request alone
   pol.clock = t.clock
+  pol.programs = t.programs == true            -- else net.command runs none
   -- `apply` looks at cred alone: what it sets is kept until something changes. That it reads nothing of the request is
   -- seen at each run; a clock or a nonce is not seen. (A `refresh` may have use for both.)
   local moving = t.pure and not t.refresh and code_of(self.source):match("%f[%w_]time%f[^%w_]") or t.pure and not t.refresh and code_of(self.source):match("%f[%w_]nonce%f[^%w_]")
@@ -592,6 +593,7 @@ function Check:type(t, pol)
   -- A type that a person connects (lua/cli/authorization.lua): its refresh takes cred.grant, and connect(cred) answers how the
   -- client says who it is.
   if t.connect and not t.refresh then return self:fail("connect", "a type with connect needs refresh") end
+  if t.programs and not t.refresh then return self:fail("programs", "a type with programs needs refresh") end
   pol.apply, pol.refresh, pol.validate, pol.help, pol.rows = t.apply, t.refresh, t.validate, t.help, t.rows
   pol.connect = t.connect
   return pol

@@ -51,7 +51,7 @@ function M.build(with)
   local function net_for(opened, deadline)
     local net, seen = oauth.net {
       client = require("route").client, time = time, secret = secret, form = require "form", json = json,
-      command = function(spec, till)
+      command = opened.pol.programs and function(spec, till)
         local headers, code, status = host.command(spec, till)
         if not headers and host.log then
           host.log(("ev=command credential=%s err=%s%s"):format(opened.name, code, status and " exit=" .. status or ""))

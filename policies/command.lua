@@ -34,6 +34,7 @@ return {
   api    = 1,
   name   = "command",
   title  = "Headers that a program prints",
+  programs = true,
   fields = {
     { name = "program", required = true, help = "Its name in the folder of serve --helpers" },
     { name = "arguments", default = "", help = "Parted by spaces; \"…\" or '…' around one that holds some" },

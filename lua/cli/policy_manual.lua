@@ -207,6 +207,16 @@ true: a signature of this type fails where this machine's clock is wrong, so tha
 true: `apply` reads cred alone, no request, clock or nonce, so that what it sets is kept until something changes.
     pure = true
 
+## type.programs
+true: `refresh` runs programs of the operator's (net.command), and credentials of the type are made and changed on the command line alone:
+whoever holds the page must not have what a program prints go to a host of theirs.
+    programs = true,
+    refresh = function(cred, net, deadline)
+      local printed, code = net.command({ program = "mint", timeout = 1000 }, deadline)
+      if not printed then return nil, code end
+      return { secrets = { token = printed[1][2] }, expires_at = time.now() + 300 }
+    end
+
 ## type.examples
 What each request must come to: see `policy help example`. They run at every `policy put`.
     fields = { { name = "key", secret = true } },
@@ -546,7 +556,7 @@ redirect, refused, malformed, no_access_token, token_type.
     state.expires_at --> 1700000060
 
 ## net.command({ program =, arguments = { … }, timeout = ms }, deadline) -> { { name, secret }, … } | nil, code (yields)
-Runs a program of the folder `serve --helpers`, which prints a JSON object of headers. Codes: no_helpers, command_failed,
+Runs a program of the folder `serve --helpers`, which prints a JSON object of headers, for a type that says `programs = true`. Codes: no_helpers, command_failed,
 command_timeout, command_missing, command_unsafe, command_malformed, command_too_large, command_busy.
     #net.command({ program = "mint", arguments = {}, timeout = 1000 }, deadline) --> 1
 

@@ -134,7 +134,7 @@ function M.net(pol, cred, answers)
     end,
     allows = function(url) return policy.allows_url(pol, cred, url) end,
     plain = policy.plain(pol, cred),
-    command = function(spec)
+    command = pol.programs and function(spec)
       local a = answers and (take(answers, used, { url = spec[1] }) or lacks("the program " .. tostring(spec[1])))
       if not a then return { { "authorization", core.of("made up") } } end
       if a.error then return nil, a.error end

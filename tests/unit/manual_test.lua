@@ -42,7 +42,7 @@ end
 local function world()
   local pol = assert(policy.compile("t", [[return { kind = "type", api = 1, name = "t", title = "T",
     fields = { { name = "key", secret = true } }, endpoints = { "https://login.acme.test/token" }, body = { max = 1000 },
-    apply = function() end, refresh = function() end }]]))
+    programs = true, apply = function() end, refresh = function() end }]]))
   local req = require("example").request { method = "POST", url = "https://api.acme.test/v1/a%20b?q=1&r=a+b",
     headers = { accept = "*/*", ["content-type"] = "application/json" }, body = '{"a":1}' }
   local cred = policy.view(pol, { key = core.as_field(core.of("k")) }, { access_token = core.of("t1") })
