@@ -35,6 +35,21 @@ local function count(into, host, other, member, n, time)
   return row
 end
 
+-- Names of the presets that go to this host | nil: none.
+local function presets_for(host, all)
+  local names
+  for _, p in ipairs(all) do
+    for _, h in ipairs(p.hosts or {}) do
+      if h == host or h:sub(1, 2) == "*." and host:sub(1 - #h) == h:sub(2) then
+        names = names or report.array()
+        names[#names + 1] = p.name
+        break
+      end
+    end
+  end
+  return names
+end
+
 --- A summary to which records are added: it.add(record, host).
 function M.new()
   local refused, sent = { by = {}, list = {}, n = 0 }, { by = {}, list = {}, n = 0 }
@@ -70,9 +85,16 @@ function M.new()
     return report.array(list)
   end
 
-  --- { records, refused, sent, refused_by_host, sent_by_host }
+  --- { records, refused, sent, refused_by_host, sent_by_host }. A host that is not allowed has the names of presets that go there.
   function it.result()
     all.refused_by_host, all.sent_by_host = finish(refused.list), finish(sent.list)
+    local known
+    for _, row in ipairs(all.refused_by_host) do
+      if row.code == "host_not_allowed" then
+        known = known or require("presets").load() or { presets = {} }
+        row.presets = presets_for(row.host, known.presets)
+      end
+    end
     return all
   end
   return it

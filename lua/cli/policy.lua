@@ -111,6 +111,7 @@ local function contents(ctx, path, max)
 end
 
 local function read(ctx, path)
+  if ctx.page and path ~= ctx.draft then report.fail("no file of this machine is opened from here", "name a policy, or send its text") end
   -- Where an agent can write, a pipe may stand under the name: nobody would write into it, and we would wait.
   local is = ctx.host.stat(ctx.host.realpath(path) or path)
   if is and is.type ~= "file" then report.fail(("cannot read %s: it is no plain file"):format(report.clean(path))) end
@@ -351,7 +352,7 @@ local function try(args, opt, ctx)
   local headers, words = {}, table.move(args, 4, #args, 1, {})
   for _, line in ipairs(opt.header or {}) do header_of(line, headers) end
   local body = opt.data
-  if body and body:sub(1, 1) == "@" then
+  if body and body:sub(1, 1) == "@" and not ctx.page then
     body = contents(ctx, body:sub(2), BODY_MAX)
   end
   if opt.credential and words[1] then report.usage("--credential NAME has its own fields", "leave out FIELD=VALUE, or --credential") end

@@ -118,6 +118,8 @@ local function type_of(row, values, given)
     name = record and record.type
   elseif row.words == "rule add" then
     name = given.type
+  elseif row.words == "policy try" then
+    name = values.name
   end
   name = type(name) == "string" and require("records").name(name)
   return name and require("policy_store").load(name) or nil, record
@@ -394,7 +396,7 @@ local function change(request, row, values, who)
   local person = rows.of_people(row) and need_for_person(who, values, given) or nil
   expect = expect or person
   local source
-  if row.words == "policy put" or row.words == "policy test" then
+  if row.words == "policy put" or row.words == "policy test" or row.words == "policy try" then
     if not require("policy").name_ok(values.name) then bad "that is no policy's name" end       -- NAME.lua would be a file of this machine
     source, given.source = given.source, nil
     if row.words == "policy put" or source ~= nil then source = text_of(source, "source") end

@@ -77,6 +77,7 @@ local function add(rows, method, path, words, more)
   for k, v in pairs(more or {}) do row[k] = v end
   row.scope = row.scope or (method == "GET" and "read" or "write")
   local takes = row.takes or c and members_of(c, row.named and 0 or #row.parts, row.named) or {}
+  takes[#takes + 1] = row.and_takes
   if method == "GET" then row.query = takes elseif method ~= "DELETE" then row.body = takes end
   if row.body and not row.body[1] then row.body = nil end
   rows[#rows + 1] = row
@@ -84,7 +85,7 @@ end
 
 local ends = { remove = true, revoke = true }
 -- Verbs that have another address below.
-local apart = { ["credential presets"] = true, ["policy put"] = true, ["policy test"] = true, ["policy diff"] = true, ["policy history"] = true,
+local apart = { ["credential presets"] = true, ["policy put"] = true, ["policy test"] = true, ["policy try"] = true, ["policy diff"] = true, ["policy history"] = true,
   ["gateway scope"] = true, ["seal revoke"] = true }
 
 local function of_family(rows, f)
@@ -142,6 +143,8 @@ local function make()
     { name = "sha256", kind = "text", option = "sha256", about = "that the text must have" } } })
   add(rows, "POST", "/policies/{name}/test", "policy test", { family = "policy", scope = "policy",
     takes = { text("source", "a draft; what is in force unless it is there") }, about = "runs its examples" })
+  add(rows, "POST", "/policies/{name}/try", "policy try", { family = "policy", scope = "policy", and_takes = text("source", "a draft; what is in force unless it is there"),
+    about = "what it makes of a request, which is not sent" })
   add(rows, "GET", "/policies/{name}/history", "policy history")
   add(rows, "GET", "/policies/{name}/diff", "policy diff", { takes = {} })
   add(rows, "POST", "/seal/revoke", "seal revoke")

@@ -12,7 +12,7 @@ local allowed = {
   key = true, connection = true, approval = true, proposal = true, explain = true, log = true, env = true, status = true,
     doctor = true, disconnect = true,
   seal = { revoke = true }, set = true,
-  policy = { list = true, show = true, put = true, test = true, history = true, rollback = true, use = true, diff = true,
+  policy = { list = true, show = true, put = true, test = true, try = true, history = true, rollback = true, use = true, diff = true,
     remove = true },
 }
 
@@ -69,7 +69,7 @@ function M.run(args, given)
   end
   local out, notes = {}, {}
   local ctx = { home = given.home, opened = true, json = true, page = true, asked = given.asked,
-    typed = given.typed or {},
+    typed = given.typed or {}, draft = file and file.path,
     host = setmetatable({ isatty = function() return false end }, { __index = require "host" }),
     out = function(s) out[#out + 1] = s end, note = function(s) notes[#notes + 1] = s end }
   local db = require "cli.db"

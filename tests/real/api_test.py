@@ -148,7 +148,12 @@ def test_all_that_the_page_does(t):
     assert s.request(host="other.test", auth=auth, wire=None).status == 403
     s.wait_record({"host": "other.test"})
     assert [r["host"] for r in a.ask("GET", "/log?agent=helper&denied=true&newest=10")] == ["other.test"]
-    assert a.ask("GET", "/log/summary?since=1h")["refused"] == 1
+    assert s.request(host="api.stripe.com", auth=auth, wire=None).status == 403
+    s.wait_record({"host": "api.stripe.com"})
+    refused = {r["host"]: r for r in a.ask("GET", "/log/summary?since=1h")["refused_by_host"]}
+    assert refused["api.stripe.com"]["presets"] == ["stripe"] and "presets" not in refused["other.test"], refused
+    record = a.ask("GET", "/log?denied=true&newest=1")[0]
+    assert a.ask("GET", "/log?text=" + record["request"]) == [record]
     assert a.ask("GET", "/explain?agent=helper&method=GET&url=" + urllib.parse.quote("https://other.test/", safe=""))["decision"] == "deny"
     a.ask("POST", "/bundles/default/domains", {"host": "other.test", "methods": ["GET"]}, want=201)
     assert s.request(host="other.test", auth=auth).status != 403
@@ -178,6 +183,14 @@ def test_all_that_the_page_does(t):
     mine.write_text("a draft of the operator's")
     tried = a.ask("POST", "/policies/bearer/test", {"source": "return 1"})[0]
     assert tried["ok"] is False and str(s.home) not in json.dumps(tried) and "draft-" not in json.dumps(tried), tried
+    tried = a.ask("POST", "/policies/bearer/try", {"method": "GET", "url": "https://api.test/x", "headers": ["Accept: text/plain"], "data": "@/etc/passwd", "fields": {"token": OTHER},
+                                                   "source": source.replace('"Bearer "', '"Mine "', 1)})
+    assert tried["after"]["headers"]["authorization"].startswith("Mine «token»") and tried["before"]["body"] == "@/etc/passwd" and tried["before"]["headers"]["accept"] == "text/plain", tried
+    assert a.ask("POST", "/policies/bearer/try", {"method": "GET", "url": "https://api.test/x", "credential": "app"})["after"]["headers"]["authorization"] == "Bearer «token»"
+    for body in ({"method": "get", "url": "https://api.test/x"}, {"method": "GET", "url": "/x"}, {"method": "GET"}):
+        a.ask("POST", "/policies/bearer/try", body, want=400)
+    for name in ("page.lua", "..%2fbearer.lua"):
+        assert a.raw("POST", f"/policies/{name}/try", {"method": "GET", "url": "https://api.test/x"})[0] in (400, 404), "a file of this machine"
     assert a.ask("PUT", "/policies/bearer", {"source": source + "-- mine\n", "note": "mine"})["version"] == 1
     assert [x.name for x in s.home.glob("*.lua")] == ["bearer.lua"] and mine.read_text() == "a draft of the operator's" and not list(s.home.glob("draft-*"))
     assert "-- mine" in a.ask("GET", "/policies/bearer/diff")["text"] and len(a.ask("GET", "/policies/bearer/history")) == 2
