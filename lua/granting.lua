@@ -229,7 +229,7 @@ end
 --- Accounts of a proposal that was approved which wait for somebody to sign in, so many seconds at most after that: { name, host of the
 -- authorization server, at = which service } each.
 function M.unconnected(r, within)
-  local out, seen, store, now = {}, {}, require "store", require("time").wall()
+  local out, seen, store, token_state, now = {}, {}, require "store", require "cli.token_state", require("time").wall()
   if r.state ~= "applied" then return out end
   for i, s in ipairs(r.services) do
     local o = s.key and not seen[s.key] and oauth_of(r, s.key)
@@ -237,7 +237,8 @@ function M.unconnected(r, within)
     -- the one that the approval made: a later one of the same name may be anybody's
     local made = cred and cred.type == "oauth_authorization_code" and (cred.fields or {}).token_url == o.token_url and cred.created and cred.created >= r.created
       and now - cred.created <= within and cred.created <= now
-    if made and not store.peek("state", s.name) then
+    -- A request of the agent's meanwhile, or an answer that was none, may have left a failure: that is no token.
+    if made and token_state.connection(token_state.read(cred, now)) == "not connected" then
       seen[s.key] = true
       local url = require("http").parse_url(o.authorization_url or "")
       if url then out[#out + 1] = { name = s.name, host = url.host, at = i } end

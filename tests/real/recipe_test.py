@@ -2,11 +2,13 @@
 page, over the API and at the door. oidc-provider over TLS is the authorization server."""
 import base64
 import hashlib
+import http.client
 import json
 import re
 import secrets
 import ssl
 import subprocess
+import time
 import urllib.parse
 import urllib.request
 
@@ -224,15 +226,45 @@ def test_api(t):
     assert credentials(s) == ["drive"]
     made = api.ask("POST", "/credentials", {"name": "own", "type": "oauth_authorization_code", "hosts": ["own.test"], "fields": {**oauth, "refresh_token": refresh}}, want=201)
     assert made["name"] == "own" and server.spent() == before + 1 and refresh not in json.dumps(made)
+    assert "code_challenge" in api.ask("POST", "/credentials/own/consent", {})["url"]
+    api.ask("PATCH", "/credentials/own", {"fields": {"pkce": False}})
+    assert "code_challenge" not in api.ask("POST", "/credentials/own/consent", {})["url"], "for a server that refuses it"
+
+
+def attacked(s, server, eve, ada, base, at, url, back):
+    """Eve is an admin of a tenant at this door, and Ada has begun to sign in to an account: nothing of Eve's counts there."""
+    here = urllib.parse.urlsplit(base)
+    for path, fields in ((at, [("answer", "approve"), ("s.1", "on")]), (at, [("answer", "reject")]), ("/approvals/q/12ab", [("answer", "always")])):
+        assert eve.go(base + path, fields).status == 403, (path, eve.status)
+    for path in ("/approvals", at, "/approvals/callback?" + urllib.parse.urlsplit(back).query):
+        assert eve.go(base + path).status == 403, path
+    # Another account's code in Ada's answer: it was given for another verifier (RFC 7636).
+    mine = re.sub("code_challenge=[^&]*", "code_challenge=" + base64.urlsafe_b64encode(hashlib.sha256(b"e" * 43).digest()).rstrip(b"=").decode(), url)
+    stranger = person_of(server)
+    stranger.consent(mine)
+    injected = next(u for u in stranger.went if "/approvals/callback" in u)
+    assert urllib.parse.parse_qs(urllib.parse.urlsplit(injected).query)["state"] == urllib.parse.parse_qs(urllib.parse.urlsplit(back).query)["state"]
+    assert ada.go(injected).status == 400 and "was not connected" in ada.page, ada.page
+    # A client of the door's own OAuth that has the callback as its redirect address: its codes and states are none of a sign-in's.
+    c = http.client.HTTPConnection(here.hostname, here.port, timeout=30 * sallyport.SLOW)
+    c.request("POST", "/oauth/register", json.dumps({"client_name": "eve", "redirect_uris": [base + "/approvals/callback"], "token_endpoint_auth_method": "none"}), {"Content-Type": "application/json"})
+    r = c.getresponse()
+    made = json.loads(r.read())
+    c.close()
+    assert r.status in (201, 400), (r.status, made)
+    for state in ("eve", "x.%x.y.z" % int(time.time()), *re.findall(r'name="csrf" value="([^"]+)"', ada.go(base + "/connections").page)):
+        assert ada.go(base + "/approvals/callback?" + urllib.parse.urlencode({"code": "eve", "state": state})).status == 400, state
+    assert s.request(host="drive.test", wire=None).status == 502, "not connected by any of it"
 
 
 def test_door(t):
-    """from a phone: approval_url, approve, and the provider's page one click away; its answer counts in this session alone and once; who may not answer connects nothing; pasted tokens are tried at once"""
+    """from a phone: approval_url, approve, and the provider's page one click away; its answer counts in this session alone and once; who may not answer, though a tenant's admin, connects nothing by codes, states or clients of their own; pasted tokens are tried at once"""
     s, up, server = world(t, serve=False)
     port = free_port()
     base = f"http://127.0.0.1:{port}"
     s.cli("set", "public-url", base)
-    links = {who: s.cli("user", "add", who, *flags).stdout.strip() for who, flags in (("ada", ["--approve"]), ("bob", ["--approve"]), ("eve", []))}
+    s.cli("tenant", "add", "acme")
+    links = {who: s.cli("user", "add", who, *flags).stdout.strip() for who, flags in (("ada", ["--approve"]), ("bob", ["--approve"]), ("eve", ["--tenant", "acme=admin"]))}
     s.canaries.append(PASSWORD)
     s.serve("--gateway", f"127.0.0.1:{port}", *roads(s, up, server))
     people = {who: Browser(base).set_password(link) for who, link in links.items()}
@@ -258,6 +290,7 @@ def test_door(t):
         assert people[who].go(back).status in (400, 403), "another session"
     for wrong in (re.sub("state=[^&]*", "state=x", back), re.sub(r"state=([^.]*)\.[^.]*", r"state=\1.1", back), base + "/approvals/callback"):
         assert ada.go(wrong).status == 400, wrong
+    attacked(s, server, people["eve"], ada, base, at, url, back)
     ada.go(back)
     assert ada.status == 200 and "Connected" in ada.page, ada.page
     agent.works(up, server)
