@@ -7467,6 +7467,19 @@ hex_decode(void *out, struct slice in)
 	return true;
 }
 
+/* The number of a digit of either alphabet; of another character, of any. In a table, for without one each is a jump that
+ * no processor foretells. */
+static unsigned
+b64_digit(char c)
+{
+	static const uint8_t digit[256] = {
+	    ['+'] = 62, 0, 62, 0, 63, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, ['A'] = 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12,
+	    13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, ['_'] = 63, ['a'] = 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36,
+	    37, 38, 39, 40, 41, 42, 43, 44, 45, 46, 47, 48, 49, 50, 51};
+
+	return digit[(uint8_t)c];
+}
+
 /* RFC 4648 3.2 to 3.5, strict: no white space, canonical padding (none with `url`), zero pad bits.
  * `out` may be in.p. Returns the bytes written; -1: malformed, or more than `cap` bytes. */
 static ssize_t
@@ -7487,13 +7500,11 @@ b64_decode(void *out, size_t cap, struct slice in, bool url)
 	if (n % 4 == 1)
 		return -1;
 	for (size_t i = 0; i < n; i++) {
-		char c = in.p[i];
-		int d = c >= 'A' && c <= 'Z' ? c - 'A' : c >= 'a' && c <= 'z' ? c - 'a' + 26 : ascii_digit(c) ? c - '0' + 52 :
-		    c == abc[62] ? 62 : c == abc[63] ? 63 : -1;
+		unsigned d = b64_digit(in.p[i]);
 
-		if (d < 0)
+		if (abc[d] != in.p[i])
 			return -1;
-		v = v << 6 | (uint32_t)d;
+		v = v << 6 | d;
 		bits += 6;
 		if (bits >= 8) {
 			if (o == cap)
@@ -11400,8 +11411,10 @@ scrub_may_escape(const struct scrub_table *t, unsigned coding, const char *p)
 	static const char control[32] = {['b'&31] = '\b', ['f'&31] = '\f', ['n'&31] = '\n', ['r'&31] = '\r', ['t'&31] = '\t'};
 	size_t n;
 
+	if (coding == SCRUB_PERCENT && (hex_digit(p[1]) < 0 || hex_digit(p[2]) < 0))
+		return false;
 	if (coding == SCRUB_JSON && p[1] != 'u')
-		return scrub_leads(t, p[1] < 'a' ? p[1] : control[p[1] & 31]);
+		return (p[1] >= 'a' || p[1] == '"' || p[1] == '\\' || p[1] == '/') && scrub_leads(t, p[1] < 'a' ? p[1] : control[p[1] & 31]);
 	if (coding == SCRUB_HTML && p[1] != '#')
 		return (t->names >> scrub_name(p + 1) & 1) != 0;
 	if (t->runs[coding])            /* and no value has more than ASCII, but for percent's */
@@ -11453,6 +11466,8 @@ scrub_far(const struct scrub_scan *z, unsigned coding, size_t at)
 	const char c = scrub_escape[coding], *p = z->in.p + at, *far = p + 1, *end = z->in.p + z->in.n;
 	size_t longest = 1, n;
 
+	if (end - p > 2 * SCRUB_UNIT_MAX && ascii_eight(p + 1, c) == 0 && ascii_eight(p + 8, c) == 0)
+		return at + 1;
 	for (size_t i = 1; z->t->runs[coding] && end - p > 2 * SCRUB_UNIT_MAX; i++) {
 		n = *p == c ? scrub_usual(coding, p) : 1;
 		longest = n > longest ? n : longest;
@@ -11654,8 +11669,8 @@ static bool
 scrub_begins(struct scrub_scan *z, size_t at, unsigned coding)
 {
 	size_t n, seen;
-	char c[4];
-	bool cut = scrub_unit(z->in, at, coding, z->end, c, &n) == 0;
+	char c[4] = {z->in.p[at]};
+	bool cut = c[0] == scrub_escape[coding] && scrub_unit(z->in, at, coding, z->end, c, &n) == 0;
 	unsigned last = cut ? 255 : (uint8_t)c[0];
 
 	for (unsigned byte = cut ? 0 : last; byte <= last; byte++)
@@ -16176,7 +16191,11 @@ static void
 store_aead(const uint8_t key[32], const uint8_t nonce[12], void *data, size_t n, struct slice aad,
     uint8_t tag[16], bool encrypt)
 {
-	br_poly1305_ctmul_run(key, nonce, data, n, aad.p, aad.n, tag, br_chacha20_ct_run, encrypt);
+	br_chacha20_run chacha20 = br_chacha20_sse2_get();
+	br_poly1305_run poly1305 = br_poly1305_ctmulq_get();
+
+	(poly1305 != NULL ? poly1305 : br_poly1305_ctmul_run)(key, nonce, data, n, aad.p, aad.n, tag,
+	    chacha20 != NULL ? chacha20 : br_chacha20_ct_run, encrypt);
 }
 
 /* The id of the key file's key: tells a wrong file from a damaged wrapping. */
@@ -18261,7 +18280,7 @@ seal_next(struct slice in, size_t *at, struct sealed *t)
 		    t->head[0] != 1 || t->head[1] > SEAL_JWT || t->head[4] != 0 || (kept = load_be16(t->head + 2)) > before)
 			continue;
 		/* behind a head alone: a text may be nothing but marks, and each would be counted to its end */
-		while (end < in.n && (ascii_alnum(in.p[end]) || in.p[end] == '-' || in.p[end] == '_'))
+		while (end < in.n && b64_url[b64_digit(in.p[end])] == in.p[end])
 			end++;
 		t->code = (struct slice){in.p + *at, end - *at};
 		if (t->code.n < SEAL_CODE_MIN)

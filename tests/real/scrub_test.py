@@ -104,6 +104,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Type", "text/plain")
         self.send_header("Content-Encoding", "gzip")
+        self.send_header("ETag", '"one"')
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -183,6 +184,10 @@ def test_packed(t):
     sent = {name.lower(): value for name, value in server.got[-1].items()}
     assert sent["accept-encoding"] in ("deflate, gzip", "gzip, deflate", "deflate,gzip", "gzip,deflate"), server.got[-1]
     assert gzip.decompress(fetch(s, "/packed", "-H", "Accept-Encoding: gzip")) == PACKED
+    # no coding is taken off: so the body is what its ETag says, which stays a strong one
+    head, _, body = fetch(s, "/packed", "-H", "Accept-Encoding: gzip", "-i", "--suppress-connect-headers").partition(b"\r\n\r\n")
+    fields = head.lower().split(b"\r\n")
+    assert {b'etag: "one"', b"content-encoding: gzip", b"content-length: %d" % len(body)} <= set(fields) and gzip.decompress(body) == PACKED, head
 
 
 def test_bomb(t):
