@@ -111,6 +111,26 @@ local function shared_with(r, s, chosen)
   return out
 end
 
+-- A credential that is there gets other hosts, so all of its secrets are typed again, and what opened more for the hosts before goes;
+-- methods, and rows where none came, stay.
+local function change(s, had, fields, opt, ctx)
+  if require("web.bounds").unled(had, ctx.typed) then
+    report.fail("it is there, and has secrets that are not typed here", ("sallyport credential set %s, or remove it first"):format(s.name))
+  end
+  local clear = {}
+  for _, c in ipairs { { "address", "addresses" }, { "seal-host", "seal_hosts" }, { "plain-http", "plain_http" }, { "path", not opt.path and "paths" } } do
+    clear[#clear + 1] = c[2] and had[c[2]] and c[1] or nil        -- they were for the hosts before
+  end
+  if s.kind == "api-key" and not s.prefix and (had.fields or {}).prefix then clear[#clear + 1] = "prefix" end
+  local n = #ctx.gathers
+  command("credential set").run({ s.name, table.unpack(fields) }, { host = opt.host, port = opt.port or { "443" }, path = opt.path, method = opt.method,
+    substitute = opt.substitute, clear = clear }, ctx)
+  for i = n + 1, #ctx.gathers do
+    local op = ctx.gathers[i]
+    if op.db == "credential" and op.key == s.name then op.plain.enabled = not s.off end
+  end
+end
+
 -- Runs the command that makes a service come to be. ctx.gathers gets its operations.
 local function make(r, s, all, given, opts, ctx)
   local hosts = {}
@@ -138,7 +158,12 @@ local function make(r, s, all, given, opts, ctx)
     opt.substitute = opt.substitute or {}
     opt.substitute[i] = ("%s:%s:%s"):format(field or "values." .. row.key:lower(), table.concat(row.places, ","), row.placeholder)
   end
-  command("credential add").run({ s.name, table.unpack(fields) }, opt, ctx)
+  local had = not opts.add_only and require("proposals").changed(r, s)
+  if not had then
+    command("credential add").run({ s.name, table.unpack(fields) }, opt, ctx)
+  else
+    change(s, had, fields, opt, ctx)
+  end
 end
 
 -- All that is to be written, and the tokens that were pasted.
@@ -188,7 +213,7 @@ end
 
 --- approve(row, given, opts) -> names of what was made, notes, names of accounts to sign in to. row: { key, record } of a pending one; given: what
 -- was typed, by label: secrets and plain texts; opts = { home, only = { [service] = true } | nil: all, hosts = { [service] = host }, paths = { [service] = path },
--- methods = { [service] = list }, page = bool, context = whose change it is | nil: the command's, env = authorization.env_of in a worker }. Raises as commands do; nothing is written then. Yields.
+-- methods = { [service] = list }, page = bool, add_only = bool: no credential that is there is changed, context = whose change it is | nil: the command's, env = authorization.env_of in a worker }. Raises as commands do; nothing is written then. Yields.
 function M.approve(row, given, opts)
   local r, chosen, names = row.record, {}, {}
   opts.hosts, opts.paths, opts.methods = opts.hosts or {}, opts.paths or {}, opts.methods or {}

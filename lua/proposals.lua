@@ -261,6 +261,19 @@ function M.parse(text)
   return out
 end
 
+local types = { bearer = "bearer", basic = "basic", ["api-key"] = "api_key", substitute = "substitute" }
+
+--- The credential that a service of this name changes, for services are merged by name: its record | nil: none, and one is made. It is of the
+-- same type and in the agent's bundle alone; an account is nobody's to change so.
+function M.changed(r, s)
+  local had = types[s.kind] and not s.remove and require("store").peek("credential", s.name)
+  for _, c in ipairs(r.credentials) do
+    if c.oauth and c.key == s.key then return nil end
+  end
+  if not had or had.type ~= types[s.kind] or #(had.bundles or {}) ~= 1 or had.bundles[1] ~= r.bundle then return nil end
+  return had
+end
+
 --- What a person who may answer, but does not run the box, makes of a service's host and path: both as records have them, nil where they stay as
 -- they were asked for | nil, nil, why. The host is the one that was asked for or a name below its wildcard, the path the one or below it.
 function M.narrowed(s, host, path)
@@ -430,6 +443,7 @@ function M.says(r, holders)
       or s.kind == "substitute" and ("%s may send anything to %s, with %s"):format(holders, where, table.concat(rows, "; "))
       or ("%s may send anything to %s, with %s attached%s"):format(holders, where, keys_of(s), rows[1] and ", and " .. table.concat(rows, "; ") or "")
     if s.off then text = text .. ", once somebody enables it" end
+    if M.changed(r, s) then text = ("%s; this changes the credential %s, which is there"):format(text, s.name) end
     local account
     for _, c in ipairs(r.credentials) do      -- where what the person types goes: the agent chose it
       local o = c.key == s.key and c.oauth

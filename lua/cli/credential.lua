@@ -749,7 +749,7 @@ local function set(args, opt, ctx)
   if pasted then
     set_pasted(ctx, args[1], build, pasted)
   else
-    db.change(function() return { build() } end)
+    db.change(function() return { build() } end, ctx)
   end
   advise(plain, ctx)
   advise_elsewhere(typed, ctx)

@@ -237,7 +237,7 @@ local function proposal(q, session, id, form)
     end
     local given, why = given_of(r, form)
     if not given then return proposal_page(session, row, 400, why) end
-    ok, trouble, _, accounts = pcall(granting.approve, row, given, { home = require("store").home, only = only, hosts = hosts, paths = paths, methods = methods, page = true,
+    ok, trouble, _, accounts = pcall(granting.approve, row, given, { home = require("store").home, only = only, hosts = hosts, paths = paths, methods = methods, page = true, add_only = true,
       context = context, env = require("cli.authorization").env_of(q.pipeline, require "host") })
   else
     return proposal_page(session, row, 400, "Choose an answer.")

@@ -55,6 +55,16 @@ def test_asked_and_approved(t):
     changes = [json.loads(x) for x in s.cli("log", "--json", "--kind", "change").stdout.splitlines()]
     assert [c["command"] for c in changes if c.get("command", "").startswith("proposal")] == ["proposal approve"], changes
     assert [x["record"] for x in changes[-1]["changes"]] == ["credential stripe", f"proposal {made['id']} of agent a"], changes[-1]
+    again = own(s, "POST", "/v1/proposals", {**ASK, "services": [{**ASK["services"][0], "host": "api.test/v2"}]})[1]["id"]
+    assert "this changes the credential stripe" in s.cli("proposal", "show", again).stdout, "services are merged by name"
+    s.cli("credential", "set", "stripe", f"headers.X-More=@{s.secret_file(SECRET)}")
+    r = s.cli("proposal", "approve", again, "STRIPE_KEY=-", stdin=SECRET + "2", check=False)
+    assert r.returncode == 1 and "has secrets that are not typed here" in r.stderr and own(s, "GET", "/v1/proposals/" + again)[1]["status"] == "pending", r.stderr
+    s.cli("credential", "set", "stripe", "--clear", "headers.x-more", "--method", "GET", "--address", "10.0.0.0/8", "--plain-http")
+    s.cli("proposal", "approve", again, "STRIPE_KEY=-", stdin=SECRET + "2")
+    assert s.request(target="/v2/x").status == 200 and up.requests[-1].get("authorization") == f"Bearer {SECRET}2" and s.request(target="/v1").status == 403
+    kept = json.loads(s.cli("credential", "list", "--json").stdout)
+    assert [(c["name"], c["methods"], c["paths"], c["ports"], c.get("addresses"), c.get("plain_http")) for c in kept] == [("stripe", ["GET"], ["/v2"], [443], None, None)], kept
 
 
 def test_long_texts(t):
@@ -169,7 +179,8 @@ def test_all_or_nothing(t):
         return sorted(c["name"] for c in json.loads(s.cli("credential", "list", "--json").stdout)), json.loads(s.cli("bundle", "show", "default", "--json").stdout)["domains"]
     r = s.cli("proposal", "approve", id, secret, "--host", "three=not a host", check=False)
     assert r.returncode == 2 and "three: " in r.stderr and there() == ([], []), r.stderr
-    s.cli("credential", "add", "two", "--type", "bearer", "--host", "mine.test", f"token=@{s.secret_file(SECRET)}")
+    s.cli("bundle", "add", "other")
+    s.cli("credential", "add", "two", "--type", "bearer", "--host", "mine.test", "--bundle", "other", f"token=@{s.secret_file(SECRET)}")
     r = s.cli("proposal", "approve", id, secret, check=False)
     assert r.returncode == 1 and "two: " in r.stderr and there() == (["two"], []), r.stderr
     assert own(s, "GET", "/v1/proposals/" + id)[1]["status"] == "pending"
