@@ -373,7 +373,7 @@ def test_home_of_another(t):
         t.skip("another user's home needs root")
     j = Jails(t)
     j.s.stop()
-    j.s.home = pathlib.Path(shutil.copytree(j.s.home, j.dir / "served", ignore=shutil.ignore_patterns("control")))
+    j.s.home = pathlib.Path(shutil.copytree(j.s.home, j.dir / "served", ignore=shutil.ignore_patterns("control", "page")))
     j.s.env["SALLYPORT_HOME"] = str(j.s.home)
     for p in (j.dir, j.s.home, *j.s.home.rglob("*")):
         os.chown(p, PLAIN.pw_uid, PLAIN.pw_gid)
