@@ -7845,16 +7845,15 @@ pct_ok(struct slice in)
 
 /* -- pairs of a query or form */
 
-enum pair_mode { PAIR_AMP, PAIR_LOOSE, PAIR_INNER, PAIR_EVERY };
+enum pair_mode { PAIR_AMP, PAIR_INNER, PAIR_EVERY };
 
 static const struct {
-	char mark, also;        /* what parts them */
+	char mark;              /* what parts them */
 	bool last;              /* behind a mark at the end there is one more, if an empty one */
 } pair_modes[] = {
-	[PAIR_AMP] = {'&', '&', false},         /* WHATWG URL 5.1 */
-	[PAIR_LOOSE] = {'&', ';', false},       /* HTML 4.01 B.2.2: Rack 2, CGI.pm. For judging */
-	[PAIR_INNER] = {';', ';', true},        /* what those see within one of PAIR_AMP */
-	[PAIR_EVERY] = {'&', '&', true},        /* for copies in which every byte stays */
+	[PAIR_AMP] = {'&', false},      /* WHATWG URL 5.1 */
+	[PAIR_INNER] = {';', true},     /* HTML 4.01 B.2.2: what Rack 2 and CGI.pm see within one of PAIR_AMP */
+	[PAIR_EVERY] = {'&', true},     /* for copies in which every byte stays */
 };
 
 /* The "name=value" that begins at *at, which moves behind it. False: no pair is left. */
@@ -7864,7 +7863,6 @@ pair_next(struct slice in, size_t *at, enum pair_mode mode, struct slice *pair, 
 	if (*at > in.n || (*at == in.n && !pair_modes[mode].last))
 		return false;
 	*pair = slice_until((struct slice){in.p + *at, in.n - *at}, pair_modes[mode].mark);
-	*pair = slice_until(*pair, pair_modes[mode].also);
 	*name = slice_until(*pair, '=');
 	*at += pair->n + 1;
 	return true;
@@ -12113,16 +12111,6 @@ static const struct sign_hash {
 };
 #define SIGN_SHA256 (&sign_hashes[0])
 
-/* NULL: no such algorithm. */
-static const struct sign_hash *
-sign_hash_find(struct slice name)
-{
-	for (size_t i = 0; i < COUNT(sign_hashes); i++)
-		if (slice_eq(name, slice_of(sign_hashes[i].name)))
-			return &sign_hashes[i];
-	return NULL;
-}
-
 /* `out` takes h->n bytes. */
 static void
 sign_digest(const struct sign_hash *h, struct slice data, void *out)
@@ -12892,7 +12880,7 @@ static const struct sign_alg {
 	int curve;                      /* of SIGN_EC */
 	size_t n;                       /* bytes of a signature; of SIGN_RSA the key says */
 	unsigned char oid[12];          /* of SIGN_RSA: the hash, length first, as BearSSL takes it */
-} sign_algs[] = {
+} sign_algs[] = {       /* `none` and PS256 are not among them on purpose */
 	{"HS256", SIGN_HMAC, &sign_hashes[0], 0, 32, {0}},
 	{"HS384", SIGN_HMAC, &sign_hashes[2], 0, 48, {0}},
 	{"HS512", SIGN_HMAC, &sign_hashes[3], 0, 64, {0}},
@@ -12903,15 +12891,7 @@ static const struct sign_alg {
 	{"ES384", SIGN_EC, &sign_hashes[2], BR_EC_secp384r1, 96, {0}},
 };
 
-/* NULL: no such algorithm; `none` and PS256 are not among them on purpose. */
-static const struct sign_alg *
-sign_alg_find(struct slice name)
-{
-	for (size_t i = 0; i < COUNT(sign_algs); i++)
-		if (slice_eq(name, slice_of(sign_algs[i].name)))
-			return &sign_algs[i];
-	return NULL;
-}
+#define SIGN_RS256 (&sign_algs[3])
 
 /* key_read of a key that `a` (RSA or EC) can sign with; *n is a signature's length. Two codes more:
  * "wrong_key" (another kind or curve) and "weak_key". */
@@ -13043,7 +13023,7 @@ key_public_rsa(const br_rsa_private_key *sk, struct der *d)
 {
 	static const unsigned char hash[SIGN_DIGEST_MAX];  /* zeros: verifying their signature finds e */
 	unsigned char n[SIGN_MAX], e[4], sig[SIGN_MAX];
-	const struct sign_alg *a = sign_alg_find(SLICE("RS256"));
+	const struct sign_alg *a = SIGN_RS256;
 	br_rsa_public_key pk = {.n = n, .e = e};
 	const uint8_t *end = d->at;
 	bool ok = sign_rsa(a, sk, hash, sig, &pk);
@@ -15945,7 +15925,6 @@ count_add(struct slice name, int64_t ends, int64_t n, bool first, uint32_t owner
 #define STORE_OPEN_WAIT_MS 10000        /* another init in progress */
 #define STORE_COPY_KEPT 65536           /* of the memory in which records are judged */
 #define STORE_REPLACED_MS 1000          /* between two looks whether the files are still there */
-#define STORE_LOOK_MS 10                /* host.lock_held takes serve.lock for an instant */
 
 #define STORE_FORMAT 2                  /* 1 was never released, and is not read */
 #define STORE_TAG 32                    /* HMAC-SHA256 */
@@ -17368,20 +17347,6 @@ store_lock_wait(int fd, int64_t deadline, const _Atomic int *phase)
 	return true;
 }
 
-/* The lock of a server, one for a data directory, which its workers inherit. -1 with EWOULDBLOCK: a
- * server runs. host.lock_held takes the lock for an instant to look at it: hence the wait. */
-static int
-store_lock_serve(const char *home)
-{
-	int fd = store_lock_open(home, "serve.lock");
-
-	if (fd < 0 || store_lock_wait(fd, clock_read(CLOCK_MONOTONIC) + STORE_LOOK_MS, NULL))
-		return fd;
-	close(fd);
-	errno = EWOULDBLOCK;
-	return -1;
-}
-
 /* -- room on the disk */
 
 /* The number of free pages. LMDB lists them in its database 0 (FREE_DBI), each value a count and
@@ -18069,29 +18034,6 @@ store_reopen(void)
 
 /* -- making a store */
 
-/* The data directory and its folders, for their owner alone. */
-static enum store_err
-store_make_dirs(const char *home)
-{
-	static const char *const sub[] = {"", "store", "log"};
-	char path[PATH_MAX];
-	struct stat st;
-
-	for (size_t i = 0; i < COUNT(sub); i++) {
-		if (!store_path(path, home, sub[i]))
-			return STORE_INVALID;
-		if ((mkdir(path, 0700) != 0 && errno != EEXIST) || stat(path, &st) != 0)
-			return store_fail_rc(errno, sub[i]);
-		if (!S_ISDIR(st.st_mode))
-			return store_fail_rc(ENOTDIR, sub[i]);
-		if (st.st_uid != geteuid())
-			return store_fail(STORE_NOT_OWNER, sub[i], NULL, st.st_uid);
-		if ((st.st_mode & 077) != 0 && chmod(path, 0700) != 0)
-			return store_fail_rc(errno, sub[i]);
-	}
-	return STORE_OK;
-}
-
 /* Makes the databases and, in the same transaction, the entries that store_check_format asks
  * for. */
 static enum store_err
@@ -18165,7 +18107,7 @@ store_make(const char *home)
 	return err;
 }
 
-/* Makes the data directory, the key file and an empty store, and opens it. Never overwrites: what a
+/* Makes the key file and an empty store, and opens it; its folders are there. Never overwrites: what a
  * killed init left (a key, a file without a store in it) is gone on with. */
 static enum store_err
 store_init(const char *home)
@@ -18174,7 +18116,7 @@ store_init(const char *home)
 	enum store_err err;
 
 	store_close();
-	if ((err = store_make_dirs(home)) != STORE_OK || (err = store_env_open(home)) != STORE_OK)
+	if ((err = store_env_open(home)) != STORE_OK)
 		return err;
 	err = STORE_TIMEOUT;
 	if (store_lock_make()) {
@@ -20956,12 +20898,12 @@ helper_start(struct helper_run *h, char **argv, int64_t ms)
 
 /* ---- bind: values ----------------------------------------------------------
  * What all bindings share (arguments, results, waiting), and the Lua modules secret.core,
- * sign.core, json.core and uri.core. What policies know as secret, sign, json, form, uri and keys
+ * sign.core and json.core. What policies know as secret, sign, json, form, uri and keys
  * are modules of these names in lua/: templates, JSON texts, forms and JWTs are put together there
  * by core.join.
  *
  * Invariants: a function that makes bytes takes strings and secrets alike, and its result is a
- * secret as soon as one argument is; readers (json.decode, uri.values) take strings alone. A result is
+ * secret as soon as one argument is; readers (json.decode) take strings alone. A result is
  * written once, into lua_text, which lies in the arena from the moment that a secret joins it: a
  * secret's bytes are never in a Lua string or a luaL_Buffer. A handle is a userdata holding a
  * struct secret_handle. Nothing tells a handle's length or content, and nothing compares two: but
@@ -21553,10 +21495,13 @@ l_secret_code(lua_State *L)
 static const struct sign_hash *
 l_check_hash(lua_State *L, int idx)
 {
-	const struct sign_hash *h = sign_hash_find(l_check_slice(L, idx));
+	struct slice name = l_check_slice(L, idx);
 
-	luaL_argcheck(L, h != NULL, idx, "sha1, sha256, sha384 or sha512 expected");
-	return h;
+	for (size_t i = 0; i < COUNT(sign_hashes); i++)
+		if (slice_eq(name, slice_of(sign_hashes[i].name)))
+			return &sign_hashes[i];
+	luaL_argerror(L, idx, "sha1, sha256, sha384 or sha512 expected");
+	return NULL;
 }
 
 /* A digest or HMAC on its way. */
@@ -21714,10 +21659,13 @@ l_sign_key_info(lua_State *L)
 static const struct sign_alg *
 l_check_alg(lua_State *L, int idx)
 {
-	const struct sign_alg *a = sign_alg_find(l_check_slice(L, idx));
+	struct slice name = l_check_slice(L, idx);
 
-	luaL_argcheck(L, a != NULL, idx, "HS256, RS256, ES256 or one of their like expected");
-	return a;
+	for (size_t i = 0; i < COUNT(sign_algs); i++)
+		if (slice_eq(name, slice_of(sign_algs[i].name)))
+			return &sign_algs[i];
+	luaL_argerror(L, idx, "HS256, RS256, ES256 or one of their like expected");
+	return NULL;
 }
 
 /* sign.signature(alg, key, data) -> string | secret | nil, code
@@ -21852,8 +21800,6 @@ l_secret_reach(lua_State *L)
 	return l_one(L, scrub_seeks(&v, true) ? "heads and bodies" : scrub_seeks(&v, false) ? "heads" : NULL);
 }
 
-/* -- uri and forms */
-
 static void
 l_push_decoded(lua_State *L, struct slice in, enum pct mode)
 {
@@ -21861,64 +21807,6 @@ l_push_decoded(lua_State *L, struct slice in, enum pct mode)
 	char *p = luaL_buffinitsize(L, &b, in.n);
 
 	luaL_pushresultsize(&b, pct_decode(p, in.n, in, mode));
-}
-
-/* -- pairs as the most forgiving of servers may read them. For judging: a pair that our own rules
- * refuse may still be one to a server. */
-#define LOOSE_MAX 128           /* bytes of a name or value; no rule looks for a longer one */
-#define LOOSE_VALUES_MAX 16
-
-/* Writes `in` unescaped where an escape is well formed, in lower case, without white space and
- * control bytes around it. The length; LOOSE_MAX + 1: more than LOOSE_MAX. */
-static size_t
-loose_read(struct slice in, char out[LOOSE_MAX])
-{
-	size_t n = 0, seen = 0;
-
-	for (size_t i = 0; i < in.n;) {
-		char ch;
-
-		i += pct_next(in, i, PCT_QUERY, &ch);
-		ch = ascii_lower(ch);
-		if ((unsigned char)ch > ' ' && ch != 0x7f) {
-			if (n >= LOOSE_MAX)
-				return LOOSE_MAX + 1;
-			out[n] = ch;
-			seen = ++n;
-		} else if (n != 0 && n < LOOSE_MAX) {
-			out[n++] = ' ';
-		}
-	}
-	return seen;
-}
-
-/* form.values(s, name…) -> { value, … } | nil, "too_many"
- *
- * The values of the pairs with one of these names, which are in lower case; a value of more than
- * 128 bytes counts as "". Parts pairs at `&` and `;`, and reads names and values by loose_read. */
-static int
-l_form_values(lua_State *L)
-{
-	struct slice in = l_check_slice(L, 1), pair, raw;
-	int names = lua_gettop(L), count = 0;
-	char text[LOOSE_MAX];
-
-	lua_newtable(L);
-	for (size_t at = 0; pair_next(in, &at, PAIR_LOOSE, &pair, &raw);) {
-		size_t n = loose_read(raw, text);
-		bool asked = false;
-
-		for (int i = 2; i <= names && !asked; i++)
-			asked = n <= LOOSE_MAX && slice_eq((struct slice){text, n}, l_check_slice(L, i));
-		if (asked) {
-			if (count == LOOSE_VALUES_MAX)
-				return l_fail(L, "too_many");
-			n = loose_read(pair_value(pair, raw), text);
-			lua_pushlstring(L, text, n <= LOOSE_MAX ? n : 0);
-			lua_rawseti(L, -2, ++count);
-		}
-	}
-	return 1;
 }
 
 /* -- json: reading */
@@ -22056,22 +21944,6 @@ l_json_decode(lua_State *L)
 	const char *why = l_json_read(L, l_check_slice(L, 1), &at);
 
 	return why == NULL ? 1 : l_three(L, L_NIL, why, at + 1);
-}
-
-/* json.array(t) -> t
- *
- * Marks the table as a list, so that an empty one is written as []. */
-static int
-l_json_array(lua_State *L)
-{
-	luaL_checktype(L, 1, LUA_TTABLE);
-	lua_settop(L, 1);
-	luaL_getmetatable(L, L_JSON_ARRAY);
-	if (lua_getmetatable(L, 1))
-		luaL_argcheck(L, lua_rawequal(L, -1, -2), 1, "has a metatable");
-	lua_settop(L, 1);
-	luaL_setmetatable(L, L_JSON_ARRAY);
-	return 1;
 }
 
 /* -- json: members of a response, and of a secret document */
@@ -22498,7 +22370,7 @@ static const luaL_Reg l_sign_functions[] = {
 };
 
 static const luaL_Reg l_json_functions[] = {
-	{"decode", l_json_decode}, {"array", l_json_array}, {NULL, NULL},
+	{"decode", l_json_decode}, {NULL, NULL},
 };
 
 static void
@@ -22506,14 +22378,10 @@ l_open_json(lua_State *L)
 {
 	luaL_newmetatable(L, L_JSON_ARRAY);
 	l_set(L, "__metatable", "json.array");
-	lua_pop(L, 1);
+	lua_setfield(L, -2, "list");    /* for lua/json.lua's array */
 	lua_pushlightuserdata(L, NULL);
 	lua_setfield(L, -2, "null");
 }
-
-static const luaL_Reg l_uri_functions[] = {
-	{"values", l_form_values}, {NULL, NULL},
-};
 
 /* ---- bind: store -----------------------------------------------------------
  * The Lua module store. A record reaches Lua as a table: its plain members, its `version`, and
@@ -22574,7 +22442,8 @@ l_store_answer(lua_State *L, enum store_err err)
  *   | nil, "absent" | "not_owner" | "key_absent" | "key_mode" | "wrong_key" | "newer_format" |
  *   "damaged" | "full" | "busy" | "io" | …, fault
  *
- * For commands; C opens a worker's store. create: an absent store is made, with its key file.
+ * For commands; C opens a worker's store. create: an absent store is made, with its key file, in the
+ * folders of host.folders.
  * keyless: a missing or wrong key is no error; peek and each work, nothing can be unsealed or
  * written. */
 static int
@@ -23070,7 +22939,7 @@ struct l_raw {
 	MDB_txn *txn;           /* owned; NULL: not begun, or over */
 	struct secret *keys;    /* owned */
 	br_hmac_context mac;    /* under keys->stream, over the texts of raw:mac */
-	int serve_fd;           /* owned; the server's lock, so that no server starts; -1: a snapshot */
+	bool replaces;          /* raw:begin was called */
 };
 
 static void
@@ -23086,13 +22955,10 @@ l_raw_gc(lua_State *L)
 
 	if (r->txn != NULL)
 		mdb_txn_abort(r->txn);
-	if (r->serve_fd >= 0) {
+	if (r->replaces)
 		store_close();          /* drops the writer's lock too */
-		close(r->serve_fd);
-	}
 	secret_unref(r->keys);
 	wipe(r, sizeof *r);
-	r->serve_fd = -1;
 	return 0;
 }
 
@@ -23105,7 +22971,6 @@ l_store_snapshot(lua_State *L)
 	struct l_raw *r = l_new(L, sizeof *r, 0, &l_type_raw);
 	enum store_err err = STORE_LOCKED;
 
-	r->serve_fd = -1;
 	if (store.env != NULL && store.keys != NULL)
 		err = store_err_of(mdb_txn_begin(store.env, NULL, MDB_RDONLY, &r->txn));
 	if (err != STORE_OK)
@@ -23137,7 +23002,6 @@ l_store_replace(lua_State *L)
 	struct l_raw *r = l_new(L, sizeof *r, 0, &l_type_raw);
 	enum store_err err;
 
-	r->serve_fd = -1;
 	store_close();
 	store_fault = (struct store_fault){NULL, NULL, -1};
 	if (datakey.p == NULL)
@@ -23148,11 +23012,11 @@ l_store_replace(lua_State *L)
 	return 1;
 }
 
-/* raw:begin(home, datakey | nil) -> true | nil, "running" | "other_store" | …, fault
+/* raw:begin(home, datakey | nil) -> true | nil, "other_store" | …, fault
  *
- * Takes the server's and the writer's lock and begins the transaction: in a store whose data key is this one,
- * in a new one, or, where the handle was made without a data key, in the store that is there. "other_store":
- * HOME's store has another data key. */
+ * The caller has the server's lock (host.serve_lock), so that no server runs or starts. Takes the writer's lock and
+ * begins the transaction: in a store whose data key is this one, in a new one, whose folders are there, or, where the
+ * handle was made without a data key, in the store that is there. "other_store": HOME's store has another data key. */
 static int
 l_raw_begin(lua_State *L)
 {
@@ -23163,12 +23027,9 @@ l_raw_begin(lua_State *L)
 	struct secret *live = NULL;
 	enum store_err err;
 
-	luaL_argcheck(L, (r->keys == NULL) == (datakey.p == NULL) && r->txn == NULL && r->serve_fd < 0 && store.env == NULL, 1,
+	luaL_argcheck(L, (r->keys == NULL) == (datakey.p == NULL) && r->txn == NULL && !r->replaces && store.env == NULL, 1,
 	    "begun already");
-	if (datakey.p != NULL && (err = store_make_dirs(home)) != STORE_OK)
-		return l_store_answer(L, err);
-	if ((r->serve_fd = store_lock_serve(home)) < 0)
-		return l_store_answer(L, errno != EWOULDBLOCK ? store_fail_rc(errno, "serve.lock") : STORE_RUNNING);
+	r->replaces = true;
 	if ((err = store_env_open(home)) == STORE_OK && !store_lock_make())
 		err = STORE_TIMEOUT;
 	if (err == STORE_OK && datakey.p != NULL && !store_is_made()) {
@@ -23203,7 +23064,7 @@ l_raw_commit(lua_State *L)
 	struct l_raw *r = l_check_type(L, 1, &l_type_raw);
 	MDB_txn *txn = r->txn;
 
-	luaL_argcheck(L, txn != NULL && r->serve_fd >= 0, 1, "not begun");
+	luaL_argcheck(L, txn != NULL && r->replaces, 1, "not begun");
 	r->txn = NULL;
 	return l_store_answer(L, store_txn_commit(txn));
 }
@@ -24438,6 +24299,15 @@ req_open_mcp_id(struct req *r, struct slice name)
 	return id.p != NULL && http_find(&r->head, name, (size_t)i + 1) < 0 && req_set_field(r, name, id, false);
 }
 
+static struct mcp *
+l_new_mcp(lua_State *L, struct req *r)
+{
+	if ((r->mcp = calloc(1, sizeof *r->mcp)) == NULL)
+		luaL_error(L, "out of memory");
+	buf_init(&r->mcp->id, 1024);
+	return r->mcp;
+}
+
 /* req:narrow(rows)
  *
  * Tools that an MCP answer lists must be allowed by these rows of a rule, too (struct mcp). */
@@ -24450,9 +24320,7 @@ l_req_narrow(lua_State *L)
 	struct buf rows;
 
 	if (m == NULL) {
-		if ((m = r->mcp = calloc(1, sizeof *m)) == NULL)
-			return luaL_error(L, "out of memory");
-		buf_init(&m->id, 1024);
+		m = l_new_mcp(L, r);
 		memset(m->rest, true, sizeof m->rest);
 	}
 	m->limits[MCP_TOOLS] = true;
@@ -24485,9 +24353,7 @@ l_req_mcp(lua_State *L)
 	luaL_checktype(L, 2, LUA_TTABLE);
 	lua_settop(L, 4);
 	mcp_free(r->mcp);
-	if ((m = r->mcp = calloc(1, sizeof *m)) == NULL)
-		return luaL_error(L, "out of memory");
-	buf_init(&m->id, 1024);
+	m = l_new_mcp(L, r);
 	buf_init(&m->note, 2048);
 	l_opt_name(L, 2, "connection", m->connection, sizeof m->connection);
 	for (size_t i = 0; i < COUNT(members); i++, lua_settop(L, 4)) {
@@ -27400,7 +27266,7 @@ lua_bind_all(lua_State *L, bool worker)
 	static const struct { const char *name; const luaL_Reg *list; void (*open)(lua_State *); } modules[] = {
 		{"secret.core", l_core_functions, l_open_secret_core}, {"json.core", l_json_functions, l_open_json},
 		{"request", l_request, l_open_request}, {"store.core", l_store, NULL}, {"tls", l_tls, NULL},
-		{"sign.core", l_sign_functions, NULL}, {"uri.core", l_uri_functions, NULL}, {"http.core", l_http_functions, NULL},
+		{"sign.core", l_sign_functions, NULL}, {"http.core", l_http_functions, NULL},
 		{"addr", l_addr_functions, NULL}, {"time", l_time, NULL}, {"http_client", l_http_client, NULL},
 		{"jail", l_jail, NULL},
 	};

@@ -1,6 +1,6 @@
 --- application/x-www-form-urlencoded: lists of pairs { {name, value}, … } become texts. Reading is lua/percent.lua's.
 local percent, secrets, join = require "percent", require "secret", require("secret.core").join
-local M = { parse = percent.parse, values = require("uri.core").values }
+local M = { parse = percent.parse, values = percent.values }
 
 local MANY = 1000       -- pairs: a URL that long reaches no server
 

@@ -1,6 +1,15 @@
 --- JSON (RFC 8259). Reading is C's (json.core), writing is here: the same value always makes the same text.
 local core, secrets, join = require "json.core", require "secret", require("secret.core").join
-local M = { decode = core.decode, array = core.array, null = core.null }
+local M = { decode = core.decode, null = core.null }
+
+--- json.array(t) -> t. Marks the table as a list, so that an empty one is written as [].
+function M.array(t)
+  if type(t) ~= "table" then error("bad argument #1 (table expected, got " .. type(t) .. ")", 2) end
+  local marked = getmetatable(t)
+  if marked == "json.array" then return t end
+  if marked ~= nil then error("bad argument #1 (has a metatable)", 2) end
+  return setmetatable(t, core.list)
+end
 
 local DEEP = 64        -- as the reader takes it
 

@@ -31,9 +31,11 @@ function M.write(ops, deadline)
   return core.commit(out, deadline)
 end
 
---- As store.core's open; where its records are logged is known from then on.
+--- As store.core's open, in folders that are made; where its records are logged is known from then on.
 function M.open(home, with)
-  local ok, code, fault = core.open(home, with)
+  local ok, code, fault = true, nil, nil
+  if with and with.create then ok, code, fault = require("host").folders(home) end
+  if ok then ok, code, fault = core.open(home, with) end
   if ok then M.home = home end
   return ok, code, fault
 end

@@ -224,7 +224,22 @@ local function apply(raw, file, head)
   finish(raw, live[1], live[2], live[3], room)
 end
 
--- All of it or nothing. -> true | nil, code, fault
+-- raw:begin, while no server runs; of a backup's store the folders are made. -> the server's lock, for `<close>` | nil, code, fault
+local function begun(raw, home, datakey)
+  local host = require "host"
+  local ok, code, fault = true, nil, nil
+  if datakey then ok, code, fault = host.folders(home) end
+  if not ok then return nil, code, fault end
+  local lock, why = host.serve_lock(home)
+  if why == "running" then return nil, why end
+  if not lock then return nil, "io", { place = "serve.lock", why = why } end
+  ok, code, fault = raw:begin(home, datakey)
+  if ok then return lock end
+  local _ <close> = lock
+  return nil, code, fault
+end
+
+-- fill(raw, …): all of it or nothing. -> true | nil, code, fault
 local function filled(raw, fill, ...)
   local ok, why = pcall(fill, raw, ...)
   if ok then return raw:commit() end
@@ -250,9 +265,9 @@ local function restore(file, path, home)
     return nil, why.code, path .. CHANGED
   end
   if not file:seek("set", HEAD) then return nil, "io", path .. " cannot be read twice" end
-  ok, code, fault = raw:begin(home, head.datakey)
-  if not ok then
-    text = db.why(home, code, fault)
+  local lock <close>, begin, at = begun(raw, home, head.datakey)
+  if not lock then
+    code, text = begin, db.why(home, begin, at)
     if code == "running" then text = ("a server runs on %s: stop it first"):format(home) end
     if code == "timeout" then text = ("another process holds %s/store"):format(home) end
     if code == "other_store" then
@@ -289,9 +304,8 @@ end
 function M.accept(home)
   local raw <close>, code, fault = store.replace(home)
   if not raw then return nil, code, fault end
-  local ok
-  ok, code, fault = raw:begin(home)
-  if not ok then return nil, code, fault end
+  local lock <close>, begin, why = begun(raw, home)
+  if not lock then return nil, begin, why end
   return filled(raw, list_anew)
 end
 

@@ -7,9 +7,9 @@ local call, pack, unpack = jail.call, string.pack, string.unpack
 local AT_FDCWD, AT_SYMLINK_NOFOLLOW = -100, 0x100
 local O_WRONLY, O_RDWR, O_CREAT, O_EXCL, O_APPEND, O_NONBLOCK, O_CLOEXEC = 1, 2, 0x40, 0x80, 0x400, 0x800, 0x80000
 local O_NOFOLLOW, O_PATH = jail.number "O_NOFOLLOW", 0x200000
-local ENOENT, EEXIST, ENOTDIR, EADDRINUSE, ECONNREFUSED = 2, 17, 20, 98, 111
+local ENOENT, EACCES, EEXIST, ENOTDIR, ENOSPC, EADDRINUSE, ECONNREFUSED, EDQUOT = 2, 13, 17, 20, 28, 98, 111, 122
 local LOCK_SH, LOCK_EX, LOCK_NB = 1, 2, 4
-local LOOK_MS = 10        -- STORE_LOOK_MS in proxy.c
+local LOOK_MS = 10        -- lock_held has a lock for an instant
 local SIGCHLD = 17
 
 -- As jail.call; nil, "absent" | why
@@ -64,6 +64,26 @@ function M.mkdir(path, mode)
   return nil, errno == EEXIST and "exists" or (errno == ENOENT or errno == ENOTDIR) and "absent" or why
 end
 
+local FOLDER_CODES = { [EACCES] = "not_owner", [ENOSPC] = "full", [EDQUOT] = "full" }
+
+--- folders(home) -> true | nil, code, fault. The data directory and the folders in it are there from now on, for this user
+-- alone. Code and fault are as of store.open.
+function M.folders(home)
+  for _, sub in ipairs { "", "store", "log" } do
+    local path = sub == "" and home or home .. "/" .. sub
+    local made, why, errno = call("mkdirat", AT_FDCWD, path, 448)         -- 0700
+    local st = core.stat(path, true)
+    if not made and errno ~= EEXIST or not st then return nil, FOLDER_CODES[errno] or "io", { place = sub, why = why } end
+    if st.type ~= "dir" then return nil, "io", { place = sub, why = "Not a directory" } end
+    if st.uid ~= core.uid() then return nil, "not_owner", { place = sub, n = st.uid } end
+    if st.mode & 63 ~= 0 then           -- 077
+      made, why, errno = call("fchmodat", AT_FDCWD, path, 448)
+      if not made then return nil, FOLDER_CODES[errno] or "io", { place = sub, why = why } end
+    end
+  end
+  return true
+end
+
 --- lock(path, ms) -> lock | nil, "locked" | why. The lock of a file or folder (flock), waited for so long. `<close>` gives it back.
 function M.lock(path, ms)
   local fd, why = open(path, 0)
@@ -85,13 +105,14 @@ function M.lock_held(home)
   return not free
 end
 
---- serve_lock(home) -> true | nil, "running" | why. Takes the lock of the one server of that store, for good. lock_held takes it
+--- serve_lock(home) -> lock | nil, "running" | why. Takes the lock of the one server of that store, for good, or until `<close>`
+-- gives it back: the file stays open, in those that this process forks, too. lock_held takes it
 -- for an instant to look at it: hence the wait.
 function M.serve_lock(home)
   local fd, why = open(home .. "/serve.lock", O_RDWR | O_CREAT, 384)      -- 0600
   if not fd then return nil, why end
   for _ = 0, LOOK_MS do
-    if call("flock", fd, LOCK_EX | LOCK_NB) then return true end
+    if call("flock", fd, LOCK_EX | LOCK_NB) then return setmetatable({ fd = fd }, held) end
     call("ppoll", nil, 0, pack("TT", 0, 1000000), nil, 8)
   end
   call("close", fd)

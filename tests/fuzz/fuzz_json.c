@@ -108,14 +108,14 @@ fuzz_decode(struct slice in, bool ok)
 static void
 fuzz_key(struct slice in)
 {
-	static const char *const algs[] = {"RS256", "RS512", "ES256", "ES384"};
+	static const unsigned algs[] = {3, 5, 6, 7};    /* RS256, RS512, ES256, ES384 */
 	unsigned char sig[SIGN_MAX];
 	uint8_t room[SIGN_SPKI_MAX];
 	struct der d = {room, room + sizeof room};
 	size_t n;
 
 	for (size_t i = 0; i < sizeof algs / sizeof *algs; i++) {
-		const struct sign_alg *a = sign_alg_find(slice_of(algs[i]));
+		const struct sign_alg *a = &sign_algs[algs[i]];
 
 		if (sign_make(a, in, SLICE("x"), sig, &n) == NULL ? n == 0 || n > sizeof sig : n != 0)
 			abort();

@@ -1,7 +1,7 @@
 --- store as Lua sees it. Sealing, damage, faults and crashes are in store_test.c.
 local core = require "store.core"         -- what lua/store.lua adds to commit is in changes_test
 local store = setmetatable({ get = require("store").get, peek = require("store").peek, commit = require("store").write,
-  mark = require("store").mark },
+  mark = require("store").mark, open = require("store").open },
   { __index = core })
 local secret = require "secret.core"
 local archive = require "cli.archive"
@@ -56,6 +56,12 @@ return {
     fails("locked", store.mark(secret.of "x"))
     assert(store.open(home, { create = true }))
     assert(store.open(home, { create = true }))
+    for _, sub in ipairs { "", "/store", "/log" } do assert(host.stat(home .. sub).mode == 448, sub) end
+    sh(("chmod 755 '%s/log' && rm -r '%s/store' && touch '%s/store'"):format(home, home, home))
+    local ok, code, fault = host.folders(home)
+    assert(not ok and code == "io" and fault.place == "store" and fault.why == "Not a directory")
+    sh(("rm '%s/store'"):format(home))
+    assert(host.folders(home) and host.stat(home .. "/log").mode == 448 and host.stat(home .. "/store").mode == 448)
     store.close()
     sh("rm -rf '" .. home .. "'")
   end,
