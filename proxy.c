@@ -25068,9 +25068,9 @@ l_view_push_part(lua_State *L, struct req *r, int slot)
 /* A row: the member's name, how it is pushed, where it lies in struct req (of M_PART: its user
  * value), and who reads it. */
 enum l_member_is { M_SLICE, M_TEXT, M_FLAG, M_PORT, M_SCHEME, M_FORM, M_BODY_KIND, M_LENGTH,
-	M_HAS_BODY, M_BODY, M_PART, M_QUERY_TEXT, M_MCP, M_EPOCHS };
-/* OF_STREAM: pipeline.rejudge, of a stream that is judged again. */
-enum { OF_REQ = 1, OF_VIEW = 2, OF_BOTH = 3, OF_STREAM = 4, OF_ALL = 7 };
+	M_HAS_BODY, M_BODY, M_PART, M_QUERY_TEXT, M_QUERY_CAME, M_MCP, M_EPOCHS };
+/* OF_STREAM: pipeline.rejudge, of a stream that is judged again. OF_SEEN: what rules see (req:seen). */
+enum { OF_REQ = 1, OF_VIEW = 2, OF_BOTH = 3, OF_STREAM = 4, OF_SEEN = 8, OF_ALL = 15 };
 static const struct { const char *name; enum l_member_is is; size_t at; int of; } l_members[] = {
 	{"method", M_SLICE, offsetof(struct req, head.method), OF_ALL},
 	{"path", M_SLICE, offsetof(struct req, path), OF_ALL},
@@ -25082,15 +25082,16 @@ static const struct { const char *name; enum l_member_is is; size_t at; int of; 
 	{"bundle", M_TEXT, offsetof(struct req, bundle), OF_STREAM},
 	{"credential", M_TEXT, offsetof(struct req, credential), OF_STREAM},
 	{"id", M_TEXT, offsetof(struct req, id), OF_REQ},
-	{"websocket", M_FLAG, offsetof(struct req, websocket), OF_REQ | OF_STREAM},
+	{"websocket", M_FLAG, offsetof(struct req, websocket), OF_REQ | OF_STREAM | OF_SEEN},
 	{"unsealed", M_EPOCHS, 0, OF_STREAM}, {"mcp", M_MCP, 0, OF_STREAM},
 	{"port", M_PORT, 0, OF_ALL}, {"scheme", M_SCHEME, 0, OF_ALL},
-	{"form", M_FORM, 0, OF_REQ | OF_STREAM}, {"length", M_LENGTH, 0, OF_REQ},
+	{"form", M_FORM, 0, OF_REQ | OF_STREAM}, {"length", M_LENGTH, 0, OF_REQ | OF_SEEN},
 	{"body_kind", M_BODY_KIND, 0, OF_BOTH},
 	{"body_read", M_FLAG, offsetof(struct req, body_read), OF_REQ},
-	{"has_body", M_HAS_BODY, 0, OF_BOTH}, {"body", M_BODY, 0, OF_BOTH},
+	{"has_body", M_HAS_BODY, 0, OF_BOTH | OF_SEEN}, {"body", M_BODY, 0, OF_BOTH},
 	{"headers", M_PART, L_VIEW_HEADERS, OF_VIEW}, {"query", M_PART, L_VIEW_QUERY, OF_VIEW},
 	{"stripped", M_PART, L_VIEW_STRIPPED, OF_VIEW}, {"query_text", M_QUERY_TEXT, 0, OF_VIEW},
+	{"query_text", M_QUERY_CAME, 0, OF_SEEN},
 };
 
 static void
@@ -25114,6 +25115,7 @@ l_push_member(lua_State *L, struct req *r, size_t row)
 	case M_HAS_BODY:  lua_pushboolean(L, req_has_body(r)); break;
 	case M_PART:      l_view_push_part(L, r, (int)at); break;
 	case M_MCP:       l_push_slice(L, r->mcp != NULL ? buf_slice(&r->mcp->note) : SLICE("")); break;
+	case M_QUERY_CAME: l_push_slice(L, r->query.p != NULL ? r->query : SLICE("")); break;
 	case M_LENGTH:
 		r->head.body == BODY_LENGTH ? lua_pushinteger(L, (lua_Integer)r->head.length) : lua_pushnil(L);
 		break;
@@ -25150,6 +25152,42 @@ l_req_index(lua_State *L)
 	if (lua_rawget(L, lua_upvalueindex(1)) == LUA_TNUMBER)
 		l_push_member(L, h->r, (size_t)lua_tointeger(L, -1));
 	return 1;
+}
+
+/* seen.NAME, of a rule. Upvalues: as for l_req_index, and the handle. */
+static int
+l_seen_index(lua_State *L)
+{
+	lua_pushvalue(L, lua_upvalueindex(2));
+	lua_replace(L, 1);
+	return l_req_index(L);
+}
+
+/* seen.headers:get(name [, n]), of a rule. Upvalue: view.headers. */
+static int
+l_seen_get(lua_State *L)
+{
+	lua_pushvalue(L, lua_upvalueindex(1));
+	lua_replace(L, 1);
+	return l_headers_get(L);
+}
+
+/* req:seen(view.headers) -> function, function
+ *
+ * Two functions for the tables that a rule sees in the place of the request, which it cannot change: `__index` for its
+ * members as they came, and `get` for its fields. Upvalue 1 is as for l_req_index. */
+static int
+l_req_seen(lua_State *L)
+{
+	l_check_req(L, 1);
+	l_check_type(L, 2, &l_type_headers);
+	lua_settop(L, 2);
+	lua_pushvalue(L, lua_upvalueindex(1));
+	lua_pushvalue(L, 1);
+	lua_pushcclosure(L, l_seen_index, 2);
+	lua_insert(L, 2);
+	lua_pushcclosure(L, l_seen_get, 1);
+	return 2;
 }
 
 /* view.NAME. Upvalue 1 is as for l_req_index; an unknown name raises. All reads but that of
@@ -25872,6 +25910,9 @@ static void
 l_open_request(lua_State *L)
 {
 	luaL_newlib(L, l_req);
+	lua_newtable(L);
+	l_push_index(L, OF_SEEN, l_req_seen);
+	lua_setfield(L, -2, "seen");
 	l_push_index(L, OF_REQ, l_req_index);
 	l_metatable(L, &l_type_req, l_req_gc, NULL);
 	luaL_newlib(L, l_view_methods);

@@ -1,10 +1,13 @@
 --- Counters of rules, which all workers share (section count of proxy.c); those that a rule wants kept are written to the store
 -- each second, and a server that starts goes on from there. A kill loses what was counted in its last second.
+local host, time = require "host", require "time"
 local M = {}
 
 local WINDOW_MAX = 40 * 86400   -- s
 local BATCH = 200               -- counters that one commit writes
 local COMMIT = 10000            -- ms
+local NAMES_MAX = 500           -- whose key is kept
+local keys, kept_keys = {}, 0   -- window -> { name = key of the counter }
 local dirty, writing = {}, false        -- name -> { ends, owner }: those that changed since they were written
 
 --- When a window ends, that `wall` lies in: of so many seconds since 1970, of a "day" or a "month" in UTC. nil: it is none.
@@ -20,11 +23,21 @@ function M.ends(window, wall)
   return (wall // window + 1) * window
 end
 
+local function key_of(name, window)
+  local of = keys[window]
+  local key = of and of[name]
+  if key then return key end
+  if kept_keys >= NAMES_MAX then keys, kept_keys = {}, 0 end
+  key = name .. "\n" .. window
+  keys[window] = keys[window] or {}
+  keys[window][name], kept_keys = key, kept_keys + 1
+  return key
+end
+
 --- Adds n to the counter of that name and window -> what it has then | nil: it cannot be counted. owner: the agent of whose share it is.
 function M.add(name, window, n, owner, kept)
-  local host = require "host"
-  local ends = M.ends(window, require("time").wall())
-  name = name .. "\n" .. window
+  local ends = M.ends(window, time.wall())
+  name = key_of(name, window)
   if kept then
     name = host.sha256_hex(name)
     dirty[name] = { ends, owner }
@@ -33,7 +46,7 @@ function M.add(name, window, n, owner, kept)
 end
 
 local function write()
-  local host, ops, names = require "host", {}, {}
+  local ops, names = {}, {}
   for name, of in pairs(dirty) do
     local n = host.count(name, of[1], 0, of[2])
     if n then ops[#ops + 1] = { op = "put", db = "counter", key = name, plain = { ends = of[1], owner = of[2], n = n } } end
@@ -42,7 +55,7 @@ local function write()
   end
   for _, name in ipairs(names) do dirty[name] = nil end
   if ops[1] then
-    local ok, code = require("store").commit(ops, require("time").now() + COMMIT)
+    local ok, code = require("store").commit(ops, time.now() + COMMIT)
     if not ok then host.log("ev=counters err=" .. tostring(code)) end
   end
 end
@@ -51,7 +64,7 @@ end
 function M.tick()
   if writing or not next(dirty) then return end
   writing = true
-  require("host").spawn(function()
+  host.spawn(function()
     local _ <close> = setmetatable({}, { __close = function() writing = false end })
     write()
   end)
@@ -59,7 +72,7 @@ end
 
 --- What the store has goes on, where nothing was counted yet; as a worker starts.
 function M.load()
-  local store, host, wall, after = require "store", require "host", require("time").wall(), nil
+  local store, wall, after = require "store", time.wall(), nil
   repeat
     local page = store.each("counter", "", after, 64)
     for _, row in ipairs(page) do

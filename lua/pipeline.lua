@@ -657,12 +657,16 @@ end
 -- A request that is decided anew, for it waited, is counted once: a rule's n-th look at a counter is that of the first time. with: what its
 -- rules get; with.req, with.times: of the request that is asked about.
 local counted = setmetatable({}, { __mode = "k" })      -- request -> { [name and place] = what it was }
+local function look(key, window, times)
+  local at = key .. "\n" .. window
+  times[at] = (times[at] or 0) + 1
+  return at .. "\n" .. times[at]
+end
+
 local function counter(self, with)
   return function(key, window, n, owner, kept)
-    local at, seen = key .. "\n" .. window, counted[with.req]
     with.times = with.times or {}
-    with.times[at] = (with.times[at] or 0) + 1
-    at = at .. "\n" .. with.times[at]
+    local at, seen = look(key, window, with.times), counted[with.req]
     if not (seen and seen[at]) then
       local is = self.count(key, window, n, owner, kept)
       if not is then return nil end
@@ -671,6 +675,13 @@ local function counter(self, with)
     end
     return seen[at]
   end
+end
+
+-- The same of looks that were noted: { name, window, what it was } of each, n values in all. nil: there were none
+local function counts_of(looks, n)
+  local out, times = {}, {}
+  for i = 1, n, 3 do out[look(looks[i], looks[i + 1], times)] = looks[i + 2] end
+  return n > 0 and out or nil
 end
 
 -- What the rules of a bundle get beside the request (rules.ask).
@@ -932,31 +943,36 @@ end
 -- is decided anew; what was counted is not counted again. nil: there are none to be asked.
 local function asks_again(self, list, agent, bundle, name, req)
   if not list[1] then return nil end
-  local call, with, answers = self.sandbox.call, rules_with(self, agent, bundle, name), nil
-  local question, seen, shown, now = { host = req.host }, nil, nil, nil
-  function question.readings() return paths.readings(self.path_readings, now.req.path) end
-  seen, shown, now = rules.request(nil, question)
-  for _, member in ipairs { "method", "scheme", "host", "port" } do seen[member] = req[member] end
+  local with, answers, handle, seen, fine = rules_with(self, agent, bundle, name), nil, nil, nil, nil
+  local told, count, looks = {}, self.count, 0        -- of the request that is asked about: { name, window, what it was } of each look at a counter
+  function with.count(key, window, n, owner, kept)
+    local is = count(key, window, n, owner, kept)
+    if is then
+      told[looks + 1], told[looks + 2], told[looks + 3] = key, window, is
+      looks = looks + 3
+    end
+    return is
+  end
+  local question = { host = req.host }
+  function question.readings() return paths.readings(self.path_readings, handle.path) end
+  local members = { method = req.method, scheme = req.scheme, host = req.host, port = req.port }
   for _, rule in ipairs(list) do answers = answers or rule.follows and require("answers") or nil end
   self.followed = self.followed or answers
-  return function(req)        -- the same handle for each, so that the view of it is made once
-    now.req, with.req, with.times, with.memos, with.wall = req, req, nil, answers and answers.memos(req), nil
-    local fine = true
-    for _, rule in ipairs(list) do
-      if not rule.paths or rules.covers_path(rule.paths, question.readings()) then
-        if rules.ask(rule, call, shown, with) then
-          fine = false
-          break
-        end
-        if rule.follows then answers.add(self, req, rule, with) end
-      end
+  local ask = rules.asker(list, self.sandbox.run, with, question.readings, function(rule) answers.add(self, handle, rule, with) end)
+  return function(now)
+    if now ~= handle then       -- it is the same handle for each, whose view is made once
+      local own
+      handle = now
+      own, seen = rules.request(handle, question, handle:view())
+      for member, value in pairs(members) do own[member] = value end
     end
-    local was = counted[req]
-    now.req, with.req, counted[req] = nil, nil, nil
-    local own, token, path = req:asked(fine)
-    if answers then answers.forget(req, own ~= nil) end
+    looks, with.wall = 0, nil
+    if answers then with.memos = answers.memos(handle) end
+    fine = ask(seen)
+    local own, token, path = handle:asked(fine)
+    if answers then answers.forget(handle, own ~= nil) end
     if not own then return end
-    counted[own] = was
+    counted[own] = counts_of(told, looks)
     return self:on_request(own, token, path)
   end
 end

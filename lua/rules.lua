@@ -4,12 +4,12 @@
 -- rules.ready(list, policies, policy, freeze) -> the rules of a bundle, compiled. list: of the record: { name, type, fields,
 --   hosts, methods, paths } each.
 -- rules.covers(rule, question) -> bool. question: { method, host, readings = function() -> { path … } | nil }
--- rules.request(req, question, view) -> seen, shown, now. shown: what a rule sees of the request: nothing of it can be changed. It reads
---   through now.req and now.view, so that requests of one kind can be shown one after the other.
+-- rules.request(req, question, view) -> seen, shown, now. req: of a request, or a table with its members. shown: what a rule sees of it:
+--   nothing of it can be changed. now.asked: the rule that is asked at the moment.
 -- rules.ask(rule, call, shown, with) -> nil: go on | code, message, hint, options. approval_timeout: a person is to be asked, about
 --   options.reason. with: { agent, bundle, credential, wall and offset (nil: as it is now), memos = { [rule's name] = table } | nil,
 --   count = function(key, window, n) -> n | nil }
-local variables = require "variables"
+local variables, counters, time = require "variables", require "counters", require "time"
 local M = {}
 
 local REASON_MAX = 500      -- bytes of what a rule says to an agent
@@ -94,10 +94,10 @@ local function shown(content)
 end
 
 -- A body as the rule's function asks for it: decoded once.
-local function readers(seen, now)
+local function readers(seen, now, view)
   local of, json, form
   local function kind()
-    of = of or require("body").of(now.view.headers)
+    of = of or require("body").of(view.headers)
     return of
   end
   local function readable()
@@ -151,28 +151,24 @@ function M.still(req, view)
 end
 
 function M.request(req, question, view)
-  local now = { req = req, view = view }
-  local function parts()
-    if not now.req then error("request is closed", 3) end
-    now.view = now.view or now.req:view()
-    return now.view
+  local now, member, get = {}, nil, nil
+  if type(req) == "userdata" then
+    member, get = req:seen(view.headers)
+  else
+    function member(_, name)
+      if plain[name] then return req[name] end
+      if name == "query_text" then return req.query or "" end
+    end
+    function get(_, name, n) return view.headers:get(name, n) end
   end
-  local seen = {
-    headers = shown {
-      get = function(_, name, n) return parts().headers:get(name, n) end,
-      names = function() return parts().headers:names() end,
-    },
-    query = shown { get = function(_, name) return parts().query:get(name) end },
+  local seen = setmetatable({
+    headers = shown { get = get, names = function() return view.headers:names() end },
+    query = shown { get = function(_, name) return view.query:get(name) end },
     readings = function()
       local list = question.readings()
       return list and table.move(list, 1, #list, 1, {})
     end,
-  }
-  setmetatable(seen, { __index = function(_, name)
-    if not now.req then error("request is closed", 2) end
-    if plain[name] then return now.req[name] end
-    if name == "query_text" then return now.req.query or "" end
-  end })
+  }, { __index = member })
   -- What a push asks for; nil: it is none; nil, why: nobody can read it. seen.pushed: of pktline.parse, or why not.
   function seen.push()
     local pushed = rawget(seen, "pushed")
@@ -185,7 +181,7 @@ function M.request(req, question, view)
     if type(found) == "table" then return found end
     return nil, found or "there is no body"
   end
-  readers(seen, now)
+  readers(seen, now, view)
   return seen, shown(seen), now
 end
 
@@ -257,6 +253,20 @@ function M.matches(pattern, name)
   return #name - #last + 1 >= at and name:sub(#name - #last + 1) == last
 end
 
+-- The limit that was made last: a rule makes the same one for request after request, and nobody can change it.
+local cap = {}
+
+local function limit_of(n, window, key, how)
+  local unit, kept = how and how.unit, how ~= nil and how.kept == true
+  local what = cap.what
+  if not what or what.limit ~= n or what.window ~= window or what.key ~= key or what.unit ~= unit or what.kept ~= kept then
+    if math.type(n) ~= "integer" or n < 0 then error("limit(n, window): n is a whole number from 0", 3) end
+    what = { limit = n, window = window, key = key, unit = unit ~= nil and text_of(unit, "a unit") or nil, kept = kept }
+    cap = { what = what, answer = answer(what) }
+  end
+  return cap.answer
+end
+
 --- What rules call, beside what every policy has.
 M.functions = {
   fits = function(patterns, text)
@@ -273,29 +283,30 @@ M.functions = {
   ask = function(reason, key)
     return answer { ask = text_of(reason, "a reason"), key = key ~= nil and text_of(key, "what an answer covers") or nil }
   end,
-  limit = function(n, window, key, how)
-    if math.type(n) ~= "integer" or n < 0 then error("limit(n, window): n is a whole number from 0", 2) end
-    return answer { limit = n, window = window, key = key, unit = how and how.unit ~= nil and text_of(how.unit, "a unit") or nil,
-      kept = how ~= nil and how.kept == true }
-  end,
+  limit = function(n, window, key, how) return (limit_of(n, window, key, how)) end,
 }
 
--- Counts for one rule, under a key of its own.
-local function count(rule, with, key, window, n, kept)
-  if type(key) ~= "string" or #key > KEY_MAX then error(("a counter's key is a text of at most %d bytes"):format(KEY_MAX), 2) end
-  if not require("counters").ends(window, 0) then error('a window is whole seconds, at most 40 days, or "day" or "month"', 2) end
-  if n ~= nil and math.type(n) ~= "integer" then error("what is counted is a whole number", 2) end
-  return with.count(with.bundle .. "/" .. rule.name .. "\n" .. key, window, n or 1, with.agent or "", kept == true)
-    or error("too many counters are in use", 2)
+-- Counts for one rule, under a key of its own: a function(key, window, n, kept), which keeps the name that it made last.
+local function counting(rule, with)
+  local begins, last, name = with.bundle .. "/" .. rule.name .. "\n", nil, nil
+  return function(key, window, n, kept)
+    if key ~= last or last == nil then
+      if type(key) ~= "string" or #key > KEY_MAX then error(("a counter's key is a text of at most %d bytes"):format(KEY_MAX), 2) end
+      last, name = key, begins .. key
+    end
+    if not counters.ends(window, 0) then error('a window is whole seconds, at most 40 days, or "day" or "month"', 2) end
+    if n ~= nil and math.type(n) ~= "integer" then error("what is counted is a whole number", 2) end
+    return with.count(name, window, n or 1, with.agent or "", kept == true) or error("too many counters are in use", 2)
+  end
 end
 
 -- What changes from request to request: the time, and what a rule's functions share for one.
 local lazy = {
   wall = function(with)
-    with.wall = with.wall or require("time").wall()
+    with.wall = with.wall or time.wall()
     return with.wall
   end,
-  offset = function(with) return with.offset or require("time").offset(with.wall or require("time").wall()) end,
+  offset = function(with) return with.offset or time.offset(with.wall or time.wall()) end,
   memo = function(with, rule)
     with.memos = with.memos or {}
     with.memos[rule.name] = with.memos[rule.name] or {}
@@ -308,18 +319,15 @@ local lazy = {
 local function context(rule, with)
   local ctx = with[rule]
   if ctx then return ctx end
-  local fixed = {
-    rule = rule.fields, agent = with.agent, bundle = with.bundle, credential = with.credential,
-    count = function(...) return count(rule, with, ...) end,
+  local count = counting(rule, with)
+  local fixed = setmetatable({
+    rule = rule.fields, agent = with.agent, bundle = with.bundle, credential = with.credential, count = count,
     warn = function(key, text)
       text_of(text, "a warning")
-      if with.warn and count(rule, with, "warned " .. key, "month") == 1 then with.warn(rule, text) end
+      if with.warn and count("warned " .. key, "month") == 1 then with.warn(rule, text) end
     end,
-  }
-  ctx = setmetatable({}, { __newindex = read_only, __metatable = false, __index = function(_, name)
-    if lazy[name] then return lazy[name](with, rule) end
-    return fixed[name]
-  end })
+  }, { __index = function(_, name) return lazy[name] and lazy[name](with, rule) end })
+  ctx = shown(fixed)
   with[rule] = ctx
   return ctx
 end
@@ -361,12 +369,12 @@ local function settled(rule, what, with)
   local hint = advice(rule)
   if what.ask then return "approval_timeout", said(rule, "a person is asked: " .. what.ask), hint, { reason = what.ask, key = what.key } end
   if what.reason then return "rule_denied", said(rule, what.reason), what.hint or hint end
-  local fine, n = pcall(count, rule, with, what.key or with.agent or "", what.window, what.unit and 0 or 1, what.kept)
+  local fine, n = pcall(context(rule, with).count, what.key or with.agent or "", what.window, what.unit and 0 or 1, what.kept)
   if not fine then return "rule_failed", said(rule, "its script failed"), hint, { trouble = tostring(n) } end
   if n <= what.limit and not (what.unit and n == what.limit) then return nil end
   local window = type(what.window) == "string" and "a " .. what.window or require("records").span(what.window)
   return "too_many", said(rule, ("%d%s in %s is the limit"):format(what.limit, what.unit and " " .. what.unit or "", window)),
-    "wait; " .. hint, { retry_after = require("counters").ends(what.window, lazy.wall(with)) - lazy.wall(with) }
+    "wait; " .. hint, { retry_after = counters.ends(what.window, lazy.wall(with)) - lazy.wall(with) }
 end
 
 local function failed(rule, ok, got, what)
@@ -381,6 +389,28 @@ function M.ask(rule, call, seen, with)
   local what = ok and type(got) == "table" and answers[got]
   if what then return settled(rule, what, with) end
   return failed(rule, ok, got, "on_request returned a %s, not deny(…), ask(…), limit(…)")
+end
+
+--- A function that asks these rules about requests that are shown one after the other: true: none of them says anything against it.
+-- (What one says is asked of M.ask.) run: sandbox.run; readings() -> of the path. told(rule): of one that follows answers, once it was asked.
+function M.asker(list, run, with, readings, told)
+  local contexts = {}
+  for i, rule in ipairs(list) do contexts[i] = rule.pol and context(rule, with) end
+  return function(seen)
+    for i = 1, #list do
+      local rule = list[i]
+      if not rule.paths or M.covers_path(rule.paths, readings()) then
+        if not rule.pol then return false end
+        local ok, got, more = run(rule.type, rule.pol.on_request, seen, contexts[i])
+        if got ~= nil or more ~= nil or not ok then
+          local what = ok and type(got) == "table" and answers[got]
+          if not what or settled(rule, what, with) then return false end
+        end
+        if rule.follows then told(rule) end
+      end
+    end
+    return true
+  end
 end
 
 --- A rule's on_response about the head of an answer (the policy has no `answer`). head: { status, headers = { { name, value } … } }. As ask.

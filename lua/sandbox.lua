@@ -20,6 +20,9 @@ local function told(name, ok, ...)
   return false, message, why
 end
 
+--- As sandbox.call, for those who repeat nothing of what went wrong.
+M.run = core.call
+
 function M.call(name, ...) return told(name, core.call(name, ...)) end
 function M.wait(name, ...) return told(name, core.wait(name, ...)) end
 
