@@ -304,7 +304,7 @@ local function new(args, opt, ctx)
   if store and require("policy_store").head(name).active ~= 0 then
     report.fail(("there is a policy '%s' already"):format(name), ("sallyport policy edit %s"):format(name))
   end
-  local source = like == "start" and require("cli.policy_manual").whole() or store and require("policy_store").source(need(like)) or require("sandbox").default_source(like)
+  local source = like == "start" and require("cli.policy_manual").whole "start" or store and require("policy_store").source(need(like)) or require("sandbox").default_source(like)
   if not source then report.fail(("there is no type '%s'"):format(report.clean(like):sub(1, 40)), "sallyport policy list") end
   if like == "start" then like = "acme" end
   local pol = policy.compile(like, source)
@@ -341,6 +341,7 @@ local function try(args, opt, ctx)
   local name, text
   if file then
     name, text = read(ctx, what)
+    if name == "match" then db.open(ctx) end
   else
     name = need(what)
     text = require("policy_store").source(name)
@@ -357,7 +358,7 @@ local function try(args, opt, ctx)
   end
   if opt.credential and words[1] then report.usage("--credential NAME has its own fields", "leave out FIELD=VALUE, or --credential") end
   return require("cli.policy_try").run(ctx, pol, {
-    method = method, url = url, headers = headers, body = body, credential = opt.credential, bare = not words[1],
+    method = method, url = url, headers = headers, body = body, credential = opt.credential, agent = opt.agent, bare = not words[1],
     read = function() return require("cli.fields").read(ctx, pol.fields or {}, words) end,
     place = function(reason) return in_file(reason, name, file and what or "policies/" .. name .. ".lua") end,
   })
@@ -680,16 +681,19 @@ examples:
     summary = "a request before and after; sends nothing",
     options = { { name = "header", short = "H", arg = "'NAME: VALUE'", many = true, whole = true, help = "-H: a header of the agent's" },
       { name = "data", short = "d", arg = "TEXT|@FILE", empty = true, help = "-d: the body" },
+      { name = "agent", arg = "AGENT", help = "of a rule, or of what matches: whose request it is" },
       { name = "credential", arg = "NAME", help = "its fields; its secrets are not read" } }, help = [[
 Shows what a type makes of a request, and sends nothing: the request before and after, what was stripped, what
 log(…) says, and how many instructions it took. Secrets are never used: «name» stands where one would go, and a
 signature is made with a stand-in. A refresh runs on the answers of an example that has some; else the token is a
-stand-in too. Plain fields that are not given come from the file's first example.
+stand-in too. Plain fields that are not given come from the file's first example. A draft of a rule says what it makes of the
+request, with its counters at nothing; a draft of what matches decides on the store as it is, as `explain` shows it.
 
 examples:
   sallyport policy try ./acme.lua GET https://api.acme.test/v1/me
   sallyport policy try acme POST https://api.acme.test/v1/x -H 'Content-Type: application/json' -d '{"a":1}' account=7
   sallyport policy try ./acme.lua GET https://api.acme.test/v1/me --credential a1
+  sallyport policy try ./office.lua POST https://api.acme.test/v1/orders from=8 to=18
 ]], run = try },
   { words = "policy rename", args = "NAME NEW", min = 2, max = 2, summary = "give a policy of your own another name", help = [[
 Gives a policy of your own another name, with all its versions; credentials of that type and rules of bundles follow in the same

@@ -281,23 +281,21 @@ end
 local with_keys = { agent = "string", bundle = "string", credential = "string", wall = "integer", offset = "integer" }
 M.keys.with = with_keys
 
--- want: the reason, or the sentence of a limit; true: any refusal; nothing: it goes on.
-local function run_rule_example(pol, ex, check, i)
-  if ex.req and not check:keys(ex.req, request_keys, "req", { "examples", i, "req" }) then return check.why end
-  if ex.with and not check:keys(ex.with, with_keys, "with", { "examples", i, "with" }) then return check.why end
-  local rules, with, counts = require "rules", ex.with or {}, ex.counts or {}
-  local r = ex.req or {}
+--- Asks a rule with these fields about the request r = { method, url, headers, body }, as rules.ask answers it; "rule_failed", why: it cannot
+-- be asked. with: { agent, bundle, credential, wall, offset }; count: as rules.ask has it.
+function M.asked(pol, values, r, with, count)
+  local rules = require "rules"
   local req = require("example").request { method = r.method or "GET", url = r.url or "https://api.example.com/", headers = r.headers or {}, body = r.body }
   local question = { method = req.method, host = req.host, readings = function() return paths.readings(paths.ways, req.path) end }
-  local rule = rules.ready({ { name = "example", type = pol.name, fields = ex.rule or {} } },
+  local rule = rules.ready({ { name = "example", type = pol.name, fields = values } },
     { load = function() return pol end }, policy, require("config").freeze)[1]
-  if rule.why then return rule.why end
+  if rule.why then return "rule_failed", rule.why end
   local seen, shown = rules.request(req, question, req:view())
   seen.body = pol.body and r.body or nil
   if pol.members and r.body then
     local reading, of = require "reading", require("body").of(req:view().headers)
     local members, why = rules.members(rule, sandbox.call)
-    if not members then return why end
+    if not members then return "rule_failed", why end
     local reader = not of.why and pol.reads[of.kind] and reading.new(of.kind, members, of.boundary) or nil
     local _, unread
     if reader then _, unread = reading.whole(reader, r.body, function() end) end
@@ -308,11 +306,20 @@ local function run_rule_example(pol, ex, check, i)
     local push, why = require("pktline").parse(r.body)
     seen.pushed = of.encoded and of.why or push or why or "the commands of this push do not end"
   end
-  local code, message, _, options = rules.ask(rule, sandbox.call, shown, {
+  return rules.ask(rule, sandbox.call, shown, {
     agent = with.agent or "a", bundle = with.bundle or "default", credential = with.credential,
-    wall = with.wall or policy.wall(), offset = with.offset or 0,
-    count = function(key, _, n) return (counts[key:match("\n(.*)$")] or counts[key:match("\n(.*)$") == "a" and "" or false] or 0) + n end,
+    wall = with.wall or policy.wall(), offset = with.offset or 0, count = count,
   })
+end
+
+-- want: the reason, or the sentence of a limit; true: any refusal; nothing: it goes on.
+local function run_rule_example(pol, ex, check, i)
+  if ex.req and not check:keys(ex.req, request_keys, "req", { "examples", i, "req" }) then return check.why end
+  if ex.with and not check:keys(ex.with, with_keys, "with", { "examples", i, "with" }) then return check.why end
+  local counts = ex.counts or {}
+  local code, message, _, options = M.asked(pol, ex.rule or {}, ex.req or {}, ex.with or {}, function(key, _, n)
+    return (counts[key:match("\n(.*)$")] or counts[key:match("\n(.*)$") == "a" and "" or false] or 0) + n
+  end)
   if code == "rule_failed" then return options and options.trouble or message end
   local got = code and message:gsub("^rule example: ", "") or nil
   if ex.want == true then return not got and "it goes on, the example wants a refusal" or nil end

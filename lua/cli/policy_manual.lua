@@ -1023,10 +1023,11 @@ function M.topics()
   return topics
 end
 
---- The whole type of the topic start, as a file.
-function M.whole()
-  local code = {}
-  for _, line in ipairs(M.topics()[1].intro) do
+--- The whole policy of the topic of that name, as a file.
+function M.whole(name)
+  local code, topic = {}, nil
+  for _, t in ipairs(M.topics()) do topic = t.name == name and t or topic end
+  for _, line in ipairs(topic.intro) do
     if line:find("^    return {") or code[1] and line:find("^    ") then code[#code + 1] = line:sub(5) end
   end
   return table.concat(code, "\n") .. "\n"

@@ -309,9 +309,53 @@ local function say(self, ctx, result, log)
   ctx.out(table.concat(out, "\n") .. "\n")
 end
 
---- spec = { method, url, headers = { name = value }, body, credential = name | nil, read = function() -> fields.read's }:
+-- A draft of what matches decides in the place of the one in force, in this process and for this once: what `explain` says then.
+local function try_match(ctx, pol, spec)
+  local policies, headers = require "policy_store", {}
+  for name, value in pairs(spec.headers) do headers[#headers + 1] = ("%s: %s"):format(name, value) end
+  local load <const> = policies.load
+  function policies.load(name)
+    if name == pol.name then return pol end
+    return load(name)
+  end
+  local _ <close> = setmetatable({}, { __close = function() policies.load = load end })
+  return require("cli.explain")[1].run({ spec.method, spec.url }, { agent = spec.agent, header = headers }, ctx)
+end
+
+local decided = { approval_timeout = "ask" }
+
+-- What a draft of a rule says to a request; its counters stand at nothing.
+local function try_rule(ctx, pol, spec)
+  local log, counted = {}, report.array()
+  local typed = spec.read()
+  local ok, field, why = policy.check_credential(pol, typed.values)
+  if not ok then report.usage(field and ("%s %s"):format(field, why) or why, ("sallyport policy try %s GET https://… %s=…"):format(pol.name, field or "FIELD")) end
+  local was = require("policy_log").listen(function(_, text) log[#log + 1] = readable(text) end)
+  local fine, code, message, hint, options = pcall(examples.asked, pol, typed.values, spec, { agent = spec.agent, wall = require("time").wall() }, function(key, window, n)
+    counted[#counted + 1] = { key = readable(key:match("\n(.*)$")), window = tostring(window), n = n }
+    return n
+  end)
+  require("policy_log").listen(was)
+  if not fine then report.usage("that is no request: " .. tostring(code):gsub("^.-:%d+: ", "")) end
+  if code == "rule_failed" then report.fail(spec.place(options and options.trouble or message)) end
+  local said = message and message:gsub("^rule example: ", ""):gsub("^a person is asked: ", "")
+  local decision = code and (decided[code] or "deny") or "allow"
+  report.answer(ctx, { decision = decision, code = code, message = said, hint = decision == "deny" and not (hint or ""):find("sallyport rule show example", 1, true) and hint or nil, counted = counted,
+    log = report.array(log), instructions = sandbox.spent() })
+  if ctx.json then return 0 end
+  local out = { decision == "allow" and "it goes on" or ("%s  %s"):format(decision == "ask" and "it asks a person" or "it refuses", said) }
+  for _, c in ipairs(counted) do out[#out + 1] = ("counted   %d for %s in %s"):format(c.n, c.key, c.window) end
+  for _, text in ipairs(log) do out[#out + 1] = "log       " .. text end
+  for i, line in ipairs(out) do out[i] = report.clean(line) end
+  ctx.out(table.concat(out, "\n") .. "\n")
+  return 0
+end
+
+--- spec = { method, url, headers = { name = value }, body, agent = whose request a rule or what matches is asked about | nil, credential = name | nil, read = function() -> fields.read's }:
 -- exit 0 | 1.
 function M.run(ctx, pol, spec)
+  if pol.kind == "match" then return try_match(ctx, pol, spec) end
+  if pol.kind == "rule" then return try_rule(ctx, pol, spec) end
   if pol.kind ~= "type" or not pol.apply then report.fail(("%s is no credential type"):format(pol.name)) end
   local log = {}
   local was = require("policy_log").listen(function(_, text) log[#log + 1] = text end)

@@ -111,11 +111,12 @@ function M.strays(ops)
 end
 
 --- Whether the page may change this policy, or put this text or kept version in its place: rules alone see no secret. Types, presets and what
--- matches say where secrets go.
-function M.is_rule(name, text)
+-- matches say where secrets go. new: it may be one of a name that nothing has yet.
+function M.is_rule(name, text, new)
   local policies = require "policy_store"
-  local pol = records.name(name) and policies.load(name)
-  if not pol or pol.kind ~= "rule" then return false end
+  local pol = policies.load(name)
+  local free = new and text and not pol and require("policy").name_ok(name) and (policies.head(name) or {}).version == 0 and not require("sandbox").default_source(name)
+  if not free and (not pol or pol.kind ~= "rule") then return false end
   local new = text and require("policy").compile(name, text)
   return not new or new.kind == "rule"       -- what is no policy at all is refused by the command
 end

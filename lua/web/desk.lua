@@ -68,7 +68,7 @@ fieldset{border:1px solid var(--line);border-radius:.4rem;margin:1rem 0;max-widt
 ]]
 
 local places = { { "", "Home" }, { "connect", "Connect an app" }, { "credentials", "Credentials" }, { "agents", "Agents" },
-  { "bundles", "Bundles" }, { "rules", "Rules" }, { "approvals", "Approvals" }, { "policies", "Policies" }, { "log", "Log" },
+  { "bundles", "Bundles" }, { "variables", "Variables" }, { "rules", "Rules" }, { "approvals", "Approvals" }, { "policies", "Policies" }, { "log", "Log" },
     { "door", "Door" }, { "settings", "Settings" } }
 
 -- ---- the frame -----------------------------------------------------------------------------------

@@ -395,13 +395,13 @@ function M.members(value)
   return html("<dl>{rows}</dl>", { rows = rows })
 end
 
---- What a command answered, kept to be shown once: the address.
-function M.keep(desk, c, args, got)
+--- What a command answered, kept to be shown once: the address. back: the page to go on to, where it is not that of the command's family.
+function M.keep(desk, c, args, got, back)
   local n = 0
   for _ in pairs(desk.kept) do n = n + 1 end
   if n >= KEPT_MAX then desk.kept = {} end
   local id = require("web.access").id()
-  desk.kept[id] = { words = c.words, line = commands.line(args), got = got }
+  desk.kept[id] = { words = c.words, line = commands.line(args), got = got, back = back }
   return "done/" .. id
 end
 
@@ -443,7 +443,7 @@ function M.done(desk, id)
     account = account_button(desk, kept, value), once = once
       and html('<div class="note" role="status"><strong>Shown this once:</strong> <code>{t}</code></div>', { t = once }),
     notes = notes ~= "" and html('<p class="note" role="status">{n}</p>', { n = notes }), value = value and M.members(value),
-    base = desk.base, back = lists[kept.words:match("^%S+")] or "" }) }
+    base = desk.base, back = kept.back or lists[kept.words:match("^%S+")] or "" }) }
 end
 
 -- What says where secrets go is changed on the command line: why not | nil

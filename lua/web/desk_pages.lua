@@ -357,6 +357,85 @@ local function item_page(desk, key, name, query)
     body = html("{members}{acts}{more}", { members = forms.members(shown.value), acts = buttons(acts), more = more }) }
 end
 
+-- ---- variables -----------------------------------------------------------------------------------
+
+-- Whose variables there are: { kind, name, set = { NAME = value } } each, bundles first.
+local function holders(desk)
+  local out = {}
+  for _, kind in ipairs { "bundle", "agent", "tenant" } do
+    for _, x in ipairs(ask(desk, kind, "list").value or {}) do
+      if kind ~= "agent" or x.state ~= "revoked" then out[#out + 1] = { kind, x.name, set = x.variables or {}, bundles = x.bundles } end
+    end
+  end
+  return out
+end
+
+local function variables(desk, query, form)
+  local all, note, names = holders(desk), nil, require "variables"
+  if form then
+    local kind, name = (form.of or ""):match("^(%l+) (.+)$")
+    local is
+    for _, h in ipairs(all) do is = is or h[1] == kind and h[2] == name and h end
+    local variable, value = form.variable or "", form.value or ""
+    local good, why = names.name(variable)
+    if not is then
+      why = "Choose whose it is."
+    elseif good and not form.remove and value == "" then
+      why = "It needs a value; Remove takes it away."
+    elseif good and form.was ~= (is.set[variable] or "") then
+      why = ("Somebody changed it since you opened the page: it is %q now."):format(is.set[variable] or "")
+    elseif good then
+      local args = { kind == "bundle" and "bundle" or "agent", "set", name, ("%s=%s"):format(variable, form.remove and "" or value) }
+      local got = ask(desk, table.unpack(args))
+      if not got.error then return { see = forms.keep(desk, commands.find(args[1] .. " set"), args, got, "variables") } end
+      why = got.error.message
+    end
+    note = html('<p class="warn" role="alert">{w}</p>', { w = why })
+  end
+  -- what credentials want, by bundle
+  local wants, rows, list = {}, {}, {}
+  for _, c in ipairs(ask(desk, "credential", "list").value or {}) do
+    local set = {}
+    for _, part in ipairs { c.hosts or {}, c.seal_hosts or {}, c.fields or {}, c.headers or {} } do names.note(part, set) end
+    for _, b in ipairs(c.bundles or {}) do
+      for v in pairs(set) do
+        wants[b] = wants[b] or {}
+        wants[b][v] = wants[b][v] or {}
+        table.insert(wants[b][v], c.name)
+      end
+    end
+  end
+  local function row(h, variable)
+    local by, seen = {}, {}
+    for _, b in ipairs(h[1] == "bundle" and { h[2] } or h.bundles or {}) do
+      for _, c in ipairs((wants[b] or {})[variable] or {}) do
+        if not seen[c] then by[#by + 1], seen[c] = link(desk, "credentials/" .. c, nil, c), true end
+      end
+    end
+    local of, value = h[1] .. " " .. h[2], h.set[variable]
+    for i = #by, 2, -1 do table.insert(by, i, ", ") end
+    rows[#rows + 1] = { variable, of, html([[
+<form class="row" method="post" action="{base}variables">{csrf}<input type="hidden" name="of" value="{of}"><input type="hidden" name="variable" value="{v}"><input type="hidden" name="was" value="{was}">
+<input name="value" value="{was}" size="16" aria-label="{v} of {of}"><button>{set}</button>{remove}</form>]], { base = desk.base, csrf = desk.csrf "variables", of = of, v = variable, was = value or "",
+      set = value and "Change" or "Set", remove = value and html '<button name="remove" value="on">Remove</button>' }), by[1] and by or html '<span class="dim">nothing</span>' }
+  end
+  for i, h in ipairs(all) do
+    list[i] = html('<option value="{o}"{on}>{o}</option>', { o = h[1] .. " " .. h[2], on = form and form.of == h[1] .. " " .. h[2] and html " selected" })
+    local mine, sorted = {}, {}
+    for v in pairs(h.set) do mine[v] = true end
+    for v in pairs(h[1] == "bundle" and wants[h[2]] or {}) do mine[v] = true end
+    for v in pairs(mine) do sorted[#sorted + 1] = v end
+    table.sort(sorted)
+    for _, v in ipairs(sorted) do row(h, v) end
+  end
+  return { status = note and 400 or 200, title = "Variables", line = { "bundle", "set", "BUNDLE", "NAME=VALUE" }, body = html([[
+{note}<p>A credential may hold <code>$&#123;NAME&#125;</code> in a plain field, a header or, as one label, a host. Its value is the agent's own, else that of the bundle through which the agent has it.</p>
+{rows}<h2>A new one</h2><form class="row" method="post" action="{base}variables">{csrf}<input type="hidden" name="was" value=""><label>Of<br><select name="of">{list}</select></label>
+<label>Name<br><input name="variable" value="{v}" size="16" placeholder="TENANT" required></label><label>Value<br><input name="value" value="{value}" size="16" required></label><button class="go">Add it</button></form>]],
+    { note = note, rows = rows[1] and grid({ "Variable", "Of", "Value", "Wanted by" }, rows) or html "<p>There is none yet.</p>", base = desk.base, csrf = desk.csrf "variables", list = list,
+      v = form and form.variable, value = form and form.value }) }
+end
+
 local function door(desk)
   local parts = {}
   for _, key in ipairs { "gateways", "tenants", "users", "connections", "keys", "roles", "clients" } do
@@ -483,21 +562,25 @@ local function allow(desk, query)
   return { title = "Allow " .. (page.clean(host, 100) or ""), body = grid({ "How", "On the command line", "" }, ways) }
 end
 
+-- What `explain` answered.
+local function decision(got)
+  local d, why = got.value, {}
+  if got.error or type(d) ~= "table" then return wrong(got) end
+  for i, c in ipairs(d.considered or {}) do why[i] = { ("%s %s"):format(c.kind, c.name), c.bundle or "",
+    c.why or html '<strong class="good">decides</strong>' } end
+  d.considered = nil
+  return html('<p class="{c}"><strong>{d}</strong> {m}</p>{members}{why}', { c = d.decision == "deny" and "bad" or "good",
+    d = d.decision, m = d.message or "", members = forms.members(d),
+      why = why[1] and html("<h2>What was looked at</h2>{g}", { g = grid({ "What", "Bundle", "Why not" }, why) }) })
+end
+
 local function explained(desk, agent, method, url)
   local args = { "explain" }
   if agent ~= "" then args[2] = "--agent=" .. agent end
   if method:find("^%-") or url:find("^%-") then return html "<p>That is no request.</p>" end
   args[#args + 1], args[#args + 2] = method, url
   local got = ask(desk, table.unpack(args))
-  local d = got.value
-  if got.error or type(d) ~= "table" then return wrong(got) end
-  local why = {}
-  for i, c in ipairs(d.considered or {}) do why[i] = { ("%s %s"):format(c.kind, c.name), c.bundle or "",
-    c.why or html '<strong class="good">decides</strong>' } end
-  d.considered = nil
-  return html('<p class="{c}"><strong>{d}</strong> {m}</p>{members}{why}', { c = d.decision == "deny" and "bad" or "good",
-    d = d.decision, m = d.message or "", members = forms.members(d),
-      why = why[1] and html("<h2>What was looked at</h2>{g}", { g = grid({ "What", "Bundle", "Why not" }, why) }) }), args
+  return decision(got), not got.error and args or nil
 end
 
 local function record(desk, query)
@@ -531,15 +614,22 @@ end
 
 -- ---- policies ------------------------------------------------------------------------------------
 
-local function policies(desk)
-  local rows = {}
+local function policies(desk, query)
+  if query.name and require("policy").name_ok(query.name) and ask(desk, "policy", "show", query.name).error then
+    return { see = "policies/" .. query.name .. "?" .. require("form").encode { { "like", query.like or "a rule" } } }
+  end
+  local rows, names = {}, {}
   for i, p in ipairs(ask(desk, "policy", "list").value or {}) do
     rows[i] = { link(desk, "policies/" .. p.name, nil, p.name), p.kind or "", p.title or p.why or "", p.status or "",
       p.version ~= 0 and p.version or "" }
+    if p.kind == "rule" or p.kind == "type" then names[#names + 1] = html("<option>{n}</option>", { n = p.name }) end
   end
   return { title = "Policies", line = { "policy", "list" },
     body = html("<p>Policies are the Lua files that say how a credential is attached, what is matched, and what "
-      .. "rules ask. An edit counts from the next request.</p>{g}", {
+      .. "rules ask. An edit counts from the next request.</p>{g}{new}", {
+    new = html([[<h2>A new one</h2><form class="row" method="get" action="{base}policies"><label>Name<br><input name="name" required pattern="[a-z][a-z0-9_]*" size="16"></label>
+<label>Begins as<br><select name="like"><option>a rule</option><option>a type</option>{o}</select></label><button>Write it</button></form>{w}]], { base = desk.base, o = names, w = query.name and html('<p class="warn" role="alert">{t}</p>',
+      { t = "A name is small letters, digits and _, begins with a letter, and is no other policy's." }) }),
     g = grid({ "Name", "Kind", "", "State", "Version" }, rows) }) }
 end
 
@@ -563,38 +653,86 @@ local function fault(text, source)
     l = shown and html('\n<a href="#fault">Line {n}</a>: <code>{s}</code>', { n = at, s = shown }) }), shown and at
 end
 
--- A request against the draft: what a type makes of it. Nothing is sent, and no secret is used.
+-- A request against the draft: what a type makes of it, what a rule says to it, how it would be decided. Nothing is sent, and no secret is used.
 local function try(desk, name, source, form)
   local args = { "policy", "try", name, (form.method or ""):upper(), form.url or "" }
+  if not args[4]:find("^%u+$") or args[5]:find("^%-") then return nil, "that is no request: GET and https://…" end
   for line in (form.fields or ""):gmatch("[^\r\n]+") do
     if line:find("^%-") or not line:find("=", 1, true) then return nil, "a line is FIELD=VALUE" end
     args[#args + 1] = line
   end
-  if not args[4]:find("^%u+$") or args[5]:find("^%-") then return nil, "that is no request: GET and https://…" end
+  for line in (form.headers or ""):gmatch("[^\r\n]+") do args[#args + 1] = "--header=" .. line end
+  local body = (form.body or ""):gsub("\r\n", "\n")
+  if body:sub(1, 1) == "@" then return nil, "a body that begins with @ is tried on the command line: there it names a file" end
+  if body ~= "" then args[#args + 1] = "--data=" .. body end
+  if (form.agent or "") ~= "" then args[#args + 1] = "--agent=" .. form.agent end
   local did = commands.run(args, { home = desk.home, asked = desk.who, source = { name, source } })
-  local v = did.value
+  local v, parts, said = did.value, {}, nil
   if did.error or type(v) ~= "table" then return nil, did.error and did.error.message .. "\n" .. (did.error.hint or "") or "it cannot be tried" end
-  local parts = {}
+  local judged = v.considered ~= nil
+  if judged then
+    said = decision(did)
+  elseif v.counted then
+    local counted = {}
+    for i, c in ipairs(v.counted) do counted[i] = { c.key, c.window, c.n } end
+    local words = { allow = "It goes on.", deny = "It refuses:", ask = "It asks a person:" }
+    said = html('<p class="{c}"><strong>{w}</strong> {m}</p>{h}{t}', { c = v.decision == "allow" and "good" or "bad", w = words[v.decision], m = v.message, h = v.hint and html("<p>{h}</p>", { h = v.hint }),
+      t = counted[1] and html("<h3>What it counted, from nothing</h3>{g}", { g = grid({ "Counter", "Window", "Then" }, counted, { [3] = true }) }) })
+    v.counted, v.decision, v.message, v.hint = nil, nil, nil, nil
+  end
   for i, side in ipairs { { "before", "What came" }, { "after", "What would go out" } } do
     local r, rows = v[side[1]], {}
     for h, x in pairs(r and r.headers or {}) do rows[#rows + 1] = { h, forms.said(x) } end
-    table.sort(rows, function(a, b) return a[1] < b[1] end)
+    table.sort(rows, function(x, y) return x[1] < y[1] end)
     parts[i] = r and html("<h3>{t}</h3><p><code>{m} {u}</code></p>{g}{b}", { t = side[2], m = r.method, u = r.url, g = rows[1] and grid({ "Header", "Value" }, rows),
       b = r.body and r.body ~= "" and html("<pre>{t}</pre>", { t = forms.said(r.body) }) }) or ""
     v[side[1]] = nil
   end
-  return html('<h2 id="tried">The request, tried against the draft</h2><p>Nothing was sent. «name» stands where a secret would go.</p>{p}{m}', { p = parts, m = forms.members(v) })
+  return html('<h2 id="tried">The request, tried against the draft</h2><p>Nothing was sent.{s}</p>{d}{p}{m}', { s = not said and " «name» stands where a secret would go.", d = said, p = parts,
+    m = not judged and forms.members(v) })
 end
 
-local function policy(desk, name, form)
-  if not require("records").name(name) then return nil end
+-- The inputs of a trial, by the kind of policy.
+local function trial(kind, form)
+  local f = form or {}
+  local function area(name, label, rows, help)
+    return html('<label for="t-{n}">{l}</label><textarea id="t-{n}" name="{n}" rows="{r}" spellcheck="false" aria-describedby="t-{n}-help">\n{v}</textarea><small id="t-{n}-help">{h}</small>',
+      { n = name, l = label, r = rows, v = f[name], h = help })
+  end
+  return html([[
+<details{open}><summary>Try a request against this text</summary><div class="row"><label>Method<br><input name="method" value="{m}" size="8"></label>
+<label>URL<br><input name="url" value="{u}" size="40" placeholder="https://api.example.com/v1/me"></label>{agent}</div>{fields}{headers}{body}
+<p class="row"><button name="try" value="on">Try it</button></p></details>]], { open = f.try and html " open", m = f.method or "GET", u = f.url,
+    agent = kind ~= "type" and html('<label>Agent<br><input name="agent" value="{a}" size="12"></label>', { a = f.agent }),
+    fields = kind ~= "match" and area("fields", "Fields", 2, kind == "type" and "One FIELD=VALUE a line; those of its first example unless named. No secret is needed." or "One FIELD=VALUE a line, as a rule of this type has them."),
+    headers = area("headers", "Headers", 2, "One NAME: VALUE a line."), body = kind ~= "match" and area("body", "Body", 3, "As the agent would send it.") })
+end
+
+local TRIED = { type = true, rule = true, match = true }
+
+-- The text with which a policy of that name begins: a copy of another one, or the manual's own rule or type | nil
+local function begun(name, like)
+  local manual = { ["a rule"] = "rule", ["a type"] = "start" }
+  local text = manual[like] and require("cli.policy_manual").whole(manual[like]) or require("records").name(like or "") and require("policy_store").source(like)
+  local pol = text and require("policy").compile(manual[like] and text:match('name%s*=%s*"([%l%d_]+)"') or like, text)
+  if not pol then return nil end
+  return (text:gsub("(%f[%w_]name%s*=%s*)([\"'])" .. pol.name .. "%2", ("%%1%%2%s%%2"):format(name), 1))
+end
+
+-- policies/NAME, of one that is there, or of a new one that begins as `like`.
+local function policy(desk, name, form, like)
+  if not require("policy").name_ok(name) then return nil end
   local got = ask(desk, "policy", "show", name)
-  if got.error then return { status = 404, title = name, body = wrong(got) } end
-  local source, note, at_line, tried = type(got.value) == "table" and got.value.text or "", nil, nil, nil
-  local seen = require("host").sha256_hex(source):sub(1, 16)
+  local new = got.error and (form or like) and require("policy_store").head(name)
+  if new and new.version ~= 0 then new = nil end
+  local first = new and not form and begun(name, like)
+  if got.error and not (new and (form or first)) then return { status = 404, title = name, body = wrong(got) } end
+  local source, note, at_line, tried = not got.error and type(got.value) == "table" and got.value.text or first or "", nil, nil, nil
+  local seen = new and "new" or require("host").sha256_hex(source):sub(1, 16)
   -- A type's defaults, a preset and what matches say where a secret goes: whoever holds the page must not. A rule sees none.
   local kept = bounds.is_rule(name)
-  if form and form.keep and not bounds.is_rule(name, ((form.source or ""):gsub("\r\n", "\n"))) then
+  if new and not form and not bounds.is_rule(name, source, true) then note = html '<p class="note">It says where secrets go: it is written and tried here, and kept on the command line.</p>' end
+  if form and form.keep and not bounds.is_rule(name, (form.source or ""):gsub("\r\n", "\n"), true) then
     note, source = html '<div class="warn" role="alert">This one says where secrets go: it is kept on the command line.</div>', form.source
   elseif form and form.keep and form.seen ~= seen then
     note = html '<div class="warn" role="alert">Somebody kept another version since you opened this page. Your text is below; kept again, it overwrites that.</div>'
@@ -611,33 +749,31 @@ local function policy(desk, name, form)
     local said_ = type(did.value) == "table" and did.value
     local bad = did.error and (did.error.message .. "\n" .. (did.error.hint or "")) or nil
     if verb == "test" and said_ and said_[1] then bad = not said_[1].ok and tostring(said_[1].error) or nil end
-    if verb == "put" and not bad then seen = require("host").sha256_hex(source):sub(1, 16) end
+    if verb == "put" and not bad then seen, new = require("host").sha256_hex(source):sub(1, 16), nil end
     if bad then note, at_line = fault(bad, source) end
     note = note or html('<div class="note" role="status">{m}</div>',
         { m = verb == "put" and "Kept: it counts from the next request." or "Its examples pass. Nothing was changed." })
   end
-  local rows, edited = {}, ask(desk, "policy", "diff", name).value
-  for i, v in ipairs(ask(desk, "policy", "history", name).value or {}) do
+  local draft = require("policy").compile(name, source)
+  local kind = (draft or require("policy_store").load(name) or {}).kind or "rule"
+  kept = kept or new and kind == "rule" or bounds.is_rule(name)
+  local rows, edited = {}, not new and ask(desk, "policy", "diff", name).value
+  for i, v in ipairs(not new and ask(desk, "policy", "history", name).value or {}) do
     rows[i] = { v.version, v.active and "in force" or "", ago(v.saved_at), v.note or "",
       kept and not v.active and link(desk, "do/policy/use", { { "a1", name }, { "a2", tostring(v.version) } }, "Use it") or "" }
   end
   local at = "policies/" .. name
-  return { title = name, line = { "policy", "edit", name }, body = html([[
+  return { title = name, line = new and { "policy", "put", ("./%s.lua"):format(name) } or { "policy", "edit", name }, body = html([[
 {note}<form method="post" action="{base}{at}">{csrf}<input type="hidden" name="seen" value="{seen}">
 <label for="source">Source</label>{editor}<p class="row">{keep}<button>Run its examples</button></p>{says}{tries}</form>
-{tried}{diff}<h2>Versions</h2>{rows}]],
+{tried}{diff}{rows}]],
     { note = note or false, base = desk.base, at = at, csrf = desk.csrf(at), editor = editor(source, at_line), seen = seen, tried = tried,
-    tries = (require("policy_store").load(name) or {}).kind == "type" and html([[
-<details{open}><summary>Try a request against this text</summary><div class="row"><label>Method<br><input name="method" value="{m}" size="8"></label>
-<label>URL<br><input name="url" value="{u}" size="40" placeholder="https://api.example.com/v1/me"></label></div>
-<label for="fields">Fields</label><textarea id="fields" name="fields" rows="2" spellcheck="false" aria-describedby="fields-help">
-{f}</textarea><small id="fields-help">One FIELD=VALUE a line; those of its first example unless named. No secret is needed.</small>
-<p class="row"><button name="try" value="on">Try it</button></p></details>]], { open = form and form.try and html " open", m = form and form.method or "GET", u = form and form.url or "", f = form and form.fields or "" }),
+    tries = TRIED[kind] and trial(kind, form),
     says = not kept and html '<p class="dim">It says where secrets go, so a draft is tried here and kept on the command line.</p>',
     keep = kept and html '<button class="go" name="keep" value="on">Keep it</button>', name = name,
     diff = type(edited) == "table" and (edited.text or "") ~= ""
       and html("<h2>What differs from the built-in one</h2><pre>{t}</pre>", { t = edited.text }),
-    rows = rows[1] and grid({ "Version", "", "Kept", "Note", "" }, rows) or html "<p>The built-in one is in force.</p>" }) }
+    rows = not new and html("<h2>Versions</h2>{r}", { r = rows[1] and grid({ "Version", "", "Kept", "Note", "" }, rows) or html "<p>The built-in one is in force.</p>" }) }) }
 end
 
 -- ---- what an agent gets, what a person is asked ----------------------------------------------------
@@ -853,9 +989,9 @@ end
 
 -- ---- the router ----------------------------------------------------------------------------------
 
-local pages = { [""] = home, connect = connect, door = door, settings = settings, log = log, allow = allow, record = record,
+local pages = { [""] = home, connect = connect, door = door, variables = variables, settings = settings, log = log, allow = allow, record = record,
   explain = explain, policies = policies, environment = environment }
-local posts = { settings = true, environment = true }
+local posts = { settings = true, environment = true, variables = true }
 -- The part of the bar that a page is of.
 local under = { record = "log", allow = "log", explain = "log", users = "door", tenants = "door", gateways = "door",
   connections = "door", keys = "door", roles = "door", clients = "door", environment = "agents", proposals = "approvals" }
@@ -869,7 +1005,7 @@ function M.answer(desk, rest, query, form)
   second = require("uri").decode(second) or ""
   if first == "policies" and second ~= "" then
     if form and #(form.source or "") > SOURCE_MAX then return nil end
-    return policy(desk, second, form), "policies"
+    return policy(desk, second, form, query.like), "policies"
   end
   if first == "account" and second ~= "" then return account(desk, second, form), "credentials" end
   if first == "proposals" and second ~= "" then return proposal(desk, second, form), "approvals" end

@@ -454,6 +454,87 @@ def test_policies(t):
         assert "kept on the command line" in a.page.text and s.cli("policy", "show", name).stdout.strip() == text.strip(), name
 
 
+def test_new_policy_and_variables(t):
+    """a rule is written, tried and kept on the page, and counts; a type is written and tried there and kept on the command line; a draft of what matches decides a request before it serves; variables are listed, set and taken away, and what credentials want is named"""
+    s, up = t.proxy(workers=1)
+    s.cli("bundle", "add", "acme")
+    s.cli("credential", "add", "wiki", "--type", "api_key", "--host", "api.test", "--bundle", "acme", "prefix=${SPACE} ", "key=-", stdin=SECRET)
+    s.canaries.append(SECRET)
+    s.agent("helper", bundles=["acme"])
+    a = Admin(t, s).sign_in()
+    for bad in ("rate", "A b", "../x", "no-dash"):
+        a.get("policies?" + urllib.parse.urlencode({"name": bad, "like": "a rule"}))
+        assert "A name is small letters" in a.page.text, bad
+    a.get("policies")
+    form = next(f for f in a.page.forms if f["action"].endswith("/policies"))
+    a.submit(form=form, name="office", like="a rule")
+    assert a.status == 303 and a.headers["Location"] == a.base + "policies/office?like=a+rule", a.headers
+    a.get(a.headers["Location"])
+    form = a.page.forms[-1]
+    assert 'name = "office"' in form["fields"]["source"] and "sallyport policy put ./office.lua" in a.page.text and "Versions" not in a.page.text, a.page.text
+    text = form["fields"]["source"].replace("orders are taken by day", "not on my watch")
+    for more, want in ((dict(method="GET"), "It goes on."), (dict(method="POST", fields="from=0\nto=24"), "It goes on. What it counted, from nothing"), (dict(method="POST", fields="from=0\nto=0"), "to is at least 1"),
+                       (dict(method="POST", fields="from=23\nto=1"), "It refuses: not on my watch"), (dict(method="PUT", body="@/etc/passwd"), "names a file"), (dict(method="PUT", headers="no header"), "a header is written"),
+                       (dict(method="GET", url="--home=/"), "no request"), (dict(method="GET", fields="--home=/"), "a line is FIELD=VALUE")):
+        a.submit(form=form, **{"source": text, "try": "on", "url": "https://api.test/v1", "body": "", "headers": "", "fields": "", **more})
+        assert a.status == 200 and want in a.page.text and "root:" not in a.html, (more, a.page.text[-900:])
+        form = a.page.forms[-1]
+        assert form["fields"]["source"] == text, "the text is as it was typed"
+    assert s.cli("policy", "show", "office", check=False).returncode != 0, "trying keeps nothing"
+    a.submit(form=form, source=text.replace("deny(", "deny((", 1), keep="on")
+    assert 'id="fault"' in a.html and s.cli("policy", "show", "office", check=False).returncode != 0
+    a.submit(form=form, source=text.replace("not on my watch", "never", 1), keep="on")
+    assert 'id="fault"' in a.html, "its examples have to pass"
+    a.submit(form=form, source=text, keep="on")
+    assert "Kept: it counts" in a.page.text and "Versions" in a.page.text and s.cli("policy", "show", "office").stdout.strip() == text.strip(), a.page.text[:900]
+    a.submit(form=form, source=text, keep="on")
+    assert "Somebody kept another version" in a.page.text, "the form of a new one does not overwrite what came meanwhile"
+    a.get("policies/mine?like=bearer")
+    form = a.page.forms[-1]
+    assert "kept on the command line" in a.page.text and re.search(r"name += \"mine\"", form["fields"]["source"]) and "Keep it" not in a.page.text
+    a.submit(form=form, url="https://api.test/", headers="Authorization: Bearer mine", **{"try": "on"})
+    assert "Bearer «token»" in a.page.text and "Bearer mine" in a.page.text, a.page.text[-900:]
+    a.submit(form=form, keep="on")
+    assert "kept on the command line" in a.page.text and s.cli("policy", "show", "mine", check=False).returncode != 0
+    for name, like in (("mine", "nothing"), ("mine", "../x"), ("Mine", "a rule"), ("nothing", "")):
+        a.get("policies/%s?like=%s" % (name, urllib.parse.quote(like)))
+        assert a.status == 404, (name, like)
+    a.get("policies/match")
+    form, text = a.page.forms[-1], a.page.forms[-1]["fields"]["source"]
+    for agent, want in (("helper", "deny credential wiki: its variable SPACE is not set"), ("nobody", "there is no agent")):
+        a.submit(form=form, source=text, url="https://api.test/v1", agent=agent, **{"try": "on"})
+        assert a.status == 200 and want in a.page.text, (agent, a.page.text[-900:])
+    found = "local function decide(list, q, trace)\n"
+    assert found in text
+    a.submit(form=form, source=text.replace(found, found + "if list then return nil, 'path_not_allowed' end\n"), url="https://api.test/v1", agent="helper", **{"try": "on"})
+    assert "deny" in a.page.text and "path_not_allowed" in a.page.text, a.page.text[-900:]
+    assert s.request(auth=s.auth(s.tokens["helper"])).get("x-sallyport-error") is not None, "its variable is not set"
+    page = a.get("variables")
+    assert "SPACE bundle acme Set wiki" in page.text, page.text
+    a.submit(form=next(f for f in page.forms if f["fields"].get("variable") == "SPACE"), value="docs")
+    assert "SPACE: docs" in a.page.text and "sallyport bundle set acme SPACE=docs" in a.page.text, a.page.text
+    a.click("Go on")
+    assert s.request(auth=s.auth(s.tokens["helper"])).status == 200 and up.requests[-1].get("x-api-key") == "docs " + SECRET
+    new = lambda: next(f for f in a.page.forms if f["fields"].get("of", 1) == "" and "value" in f["fields"])
+    stale = next(f for f in a.page.forms if f["fields"].get("variable") == "SPACE")
+    for fields, want in ((dict(of="agent helper", variable="small", value="x"), "capitals"), (dict(of="agent helper", variable="SPACE", value=""), "needs a value"), (dict(of="agent none", variable="SPACE", value="x"), "Choose whose"),
+                         (dict(of="", variable="SPACE", value="x"), "Choose whose"), (dict(of="agent helper", variable="SPACE", value="a\tb"), "control bytes")):
+        a.get("variables")
+        a.submit(form=new(), **fields)
+        assert a.status == 400 and want in a.page.text, (fields, a.page.text[:900])
+    a.get("variables")
+    a.submit(form=new(), of="agent helper", variable="SPACE", value="own")
+    assert a.status == 200 and s.request(auth=s.auth(s.tokens["helper"])).status == 200 and up.requests[-1].get("x-api-key") == "own " + SECRET
+    s.cli("bundle", "set", "acme", "SPACE=other")
+    a.submit(form=stale, value="mine")
+    assert a.status == 400 and "Somebody changed it" in a.page.text and "SPACE: other" not in a.page.text, a.page.text[:900]
+    a.get("variables")
+    a.submit(form=next(f for f in a.page.forms if f["fields"].get("variable") == "SPACE" and f["fields"]["of"] == "agent helper"), remove="on")
+    assert json.loads(s.cli("agent", "list", "--json").stdout)[0]["variables"] == {}, a.page.text
+    mine = [(c["door"], c["command"]) for c in map(json.loads, s.cli("log", "--json", "--kind", "change").stdout.splitlines()) if c["door"] == "page"]
+    assert mine == [("page", "policy put"), ("page", "bundle set"), ("page", "agent set"), ("page", "agent set")], mine
+
+
 def test_account(t):
     """an account is signed in to on the page: the provider's answer comes back here, once, by its state alone; the agent's request carries the token"""
     s, up, server = oauth_test.account(t)
