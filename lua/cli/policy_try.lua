@@ -356,7 +356,7 @@ end
 function M.run(ctx, pol, spec)
   if pol.kind == "match" then return try_match(ctx, pol, spec) end
   if pol.kind == "rule" then return try_rule(ctx, pol, spec) end
-  if pol.kind ~= "type" or not pol.apply then report.fail(("%s is no credential type"):format(pol.name)) end
+  if pol.kind ~= "type" or not pol.apply then report.fail(("%s is no credential type, rule or way to match"):format(pol.name)) end
   local log = {}
   local was = require("policy_log").listen(function(_, text) log[#log + 1] = text end)
   local self, result, code, message, so_far

@@ -36,10 +36,26 @@ function M.find(words)
   end
 end
 
+local LEFT = 600        -- s after which a draft's folder is nobody's any more: a command that takes so long was given up
+
+-- Takes away the folders that processes left which were killed within a turn.
+local function sweep(home)
+  local host, files, now = require "host", require "cli.files", require("time").wall()
+  for _, name in ipairs(files.names(home)) do
+    local dir = home .. "/" .. name
+    local is = #name == 28 and name:find("^draft%-[%w_-]+$") and host.stat(dir)
+    if is and is.type == "dir" and now - is.mtime // 1000000000 > LEFT then
+      for _, file in ipairs(files.names(dir)) do os.remove(dir .. "/" .. file) end
+      os.remove(dir)
+    end
+  end
+end
+
 -- A policy's text goes to its command in a file NAME.lua, for that is what it takes: in a folder of its own, which nobody could foresee and in
 -- which nothing of the operator's stands. The folder, until it is closed | nil
 local function draft(home, name, text)
   local host = require "host"
+  sweep(home)
   local dir = ("%s/draft-%s"):format(home, host.random_token(""):sub(1, 22))
   if not host.mkdir(dir, tonumber("700", 8)) then return nil end
   local path = ("%s/%s.lua"):format(dir, name)

@@ -49,7 +49,7 @@ function M.start(home, who, name, given, now)
   scopes = require("token").union(scopes, given.scopes)
   require("web.waiting").room(begun, now, BEGUN_MAX)
   local asked = connect.ask(env, opened, { redirect_uri = uri, scopes = scopes })
-  begun[who .. "\n" .. name] = { asked = asked, env = env, opened = opened, till = now + M.LIFE }
+  begun[who .. "\n" .. name] = { asked = asked, env = env, opened = opened, till = now + M.LIFE, of = who }
   return { url = asked.url, redirect_uri = uri, expires_at = require("cli.report").time(now + M.LIFE) }
 end
 

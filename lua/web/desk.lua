@@ -23,7 +23,7 @@ body{margin:0;font:1rem/1.5 system-ui,sans-serif;color:var(--ink);background:var
 a{color:var(--go)}
 header{border-bottom:1px solid var(--line);background:var(--card)}
 nav,main{max-width:72rem;margin:0 auto;padding:.5rem 1rem}
-nav ul{display:flex;flex-wrap:wrap;gap:.1rem .4rem;list-style:none;margin:0;padding:0;align-items:center}
+nav ul{display:flex;flex-wrap:wrap;gap:.1rem;list-style:none;margin:0;padding:0;align-items:center}
 nav a{display:block;padding:.4rem .5rem;border-radius:.4rem;text-decoration:none;color:inherit}
 nav a[aria-current]{background:var(--go);color:var(--on)}
 nav li:last-child{margin-left:auto}
@@ -53,6 +53,7 @@ button.go,.button.go{background:var(--go);color:var(--on);border-color:var(--go)
 .row{display:flex;flex-wrap:wrap;gap:.5rem;align-items:end;margin:1rem 0}.row label{margin:0;max-width:100%}.row input,.row select{font-weight:400}.row input,.row select{width:auto;max-width:100%}
 .note,.warn{border-left:.25rem solid var(--go);padding:.5rem .75rem;background:var(--card);margin:1rem 0;max-width:44rem;white-space:pre-line}
 .warn{border-color:var(--bad)}
+td .row{margin:0}
 .bad{color:var(--bad)}.good{color:var(--good)}
 pre,code{font:.875rem/1.5 ui-monospace,monospace}
 pre{overflow-x:auto;background:var(--card);border:1px solid var(--line);border-radius:.4rem;padding:.75rem}

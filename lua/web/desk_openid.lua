@@ -5,7 +5,7 @@ local access = require "web.access"
 local openid = require "web.openid"
 local M = {}
 
-local WAITING_MAX = 32      -- sign-ins under way: the oldest makes room
+local WAITING_MAX = 32      -- sign-ins under way: one of the address with the most makes room
 local LIFE = 600            -- s for a person at the provider's page
 
 M.provider = openid.provider
@@ -22,7 +22,7 @@ function M.leave(site, client, after)
   if not m then return nil, "The organisation's sign-in does not answer." end
   site.waiting = site.waiting or {}
   require("web.waiting").room(site.waiting, site.now(), WAITING_MAX)
-  local path, w = access.random(), { key = access.random(), till = site.now() + LIFE, after = after,
+  local path, w = access.random(), { key = access.random(), till = site.now() + LIFE, of = require("web.waiting").of(client.at), after = after,
     asked = { redirect_uri = client.origin .. "/login/oidc/callback", state = access.random(), nonce = access.random(), verifier = access.random() } }
   site.waiting[path] = w
   return openid.address(p, m, w.asked), ("sallyport-oidc=%s; Path=/login/oidc/%s/; HttpOnly; SameSite=Strict; Max-Age=%d%s"):format(w.key, path, LIFE,

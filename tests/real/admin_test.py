@@ -5,6 +5,7 @@ import html as html_module
 import html.parser
 import http.client
 import json
+import os
 import pathlib
 import re
 import shutil
@@ -416,13 +417,17 @@ def test_policies(t):
     assert at <= line and f">Line {line}</a>: <code>{html_module.escape((source.replace('return {', 'return {{', 1).splitlines() + [''])[line - 1], quote=False)}" in a.html.replace("&#39;", "'").replace("&quot;", '"'), (at, line)
     a.get("policies/rate")
     (s.home / "rate.lua").write_text("a draft of the operator's")
+    for name, age in (("draft-" + "k" * 22, 3600), ("draft-" + "n" * 22, 5), ("draft-mine", 3600)):        # of a process that was killed, of one that runs, of the operator's
+        (s.home / name).mkdir(0o700)
+        (s.home / name / "rate.lua").write_text("left")
+        os.utime(s.home / name, (time.time() - age,) * 2)
     a.submit(form=a.page.forms[-1], source=source.replace("-- ", "-- mine ", 1))
     assert "Its examples pass" in a.page.text, a.page.text[:600]
     assert "mine" not in s.cli("policy", "show", "rate").stdout
     a.get("policies/rate")
     a.submit(form=a.page.forms[-1], source=source.replace("-- ", "-- mine ", 1), keep="on")
     assert "Kept" in a.page.text and "mine" in s.cli("policy", "show", "rate").stdout and "differs from the built-in" in a.page.text
-    assert (s.home / "rate.lua").read_text() == "a draft of the operator's" and not list(s.home.glob("draft-*"))
+    assert (s.home / "rate.lua").read_text() == "a draft of the operator's" and sorted(p.name for p in s.home.glob("draft-*")) == ["draft-mine", "draft-" + "n" * 22]
     a.get("policies/rate")
     a.submit(form=a.page.forms[-1], source="return { kind = 'type', api = 1, name = 'rate', title = 't', fields = {}, apply = function() end }", keep="on")
     assert "kept on the command line" in a.page.text, a.page.text[:600]

@@ -45,6 +45,8 @@ def full(t, workers=1):
     s.credential({"name": "named", "type": "api_key", "host": "named.test", "fields": {"prefix": EVIL}, "secrets": {"key": SECRET}})
     s.cli("credential", "disable", "internal-billing-service-production")
     s.cli("bundle", "add", "reports")
+    s.cli("bundle", "set", "reports", "SITE=a-rather-long-value-of-a-variable")
+    s.cli("credential", "add", "site", "--type", "bearer", "--host", "${SITE}.example.test", "--bundle", "reports", "--bundle", "default", "token=-", stdin=SECRET)
     s.agent("nightly-report-builder", bundles=["default", "reports"])
     s.agent("soon", ttl="2h")
     s.policy("asks", """return { kind = "rule", api = 1, name = "asks", title = "Asks %s", on_request = function(req, ctx)
@@ -90,7 +92,7 @@ def test_every_page(t):
     thief.got = []
     threading.Thread(target=thief.serve_forever, daemon=True).start()
     plan = {"login": f"http://{desk.at}/login", "user": "ada", "password": PASSWORD, "thief": f"http://127.0.0.1:{thief.server_port}/", "proxy": {"port": s.port, "token": s.tokens["a"]}, "patience": 30000 * sallyport.SLOW, "shots": bool(shots), "most": 2 if shots else 1,
-            "first": ["approvals", *["approvals/" + q["id"] for q in json.loads(s.cli("approval", "list", "--json").stdout)], "explain?method=GET&url=https://api.test/", "explain?method=GET&url=https://no.test/", "connect?q=nothing-of-the-kind", "connect?q=stripe", "do/rule/add?o.type=rate", "do/credential/add?o.type=oauth_authorization_code", "nothing"]}
+            "first": ["approvals", *["approvals/" + q["id"] for q in json.loads(s.cli("approval", "list", "--json").stdout)], "explain?method=GET&url=https://api.test/", "explain?method=GET&url=https://no.test/", "connect?q=nothing-of-the-kind", "connect?q=stripe", "policies/office?like=a+rule", "policies?name=rate", "do/rule/add?o.type=rate", "do/credential/add?o.type=oauth_authorization_code", "nothing"]}
     r = subprocess.run([NODE, HERE / "pages.mjs", NPM, shutil.which("chromium"), shots or s.dir, json.dumps(plan)], capture_output=True, text=True, timeout=240 * sallyport.SLOW)
     assert r.returncode == 0, (r.stdout[-2000:], r.stderr[-3000:])
     seen = [json.loads(line) for line in r.stdout.splitlines()]
