@@ -188,7 +188,8 @@ local function page_of(ctx, all, bound, fds, files)
   for i, at in ipairs(bound) do list[i] = { fd = fds[i], at = at, tls = all.admin_cert ~= nil and at:sub(1, 5) ~= "unix:" or nil } end
   local path = ctx.home .. "/page"
   local spec, where, why, fd = records.listener("unix:" .. path), nil, "its path is longer than that of a socket may be", nil
-  if spec and not spec.agent then where, why, fd = ctx.host.listen { path = path, mode = 384, kind = "page" } end
+  -- control: no agent comes there, so that records name no listener for its sake
+  if spec and not spec.agent then where, why, fd = ctx.host.listen { path = path, mode = 384, kind = "page", control = true } end
   if where then
     list[#list + 1], files[#files + 1] = { fd = fd, at = where }, path
   else
