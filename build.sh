@@ -20,7 +20,7 @@ build_packages="gcc libc6-dev liblua5.4-dev lua-lpeg-dev libbearssl-dev liblmdb-
 fuzz_packages="clang libclang-rt-14-dev"
 test_packages="$fuzz_packages publicsuffix lua-check python3 openssl curl wget git procps nginx fcgiwrap npm
 	python3-requests python3-urllib3 python3-boto3 python3-websockets awscli restic chromium fish
-	kubernetes-client python3-kubernetes python3-socks python3-jsonschema python3-prometheus-client s3cmd skopeo docker-registry gdb python3-pip iptables nftables
+	kubernetes-client python3-kubernetes python3-socks python3-jsonschema python3-prometheus-client s3cmd skopeo podman docker-registry gdb python3-pip iptables nftables
 	nghttp2-client nghttp2-server python3-grpcio python3-h2 golang-go default-jdk-headless gh"
 bench_packages="python3 openssl procps nginx haproxy valgrind libssl-dev"
 

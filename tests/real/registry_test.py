@@ -1,4 +1,4 @@
-"""Container registries: skopeo (and podman and crane, where they are) push and pull with a login that is worth nothing. The token that the
+"""Container registries: skopeo and podman (and crane, where it is) push and pull with a login that is worth nothing. The token that the
 registry gives for the real one never reaches the client: not its answers, not its files, not its memory."""
 import base64
 import json
@@ -170,6 +170,21 @@ def core(process, path):
     return data
 
 
+def watched(b, args):
+    """Runs a client that pulls layers of some seconds; meanwhile, once it has a token, its whole memory is searched."""
+    given = len(b.r.given)
+    p = subprocess.Popen([str(a) for a in args], env=b.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    wait(lambda: len(b.r.given) > given or p.poll() is not None, 20, "a token")
+    assert p.poll() is None, p.stdout.read().decode()[-800:]
+    time.sleep(1)
+    memory = core(p, b.s.dir / "core")
+    assert b"placeholder" in memory, "it is the client's memory"
+    for secret in b.secrets():
+        assert secret.encode() not in memory and secret.rpartition(".")[2].encode() not in memory, f"the client's memory has {secret[:16]}…"
+    out, _ = p.communicate(timeout=120 * sallyport.SLOW)
+    assert p.returncode == 0, out.decode()[-800:]
+
+
 def test_expiry_and_memory(t):
     """a pull that outlives its token gets another, and in the client's memory there is no real one"""
     t.need("gcore")
@@ -232,13 +247,13 @@ def test_podman(t):
 
 def test_crane(t):
     """crane, which asks for another bearer when it is told 401: pull and push, one of them past the end of its token"""
-    t.need("crane")
+    t.need("crane", "gcore")
     crane, b = shutil.which("crane"), Box(t, "ghcr")
     b.push()
     run([crane, "auth", "login", "--username", "me", "--password", "placeholder", "ghcr.io"], b.env)
     b.r.lifetime, given = 2, len(b.r.given)     # s; a layer takes four
     (b.r.dir / "slowish").write_text("")
-    run([crane, "pull", "--format=oci", "ghcr.io/me/img:v1", b.s.dir / "crane"], b.env)
+    watched(b, [crane, "pull", "--format=oci", "ghcr.io/me/img:v1", b.s.dir / "crane"])
     assert len(b.r.given) > given + 1, "it asked for another"
     assert any(r.get("error") == "sealed_expired" and r["status"] == 401 for r in b.s.records()), b.s.records()[-4:]
     b.r.lifetime = 300
