@@ -11758,7 +11758,7 @@ scrub_fault(const struct scrub_tally *t)
 {
 	static const struct filter_fault limit = {502, "scrub_limit",
 	    "the credential came back in too many answers: more than 10 requests in a minute",
-	    "wait a minute; the operator can end the limit: sallyport credential set NAME scrub=off"},
+	    "wait a minute; scrub=off would end the limit, and bodies would then give the agent the key itself"},
 	    memory = {503, "injection_unavailable", "out of memory: the answer was not searched for the credential", "retry later"},
 	    unread = {502, "scrub_hit", "the answer cannot be decoded, so it cannot be searched for the credential",
 	    "`sallyport credential set NAME scrub=head` lets bodies through unsearched"};

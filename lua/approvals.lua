@@ -192,7 +192,10 @@ function M.ask(self, req, agent, bundle, name, rule, what)
   while true do
     local r = self.store.peek("approval", key)
     if not r then return "asked" end         -- another request took it, or it covers more now
-    if r.state == "denied" then return "rule_denied", ("rule %s: %s; a person refused it"):format(rule.name, what.reason) end
+    if r.state == "denied" then
+      return "rule_denied", ("rule %s: %s; a person refused it"):format(rule.name, what.reason),
+        "the same request is refused until 10 minutes after that answer; then it is asked about anew"
+    end
     if r.state == "once" then
       if spend(self, key, r) then memo[mark] = "granted" end
       return "asked"

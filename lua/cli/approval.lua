@@ -89,7 +89,8 @@ local function allow(args, opt, ctx)
   db.open(ctx)
   local r = named(args[1]).record
   settle(args[1], r, function() return approvals.allow(args[1], span) end)
-  ctx.note(span == "once" and "Allowed: the request that waits goes on, or the next one that is the same."
+  ctx.note(span == "once" and (r.state == "denied" and "Allowed, though it was denied: the next one that is the same goes on."
+    or "Allowed: the request that waits goes on, or the next one that is the same.")
     or span == "always" and ("Allowed from now on: %s. sallyport rule show %s lists it."):format(r.covers, r.rule)
     or ("Allowed for the agent %s, for one %s: %s"):format(r.agent, span, r.covers))
   local s = shape(r)

@@ -177,7 +177,8 @@ Says which bundle, credential or domain entry decides about a request, and why t
 code that decides in the proxy (policies/match.lua) on the store as it is now, and sends nothing. Of an
 address it knows what the address guard says; of a name only with --resolve. METHOD may be WEBSOCKET for the upgrade.
 Of a request that comes in at the door it says first who it is, what their role and the connection allow, and which
-scopes the tool needs; then how the tenant's request goes out.
+scopes the tool needs; then how the tenant's request goes out. A rule that reads the body is named, and not asked: here is none.
+It ends with 0 where it could say, whatever the answer is; --json has `decision`.
 
 examples:
   sallyport explain --agent claude GET https://api.github.com/user

@@ -283,13 +283,14 @@ end
 -- ---- a type of one's own -------------------------------------------------------------------------
 
 local HEAD = [[
--- %s: a credential type of your own, begun as a copy of %s.
+-- %s: a %s of your own, begun as a copy of %s.
 --   sallyport policy help            what a type may say and call
 --   sallyport policy test ./%s       compiles it and runs the examples at its end
---   sallyport policy try ./%s GET https://HOST/PATH     a request before and after; nothing is sent
---   sallyport policy put ./%s        from then on: sallyport credential add NAME --type %s …
+%s--   sallyport policy put ./%s        from then on: sallyport %s add NAME --type %s …
 --
 ]]
+local TRY = "--   sallyport policy try ./%s GET https://HOST/PATH     a request before and after; nothing is sent\n"
+local MANUAL = { start = "acme", rule = "office" }       -- topics of the manual that have a whole policy, and its name there
 
 local function new(args, opt, ctx)
   local name, like = args[1]:gsub("%.lua$", ""), opt.like or "api_key"
@@ -304,15 +305,16 @@ local function new(args, opt, ctx)
   if store and require("policy_store").head(name).active ~= 0 then
     report.fail(("there is a policy '%s' already"):format(name), ("sallyport policy edit %s"):format(name))
   end
-  local source = like == "start" and require("cli.policy_manual").whole "start" or store and require("policy_store").source(need(like)) or require("sandbox").default_source(like)
+  local source = MANUAL[like] and require("cli.policy_manual").whole(like) or store and require("policy_store").source(need(like)) or require("sandbox").default_source(like)
   if not source then report.fail(("there is no type '%s'"):format(report.clean(like):sub(1, 40)), "sallyport policy list") end
-  if like == "start" then like = "acme" end
+  like = MANUAL[like] or like
   local pol = policy.compile(like, source)
-  if not pol or pol.kind ~= "type" then report.fail(("%s is no credential type"):format(like), "sallyport policy list") end
+  local rule = pol and pol.kind == "rule"
+  if not pol or not rule and pol.kind ~= "type" then report.fail(("%s is no credential type, and no rule"):format(like), "sallyport policy list") end
   local file = name .. ".lua"
   local text = source:gsub("(%f[%w_]name%s*=%s*)([\"'])" .. plain_pattern(like) .. "%2", ("%%1%%2%s%%2"):format(name), 1)
   text = text:gsub("(%-%-type )" .. plain_pattern(like) .. "%f[^%w_]", "%1" .. name)
-  text = HEAD:format(file, like, file, file, file, name) .. text
+  text = HEAD:format(file, rule and "rule" or "credential type", like, file, rule and "" or TRY:format(file), file, rule and "rule" or "credential", name) .. text
   local ok, why = require("cli.policy_examples").test(name, text)
   if not ok then report.fail(in_file(why, name, file), ("%s could not be copied: sallyport policy show %s"):format(like, like)) end
   if ctx.host.stat(file) then report.fail(("there is a file %s here already"):format(file), "move it away, or choose another name") end
@@ -636,8 +638,8 @@ examples:
   sallyport policy diff match
   sallyport policy diff acme 1 3
 ]], run = diff },
-  { words = "policy new", args = "NAME [--like TYPE]", min = 1, max = 1, homeless = true, summary = "begin a type of your own",
-    options = { { name = "like", arg = "TYPE", help = "the type that it is a copy of, or start: the manual's example; api_key unless named" } }, help = [[
+  { words = "policy new", args = "NAME [--like TYPE]", min = 1, max = 1, homeless = true, summary = "begin a type or a rule of your own",
+    options = { { name = "like", arg = "TYPE", help = "the type or rule that it is a copy of; start or rule: the manual's example; api_key unless named" } }, help = [[
 Writes NAME.lua in this folder: a copy of the type with comments, whose examples pass. Nothing is kept until
 `policy put`.
 
@@ -645,6 +647,7 @@ examples:
   sallyport policy new acme
   sallyport policy new acme --like hmac
   sallyport policy new acme --like start     # a signature and a token exchange
+  sallyport policy new office2 --like rule   # a rule
 ]], run = new },
   { words = "policy check", args = "FILE …", min = 1, homeless = true, summary = "what a policy says by mistake", help = [[
 Reads policies as their authors might after a break: names that are no globals, locals that nothing reads, comparisons that

@@ -290,6 +290,13 @@ function M.asked(pol, values, r, with, count)
   local rule = rules.ready({ { name = "example", type = pol.name, fields = values } },
     { load = function() return pol end }, policy, require("config").freeze)[1]
   if rule.why then return "rule_failed", rule.why end
+  local fields = rule.fields
+  rule.fields = setmetatable({}, { __pairs = function() return pairs(fields) end, __index = function(_, name)
+    if type(name) == "string" and not pol.by_name[name] then
+      error(("the type has no field '%s'%s"):format(name, policy.meant(name, pol.by_name)), 2)
+    end
+    return fields[name]
+  end })
   local seen, shown = rules.request(req, question, req:view())
   seen.body = pol.body and r.body or nil
   if pol.members and r.body then
@@ -320,7 +327,10 @@ local function run_rule_example(pol, ex, check, i)
   local code, message, _, options = M.asked(pol, ex.rule or {}, ex.req or {}, ex.with or {}, function(key, _, n)
     return (counts[key:match("\n(.*)$")] or counts[key:match("\n(.*)$") == "a" and "" or false] or 0) + n
   end)
-  if code == "rule_failed" then return options and options.trouble or message end
+  if code == "rule_failed" then
+    check.why = options and options.trouble     -- it names a line of its own
+    return check.why or message
+  end
   local got = code and message:gsub("^rule example: ", "") or nil
   if ex.want == true then return not got and "it goes on, the example wants a refusal" or nil end
   return differs("the reason", got, ex.want)

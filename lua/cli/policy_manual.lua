@@ -109,8 +109,8 @@ URLs, or hosts ("*.acme.test": all below), to which `refresh` may go beside the 
     endpoints = { "https://login.acme.test/session" }
 
 ## type.expired
-What in an answer says that the token is dead, beside 401 and 403 with error="invalid_token": statuses, and names of errors as
-AWS sends them. The token is dropped then, at most once a minute.
+What in an answer says that the token is dead: any 401 does, and a 403 with error="invalid_token"; beside them these statuses, and
+names of errors as AWS sends them. The token is dropped then, and not again within a minute.
     expired = { 419, "ExpiredToken" }
 
 ## type.validate
@@ -833,7 +833,8 @@ Judges an answer of AssumeRole.
 
 # rule  Traffic rules
 A rule stands in a bundle and is asked about each request that the bundle allowed, before anything is attached. It can refuse,
-and it can count; it never widens what is allowed. Its first answer settles the request; where no rule says anything it goes on.
+and it can count; it never widens what is allowed. The first refusal, or question to a person, settles the request; a rule that returns
+nil, or a limit that lets it through, leaves it to the next one, and where none objects it goes on.
 A rule with a bug refuses (403 rule_failed). Headers and parameters that would make a server see another method or path than the
 rule saw are taken off; a method that a body names (_method) is the rule's own to look for.
 
@@ -908,7 +909,8 @@ is answered so that git shows it.
 reader = "json", "form", "multipart", or a list of some: of a body of these types the values of `members` are read, at constant memory, however long
 it is. A member is a path of names with dots between, `*` for each element of a list or member of an object; in a form a[b] and a.b are the same;
 members may be function(rule) -> list. req.members() answers { kind, values = { [path] = { value … } } }: texts, numbers, booleans and json.null;
-{} stands for any other value, and for each part of multipart, whose names alone are read; a list of texts gives each of them. nil and
+{} stands for any other value, and for each part of multipart, whose names alone are read; a number is an integer or a float, as Lua has it, so
+500.00000000000000001 is 500; a list of texts gives each of them. nil and
 a reason where it cannot be read: another type, a coding, a member twice in an object, what is no JSON or form to all servers, nesting over 64,
 a name over 1 KiB, a value over 4 KiB, over 1,000 of them. A rule that needs the body refuses then.
 A body of up to 64 KiB is held until the rule has spoken, with `body` beside it one of up to body-max (or max). A longer one streams: its
@@ -962,10 +964,15 @@ What a rule returns to let n requests through each `window` seconds, counted by 
 answered 429 too_many, with Retry-After. kept: as of ctx.count. unit: what the rule itself counts under that key ("bytes"): nothing is
 added, and once n are reached no more requests go through.
     limit(100, 3600)
+A rule returns one answer. To ask a person and to count, count first: ctx.count(key, window, n) and limit() with the same key and window
+have one counter.
+    if ctx.count(ctx.agent, 60, 0) >= 20 then return limit(20, 60) end
+    ctx.count(ctx.agent, 60, 1)
+    return ask("an order of more than 500")
 
 ## rule.examples
 Run at every `policy put`: { rule = fields, req = { method, url, headers, body }, with = { agent, bundle, credential, wall, offset },
-counts = { key = what was counted before }, want = the reason of a refusal }. Without want the request goes on. The reason of an ask is
+counts = { key = what was counted before; "" of a limit without a key }, want = the reason of a refusal }. Without want the request goes on. The reason of an ask is
 "a person is asked: " and its text; want = true is any.
     examples = { { req = { method = "GET", url = "https://api.acme.test/" } } }
 

@@ -88,7 +88,8 @@ return { { words = "record", max = 0, summary = "keep what decisions read, for `
   help = [[
 Writes a line for each request that the proxy decides: time, agent, method, URL, the names of its headers, the size of its body,
 whose placeholder stood where, what its rules' counters said, and the decision. Values of headers only where --header names
-them, bodies never, and of the query no value of a name that sounds like a key (token=, sig=). The file can be kept beside
+them; of a body nothing but the members that a rule of that bundle reads (rule.members), with their values; and of the query no
+value of a name that sounds like a key (token=, sig=). The file can be kept beside
 policies: `sallyport policy replay` says what a draft would decide otherwise. It ends by itself.
 
 examples:
