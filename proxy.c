@@ -15941,7 +15941,7 @@ count_add(struct slice name, int64_t ends, int64_t n, bool first, uint32_t owner
 	X(STORE_DAMAGED, "damaged") X(STORE_LOCKED, "locked") X(STORE_NOT_OWNER, "not_owner") \
 	X(STORE_KEY_ABSENT, "key_absent") X(STORE_KEY_MODE, "key_mode") \
 	X(STORE_WRONG_KEY, "wrong_key") X(STORE_NEWER, "newer_format") \
-	X(STORE_OTHER, "other_store") X(STORE_RUNNING, "running") X(STORE_FULL, "full") \
+	X(STORE_OTHER, "other_store") X(STORE_FULL, "full") \
 	X(STORE_BUSY, "busy") X(STORE_TIMEOUT, "timeout") X(STORE_CONFLICT, "conflict") \
 	X(STORE_INVALID, "invalid") X(STORE_MEMORY, "memory") X(STORE_IO, "io")
 
@@ -26269,22 +26269,6 @@ l_time_offset(lua_State *L)
 	return l_one(L, tm.tm_gmtoff);
 }
 
-/* time.boot_id() -> text
- *
- * The kernel's UUID for this boot, "" where it cannot be read: times of CLOCK_BOOTTIME compare
- * only under the same one. */
-static int
-l_time_boot_id(lua_State *L)
-{
-	char id[36];            /* a UUID */
-	int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
-	ssize_t n = fd >= 0 ? read(fd, id, sizeof id) : 0;
-
-	if (fd >= 0)
-		close(fd);
-	return l_one(L, ((struct slice){id, n > 0 ? (size_t)n : 0}));
-}
-
 static int
 l_time_sleep_push(lua_State *L, bool late)
 {
@@ -26306,9 +26290,8 @@ l_time_sleep(lua_State *L)
 }
 
 static const luaL_Reg l_time[] = {
-	{"now", l_time_now}, {"boot", l_time_boot}, {"boot_id", l_time_boot_id}, {"wall", l_time_wall},
-	{"wall_ms", l_time_wall_ms}, {"offset", l_time_offset},
-	{"sleep", l_time_sleep}, /* yields */
+	{"now", l_time_now}, {"boot", l_time_boot}, {"wall", l_time_wall}, {"wall_ms", l_time_wall_ms},
+	{"offset", l_time_offset}, {"sleep", l_time_sleep}, /* yields */
 	{NULL, NULL},
 };
 
@@ -27309,7 +27292,7 @@ lua_bind_all(lua_State *L, bool worker)
 		{"secret.core", l_core_functions, l_open_secret_core}, {"json.core", l_json_functions, l_open_json},
 		{"request", l_request, l_open_request}, {"store.core", l_store, NULL}, {"tls", l_tls, NULL},
 		{"sign.core", l_sign_functions, NULL}, {"http.core", l_http_functions, NULL},
-		{"addr", l_addr_functions, NULL}, {"time", l_time, NULL}, {"http_client", l_http_client, NULL},
+		{"addr", l_addr_functions, NULL}, {"time.core", l_time, NULL}, {"http_client", l_http_client, NULL},
 		{"jail", l_jail, NULL},
 	};
 

@@ -103,8 +103,9 @@ end
 --- given: { the flags of `serve` as JSON }
 function M.start(given)
   if not M.authority() then return false, "the CA of this store is missing or damaged" end
-  local flags = given[1] and assert(require("json").decode(given[1])) or nil
-  if flags and flags.verbose then require("policy_log").listen(verbose(require("host"), require("time"))) end
+  local flags = given[1] and assert(require("json").decode(given[1])) or {}
+  require("time").boot_id = function() return flags.boot_id end
+  if flags.verbose then require("policy_log").listen(verbose(require("host"), require("time"))) end
   require("pipeline").serve(M.build { overrides = flags })
   -- Before the first connection and dial: certificate, connect-to, roots and the guard must be as they were set.
   config:load_settings()

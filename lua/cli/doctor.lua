@@ -97,7 +97,7 @@ local function tell(say, check, list, what)
   for _, r in ipairs(list) do say(check, WARN, ("%s/%s: %s; %s"):format(r[1], r[2], r[3], what(r))) end
 end
 
---- What lies on the disk is taken for what was written last.
+--- What lies on the disk is taken for what was written last, while no server runs: it would serve what it knows to be put back.
 local function accept(ctx, say)
   local s = require "store"
   local known, code, fault = s.open(ctx.home, {})

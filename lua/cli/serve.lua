@@ -355,6 +355,7 @@ examples:
       page, flags.page = page_of(ctx, all, own, fds, files)
       flags.unused_proxy = tell_unused(ctx, all, at)    -- for doctor, which has another environment
       flags.tproxy = all.transparent[1] and require("cli.doctor_doors").may_tproxy(ctx.host) or nil
+      flags.boot_id = require("time").boot_id()         -- no worker reads files
       local overrides = report.json_line(flags)
       local banner = token and demo_banner(ctx, paths, token, at[1])
         or made and ("\nMade %s. Next:\n\n%s"):format(ctx.home, home.next_steps(ctx)) or ""
