@@ -138,7 +138,7 @@ pack() {
 
 # What a command needs that is typed often: it stands first in the pack, which is unpacked as far as it is asked for. A file that
 # is missing here costs milliseconds, no more.
-first="guarded cli cli/page cli/report cli/files cli/terminal host cli/machine cli/version changes cli/run cli/control_client cli/control json secret
+first="guarded fields cli cli/page cli/report cli/files cli/terminal host cli/machine cli/version changes cli/run cli/control_client cli/control json secret
 	cli/jail cli/looks cli/secret_names roots cli/truststore cli/env cli/db env cli/home records cli/tokens store cli/listeners holding cli/status cli/log_files reqlog
 	cli/log_record errors cli/log_summary cli/token_state cli/log_place cli/agent cli/shape variables doors cli/credential cli/fields scrub
 	oauth cli/presets presets policy_store sandbox policy seal mint preset_table rows stand_in cli/tls cli/sandbox_file

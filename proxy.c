@@ -1685,7 +1685,7 @@ static void conn_bound(uint64_t memory);
 #define NET_LISTENERS_MAX 18    /* 16 that are named, the control socket, and the page's behind it */
 #define NET_NAME_MAX (sizeof(struct sockaddr_un) + 8)
 #define NET_CIDRS_MAX 16        /* of one credential or domain entry */
-#define NET_CONNECT_TO_MAX 64
+#define NET_CONNECT_TO_MAX (1u << 20) /* bytes of that setting: some 2,000 of the longest */
 #define NET_DIAL_EACH_MS 3000   /* one address of several: a dead one leaves time for the next */
 #define NET_OWN "one of Sallyport's own listeners"
 
@@ -1711,13 +1711,6 @@ struct listener {
 	char agent[65];         /* whose all its connections are, whatever they say; empty: nobody's */
 };
 
-/* `connect-to`: dial elsewhere, as in curl. The operator's own word, so the
- * guard does not judge it. */
-struct connect_to {
-	char host[256], target[256];    /* empty host: any */
-	int port, target_port;          /* 0: any; the same */
-};
-
 static int64_t net_dial_ms = 10000;     /* `dial-timeout`: all addresses together */
 
 /* What the operator opened for the whole process. */
@@ -1726,12 +1719,13 @@ static struct {
 	size_t nlisteners, several;     /* several: for agents or the world */
 	struct cidr allow[NET_CIDRS_MAX];
 	size_t nallow;
-	struct connect_to to[NET_CONNECT_TO_MAX];
-	size_t nto;
+	/* owned; `connect-to`, to dial elsewhere as in curl: "HOST PORT TARGET PORT\n" each, of which the first that fits
+	 * counts; what is empty is any, or the same. The operator's own word, so the guard does not judge it. */
+	struct buf to;
 	enum listener_kind kind;        /* whom this process serves */
 	struct cidr trusted[NET_CIDRS_MAX];     /* `trusted-proxy`: who may speak plain HTTP to the door */
 	size_t ntrusted;
-} net;
+} net = {.to.max = NET_CONNECT_TO_MAX};
 
 static socklen_t
 net_sockaddr(const struct endpoint *e, struct sockaddr_storage *ss)
@@ -1835,30 +1829,6 @@ net_keepalive(int fd)
 	setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &tries, sizeof tries);
 }
 
-/* Adds a descriptor to net.listeners, an inherited one too; NULL or why not. */
-static const char *
-net_adopt(int fd, const struct listener *as)
-{
-	struct listener *l = &net.listeners[net.nlisteners];
-	struct sockaddr_storage ss;
-	socklen_t len = sizeof ss, int_len = sizeof(int);
-	int listens = 0, type = 0;
-
-	if (net.nlisteners == NET_LISTENERS_MAX)
-		return "too many listeners";
-	if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &int_len) != 0 || !listens ||
-	    getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &int_len) != 0 || type != SOCK_STREAM ||
-	    fcntl(fd, F_SETFD, FD_CLOEXEC) != 0 || fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK) != 0 || getsockname(fd, (struct sockaddr *)&ss, &len) != 0)
-		return "it is no listening socket";
-	*l = *as;
-	l->watch = (struct watch){.fd = fd};
-	if (!net_endpoint((struct sockaddr *)&ss, &l->at) && ss.ss_family != AF_UNIX)
-		return "it is neither a TCP nor a Unix socket";
-	net.nlisteners++;
-	net.several += !as->control;
-	return NULL;
-}
-
 /* Our own listeners are refused whatever the guard was told: a request that came back to us would
  * loop, and an agent could reach another agent's endpoints under our address. */
 static bool
@@ -1867,18 +1837,17 @@ net_is_own_listener(const struct endpoint *e)
 	struct endpoint own = {.addr = addr_unmapped(&e->addr)};
 	struct sockaddr_storage ss;
 	socklen_t len = net_sockaddr(&own, &ss);
-	bool local = false;
 	size_t i = 0;
+	bool local;
+	int fd;
 
 	while (i < net.nlisteners && (e->port == 0 || net.listeners[i].at.port != e->port))
 		i++;
-	if (i < net.nlisteners) {       /* an address is this machine's if a socket can be bound to it */
-		int fd = socket(ss.ss_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-
-		local = fd >= 0 && bind(fd, (struct sockaddr *)&ss, len) == 0;
-		if (fd >= 0)
-			close(fd);
-	}
+	/* an address is this machine's if a socket can be bound to it */
+	if (i == net.nlisteners || (fd = socket(ss.ss_family, SOCK_DGRAM | SOCK_CLOEXEC, 0)) < 0)
+		return false;
+	local = bind(fd, (struct sockaddr *)&ss, len) == 0;
+	close(fd);
 	return local;
 }
 
@@ -2078,35 +2047,36 @@ resolve_done(struct defer *done)
 static void
 net_dial(struct dial *d, const char *host, uint16_t port, bool guarded)
 {
+	struct slice to = slice_of(host), left = guarded ? buf_slice(&net.to) : SLICE("");
 	struct resolve *r;
+	uint64_t number;
 
 	d->deadline = clock_now() + net_dial_ms;
 	d->guarded = guarded;
 	d->watch.fd = -1;
 	d->last = "connection failed";
-	for (size_t i = 0; guarded && i < net.nto; i++) {
-		const struct connect_to *to = &net.to[i];
+	while (d->guarded == guarded && left.n != 0) {
+		struct slice line = slice_cut(&left, '\n'), named = slice_cut(&line, ' '), at = slice_cut(&line, ' '),
+		    target = slice_cut(&line, ' ');
 
-		if ((to->host[0] == '\0' || strcmp(to->host, host) == 0) &&
-		    (to->port == 0 || to->port == port)) {
-			d->guarded = false;
-			host = to->target[0] != '\0' ? to->target : host;
-			port = to->target_port != 0 ? (uint16_t)to->target_port : port;
-			break;
-		}
+		if ((named.n != 0 && !slice_eq(named, to)) || (slice_number(at, UINT16_MAX, &number) && number != port))
+			continue;
+		d->guarded = false;
+		to = target.n != 0 ? target : to;
+		port = slice_number(line, UINT16_MAX, &number) ? (uint16_t)number : port;
 	}
 	d->at[0].port = port;
 	d->n = 1;
 	if (d->path != NULL) {
 		dial_next(d);
-	} else if (addr_parse(slice_of(host), &d->at[0].addr)) {
+	} else if (addr_parse(to, &d->at[0].addr)) {
 		dial_judge(d);
 	} else if ((r = malloc(sizeof *r)) == NULL) {
 		dial_finish(d, -1, "upstream_unreachable", "out of memory");
 	} else {
 		*r = (struct resolve){.port = port, .dial = d,
 		    .job = {.lane = JOB_RESOLVE, .owner = d->owner, .run = resolve_run, .done = resolve_done}};
-		text_copy(r->host, sizeof r->host, host);
+		slice_cstr(to, r->host, sizeof r->host);        /* as long as a host at most */
 		d->resolve = r;
 		timer_set(&d->timer, d->deadline, dial_timeout);
 		job_submit(&r->job);
@@ -2832,8 +2802,8 @@ tls_park(struct tls *t)
 #define HTTP_CHUNK_EXT_MAX 16384        /* extensions beyond the size of their data: Go's */
 #define HTTP_CHUNK_DIGITS_MAX 16        /* 64 bits; leading zeros count too */
 
-/* What becomes of a field, whoever sends it: bits of a row of hdr_rules (section `field`, which also says
- * how a name is compared). Bits 11 to 13: the kind of second target (HDR_NAMES). "Goes" means that the
+/* What becomes of a field, whoever sends it: bits of a row of lua/fields.lua, which has the same (section
+ * `field` says how a name is compared). Bits 11 to 13: the kind of second target. "Goes" means that the
  * field is not sent on. */
 enum hdr_rule {
 	HDR_HOP         = 1 << 0,       /* goes, both ways; also set on what Connection names */
@@ -2849,7 +2819,7 @@ enum hdr_rule {
 	HDR_SECOND      = 1 << 10,      /* names a second target, which is judged as the first was */
 };
 
-/* Does a request's field go out? FIELD_DROPPED: no, by the rules of hdr_rules or a policy. FIELD_STRIPPED:
+/* Does a request's field go out? FIELD_DROPPED: no, by those rules or a policy. FIELD_STRIPPED:
  * no, because req:strip named it: a credential of the agent's own, or a placeholder. The fields of an
  * answer are all FIELD_KEPT. */
 enum field_mark { FIELD_KEPT, FIELD_DROPPED, FIELD_STRIPPED };
@@ -3087,17 +3057,16 @@ http_parse_authority(struct slice in, struct slice *host, int *port)
 static bool
 http_parse_absolute(struct slice target, bool *tls, struct slice *authority, struct slice *rest)
 {
-	size_t at, end;
+	size_t scheme;
 
 	*tls = slice_begins_nocase(target, SLICE("https://"));
 	if (!*tls && !slice_begins_nocase(target, SLICE("http://")))
 		return false;
-	at = end = *tls ? 8 : 7;
-	while (end < target.n && target.p[end] != '/' && target.p[end] != '?')
-		end++;
-	*authority = (struct slice){target.p + at, end - at};
-	*rest = (struct slice){target.p + end, target.n - end};
-	return end > at;
+	scheme = *tls ? 8 : 7;
+	*rest = (struct slice){target.p + scheme, target.n - scheme};
+	*authority = slice_until(slice_until(*rest, '/'), '?');
+	*rest = (struct slice){rest->p + authority->n, rest->n - authority->n};
+	return authority->n != 0;
 }
 
 /* RFC 9112 3.2: which form, and its parts. */
@@ -4874,7 +4843,7 @@ struct req {
 	char code[32];          /* X-Sallyport-Error; empty: no error */
 	struct buf answer;      /* owned; body of our own answer */
 	size_t answer_counted;  /* bytes of it that count as its agent's */
-	const char *answer_type; /* static; NULL: it stands in `fields` */
+	bool answer_json;       /* it is an error of ours; else `fields` say what it is */
 	struct buf target;      /* owned; a gateway's path and query, which stand in place of those that came */
 	struct buf fields;      /* owned; of any answer that the door gives or relays: "\r\nName: value" each */
 	int retry_after;        /* seconds; 0: not said */
@@ -5095,7 +5064,7 @@ req_fail(struct req *r, int status, const char *code, struct slice message, stru
 	r->allowed = r->allowed && status >= 500;       /* what fails later on was allowed all the same */
 	text_copy(r->code, sizeof r->code, code);
 	buf_clear(&r->answer);
-	r->answer_type = "application/json";
+	r->answer_json = true;
 	if (status == 407)
 		return;                 /* an empty body: git and Java read on the same connection */
 	json_put_member(&r->answer, SLICE("{\"error\":"), slice_of(code));
@@ -5762,9 +5731,6 @@ conn_accept(struct watch *w)
 }
 
 /* -- the end of a request, and our own answers */
-#define PAGE_TYPE "text/html; charset=utf-8"
-#define PAGE_FIELDS "\r\nReferrer-Policy: no-referrer\r\nX-Content-Type-Options: nosniff\r\nX-Frame-Options: DENY" \
-	"\r\nContent-Security-Policy: default-src 'none'; style-src 'unsafe-inline'"
 
 /* Nothing of the request body is left on the wire: the next request begins where this one ended. */
 static bool
@@ -5792,15 +5758,13 @@ conn_next_request(struct conn *c)
 	conn_drop_req(c);
 	if (c->last && agent_over(c->agent)) {
 		conn_close(c, false);   /* not even for a while: it could open others faster */
-		return;
-	}
-	if (c->last || conn_draining) {
+	} else if (c->last || conn_draining) {
 		conn_linger(c);
-		return;
+	} else {
+		c->state = CONN_HEAD;
+		conn_deadline(c, c->peer.over != NULL && c->agent != NULL ? CONN_HELD_MS :
+		    c->agent == NULL && !c->tunnel ? CONN_HEAD_UNKNOWN_MS : CONN_IDLE_MS);
 	}
-	c->state = CONN_HEAD;
-	conn_deadline(c, c->peer.over != NULL && c->agent != NULL ? CONN_HELD_MS :
-	    c->agent == NULL && !c->tunnel ? CONN_HEAD_UNKNOWN_MS : CONN_IDLE_MS);
 }
 
 /* The head of our own answer. */
@@ -5825,21 +5789,20 @@ req_put_answer(const struct req *r, struct buf *b)
 	if (r->status != 204)
 		buf_addf(b, "\r\nContent-Length: %zu", r->answer.n);
 	buf_addv(b, buf_slice(&r->fields));
-	if (r->answer.n != 0 && r->answer_type != NULL)
-		buf_addf(b, "\r\nContent-Type: %s%s", r->answer_type,
-		    strcmp(r->answer_type, PAGE_TYPE) == 0 ? PAGE_FIELDS : "");
+	if (r->answer.n != 0 && r->answer_json)
+		buf_adds(b, "\r\nContent-Type: application/json");
 	if (r->status == 407)
 		buf_adds(b, "\r\nProxy-Authenticate: Basic realm=\"sallyport\"");
 	if (r->status == 405 || r->status == 204)
 		buf_adds(b, "\r\nAllow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
 	if (r->retry_after > 0)
 		buf_addf(b, "\r\nRetry-After: %d", r->retry_after);
-	buf_addf(b, "%s%s\r\n\r\n", r->answer_type != NULL ? "\r\nCache-Control: no-store" : "", r->conn->last ? "\r\nConnection: close" :
+	buf_addf(b, "%s%s\r\n\r\n", r->answer_json ? "\r\nCache-Control: no-store" : "", r->conn->last ? "\r\nConnection: close" :
 	    r->head.minor == 0 ? "\r\nConnection: keep-alive" : "");
 }
 
-/* The action is REQ_REPLY: write it, and see whether the connection can go on. */
-static void
+/* The action is REQ_REPLY: write it, and see whether the connection can go on. Always false, as conn_close. */
+static bool
 conn_begin_answer(struct conn *c)
 {
 	struct req *r = c->req;
@@ -5852,10 +5815,8 @@ conn_begin_answer(struct conn *c)
 		door_answer(c, b);
 	else
 		req_put_answer(r, b);
-	if (!buf_ok(b) || !peer_put(&c->peer, b->p, b->n)) {
-		conn_close(c, true);
-		return;
-	}
+	if (!buf_ok(b) || !peer_put(&c->peer, b->p, b->n))
+		return conn_close(c, true);
 	flow_attach(&r->down_flow, NULL);       /* a filter was for the upstream's answer */
 	flow_init(&r->down_flow, NULL, &c->peer, BODY_LENGTH,
 	    slice_eq(r->head.method, SLICE("HEAD")) ? 0 : r->answer.n, false);
@@ -5864,13 +5825,14 @@ conn_begin_answer(struct conn *c)
 	r->bytes_down = r->answer.n;
 	c->state = CONN_ANSWER;
 	conn_deadline(c, CONN_IDLE_MS);
+	return false;
 }
 
-static void
+static bool
 conn_fail(struct conn *c, int status, const char *code, const char *message)
 {
 	req_failf(c->req, status, code, message);
-	conn_begin_answer(c);
+	return conn_begin_answer(c);
 }
 
 /* -- CONN_HEAD */
@@ -6081,7 +6043,7 @@ req_begin_body(struct req *r, size_t max, bool begin)
 	return true;
 }
 
-static void conn_begin_dial(struct conn *);  /* stands with the state it begins, CONN_DIAL */
+static bool conn_begin_dial(struct conn *);  /* stands with the state it begins, CONN_DIAL */
 
 /* A tunnel is open. Where this fails, the next step sees it. */
 static void
@@ -6181,7 +6143,8 @@ req_pool_key(const struct req *r, bool tls, bool h2, char key[UPSTREAM_KEY_MAX])
 }
 _Static_assert(UPSTREAM_KEY_MAX > 2 * REQ_NAME_MAX + 256 + 48 + 64, "a pool key fits");
 
-static void
+/* Always false, as conn_close. */
+static bool
 conn_begin_dial(struct conn *c)
 {
 	struct req *r = c->req;
@@ -6191,10 +6154,8 @@ conn_begin_dial(struct conn *c)
 
 	/* The client's own fields were counted as they came: beside a secret they would tell its length. */
 	if (r->action == REQ_FORWARD && (!req_put_head(r, &r->out_head) ||
-	    r->out_head.n > r->bytes.n + REQ_ATTACHED_MAX)) {
-		conn_fail(c, 502, "injection_failed", "what is attached to the head is over 20 KiB");
-		return;
-	}
+	    r->out_head.n > r->bytes.n + REQ_ATTACHED_MAX))
+		return conn_fail(c, 502, "injection_failed", "what is attached to the head is over 20 KiB");
 	r->sent = true;
 	c->state = CONN_DIAL;
 	conn_deadline(c, net_dial_ms + CONN_DECIDE_MS); /* dial and handshake have deadlines of their own */
@@ -6208,10 +6169,8 @@ conn_begin_dial(struct conn *c)
 		r->up = h2_join(r, r->up);
 	else if (r->up == NULL && (r->up = upstream_new(key, r->dial_host, r->dial_port, tls, r->ident, r->via)) != NULL)
 		r->up->h2 = h2;
-	if (r->up == NULL) {
-		conn_fail(c, 503, "injection_unavailable", "out of memory");
-		return;
-	}
+	if (r->up == NULL)
+		return conn_fail(c, 503, "injection_unavailable", "out of memory");
 	r->up->owner = c;
 	r->up->event = conn_upstream_event;
 	r->up->unread = r->action == REQ_BLIND;
@@ -6219,6 +6178,7 @@ conn_begin_dial(struct conn *c)
 	r->up->dial.path = c->at->control ? r->up->host : NULL;
 	if (r->up->state == UP_DIAL)
 		upstream_dial(r->up, r->allow, r->nallow);
+	return false;
 }
 
 static void
@@ -6332,16 +6292,14 @@ conn_upstream_gone(struct conn *c, int status, const char *why)
 		upstream_drop(&r->up);
 		r->retried = true;
 		r->up_h2 = false;
-		conn_begin_dial(c);
-		return false;
+		return conn_begin_dial(c);
 	}
 	text_copy(r->code, sizeof r->code, code);
 	if (r->answer_begun)
 		return conn_close(c, true);
 	snprintf(message, sizeof message, "%s %s%s", host_text(r->dial_host), status == 502 && r->up->why != NULL ?
 	    "ended the request in HTTP/2: " : "", status == 502 && r->up->why != NULL ? r->up->why : why);
-	conn_fail(c, status, code, message);
-	return false;
+	return conn_fail(c, status, code, message);
 }
 
 /* NTLM and Negotiate authenticate the connection, not the request: no other request may use it. */
@@ -6460,14 +6418,14 @@ conn_put_head(struct conn *c, const struct http_head *h)
 	return ok;
 }
 
-/* Answers with a filter's fault. */
-static void
+/* Answers with a filter's fault. Always false. */
+static bool
 conn_fault(struct conn *c, const struct filter_fault *why)
 {
 	if (why->status == 503)
 		c->req->retry_after = 1;
 	req_fail(c->req, why->status, why->code, slice_of(why->message), slice_of(why->hint));
-	conn_begin_answer(c);
+	return conn_begin_answer(c);
 }
 
 static enum scrub_way
@@ -6505,10 +6463,8 @@ conn_gather_answer(struct conn *c, struct http_head *h)
 		return false;
 	}
 	if (r->seal != NULL ? !seal_answer(r, h, io) :
-	    (r->mcp != NULL && !mcp_answer(r, h, io)) || !scrub_body(r->back, &r->answer, &r->tally)) {
-		conn_fault(c, answer_fault(r));
-		return false;
-	}
+	    (r->mcp != NULL && !mcp_answer(r, h, io)) || !scrub_body(r->back, &r->answer, &r->tally))
+		return conn_fault(c, answer_fault(r));
 	if (!conn_put_head(c, h))
 		return conn_close(c, true);
 	return r->answer_begun = true;
@@ -6532,10 +6488,8 @@ conn_begin_down(struct conn *c, struct http_head *h)
 	r->refused = h->status == 401 && req_attached(r) && !r->unsealed;
 	if ((r->watch && h->status >= 400) || r->refused)
 		req_tell_answer(r, h);
-	if (r->judges && !req_judge_answer(r, h)) {
-		conn_begin_answer(c);
-		return false;
-	}
+	if (r->judges && !req_judge_answer(r, h))
+		return conn_begin_answer(c);
 	if (h->status == 101 && r->seal == NULL && r->mcp == NULL) {
 		if (!r->websocket || !websocket_accepted(http_value(&r->head, SLICE("sec-websocket-key")), h))
 			return conn_upstream_gone(c, 502, "answered 101 without being asked");
@@ -6551,10 +6505,8 @@ conn_begin_down(struct conn *c, struct http_head *h)
 	if (!r->head.keep_alive || conn_draining || !req_body_consumed(r))
 		c->last = true;
 	way = r->seal != NULL ? seal_begin(r, h) : r->mcp != NULL ? mcp_begin(r, h) : answer_scrub(r, h);
-	if (way == SCRUB_FAILS) {
-		conn_fault(c, answer_fault(r));
-		return false;
-	}
+	if (way == SCRUB_FAILS)
+		return conn_fault(c, answer_fault(r));
 	if (way == SCRUB_HELD) {
 		r->up_keep = r->up_keep && h->body != BODY_EOF;
 		flow_init(&r->down_flow, &r->up->peer, NULL, (int)h->body, h->length, false);
@@ -6597,10 +6549,8 @@ conn_read_answer(struct conn *c)
 	}
 	r->echoes = scrub_in(r->back, buf_slice(&r->up_bytes));
 	r->tally.free = r->scrub == SCRUB_OFF;
-	if (r->echoes && !scrub_note(r->back, &r->tally)) {
-		conn_fault(c, scrub_fault(&c->req->tally));
-		return false;
-	}
+	if (r->echoes && !scrub_note(r->back, &r->tally))
+		return conn_fault(c, scrub_fault(&r->tally));
 	if (head.status >= 200 || head.status == 101)
 		return conn_begin_down(c, &head);
 	if (r->seal != NULL || r->mcp != NULL || r->judges)     /* nothing of this answer is told before it was judged */
@@ -6636,16 +6586,13 @@ conn_relay_up(struct conn *c, enum flow_io io)
 		return r->answer_begun || r->answer_held || conn_upstream_gone(c, 502, "closed the connection");
 	if (r->answer_begun)            /* FLOW_BAD, as below */
 		return conn_relay_cut(c, r->action == REQ_REPLY ? "rule_denied" : "bad_request");
-	if (r->action == REQ_REPLY) {   /* a rule that read it refused it (lua/reading.lua) */
-		conn_begin_answer(c);
-		return false;
-	}
+	if (r->action == REQ_REPLY)     /* a rule that read it refused it (lua/reading.lua) */
+		return conn_begin_answer(c);
 	/* A part of the body was sent, which is no whole request: conn_begin_answer closes the upstream. */
 	if (why == NULL)
 		why = &malformed;
 	r->close_after = r->close_after || why == &malformed;
-	conn_fault(c, why);
-	return false;
+	return conn_fault(c, why);
 }
 
 static bool
@@ -7519,88 +7466,10 @@ b64_decode(void *out, size_t cap, struct slice in, bool url)
 }
 
 /* ---- field -----------------------------------------------------------------
- * What becomes of a header field, whoever sends it: one table, and the look-up that gives each
- * parsed field its rule (HDR_*, in `http`). Case is ignored, and "_" equals "-", because CGI makes
- * one variable of both (RFC 3875 4.1.18). The first row that fits decides; a field without a row
+ * What becomes of a header field, whoever sends it: the look-up that gives each parsed field its rule
+ * (HDR_*, in `http`), by the table in lua/fields.lua. Case is ignored, and "_" equals "-", because CGI
+ * makes one variable of both (RFC 3875 4.1.18). The first row that fits decides; a field without a row
  * passes. Read the table; skip the look-up. */
-
-/* How lua/target.lua reads a second target:
- *   BUCKET       bucket/key
- *   KEY          a key in the request's own bucket
- *   CONTAINER    container/object (Swift)
- *   ACCOUNT      an account (Swift)
- *   DESTINATION  what WebDAV, CouchDB and Swift call Destination
- *   URL          a URL, or a path of this host
- *   PREFIX       container/beginning of objects' names (Swift)
- *   NAMESPACE    what stands before all paths of an API */
-enum hdr_second { SECOND_BUCKET, SECOND_KEY, SECOND_CONTAINER, SECOND_ACCOUNT, SECOND_DESTINATION, SECOND_URL,
-	SECOND_PREFIX, SECOND_NAMESPACE };
-#define HDR_NAMES(kind) (HDR_SECOND | SECOND_##kind << 11)
-
-/* A space ends a name. */
-static const struct { uint16_t rule; const char *names; } hdr_rules[] = {
-	/* RFC 9110 7.6.1, 7.8, 10.1.4, RFC 2068 19.7.1: of this hop; RFC 7540 3.2.1: half of an h2c upgrade */
-	{HDR_HOP | HDR_FIXED, "connection keep-alive te upgrade http2-settings"},
-	/* RFC 9112 6.1; 6.3: two lengths smuggle; RFC 9112 3.2: the host that was decided on */
-	{HDR_FRAMING | HDR_FIXED, "transfer-encoding content-length host"},
-	/* RFC 9110 6.6.2: announces them; 10.1.1: a handshake that C runs */
-	{HDR_FIXED | HDR_NO_TRAILER, "trailer expect"},
-	{HDR_PROXY | HDR_FIXED, "proxy"},       /* httpoxy: becomes HTTP_PROXY in a CGI */
-	/* RFC 9110 11.7.2: for us; a policy may set its own (Google IAP) */
-	{HDR_PROXY | HDR_AUTH, "proxy-authorization"},
-	{HDR_PROXY | HDR_FIXED, "proxy-*"},     /* RFC 9110 11.7: for us; the rest is folklore */
-	{HDR_OURS | HDR_ANSWER_DROP | HDR_FIXED, "x-sallyport-*"}, /* nobody else may forge it */
-	{HDR_ANSWER_DROP, "alt-svc"},           /* RFC 7838: leads the client around the proxy */
-
-	/* Servers and frameworks that take the method from here, not from its line. */
-	{HDR_ROUTING, "x-http-method* x-method-override "       /* Google, OData, Rails, Symfony, Express */
-	    "http-method* method-override x-override-method x-method x-http-verb* x-verb " /* their imitators */
-	    "x-original-method x-forwarded-method x-request-method x-requested-method "    /* nginx ingress, Traefik */
-
-	/* The same for the path: IIS, ISAPI Rewrite, Symfony, Zend, nginx; PHP frameworks; Kong, Spring; WSGI, CGI */
-	    "x-original-ur* x-rewrite-* x-original-request-* x-original-path* x-replaced-path x-override-ur* "
-	    "x-forwarded-ur* x-forwarded-path* x-forwarded-prefix x-request-ur* x-request-path request-ur* x-path "
-	    "x-path-info x-url x-uri url uri http-ur* base-url x-http-ur* x-http-path* x-http-destination* "
-	    "x-script-name script-name path-info x-base-path x-context-path x-forwarded-context* "
-	    "x-forwarded-request-* x-envoy-original-* x-proxy-* "       /* Envoy dials there */
-	    "x-invoke-* x-matched-path x-ingress-path x-middleware-* x-nextjs-rewrit* x-now-route-* "   /* Next.js */
-	    "x-waws-unencoded-url x-ms-original-url "   /* Azure's web apps */
-	    "x-forward-ur* x-forwarded-script* x-real-ur* original-ur* rewrite-ur* unencoded-url "      /* IIS */
-	    "x-accel-* x-sendfile*"},   /* Rack::Sendfile, CVE-2025-61780 */
-
-	/* The same for the host. */
-	{HDR_VHOST | HDR_NO_TRAILER, "forwarded"}, /* RFC 7239: its host= */
-	{HDR_VHOST, "x-forwarded-host* x-forwarded-server "     /* Apache, nearly all frameworks */
-	    "x-forwarded-authority x-host x-host-override x-original-host x-http-host* http-host* "     /* gateways */
-	    "x-override-host x-backend-host x-real-host x-upstream-host host-override fastly-host "
-	    "x-forward-host x-forwarded-domain original-host x-virtual-host x-target-host "
-	    "disguised-host "           /* Azure App Service */
-	    "x-cf-forwarded-url x-target-ur*"}, /* Cloud Foundry's route services go there */
-
-	/* A second target: S3, Google Storage, Alibaba, Huawei, Baidu, Volcano, Kingsoft, UPYUN, QingStor, NetEase */
-	{HDR_NAMES(BUCKET), "x-amz-copy-source x-goog-copy-source x-oss-copy-source x-obs-copy-source "
-	    "x-bce-copy-source x-tos-copy-source x-kss-copy-source x-upyun-copy-source x-upyun-move-source "
-	    "x-qs-copy-source x-qs-move-source x-nos-copy-source x-nos-move-source"},
-	/* a rename within a bucket; MinIO: an archive is unpacked there */
-	{HDR_NAMES(KEY), "x-amz-rename-source x-oss-rename-source x-amz-meta-minio-snowball-prefix"},
-	/* Tencent; Azure: Blob, Data Lake, and Files */
-	{HDR_NAMES(URL), "x-cos-copy-source x-ms-copy-source x-ms-rename-source x-ms-file-rename-source"},
-	/* Swift; its accounts beside these; a large object is all that begins so */
-	{HDR_NAMES(CONTAINER), "x-copy-from x-symlink-target x-versions-location x-history-location"},
-	{HDR_NAMES(ACCOUNT), "x-copy-from-account x-symlink-target-account destination-account"},
-	{HDR_NAMES(PREFIX), "x-object-manifest"},
-	{HDR_NAMES(DESTINATION), "destination"}, /* RFC 4918 10.3 */
-	{HDR_NAMES(NAMESPACE), "x-vault-namespace"}, /* Vault, OpenBao */
-
-	/* RFC 9110 11.6.1 to 11.6.3; RFC 6265 4.1, 4.2: a session is a credential */
-	{HDR_AUTH, "authorization authentication-info www-authenticate cookie set-cookie"},
-
-	/* RFC 9110 6.5.1, not for a trailer: how to read the body; control (7.6.2, RFC 9111 5.2, 5.4); who
-	 * asked, and for which host; conditionals (13.1, 14.2); the rest of 6.5.1. A server that merges all of
-	 * them gets none. */
-	{HDR_NO_TRAILER, "content-* cache-control pragma max-forwards x-forwarded-* range if-* age date "
-	    "expires location retry-after vary"},
-};
 
 /* "*" at the end of a name stands for any rest. */
 static bool
@@ -7624,33 +7493,17 @@ http_rule_chain(const char *name, size_t n)
 	return (size_t)(name[0] & 31) << 5 | (size_t)((third == '_' ? '-' : third) & 31);
 }
 
+/* What l_read_fields read. A space ends a name. */
 static struct { const char *name; uint16_t rule; uint8_t next; } hdr_names[256];        /* from 1 on; next 0: none */
+static uint8_t hdr_chains[1024];        /* by http_rule_chain, in the table's order */
 
-/* The rule of the first name that fits; 0: none. Each field of each message is looked up here, so
- * the names are chained by http_rule_chain, in the table's order. */
+/* The rule of the first name that fits; 0: none. Each field of each message is looked up here. */
 static uint16_t
 http_field_rule(struct slice name)
 {
-	static uint8_t first[1024];
-
-	if (hdr_names[1].name == NULL) {
-		uint8_t n = 0;
-
-		for (size_t i = 0; i < COUNT(hdr_rules); i++)
-			for (const char *at = hdr_rules[i].names; *at != '\0'; at += strspn(at, " ")) {
-				assert(n < UINT8_MAX);
-				hdr_names[++n].name = at;
-				hdr_names[n].rule = hdr_rules[i].rule;
-				at += strcspn(at, " ");
-			}
-		for (; n != 0; n--) {
-			uint8_t *head = &first[http_rule_chain(hdr_names[n].name, strcspn(hdr_names[n].name, " "))];
-
-			hdr_names[n].next = *head;
-			*head = n;
-		}
-	}
-	for (uint8_t i = name.n != 0 ? first[http_rule_chain(name.p, name.n)] : 0; i != 0; i = hdr_names[i].next)
+	if (hdr_names[1].name == NULL)
+		abort();                /* without the rules no message is read */
+	for (uint8_t i = name.n != 0 ? hdr_chains[http_rule_chain(name.p, name.n)] : 0; i != 0; i = hdr_names[i].next)
 		if (http_rule_fits(hdr_names[i].name, name))
 			return hdr_names[i].rule;
 	return 0;
@@ -15110,41 +14963,40 @@ stream_read(struct peer *p, char *out, size_t n)
 	struct stream *st = p->stream;
 	struct buf *b = &st->in;
 	size_t k = st->head != 0 ? st->head : st->headed ? b->n : 0, at = 0;
+	bool chunked;
 
 	if (st->gone || (k == 0 && !st->ended)) {
 		errno = st->gone ? ECONNRESET : EAGAIN;
 		return -1;
 	}
 	st->taken = true;
-	if (k != 0) {
-		k = k < n - 32 ? k : n - 32;
-		if (st->head == 0 && st->chunked)
-			at = (size_t)snprintf(out, 32, "%zx\r\n", k);
-		memcpy(out + at, b->p, k);
-		at += k;
-		buf_drop(b, k);
-		if (b->n == 0)
-			buf_recycle(b, FLOW_BUF_KEEP);
-		if (st->head != 0) {
-			st->head -= k;
-			return (ssize_t)at;
-		}
-		if (st->id != 0)
-			nghttp2_session_consume(st->h2->s, st->id, k);
-		else if (st->h2 != NULL)
-			nghttp2_session_consume_connection(st->h2->s, k);
-		if (st->h2 != NULL)
-			loop_defer(&st->h2->wake.defer, h2_turn);
-		if (st->chunked) {
-			memcpy(out + at, "\r\n", 2);
-			at += 2;
-		}
+	if (k == 0) {
+		chunked = st->chunked;
+		st->chunked = false;
+		return chunked ? snprintf(out, n, "0\r\n%.*s\r\n", (int)st->trailers.n, st->trailers.n != 0 ? st->trailers.p : "") : 0;
+	}
+	k = k < n - 32 ? k : n - 32;
+	chunked = st->head == 0 && st->chunked;
+	if (chunked)
+		at = (size_t)snprintf(out, 32, "%zx\r\n", k);
+	memcpy(out + at, b->p, k);
+	at += k;
+	buf_drop(b, k);
+	if (b->n == 0)
+		buf_recycle(b, FLOW_BUF_KEEP);
+	if (st->head != 0) {
+		st->head -= k;
 		return (ssize_t)at;
 	}
-	if (!st->chunked)
-		return 0;
-	st->chunked = false;
-	return snprintf(out, n, "0\r\n%.*s\r\n", (int)st->trailers.n, st->trailers.n != 0 ? st->trailers.p : "");
+	if (st->id != 0)
+		nghttp2_session_consume(st->h2->s, st->id, k);
+	else if (st->h2 != NULL)
+		nghttp2_session_consume_connection(st->h2->s, k);
+	if (st->h2 != NULL)
+		loop_defer(&st->h2->wake.defer, h2_turn);
+	if (chunked)
+		memcpy(out + at, "\r\n", 2);
+	return (ssize_t)at + 2 * chunked;
 }
 
 /* -- the stream as a wire: writing */
@@ -15307,7 +15159,7 @@ grpc_fail(struct req *r, struct slice message, struct slice hint)
 		return;
 	buf_clear(&r->answer);
 	buf_clear(&r->fields);
-	r->answer_type = NULL;
+	r->answer_json = false;
 	buf_addf(&r->fields, "\r\nContent-Type: application/grpc\r\ngrpc-status: %d\r\ngrpc-message: ", grpc);
 	pct_put(&r->fields, message, PCT_MESSAGE);
 	pct_put(&r->fields, hint.n != 0 ? SLICE("; ") : hint, PCT_MESSAGE);
@@ -15599,12 +15451,9 @@ agent_slot(const char *name)
 static void
 agent_put(struct agent *a)
 {
-	struct agent **at;
-
 	if (a->conns != 0 || a->requests != 0 || !TAILQ_EMPTY(&a->held) || reqlog_waits(&a->log))
 		return;         /* one with records in the queue is freed after a later request of its own */
-	at = agent_slot(a->name);
-	*at = a->next;
+	*agent_slot(a->name) = a->next;
 	free(a);
 }
 
@@ -17315,14 +17164,6 @@ store_batch_drop(struct store_batch *b, struct slice name)
 /* -- the lock of writers */
 enum store_phase { COMMIT_WAITING, COMMIT_BEGUN, COMMIT_CANCELLED };
 
-static int
-store_lock_open(const char *home, const char *name)
-{
-	char path[PATH_MAX];
-
-	return store_path(path, home, name) ? open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600) : -1;
-}
-
 /* flock without waiting. False: another process holds the lock, or flock failed. */
 static bool
 store_lock_try(int fd)
@@ -17836,13 +17677,13 @@ store_close(void)
 static enum store_err
 store_env_open(const char *home)
 {
-	char path[PATH_MAX], lock[PATH_MAX];
+	char path[PATH_MAX], lock[PATH_MAX], writers[PATH_MAX];
 	MDB_stat st;
 	int rc;
 
-	if (!store_path(path, home, "store") || !store_path(lock, home, "store/lock.mdb"))
+	if (!store_path(path, home, "store") || !store_path(lock, home, "store/lock.mdb") || !store_path(writers, home, "store/writer.lock"))
 		return STORE_INVALID;
-	if ((store.lock_fd = store_lock_open(home, "store/writer.lock")) < 0)
+	if ((store.lock_fd = open(writers, O_RDWR | O_CREAT | O_CLOEXEC, 0600)) < 0)
 		return store_fail_rc(errno, "store/writer.lock");
 	if ((rc = mdb_env_create(&store.env)) == 0 &&
 	    (rc = mdb_env_set_mapsize(store.env, STORE_MAP_SIZE)) == 0 &&
@@ -20639,15 +20480,11 @@ fetch_event(struct upstream *u)
 {
 	struct fetch *f = u->owner;
 
-	if (u->state == UP_FAILED) {
-		const char *code = u->code;
-
-		fetch_finish(f, strcmp(code, "upstream_tls") == 0 && !u->late ? "tls" :
-		    u->late || strcmp(code, "upstream_unreachable") == 0 || strcmp(code, "upstream_proxy") == 0 ?
-		    "unreachable" : code, u->why);
-		return;
-	}
-	if (u->state == UP_OPEN)
+	if (u->state == UP_FAILED)
+		fetch_finish(f, strcmp(u->code, "upstream_tls") == 0 && !u->late ? "tls" :
+		    u->late || strcmp(u->code, "upstream_unreachable") == 0 || strcmp(u->code, "upstream_proxy") == 0 ?
+		    "unreachable" : u->code, u->why);
+	else if (u->state == UP_OPEN)
 		fetch_advance(&f->defer);
 }
 
@@ -20685,10 +20522,6 @@ fetch_start(struct fetch *f, const char *host, uint16_t port, bool use_tls, stru
 #define HELPER_LOOK_MS 2        /* between two looks for the end of a program whose output has ended */
 #define HELPER_CLEAR_MS 5000    /* to end what is left of a run; mostly a few ms suffice */
 
-enum helper_code {
-	HELPER_DONE, HELPER_EXIT, HELPER_TIMEOUT, HELPER_LARGE, HELPER_MISSING, HELPER_UNSAFE, HELPER_BUSY,
-};
-
 /* One program from start to end. helper_over frees it once its owner is gone. */
 struct helper_run {
 	struct defer gone;      /* first, for defer_free: an event of this turn may still name the watch */
@@ -20699,8 +20532,8 @@ struct helper_run {
 	/* borrowed from the owner: once done, code, status and output are final; NULL: the owner is gone */
 	struct wait *wait;
 	struct buf in;          /* owned; its output: wiped */
-	enum helper_code code;
-	int status;             /* of HELPER_EXIT */
+	const char *code;       /* static; why it failed; NULL: it did not */
+	int status;             /* of "command_failed" */
 };
 
 static int helper_dir = -1;             /* the folder, opened when it was named; -1: nothing is run */
@@ -20716,20 +20549,20 @@ helper_trusts(const struct stat *st)
 /* Opens a program of the folder itself: `name` is no path and no symbolic link. -1: *code says
  * why. */
 static int
-helper_open(const char *name, enum helper_code *code)
+helper_open(const char *name, const char **code)
 {
 	int fd = strchr(name, '/') != NULL || name[0] == '.' ? -1 :
 	    openat(helper_dir, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
 	struct stat st, folder;
 
-	*code = HELPER_MISSING;
+	*code = "command_missing";
 	if (fd < 0)
 		return -1;
 	if (fstat(fd, &st) == 0 && fstat(helper_dir, &folder) == 0 && S_ISREG(st.st_mode) &&
 	    (st.st_mode & 0111) != 0) {
 		if (helper_trusts(&st) && helper_trusts(&folder))
 			return fd;
-		*code = HELPER_UNSAFE;
+		*code = "command_unsafe";
 	}
 	close(fd);
 	return -1;
@@ -20819,7 +20652,7 @@ helper_clear(struct timer *t)
 
 /* Ends the run. The program is not reaped yet, so h->pid still names its group. */
 static void
-helper_stop(struct helper_run *h, enum helper_code code)
+helper_stop(struct helper_run *h, const char *code)
 {
 	watch_close(&h->watch);
 	h->code = code;
@@ -20839,9 +20672,9 @@ helper_look(struct timer *t)
 	    waitid(P_PID, (id_t)h->pid, &ended, WEXITED | WNOHANG | WNOWAIT) == 0 &&
 	    ended.si_pid != 0) {
 		h->status = ended.si_code == CLD_EXITED ? ended.si_status : 255;
-		helper_stop(h, h->status == 0 ? HELPER_DONE : HELPER_EXIT);
+		helper_stop(h, h->status == 0 ? NULL : "command_failed");
 	} else if (clock_now() >= h->until) {
-		helper_stop(h, HELPER_TIMEOUT);
+		helper_stop(h, "command_timeout");
 	} else {
 		timer_set(t, clock_now() + HELPER_LOOK_MS, helper_look);
 	}
@@ -20860,7 +20693,7 @@ helper_ready(struct watch *w)
 	wipe(part, sizeof part);
 	w->readable = false;
 	if (n > 0) {
-		helper_stop(h, HELPER_LARGE);
+		helper_stop(h, "command_too_large");
 	} else if (n == 0 || (errno != EAGAIN && errno != EINTR)) {
 		watch_close(w);
 		helper_look(&h->timer);
@@ -20875,7 +20708,7 @@ helper_start(struct helper_run *h, char **argv, int64_t ms)
 	int program = helper_open(argv[0], &h->code), pipes[2] = {-1, -1};
 
 	if (program >= 0) {
-		h->code = HELPER_BUSY;
+		h->code = "command_busy";
 		prctl(PR_SET_CHILD_SUBREAPER, 1);
 		if (helper_runs < HELPER_RUNS_MAX && pipe2(pipes, O_CLOEXEC | O_NONBLOCK) == 0) {
 			h->watch = (struct watch){.fd = pipes[0], .ready = helper_ready};
@@ -23364,6 +23197,45 @@ l_read_guard(lua_State *L)
 	lua_pop(L, 1);
 }
 
+/* By the kinds of lua/fields.lua: how lua/target.lua reads a second target. */
+static const char *const second_kinds[] = {"bucket", "key", "container", "account", "destination", "url", "prefix", "namespace", NULL};
+
+/* Reads the rules of header fields. */
+static void
+l_read_fields(lua_State *L)
+{
+	static char room[8192];
+	struct buf text = {.p = room, .cap = sizeof room, .max = sizeof room};
+	size_t n = 0;
+
+	lua_push_module(L, "fields");
+	memset(hdr_names, 0, sizeof hdr_names);
+	memset(hdr_chains, 0, sizeof hdr_chains);
+	L_EACH(L, lua_gettop(L), i) {
+		struct slice names = (lua_geti(L, -1, 2), l_check_text(L, -1));
+		uint16_t rule = (lua_geti(L, -2, 1), (uint16_t)luaL_checkinteger(L, -1));
+
+		if (lua_geti(L, -3, 3) != LUA_TNIL)
+			rule |= (uint16_t)(luaL_checkoption(L, -1, NULL, second_kinds) << 11);
+		while (names.n != 0) {
+			struct slice name = slice_cut(&names, ' ');
+
+			if (name.n == 0 || ++n == UINT8_MAX || !buf_addv(&text, name) || !buf_add(&text, " ", 1))
+				luaL_error(L, "lua/fields.lua: row %d", (int)i);
+			hdr_names[n].name = text.p + text.n - name.n - 1;
+			hdr_names[n].rule = rule;
+		}
+		lua_pop(L, 3);
+	}
+	lua_pop(L, 1);
+	for (; n != 0; n--) {
+		uint8_t *head = &hdr_chains[http_rule_chain(hdr_names[n].name, strcspn(hdr_names[n].name, " "))];
+
+		hdr_names[n].next = *head;
+		*head = (uint8_t)n;
+	}
+}
+
 static const luaL_Reg l_addr_functions[] = {
 	{"parse", l_addr_parse}, {"guard", l_addr_guard}, {"cidr", l_addr_cidr}, {"within", l_addr_within},
 	{NULL, NULL},
@@ -24544,26 +24416,21 @@ l_req_fail(lua_State *L)
 	return 0;
 }
 
-/* req:respond(status, content_type | { { name, value }… }, body)
+/* req:respond(status, { { name, value }… }, body)
  *
- * Answers with this body, a string or a secret of at most 256 KiB. A list: all the fields of the answer but
- * Content-Length and Connection. */
+ * Answers with these fields, beside Content-Length and Connection, and this body, a string or a secret of at
+ * most 256 KiB. */
 static int
 l_req_respond(lua_State *L)
 {
-	static const char *const types[] = {
-		"application/json", "application/x-pem-file", "text/plain", PAGE_TYPE,
-	};
 	struct req *r = l_check_req(L, 1);
 	bool is_secret = false;
 	struct slice body;
 
 	r->status = (int)luaL_checkinteger(L, 2);
-	r->answer_type = NULL;
-	if (lua_istable(L, 3))
-		l_req_fields(L, 3, r);
-	else
-		r->answer_type = types[luaL_checkoption(L, 3, NULL, types)];
+	r->answer_json = false;
+	luaL_checktype(L, 3, LUA_TTABLE);
+	l_req_fields(L, 3, r);
 	body = l_check_value(L, 4, &is_secret);
 	buf_clear(&r->answer);
 	if (!buf_addv(&r->answer, body))
@@ -24750,10 +24617,9 @@ l_req_reads(lua_State *L)
 static int
 l_field_second(lua_State *L)
 {
-	static const char *const kinds[] = {"bucket", "key", "container", "account", "destination", "url", "prefix", "namespace"};
 	uint16_t rule = http_field_rule(l_check_text(L, 1));
 
-	return l_one(L, (rule & HDR_SECOND) != 0 ? kinds[rule >> 11] : NULL);
+	return l_one(L, (rule & HDR_SECOND) != 0 ? second_kinds[rule >> 11] : NULL);
 }
 
 static void
@@ -26533,21 +26399,19 @@ l_command_drop(struct wait *w)
 	if (w->done)
 		helper_over(run);
 	else if (run->timer.fire == helper_look)
-		helper_stop(run, HELPER_TIMEOUT);
+		helper_stop(run, "command_timeout");
 }
 
 static int
 l_command_push(lua_State *L, bool late)
 {
-	static const char *const codes[] = {NULL, "command_failed", "command_timeout", "command_too_large",
-	    "command_missing", "command_unsafe", "command_busy"};
 	const struct l_command *c = lua_touserdata(L, 3);
 
 	if (!c->wait.done)
 		return late ? l_fail(L, "command_timeout") : -1;
-	if (c->run->code == HELPER_DONE)
+	if (c->run->code == NULL)
 		return l_secret_from(L, &c->run->in, c->multiline);
-	return l_three(L, L_NIL, codes[c->run->code], c->run->status);
+	return l_three(L, L_NIL, c->run->code, c->run->status);
 }
 
 /* host.run(texts, deadline, timeout ms, multiline) -> secret, empty | nil, code [, exit status]
@@ -26617,30 +26481,6 @@ l_host_spawn(lua_State *L)
 
 /* -- settings */
 
-/* Replaces net.to by the list of { host, port, target, port } at `list` (records.for_host). */
-static const char *
-host_connect_to(lua_State *L, int list)
-{
-	lua_Integer n = luaL_len(L, list);
-
-	net.nto = 0;
-	for (lua_Integer i = 1; i <= n && net.nto < NET_CONNECT_TO_MAX; i++) {
-		struct connect_to *to = &net.to[net.nto];
-
-		lua_geti(L, list, i);
-		for (int k = 1; k <= 4; k++)
-			lua_geti(L, list + 1, k);
-		if (!text_copy(to->host, sizeof to->host, luaL_checkstring(L, list + 2)) ||
-		    !text_copy(to->target, sizeof to->target, luaL_checkstring(L, list + 4)))
-			luaL_error(L, "a host is too long");
-		to->port = (int)luaL_checkinteger(L, list + 3);
-		to->target_port = (int)luaL_checkinteger(L, list + 5);
-		net.nto++;
-		lua_settop(L, list);
-	}
-	return n > NET_CONNECT_TO_MAX ? "more than 64 connect-to entries" : NULL;
-}
-
 /* Sets the upstream proxy to { host=, port=, authorization=secret } at `proxy`; host nil: none. Idle
  * connections through another one are closed. */
 static void
@@ -26708,7 +26548,7 @@ conn_bound(uint64_t memory)
 		conn_max = (files.rlim_cur - 64) / 2;
 }
 
-/* host.configure{ connect_to={ { host, port, target, port }, … }, allow_address={…}, trusted_proxy={…},
+/* host.configure{ connect_to="HOST PORT TARGET PORT\n…", allow_address={…}, trusted_proxy={…},
  *   upstream_proxy={ host=, port=, authorization=secret }, roots={…}, upstream_ca={…}, memory=bytes,
  *   dial_timeout=s, answer_timeout=s, idle_timeout=s, helpers=fd } -> true | nil, why
  *
@@ -26724,8 +26564,10 @@ l_host_configure(lua_State *L)
 
 	luaL_checktype(L, 1, LUA_TTABLE);
 	lua_settop(L, 1);
-	if (lua_getfield(L, 1, "connect_to") == LUA_TTABLE)
-		why = host_connect_to(L, 2);
+	if (lua_getfield(L, 1, "connect_to") == LUA_TSTRING) {
+		buf_clear(&net.to);
+		why = buf_addv(&net.to, l_check_slice(L, 2)) ? NULL : "connect-to is over 1 MiB";
+	}
 	lua_settop(L, 1);
 	l_read_cidrs(L, 1, "allow_address", net.allow, &net.nallow);
 	l_read_cidrs(L, 1, "trusted_proxy", net.trusted, &net.ntrusted);
@@ -26855,22 +26697,28 @@ l_host_listen_close(lua_State *L)
 static int
 l_host_adopt(lua_State *L)
 {
-	struct listener as = {.agent = ""}, *l;
-	const char *why;
+	struct listener *l = &net.listeners[net.nlisteners];
+	struct sockaddr_storage ss = {.ss_family = AF_UNSPEC};
+	socklen_t len = sizeof ss;
 	char text[NET_NAME_MAX];
 
 	luaL_checktype(L, 1, LUA_TTABLE);
 	lua_settop(L, 1);
-	l_opt_name(L, 1, "agent", as.agent, sizeof as.agent);
-	l_opt_name(L, 1, "host", as.host, sizeof as.host);
+	if (net.nlisteners == NET_LISTENERS_MAX)
+		return l_fail(L, "too many listeners");
+	*l = (struct listener){.watch.fd = (int)l_integer(L, 1, "fd", -1)};
+	l_opt_name(L, 1, "agent", l->agent, sizeof l->agent);
+	l_opt_name(L, 1, "host", l->host, sizeof l->host);
 	lua_getfield(L, 1, "kind");
-	as.kind = (enum listener_kind)luaL_checkoption(L, -1, "proxy", listener_kinds);
-	as.tls = l_flag(L, 1, "tls");
-	as.captures = l_flag(L, 1, "captures");
-	as.control = l_flag(L, 1, "control");
-	if ((why = net_adopt((int)l_integer(L, 1, "fd", -1), &as)) != NULL)
-		return l_fail(L, why);
-	l = &net.listeners[net.nlisteners - 1];
+	l->kind = (enum listener_kind)luaL_checkoption(L, -1, "proxy", listener_kinds);
+	l->tls = l_flag(L, 1, "tls");
+	l->captures = l_flag(L, 1, "captures");
+	l->control = l_flag(L, 1, "control");
+	getsockname(l->watch.fd, (struct sockaddr *)&ss, &len);
+	if (!net_endpoint((struct sockaddr *)&ss, &l->at) && ss.ss_family != AF_UNIX)
+		return l_fail(L, "it is neither a TCP nor a Unix socket");
+	net.nlisteners++;
+	net.several += !l->control;
 	if (lua_getfield(L, 1, "handler") == LUA_TFUNCTION) {
 		l->watch.ready = conn_accept;
 		net.kind = l->kind;
@@ -27131,22 +26979,12 @@ static const luaL_Reg l_host_command[] = {
 
 static char host_arg0[PATH_MAX];
 
-/* What process_harden changes, as this process was started with it: lua/cli/jail.lua gives it back
- * to a command. */
-static struct {
-	uint64_t umask;
-	void (*pipe)(int), (*xfsz)(int);
-	struct rlimit core, files;
-} host_before;
-
 static void
 l_open_host(lua_State *L, bool worker)
 {
 	lua_bind(L, "host.core", l_host_worker);
-	if (!worker) {
+	if (!worker)
 		luaL_setfuncs(L, l_host_command, 0);
-		l_set(L, "before", ((struct slice){(char *)&host_before, sizeof host_before}));
-	}
 	l_set(L, "version", VERSION);
 	l_set(L, "build_time", BUILD_TIME);
 	l_set(L, "arg0", host_arg0);
@@ -27265,7 +27103,7 @@ static const luaL_Reg l_jail[] = {{"number", l_jail_number}, {"call", l_jail_cal
 
 /* ---- start -----------------------------------------------------------------
  * Lua's modules in one table, and main: a command is one process that runs cli.main as a task;
- * `serve` goes on as the master. Invariant: process_harden runs before anything is read. Skip it
+ * `serve` goes on as the master. Invariant: nobody may dump or trace it from the first line on. Skip it
  * unless you look for a module's opener. */
 
 /* Makes the metatables of handles that have methods or nothing to be asked, and something to free. */
@@ -27306,41 +27144,21 @@ lua_bind_all(lua_State *L, bool worker)
 	l_open_host(L, worker);
 	lua_pop(L, 1);
 	l_read_guard(L);
+	l_read_fields(L);
 }
 
 /* -- the process */
 #ifndef SALLYPORT_UNIT
-/* No core dump, no ptrace by others, no inherited umask; as many descriptors as we may have. */
-static void
-process_harden(void)
-{
-	struct rlimit none, files;
-
-	host_before.umask = umask(077);
-	host_before.pipe = signal(SIGPIPE, SIG_IGN);
-	/* a file at its size limit is an error of the write, not the end */
-	host_before.xfsz = signal(SIGXFSZ, SIG_IGN);
-	getrlimit(RLIMIT_CORE, &host_before.core);
-	getrlimit(RLIMIT_NOFILE, &host_before.files);
-	none = (struct rlimit){0, host_before.core.rlim_max};
-	setrlimit(RLIMIT_CORE, &none);
-#ifndef __SANITIZE_ADDRESS__            /* the leak checker attaches by ptrace */
-	prctl(PR_SET_DUMPABLE, 0);
-#endif
-	if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
-		files.rlim_cur = files.rlim_max < 65536 ? files.rlim_max : 65536;
-		setrlimit(RLIMIT_NOFILE, &files);
-	}
-	mallopt(M_ARENA_MAX, 1);                /* helper threads allocate little */
-	mallopt(M_MMAP_THRESHOLD, 64 * 1024);   /* large buffers go back when they are freed */
-}
-
 int
 main(int argc, char **argv)
 {
 	int code;
 
-	process_harden();
+#ifndef __SANITIZE_ADDRESS__            /* the leak checker attaches by ptrace */
+	prctl(PR_SET_DUMPABLE, 0);              /* no core dump, no ptrace by others */
+#endif
+	mallopt(M_ARENA_MAX, 1);                /* helper threads allocate little */
+	mallopt(M_MMAP_THRESHOLD, 64 * 1024);   /* large buffers go back when they are freed */
 	if (realpath("/proc/self/exe", host_arg0) == NULL)
 		snprintf(host_arg0, sizeof host_arg0, "%s", argv[0] != NULL ? argv[0] : "sallyport");
 	if (!secret_init() || !loop_init(false) || !tls_init() || !tls_worker_init()) {

@@ -428,6 +428,7 @@ end
 function M.main(args, given)
   local ctx = given or {}
   ctx.host = ctx.host or require "host"
+  if not given then ctx.host.harden() end
   ctx.host.read_file, ctx.host.getenv = require("cli.files").read, os.getenv      -- what Lua does as well
   local terminal = require "cli.terminal"
   -- What commands print quotes files, servers and agents: none of them may steer the terminal.

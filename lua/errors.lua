@@ -79,6 +79,11 @@ function M.fail(req, code, message, hint, options)
   return req:fail(options and options.status or status, code, message or row[2], hint or row[3], options)
 end
 
+--- A page of the proxy's own, which nobody keeps.
+function M.page(req, status, kind, text)
+  return req:respond(status, { { "Content-Type", kind }, { "Cache-Control", "no-store" } }, text)
+end
+
 --- 407: the challenge on the proxy port, with an empty body; git, Java and Chromium answer it.
 function M.challenge(req, code)
   return req:fail(407, code)

@@ -1446,7 +1446,7 @@ local function answer_token_request(self, req, agent, names, deadline)
     self.log(("ev=policy_failed credential=%s policy=%s err=%s"):format(opened.name, opened.pol.name, errors.quote(errors.place(text))))
     return nil, "policy_failed"
   end
-  req:respond(status, "application/json", text)
+  errors.page(req, status, "application/json", text)
   return true
 end
 
@@ -1570,7 +1570,7 @@ local function proposals(self, req, agent)
   end
   local status, value, message, hint = require("proposals").answer(self, req, agent, body and (body == true and "" or body))
   if not status then return errors.fail(req, value, message, hint) end
-  return req:respond(status, "application/json", self.json.encode(value) .. "\n")
+  return errors.page(req, status, "application/json", self.json.encode(value) .. "\n")
 end
 
 -- The same under the names that agents know from elsewhere.
@@ -1588,7 +1588,7 @@ local function own_endpoint(self, req)
   end
   if page == "healthz" then
     local why = require("metrics").unready(self.store)
-    return req:respond(why[1] and 503 or 200, "text/plain", why[1] and table.concat(why, "\n") .. "\n" or "ok\n")
+    return errors.page(req, why[1] and 503 or 200, "text/plain", why[1] and table.concat(why, "\n") .. "\n" or "ok\n")
   end
   if page == "ca" then
     local ca = self.store.peek("meta", "ca")
@@ -1596,7 +1596,7 @@ local function own_endpoint(self, req)
     if path ~= "/ca.pem" and req.port then
       return req:respond(200, { { "Content-Type", "application/x-pem-file" }, { "X-MITM-Port", tostring(req.port) } }, ca.pem)
     end
-    return req:respond(200, "application/x-pem-file", ca.pem)
+    return errors.page(req, 200, "application/x-pem-file", ca.pem)
   end
   local agent, how, whose = asking(self, req.token)
   if not agent then return unknown(req, how, whose) end
@@ -1604,7 +1604,7 @@ local function own_endpoint(self, req)
   if turn == false then return errors.fail(req, "too_many") end
   if turn == "waited" then return self:on_request(req, req.token) end
   if page == "proposals" then return proposals(self, req, agent) end
-  return req:respond(200, "application/json", discover_page(self, agent))
+  return errors.page(req, 200, "application/json", discover_page(self, agent))
 end
 
 -- A redirected client was sent where a name leads; an address is no name, unless somebody wrote that address down.
@@ -1695,7 +1695,7 @@ local function echo(self, req)
     seen[name] = (seen[name] or 0) + 1
     text = text .. ",\n    " .. quoted(name) .. ": " .. quoted(view.headers:get(name, seen[name]))
   end
-  return req:respond(200, "application/json", text .. '\n  },\n  "body": ' .. quoted(view.body or "") .. "\n}\n")
+  return errors.page(req, 200, "application/json", text .. '\n  },\n  "body": ' .. quoted(view.body or "") .. "\n}\n")
 end
 
 -- Attaches the credential and hands the request to C. false: what was decided changed meanwhile, and nothing was done.

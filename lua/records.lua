@@ -578,13 +578,13 @@ function M.for_host(all)
   local to = {}
   for _, s in ipairs(all.connect_to or {}) do
     local parts = M.connect_parts(s)
-    if parts then to[#to + 1] = { parts[1], math.tointeger(tonumber(parts[2])) or 0, parts[3], math.tointeger(tonumber(parts[4])) or 0 } end
+    if parts then to[#to + 1] = table.concat(parts, " ") .. "\n" end
   end
   local roots = { M.system_roots() }
   for _, file in ipairs(all.upstream_ca or {}) do roots[#roots + 1] = file end
   if #roots == 0 then roots = nil end
   return {
-    connect_to = to, allow_address = all.allow_address, trusted_proxy = all.trusted_proxy, upstream_proxy = proxy_for_host(all), upstream_ca = all.upstream_ca, roots = roots, memory = all.memory,
+    connect_to = table.concat(to), allow_address = all.allow_address, trusted_proxy = all.trusted_proxy, upstream_proxy = proxy_for_host(all), upstream_ca = all.upstream_ca, roots = roots, memory = all.memory,
     dial_timeout = all.dial_timeout, answer_timeout = all.answer_timeout, idle_timeout = all.idle_timeout,
   }
 end

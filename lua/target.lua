@@ -1,5 +1,5 @@
 --- A second target in a request: fields that name another place than the request line does, read as their servers
--- read them, so that it can be judged as the first one was. Which fields there are, proxy.c's hdr_rules says; a type's
+-- read them, so that it can be judged as the first one was. Which fields there are, fields.lua says; a type's
 -- `targets` adds its own. Bodies that name places (a list of keys to delete, a manifest) are not looked into.
 --
 -- target.read(kind, value, req) -> { { host, path, scheme | nil, port | nil }, … }: every one of them may be meant; a path

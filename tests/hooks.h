@@ -36,3 +36,20 @@ hook_no_memory(void)
 	lua_fail_after -= lua_fail_after > 0;
 	return none;
 }
+
+#ifdef SALLYPORT_UNIT
+static bool secret_init(void);
+static lua_State *lua_open_state(bool worker);
+static void lua_close_state(void);
+static size_t addr_guard_n;
+
+/* The rules of fields are Lua, and unit tests and fuzz targets read heads: they are there before main begins. */
+__attribute__((constructor)) static void
+hook_fields(void)
+{
+	if (!secret_init() || lua_open_state(false) == NULL)
+		abort();
+	lua_close_state();
+	addr_guard_n = 0;               /* those of the guard are not */
+}
+#endif

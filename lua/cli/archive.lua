@@ -247,13 +247,6 @@ local function filled(raw, fill, ...)
   return nil, why.code
 end
 
--- No server runs, or begins, until this is closed: it would serve what it knows to be put back. lock | nil, "running" | "io", fault
-local function alone(home)
-  local lock, why = require("host").serve_lock(home)
-  if lock then return lock end
-  return nil, why == "running" and why or "io", { place = "serve.lock", why = why }
-end
-
 local function restore(file, path, home)
   local head, code, text = read_head(file, path)
   if not head then return nil, code, text end

@@ -6,17 +6,20 @@ M.__index = M
 local POLL = 20            -- ms between two looks, of who waits for a request and of who waits for an answer
 local PATIENCE = 60000     -- ms that a request waits: an exchange of the code takes some seconds
 local FLUSH = 2000         -- ms for an answer to go out before the command ends
+local FIELDS = { { "Content-Type", "text/html; charset=utf-8" }, { "Cache-Control", "no-store" }, { "Referrer-Policy", "no-referrer" },
+  { "X-Content-Type-Options", "nosniff" }, { "X-Frame-Options", "DENY" },
+  { "Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'" } }
 
 -- One request, in a task of its own.
 local function handle(self, req)
   if req.form ~= "origin" then
-    return req:respond(404, "text/html; charset=utf-8", "no such page\n")
+    return req:respond(404, FIELDS, "no such page\n")
   end
   local mine = { method = req.method, path = req.path, query = req.query or "", host = ("%s:%d"):format(req.host, req.port) }
   local until_ = time.now() + PATIENCE
   self.waiting[#self.waiting + 1] = mine
   while not mine.status and time.now() < until_ do time.sleep(POLL) end
-  req:respond(mine.status or 404, "text/html; charset=utf-8", mine.page or "no such page\n")
+  req:respond(mine.status or 404, FIELDS, mine.page or "no such page\n")
   mine.sent = true
 end
 

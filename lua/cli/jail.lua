@@ -24,15 +24,6 @@ M.FOLDER = "/run/sallyport"
 M.PORT = 7080
 M.AF_UNIX, M.SOCK_STREAM, M.SOCK_CLOEXEC = AF_UNIX, SOCK_STREAM, O_CLOEXEC
 
---- The umask, limits and signals with which this process was started.
-function M.restore()
-  local umask, pipe, xfsz, core_now, core_max, files_now, files_max = unpack("=JJJJJJJ", require("host").before)
-  core.call("umask", umask)
-  for signal, was in pairs { [13] = pipe, [25] = xfsz } do core.call("rt_sigaction", signal, pack("=JJJI8", was, 0, 0, 0), nil, 8) end   -- SIGPIPE, SIGXFSZ
-  core.call("prlimit64", 0, 4, pack("=JJ", core_now, core_max))         -- RLIMIT_CORE
-  core.call("prlimit64", 0, 7, pack("=JJ", files_now, files_max))       -- RLIMIT_NOFILE
-end
-
 -- An array of pointers to texts, with a NULL at its end.
 local function pointers(list)
   local at = {}
@@ -409,7 +400,7 @@ local function command(with, old, status, go, keepers)
   for cap = 0, 63 do core.call("prctl", PR_CAPBSET_DROP, cap) end
   must("no_new_privs", "prctl", PR_SET_NO_NEW_PRIVS, 1)
   must("no capabilities", "capset", pack("=I4i4", 0x20080522, 0), ("\0"):rep(24))
-  M.restore()
+  require("cli.machine").restore()
   -- From now on the filter judges each system call of this process and its children (seccomp(2)).
   must("the filter of system calls", "prctl", PR_SET_SECCOMP, 2, { pack("=I2c6j", #with.filter // 8, "", 0), at = { [8] = with.filter } })
   core.call("rt_sigprocmask", 2, old, nil, 8)

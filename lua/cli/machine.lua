@@ -204,6 +204,37 @@ end
 
 -- ---- processes -------------------------------------------------------------------------------------
 
+local SIGPIPE, SIGXFSZ, SIG_IGN = 13, 25, 1
+local RLIMIT_CORE, RLIMIT_NOFILE, DESCRIPTORS = 4, 7, 65536
+local before        -- as harden found it
+
+local function ignored(signal)
+  return select(2, call("rt_sigaction", signal, pack("=JJJI8", SIG_IGN, 0, 0, 0), { string.packsize "=JJJI8" }, 8))
+end
+
+-- The limit is `most`, or the most that there may be; what it was
+local function limited(which, most)
+  local ok, was = call("prlimit64", 0, which, nil, { 16 })
+  if not ok then return end
+  local hard = unpack("=I8", was, 9)
+  call("prlimit64", 0, which, pack("=I8I8", math.ult(hard, most) and hard or most, hard))
+  return was
+end
+
+--- harden(). No core dump, no inherited umask, as many descriptors as we may have; a pipe that nobody reads and a file at its size limit
+-- are an error of the write, not the end.
+function M.harden()
+  before = { umask = call("umask", 63), [SIGPIPE] = ignored(SIGPIPE), [SIGXFSZ] = ignored(SIGXFSZ),
+    [RLIMIT_CORE] = limited(RLIMIT_CORE, 0), [RLIMIT_NOFILE] = limited(RLIMIT_NOFILE, DESCRIPTORS) }
+end
+
+--- restore(). For a program that this process becomes: all that as it was before harden.
+function M.restore()
+  call("umask", before.umask)
+  for _, signal in ipairs { SIGPIPE, SIGXFSZ } do call("rt_sigaction", signal, before[signal], nil, 8) end
+  for _, limit in ipairs { RLIMIT_CORE, RLIMIT_NOFILE } do call("prlimit64", 0, limit, before[limit]) end
+end
+
 --- become(uid, gid) -> true | nil, why. Root's process goes on as this user, with his groups as /etc has them, and for good.
 function M.become(uid, gid)
   -- -1 would change nothing; 32-bit processors have calls for 16 bits of a number here
@@ -254,6 +285,16 @@ function M.ended(pid, block) return call("wait4", pid, nil, block and 0 or 1) ~=
 local AF_UNIX, AF_INET, AF_INET6, SOCK_STREAM = 1, 2, 10, 1
 local PATH_MAX, BACKLOG = 107, 4096       -- bytes of a socket's path; the kernel caps the other at net.core.somaxconn
 local ON = pack("=i4", 1)
+
+-- Is that descriptor, with which the process was started, a TCP or Unix socket that listens? Then it has the flags of ours.
+local function listens(fd)
+  for option, want in pairs { [3] = SOCK_STREAM, [30] = 1 } do         -- SO_TYPE, SO_ACCEPTCONN
+    local ok, value = call("getsockopt", fd, 1, option, { 4 }, { pack("=I4", 4) })
+    if not ok or unpack("=i4", value) ~= want then return false end
+  end
+  local flags = call("fcntl", fd, 3)                                   -- F_GETFL, F_SETFD, F_SETFL
+  return flags and call("fcntl", fd, 2, 1) and call("fcntl", fd, 4, flags | O_NONBLOCK)
+end
 
 -- A socket file that nobody listens on is removed.
 local function clear(path, address)
@@ -323,6 +364,7 @@ function M.listen(spec)
     fd, why, errno = bound(spec, AF_INET6, pack("=I2>I2I4c16I4", AF_INET6, spec.port or 0, 0, bytes, 0))
   end
   if not fd then return nil, errno == EADDRINUSE and "in_use" or why end
+  if spec.fd and not listens(fd) then return nil, "it is no listening socket" end
   local where, port = core.adopt { fd = fd, kind = spec.kind, tls = spec.tls, host = spec.host,
     captures = spec.captures, control = spec.control, agent = spec.agent, handler = spec.handler }
   if not where and not spec.fd then call("close", fd) end

@@ -378,7 +378,7 @@ local function unjailed(args, opt, ctx, user)
     if not (core.call("setgroups", #user.groups, list) and core.call("setresgid", user.gid, user.gid, user.gid)
       and core.call("setresuid", user.uid, user.uid, user.uid)) then report.fail("cannot become " .. user.name) end
   end
-  jail.restore()
+  require("cli.machine").restore()
   local _, why, errno = jail.exec(args, env)
   return not_run(ctx, args, { why = why, errno = errno })
 end

@@ -152,7 +152,7 @@ end
 -- GET /healthz: as on the proxy port.
 local function health(self, req)
   local why = require("metrics").unready(self.store)
-  return req:respond(why[1] and 503 or 200, "text/plain", why[1] and table.concat(why, "\n") .. "\n" or "ok\n")
+  return require("errors").page(req, why[1] and 503 or 200, "text/plain", why[1] and table.concat(why, "\n") .. "\n" or "ok\n")
 end
 
 -- GET /metrics: for the store's owner, root, and whoever shows a token of that scope.

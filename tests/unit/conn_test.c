@@ -43,7 +43,7 @@ test_answer(void)
 	memset(text, 'x', sizeof text);
 	r->action = REQ_REPLY;
 	r->status = 200;
-	r->answer_type = "text/plain";
+	r->answer_json = true;
 	assert(buf_add(&r->answer, text, sizeof text));
 	conn_begin_answer(c);
 	do {

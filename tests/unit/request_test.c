@@ -114,7 +114,7 @@ static const struct { const char *name, *chunk; } cases[] = {
 	    "assert(select('#', r:known(set)) == 2 and r:presents { { text = 'ph_one' } })\n"
 	    "for i = 1, 9 do set:drop('c' .. i) end assert(select('#', r:known(set)) == 0)"},
 	{"an answer of our own", "local body, kind\n" POST
-	    "r:fail(403, 'denied', ('m'):rep(900), 'hint', { retry_after = 3 }) r:respond(200, 'text/plain', ('x'):rep(9000))"},
+	    "r:fail(403, 'denied', ('m'):rep(900), 'hint', { retry_after = 3 }) r:respond(200, { { 'content-type', 'text/plain' } }, ('x'):rep(9000))"},
 	{"a decision", "local body, kind\n" POST
 	    "r:forward { host = 'x.test', addresses = { '10.0.0.0/8' }, watch = true } r:tunnel { addresses = {} }"},
 	{"a request of our own", "for _, secure in ipairs { false, true } do\n"
