@@ -83,7 +83,7 @@ const again = await enter(bare);
 for (const path of [...seen.values()].flatMap((s) => [...s])) await bare.goto(again + path, { waitUntil: 'load' });
 const silent = ran.splice(0);
 await bare.evaluate(() => document.body.insertAdjacentHTML('beforeend', '<img src=x onerror="ran(1)">'));
-await bare.waitForTimeout(300);
+for (const end = Date.now() + plan.patience; !ran.length && Date.now() < end;) await bare.waitForTimeout(50);
 say({ escaping: silent, would: ran.splice(0) });
 
 // What is live comes without another load, and without a part of what the agent wrote running.
