@@ -6,7 +6,7 @@ set -eu
 cd "$(dirname "$0")"
 
 version=0.1.0
-warn="-std=c11 -D_GNU_SOURCE -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wvla -Wpointer-arith"
+warn="-std=c11 -D_GNU_SOURCE -Wall -Wextra -Wno-unused-parameter -Werror -Wshadow -Wstrict-prototypes -Wvla -Wpointer-arith"
 harden="-fPIE -fstack-protector-strong -fstack-clash-protection -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=3"
 sections="-ffunction-sections -fdata-sections -fno-asynchronous-unwind-tables"
 # -O2 where it pays: padding and copies of functions buy nothing that could be measured, and cost 40 KB
@@ -16,13 +16,13 @@ sanitize="-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanit
 link="-pie -Wl,-z,relro,-z,now,-z,noexecstack,--gc-sections,--as-needed"
 libs="-l:liblua5.4.a -l:liblua5.4-lpeg.a -l:libbearssl.a -l:liblmdb.a -l:libz.a -l:liblzma.a -l:libnghttp2.a -lm -lpthread"   # libm is a part of glibc
 
-build_packages="gcc libc6-dev liblua5.4-dev lua-lpeg-dev libbearssl-dev liblmdb-dev zlib1g-dev liblzma-dev libnghttp2-dev xz-utils"
+build_packages="gcc libc6-dev liblua5.4-dev lua-lpeg-dev libbearssl-dev liblmdb-dev zlib1g-dev liblzma-dev libnghttp2-dev libssl-dev xz-utils"
 fuzz_packages="clang libclang-rt-14-dev"
 test_packages="$fuzz_packages publicsuffix lua-check python3 openssl curl wget git procps nginx fcgiwrap npm
 	python3-requests python3-urllib3 python3-boto3 python3-websockets awscli restic chromium fish
 	kubernetes-client python3-kubernetes python3-socks python3-jsonschema python3-prometheus-client s3cmd skopeo podman docker-registry gdb python3-pip iptables nftables
 	nghttp2-client nghttp2-server python3-grpcio python3-h2 golang-go default-jdk-headless gh"
-bench_packages="python3 openssl procps nginx haproxy valgrind libssl-dev"
+bench_packages="python3 openssl procps nginx haproxy valgrind"
 
 say() { printf '%s\n' "build.sh: $*" >&2; }
 
@@ -311,9 +311,9 @@ build_one() {
 check_needs() {
 	! readelf -d "$1" | grep NEEDED | grep -Ev 'lib(c|m)\.so\.6|ld-linux' || { say "needs more than libc"; exit 1; }
 	# seal, the door and the listeners have taken more than 1.03 MB leaves; nghttp2 takes 130 KB, which 1.2 MB does not hold any more.
-	# The page's policies, trials and variables took the last of 1.40 MB.
+	# The page's policies, trials and variables took the last of 1.40 MB; the engine that loads OpenSSL takes 14 KB.
 	most=1270000
-	[ "$1" != build/sallyport ] || most=1420000
+	[ "$1" != build/sallyport ] || most=1430000
 	# There the linker of Debian 12 packs no addresses (40 KB), and a segment begins at a multiple of 64 KiB.
 	case $(${CC:-gcc} -dumpmachine) in aarch64*) most=$((most + 110000)) ;; esac
 	[ "$(wc -c <"$1")" -lt "$most" ] || { say "the binary has passed $most bytes"; exit 1; }

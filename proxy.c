@@ -16,7 +16,7 @@
  *   I    util    slices, wiping, logging           II   addr    IP addresses, the guard
  *        secret  the locked arena of secrets            codec, field, uri   texts of HTTP
  *        text    the one growing, wiped writer          trust   certificates, ours and theirs
- *        loop    clock, timers, epoll, threads          session, via   resumption, the upstream proxy
+ *        loop    clock, timers, epoll, threads          session, tls: openssl, via   resumption, TLS 1.3, a proxy
  *        organs  what is called of II and III           json    read, edit in place
  *        net     listen, resolve, dial                  subst, scrub, known   placeholders
  *        tls     BearSSL's pump                         sign, ident    keys, SigV4, mTLS
@@ -45,8 +45,10 @@
 #include <assert.h>
 #include <ctype.h>
 #include <dirent.h>
+#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <gnu/libc-version.h>
 #include <grp.h>
 #include <ifaddrs.h>
 #include <net/if.h>
@@ -100,6 +102,9 @@
 #ifndef SALLYPORT_LEAN
 #include <nghttp2/nghttp2.h>
 #endif
+#include <openssl/err.h>        /* types and numbers alone: section `tls: openssl` finds the functions at run time */
+#include <openssl/ssl.h>
+#include <openssl/x509v3.h>
 #include <zlib.h>
 
 #ifndef BUILD_TIME
@@ -1476,6 +1481,23 @@ static bool verify_offer_session(const struct tls_verify *v, br_ssl_engine_conte
 static size_t host_ip(const char *host, uint8_t ip[16]);
 static const char *tls_reason(const struct tls *t, int err);
 
+/* -- tls: openssl: the engine for upstreams that BearSSL cannot speak with. ossl_load: is it there? ossl_open makes an end
+ * of what verify_new has made; the functions named as in `tls` are those of such an end. ossl_wanted: is that host known
+ * to need it? */
+enum tls_engine { ENGINE_AUTO, ENGINE_BEARSSL, ENGINE_OPENSSL };
+static enum tls_engine tls_engine;      /* `upstream-tls` */
+#define X509_OTHER BR_ERR_X509_TIME_UNKNOWN     /* of a certificate: see cert_algs. BearSSL's decoder never says so */
+static bool ossl_load(void);
+static bool ossl_open(struct tls *t);
+static void ossl_free(void *ssl);
+static void ossl_step(struct tls *t);
+static size_t ossl_feed(struct tls *t, const void *p, size_t n);
+static size_t ossl_drain(struct tls *t, void *out, size_t n);
+static size_t ossl_write(struct tls *t, const void *p, size_t n);
+static void ossl_shutdown(struct tls *t);
+static void ossl_sweep(void);
+static bool ossl_wanted(const char *host, uint16_t port, bool learn);
+
 /* -- trust: SHA-256 of pieces joined, and of one text in hexadecimal. */
 static void tls_sha256_join(const struct slice *piece, size_t n, uint8_t out[32]);
 static void tls_sha256_hex(struct slice s, char out[64]);
@@ -2066,6 +2088,7 @@ net_dial(struct dial *d, const char *host, uint16_t port, bool guarded)
 		port = slice_number(line, UINT16_MAX, &number) ? (uint16_t)number : port;
 	}
 	d->at[0].port = port;
+	d->next = 0;
 	d->n = 1;
 	if (d->path != NULL) {
 		dial_next(d);
@@ -2114,6 +2137,12 @@ struct tls {
 		br_ssl_server_context server;
 		br_ssl_client_context client;
 	} u;
+	void *other;                    /* owned; OpenSSL's SSL, in the place of BearSSL's engine; NULL: that */
+	struct slice wire;              /* of OpenSSL: what tls_feed was given, while it runs; borrowed */
+	size_t got_at, got_n;           /* plaintext in bufs->in */
+	size_t out_at, out_n;           /* records in bufs->out */
+	size_t vain;                    /* see OSSL_VAIN_MAX */
+	int64_t expires;                /* its session: an hour behind the last time that its chain was judged */
 	struct tls_bufs *bufs;          /* owned; NULL while parked */
 	size_t in_high;                 /* bytes of bufs->in that plaintext has touched */
 	struct leaf *leaf;              /* owned reference; server, during the handshake */
@@ -2250,6 +2279,7 @@ tls_sweep(struct timer *t)
 {
 	session_sweep(sessions_agents);
 	session_sweep(sessions_up);
+	ossl_sweep();
 	timer_set(t, clock_now() + TLS_SWEEP_MS, tls_sweep);
 }
 
@@ -2383,7 +2413,7 @@ tls_fail(struct tls *t, const char *why, uint8_t alert)
 	t->why = t->is_client ? why : t->ended_by == 0 ? "closed" :
 	    t->ended_by < COUNT(tls_alert_names) && tls_alert_names[t->ended_by] != NULL ?
 	    tls_alert_names[t->ended_by] : "another_alert";
-	if (alert == 0 || (eng->out.vtable != &br_sslrec_out_clear_vtable && eng->oxc > eng->oxa))
+	if (alert == 0 || t->other != NULL || (eng->out.vtable != &br_sslrec_out_clear_vtable && eng->oxc > eng->oxa))
 		return;
 	eng->out.vtable->max_plaintext(&eng->out.vtable, &from, &to);
 	memcpy(t->alert + from, (uint8_t[]){2, alert}, 2);
@@ -2401,7 +2431,6 @@ policy_choose(const br_ssl_server_policy_class **pctx, const br_ssl_server_conte
 {
 	struct tls *t = OWNER(cc, struct tls, u.server);
 
-	(void)pctx;
 	t->resumed = false;
 	while (t->u.server.client_suites_num != 0 &&
 	    t->u.server.client_suites[t->u.server.client_suites_num - 1][0] == TLS_FILLER)
@@ -2429,7 +2458,6 @@ static void
 cache_save(const br_ssl_session_cache_class **pctx, br_ssl_server_context *server,
     const br_ssl_session_parameters *p)
 {
-	(void)pctx;
 	session_put(sessions_agents, cache_name(server, p)->name, p, TLS_SESSION_LIFE);
 }
 
@@ -2439,7 +2467,6 @@ cache_load(const br_ssl_session_cache_class **pctx, br_ssl_server_context *serve
 {
 	struct tls *t = cache_name(server, p);
 
-	(void)pctx;
 	return t->resumed = session_find(sessions_agents, t->name, p);
 }
 
@@ -2470,8 +2497,21 @@ tls_prefer_x25519(br_ssl_engine_context *eng)
 
 /* -- both ends */
 
-/* Called after each step of the engine: is the handshake over, or did the connection fail? Either frees
- * leaf, verify and the master secret, which only a handshake needs. */
+/* Frees leaf and verify, which only a handshake needs, once it is over or has failed. */
+static void
+tls_shaken(struct tls *t)
+{
+	if (t->failed || t->done) {
+		t->u.eng.x509ctx = NULL;        /* renegotiation is off: the engine never asks again */
+		verify_free(t->verify);
+		leaf_unref(t->leaf);
+		t->verify = NULL;
+		t->leaf = NULL;
+	}
+}
+
+/* Called after each step of the engine: is the handshake over, or did the connection fail? Either wipes the master
+ * secret. */
 static void
 tls_settle(struct tls *t)
 {
@@ -2497,21 +2537,30 @@ tls_settle(struct tls *t)
 			session_put(sessions_up, t->name, &eng->session, TLS_SESSION_LIFE_UP);
 		wipe(eng->session.master_secret, sizeof eng->session.master_secret);
 	}
-	if (t->failed || t->done) {
-		eng->x509ctx = NULL;    /* renegotiation is off: the engine never asks again */
-		verify_free(t->verify);
-		leaf_unref(t->leaf);
-		t->verify = NULL;
-		t->leaf = NULL;
-	}
+	tls_shaken(t);
 }
 
 static void
 tls_stepped(struct tls *t)
 {
+	if (t->other != NULL) {
+		ossl_step(t);
+		return;
+	}
 	if (t->u.eng.ixb > t->in_high)
 		t->in_high = t->u.eng.ixb;
 	tls_settle(t);
+}
+
+/* Did BearSSL's handshake end for want of what another engine may have? A server refuses its ClientHello by any
+ * alert, or hangs up at it. */
+static bool
+tls_unable(const struct tls *t)
+{
+	int err = t->u.eng.err;
+
+	return err == X509_OTHER || (err >= BR_ERR_RECV_FATAL_ALERT && t->u.client.hashes == 0) ||
+	    (err == BR_ERR_OK && t->u.eng.version_in == 0);
 }
 
 /* May the engine be touched? */
@@ -2529,6 +2578,7 @@ tls_free(struct tls *t)
 		return;
 	if (t->lent && !verify_take_back(t->verify))
 		return;         /* freed once the helper thread is done with it */
+	ossl_free(t->other);
 	tls_detach(t);
 	verify_free(t->verify);
 	leaf_unref(t->leaf);
@@ -2597,7 +2647,7 @@ tls_offer_h2(struct tls *t)
  * functions take and give nothing meanwhile. `owner` as in struct job. */
 static struct tls *
 tls_connect(struct tls_trust *trust, struct tls_ident *ident, struct slice host, int port,
-    struct slice tag, bool h2, struct watch *watch, uint32_t owner)
+    struct slice tag, bool h2, enum tls_engine engine, struct watch *watch, uint32_t owner)
 {
 	struct tls *t = tls_new(host, true);
 	uint8_t ip[16];
@@ -2613,6 +2663,12 @@ tls_connect(struct tls_trust *trust, struct tls_ident *ident, struct slice host,
 		return NULL;
 	}
 	t->resumed = verify_offer_session(t->verify, &t->u.eng, port, tag, t->name);
+	if (engine == ENGINE_OPENSSL) {
+		if (ossl_open(t))
+			return t;
+		tls_free(t);
+		return NULL;
+	}
 	br_ssl_client_reset(&t->u.client, host_ip(t->host, ip) != 0 ? NULL : t->host, t->resumed);
 	tls_prefer_x25519(&t->u.eng);
 	tls_settle(t);
@@ -2680,6 +2736,8 @@ tls_feed(struct tls *t, const void *p, size_t n)
 		return 0;
 	if (!t->failed && !tls_attach(t))
 		tls_fail(t, "out of memory", 0);
+	if (t->other != NULL)
+		return ossl_feed(t, p, n);
 	tls_reading = t->is_client || t->done ? NULL : &t->u.server;
 	took = tls_move(t, br_ssl_engine_recvrec_buf, br_ssl_engine_recvrec_ack, p, NULL, n);
 	tls_reading = NULL;
@@ -2704,16 +2762,17 @@ tls_has_output(const struct tls *t)
 {
 	size_t n;
 
-	if (t->alert_at < t->alert_n)
+	if (t->alert_at < t->alert_n || t->out_n != 0)
 		return true;
-	return tls_live(t) && br_ssl_engine_sendrec_buf(&t->u.eng, &n) != NULL;
+	return tls_live(t) && t->other == NULL && br_ssl_engine_sendrec_buf(&t->u.eng, &n) != NULL;
 }
 
 /* Wire bytes out, records and flights gathered as far as there is room. */
 static size_t
 tls_drain(struct tls *t, void *out, size_t n)
 {
-	size_t at = tls_move(t, br_ssl_engine_sendrec_buf, br_ssl_engine_sendrec_ack, NULL, out, n);
+	size_t at = t->other != NULL ? ossl_drain(t, out, n) :
+	    tls_move(t, br_ssl_engine_sendrec_buf, br_ssl_engine_sendrec_ack, NULL, out, n);
 	size_t have = t->alert_n - t->alert_at;
 
 	if (have > n - at)
@@ -2730,7 +2789,9 @@ tls_peek(struct tls *t)
 	size_t n;
 	unsigned char *p = NULL;
 
-	if (tls_live(t) && t->bufs != NULL)
+	if (t->other != NULL && !t->failed && t->got_n != 0)
+		return (struct slice){(const char *)t->bufs->in + t->got_at, t->got_n - t->got_at};
+	if (tls_live(t) && t->bufs != NULL && t->other == NULL)
 		p = br_ssl_engine_recvapp_buf(&t->u.eng, &n);
 	return p == NULL ? (struct slice){NULL, 0} : (struct slice){(const char *)p, n};
 }
@@ -2738,7 +2799,9 @@ tls_peek(struct tls *t)
 static void
 tls_consume(struct tls *t, size_t n)
 {
-	if (n != 0 && !t->failed)
+	if (t->other != NULL && (t->got_at += n) == t->got_n)
+		t->got_at = t->got_n = 0;
+	if (n != 0 && t->other == NULL && !t->failed)
 		br_ssl_engine_recvapp_ack(&t->u.eng, n);
 }
 
@@ -2750,6 +2813,8 @@ tls_write(struct tls *t, const void *p, size_t n)
 		return 0;
 	if (!tls_attach(t))
 		tls_fail(t, "out of memory", 0);
+	if (t->other != NULL)
+		return ossl_write(t, p, n);
 	return tls_move(t, br_ssl_engine_sendapp_buf, br_ssl_engine_sendapp_ack, p, NULL, n);
 }
 
@@ -2757,7 +2822,7 @@ tls_write(struct tls *t, const void *p, size_t n)
 static void
 tls_flush(struct tls *t)
 {
-	if (tls_live(t) && t->bufs != NULL)
+	if (tls_live(t) && t->bufs != NULL && t->other == NULL)
 		br_ssl_engine_flush(&t->u.eng, 0);
 }
 
@@ -2768,6 +2833,10 @@ tls_shutdown(struct tls *t)
 	if (!tls_live(t) || t->closing || t->u.eng.shutdown_recv || !tls_attach(t))
 		return;
 	t->closing = true;
+	if (t->other != NULL) {
+		ossl_shutdown(t);
+		return;
+	}
 	br_ssl_engine_close(&t->u.eng);
 	tls_settle(t);
 }
@@ -2779,9 +2848,9 @@ tls_park(struct tls *t)
 {
 	const br_ssl_engine_context *eng = &t->u.eng;
 
-	if (t->bufs != NULL && t->done && !t->failed && !t->closing &&
+	if (t->bufs != NULL && t->done && !t->failed && !t->closing && (t->other != NULL ? t->got_n + t->out_n == 0 :
 	    br_ssl_engine_current_state(eng) == (BR_SSL_RECVREC | BR_SSL_SENDAPP) &&
-	    eng->ixa == 0 && eng->ixb == 0 && eng->ixc == 5 && eng->oxa == eng->oxc)
+	    eng->ixa == 0 && eng->ixb == 0 && eng->ixc == 5 && eng->oxa == eng->oxc))
 		tls_detach(t);
 }
 
@@ -3888,6 +3957,7 @@ struct upstream {
 	unsigned via_interim;   /* 1xx heads that came */
 	char via_why[128];
 	bool late;              /* it failed for want of time: another try may do */
+	bool again;             /* BearSSL's handshake failed, and OpenSSL's is made */
 	bool refused;           /* of HTTP/2: the server has done nothing of the request (RFC 9113 8.7) */
 	bool tainted;           /* saw NTLM or Negotiate: the connection itself is authenticated */
 	int64_t keep_ms;        /* how long it may be idle */
@@ -3946,6 +4016,17 @@ upstream_fail(struct upstream *u, const char *code, const char *why)
 }
 
 static void
+upstream_redial(struct timer *t)
+{
+	struct upstream *u = OWNER(t, struct upstream, timer);
+
+	if (u->via != 0)
+		net_dial(&u->dial, via.host, via.port, false);
+	else
+		net_dial(&u->dial, u->host, u->port, u->dial.path == NULL);
+}
+
+static void
 upstream_shake(struct upstream *u)
 {
 	enum io io = peer_handshake(&u->peer);
@@ -3953,6 +4034,13 @@ upstream_shake(struct upstream *u)
 	if (io == IO_OK) {
 		timer_stop(&u->timer);
 		u->state = UP_OPEN;
+		if (u->again)
+			ossl_wanted(u->host, u->port, true);
+	} else if (io != IO_AGAIN && !u->again && tls_engine == ENGINE_AUTO && tls_unable(u->peer.tls) && ossl_load()) {
+		u->again = true;
+		u->state = UP_DIAL;
+		peer_close(&u->peer);
+		timer_set(&u->timer, 0, upstream_redial);       /* not from within the event of the first dial */
 	} else if (io != IO_AGAIN) {
 		upstream_fail(u, clock_unset() ? "clock_unset" : "upstream_tls",
 		    tls_status(u->peer.tls) == TLS_FAILED ? tls_why(u->peer.tls) :
@@ -3993,12 +4081,16 @@ upstream_timeout(struct timer *t)
 static void
 upstream_reached(struct upstream *u)
 {
+	bool other = tls_engine == ENGINE_OPENSSL || (tls_engine == ENGINE_AUTO && (u->again || ossl_wanted(u->host, u->port, false)));
+
 	if (!u->tls) {
 		u->state = UP_OPEN;
 	} else if (clock_unset()) {
 		upstream_fail(u, "clock_unset", "this machine's clock is not set");
-	} else if ((u->peer.tls = tls_connect(upstream_trust, u->ident, slice_of(u->host), u->port,
-	    tls_ident_tag(u->ident), u->h2, &u->peer.watch, u->dial.owner)) == NULL) {
+	} else if (other && !ossl_load()) {
+		upstream_fail(u, "upstream_tls", "upstream-tls is openssl, and that cannot be loaded: see sallyport doctor");
+	} else if ((u->peer.tls = tls_connect(upstream_trust, u->ident, slice_of(u->host), u->port, tls_ident_tag(u->ident), u->h2,
+	    other ? ENGINE_OPENSSL : ENGINE_BEARSSL, &u->peer.watch, u->dial.owner)) == NULL) {
 		upstream_fail(u, "upstream_tls", "out of memory");
 	} else {
 		u->state = UP_HANDSHAKE;
@@ -4078,10 +4170,8 @@ upstream_dial(struct upstream *u, const struct cidr *allow, size_t nallow)
 	u->dial.done = upstream_dialled;
 	if (u->state == UP_FAILED)
 		u->event(u);
-	else if (u->via != 0)
-		net_dial(&u->dial, via.host, via.port, false);
 	else
-		net_dial(&u->dial, u->host, u->port, u->dial.path == NULL);
+		upstream_redial(&u->timer);
 }
 
 /* An idle upstream of that key whose address may still be dialled, or NULL. */
@@ -4620,8 +4710,6 @@ task_recycle(struct task *t)
 static int
 l_task_end_k(lua_State *L, int status, lua_KContext ctx)
 {
-	(void)status;
-	(void)ctx;
 	return lua_gettop(L);
 }
 
@@ -5688,7 +5776,6 @@ static struct timer conn_accept_timer;
 static void
 conn_resume_accept(struct timer *t)
 {
-	(void)t;
 	for (size_t i = 0; !conn_draining && i < net.nlisteners; i++)
 		if (net.listeners[i].watch.fd >= 0 && net.listeners[i].kind == net.kind)
 			watch_add(&net.listeners[i].watch, EPOLLIN | EPOLLEXCLUSIVE);
@@ -6293,6 +6380,10 @@ conn_upstream_gone(struct conn *c, int status, const char *why)
 		r->retried = true;
 		r->up_h2 = false;
 		return conn_begin_dial(c);
+	}
+	if (status == 502 && r->up->peer.tls != NULL && tls_status(r->up->peer.tls) == TLS_FAILED) {
+		code = "upstream_tls";          /* in TLS 1.3 a server judges our certificate behind the handshake */
+		why = tls_why(r->up->peer.tls);
 	}
 	text_copy(r->code, sizeof r->code, code);
 	if (r->answer_begun)
@@ -7773,6 +7864,7 @@ http_basic(struct slice value, struct buf *plain)
 #define TLS_CA_LIFE       ((int64_t)3650 * 86400)
 #define TLS_CERT_MAX      65536 /* a peer's whole chain, and a root; real ones are under 20 KB */
 #define TLS_BUNDLE_MAX    (16 << 20)    /* a trust file; the system's is 0.2 MB */
+#define CERT_OTHER_MAX    640   /* bytes of an RSASSA-PSS key: 4,096 bits, as BearSSL's bound for RSA */
 #define TLS_RSA_MIN       256   /* bytes: 2,048 bits, what OpenSSL's level 2 and all browsers ask */
 
 /* -- locked memory: for keys and master secrets. Pages count against RLIMIT_MEMLOCK as they are
@@ -8299,23 +8391,39 @@ static const struct {
 	struct slice oid;
 	const br_hash_class *hash;      /* NULL: MD5 or SHA-1, whose collisions can be computed */
 	const unsigned char *rsa;       /* the hash's OID in a PKCS#1 signature; NULL: ECDSA */
+	bool other;                     /* not for BearSSL: OpenSSL checks what is signed so, and has such keys */
 } cert_algs[] = {
-	{SLICE_INIT("\x2a\x86\x48\x86\xf7\x0d\x01\x01\x0b"), &br_sha256_vtable, BR_HASH_OID_SHA256},
-	{SLICE_INIT("\x2a\x86\x48\x86\xf7\x0d\x01\x01\x0c"), &br_sha384_vtable, BR_HASH_OID_SHA384},
-	{SLICE_INIT("\x2a\x86\x48\x86\xf7\x0d\x01\x01\x0d"), &br_sha512_vtable, BR_HASH_OID_SHA512},
-	{SLICE_INIT("\x2a\x86\x48\xce\x3d\x04\x03\x02"), &br_sha256_vtable, NULL},
-	{SLICE_INIT("\x2a\x86\x48\xce\x3d\x04\x03\x03"), &br_sha384_vtable, NULL},
-	{SLICE_INIT("\x2a\x86\x48\xce\x3d\x04\x03\x04"), &br_sha512_vtable, NULL},
-	{SLICE_INIT("\x2a\x86\x48\x86\xf7\x0d\x01\x01\x04"), NULL, NULL},
-	{SLICE_INIT("\x2a\x86\x48\x86\xf7\x0d\x01\x01\x05"), NULL, NULL},
-	{SLICE_INIT("\x2a\x86\x48\xce\x3d\x04\x01"), NULL, NULL},
+	{SLICE_INIT("\x2a\x86\x48\x86\xf7\x0d\x01\x01\x0b"), &br_sha256_vtable, BR_HASH_OID_SHA256, false},
+	{SLICE_INIT("\x2a\x86\x48\x86\xf7\x0d\x01\x01\x0c"), &br_sha384_vtable, BR_HASH_OID_SHA384, false},
+	{SLICE_INIT("\x2a\x86\x48\x86\xf7\x0d\x01\x01\x0d"), &br_sha512_vtable, BR_HASH_OID_SHA512, false},
+	{SLICE_INIT("\x2a\x86\x48\xce\x3d\x04\x03\x02"), &br_sha256_vtable, NULL, false},
+	{SLICE_INIT("\x2a\x86\x48\xce\x3d\x04\x03\x03"), &br_sha384_vtable, NULL, false},
+	{SLICE_INIT("\x2a\x86\x48\xce\x3d\x04\x03\x04"), &br_sha512_vtable, NULL, false},
+	{SLICE_INIT("\x2a\x86\x48\x86\xf7\x0d\x01\x01\x04"), NULL, NULL, false},
+	{SLICE_INIT("\x2a\x86\x48\x86\xf7\x0d\x01\x01\x05"), NULL, NULL, false},
+	{SLICE_INIT("\x2a\x86\x48\xce\x3d\x04\x01"), NULL, NULL, false},
+	{SLICE_INIT("\x2a\x86\x48\x86\xf7\x0d\x01\x01\x0a"), NULL, NULL, true},      /* RSASSA-PSS */
+	{SLICE_INIT("\x2b\x65\x70"), NULL, NULL, true},  /* Ed25519 */
 };
 
-/* Reads the certificate's public key into `dc`. 0, or why it cannot be used: BR_ERR_X509_… */
+/* The row of an algorithm; COUNT(cert_algs): it has none. */
+static size_t
+cert_alg(struct slice oid)
+{
+	size_t i = 0;
+
+	while (i < COUNT(cert_algs) && !slice_eq(cert_algs[i].oid, oid))
+		i++;
+	return i;
+}
+
+/* Reads the certificate's public key into `dc`. 0, or why it cannot be used: BR_ERR_X509_… or X509_OTHER */
 static int
 cert_key(const struct cert_view *v, br_x509_decoder_context *dc)
 {
+	struct slice s = v->spki, alg, oid;
 	const br_x509_pkey *pk;
+	size_t i;
 	int err;
 
 	br_x509_decoder_init(dc, NULL, NULL);
@@ -8324,6 +8432,9 @@ cert_key(const struct cert_view *v, br_x509_decoder_context *dc)
 		return pk->key_type == BR_KEYTYPE_RSA && pk->key.rsa.nlen < TLS_RSA_MIN ?
 		    BR_ERR_X509_WEAK_PUBLIC_KEY : 0;
 	err = br_x509_decoder_last_error(dc);
+	if (err == BR_ERR_X509_UNSUPPORTED && s.n <= CERT_OTHER_MAX && der_only(s, 0x30, &s) && der_expect(&s, 0x30, &alg, NULL) &&
+	    der_expect(&alg, 0x06, &oid, NULL) && (i = cert_alg(oid)) < COUNT(cert_algs) && cert_algs[i].other)
+		return X509_OTHER;
 	return err == BR_ERR_X509_UNSUPPORTED || err == BR_ERR_X509_LIMIT_EXCEEDED ? err :
 	    BR_ERR_X509_INVALID_VALUE;
 }
@@ -8336,13 +8447,13 @@ cert_signed_by(const struct cert_view *v, const struct cert_view *ca)
 	br_hash_compat_context hash;
 	const br_x509_pkey *pk;
 	uint8_t own[64], signed_[64];
-	size_t i = 0, n;
+	size_t i = cert_alg(v->sig_alg), n;
 	int err = cert_key(ca, &dc);
 
-	while (i < COUNT(cert_algs) && !slice_eq(cert_algs[i].oid, v->sig_alg))
-		i++;
 	if (i == COUNT(cert_algs) || err != 0)
 		return err != 0 ? err : BR_ERR_X509_UNSUPPORTED;
+	if (cert_algs[i].other)
+		return X509_OTHER;
 	if (cert_algs[i].hash == NULL)
 		return X509_WEAK_HASH;
 	pk = br_x509_decoder_get_pkey(&dc);
@@ -8721,7 +8832,7 @@ trust_add_pem(struct tls_trust *t, struct slice pem, struct buf *hashes)
 		}
 		memcpy(r->der, der.p, der.n);
 		if (!cert_read((struct slice){r->der, der.n}, &r->cert) ||
-		    ((err = cert_key(&r->cert, &dc)) != 0 && err != BR_ERR_X509_WEAK_PUBLIC_KEY)) {
+		    ((err = cert_key(&r->cert, &dc)) != 0 && err != BR_ERR_X509_WEAK_PUBLIC_KEY && err != X509_OTHER)) {
 			free(r);
 			continue;
 		}
@@ -8766,6 +8877,7 @@ struct tls_ident {
 	br_x509_certificate chain[TLS_CHAIN_MAX];       /* into `der`; the credential's own first */
 	size_t chain_n;
 	struct secret *key;     /* owned; a br_skey_decoder_context; NULL: nothing to show */
+	struct secret *key_text;        /* owned; the same as it was stored, for OpenSSL */
 	struct tls_trust *roots;        /* owned reference; further ones; NULL: none */
 	struct buf itself;      /* owned; SHA-256, 32 bytes each, of what is trusted as itself */
 	bool pinned;            /* and nothing else is: hashes of certificates or of their keys */
@@ -8788,6 +8900,7 @@ tls_ident_unref(struct tls_ident *id)
 	buf_free(&id->der);
 	buf_free(&id->itself);
 	secret_unref(id->key);
+	secret_unref(id->key_text);
 	tls_trust_unref(id->roots);
 	free(id);
 }
@@ -8861,6 +8974,8 @@ struct tls_verify {
 	unsigned err;                   /* BR_ERR_X509_…, once something is wrong */
 	const char *why;                /* static; NULL: the table of reasons has it */
 	br_x509_decoder_context own;    /* the server's key */
+	bool also;                      /* OpenSSL judges the path that was found, too */
+	bool agreed;                    /* it did */
 	uint8_t hash[32];               /* see verify_known */
 	bool asks, unknown;             /* see verify_step */
 	bool good;                      /* the chain was judged, and is good */
@@ -8877,7 +8992,6 @@ verify_start_chain(const br_x509_class **ctx, const char *server_name)
 {
 	struct tls_verify *v = OWNER(ctx, struct tls_verify, vtable);
 
-	(void)server_name;      /* BearSSL's copy of ours, but absent for an address */
 	if (!v->unknown)        /* else a helper thread is here, and the loop was before */
 		*v->resumed = false;
 }
@@ -8885,7 +8999,6 @@ verify_start_chain(const br_x509_class **ctx, const char *server_name)
 static void
 verify_start_cert(const br_x509_class **ctx, uint32_t n)
 {
-	(void)ctx, (void)n;
 }
 
 static void
@@ -8933,6 +9046,13 @@ verify_blame(struct tls_verify *v, unsigned err, const char *why)
 		v->why = why;
 	}
 	return false;
+}
+
+/* Is that left to OpenSSL's verifier, which has to agree at the end? */
+static bool
+verify_left(const struct tls_verify *v, int err)
+{
+	return v->also && err == X509_OTHER;
 }
 
 static const char *
@@ -8998,7 +9118,7 @@ verify_link(struct tls_verify *v, unsigned n, const struct cert_view *ca, bool r
 
 	if (v->checks++ >= VERIFY_CHECKS)
 		return verify_blame(v, BR_ERR_X509_LIMIT_EXCEEDED, "certificate chain too large");
-	if ((err = cert_signed_by(c, ca)) != 0)
+	if ((err = cert_signed_by(c, ca)) != 0 && !verify_left(v, err))
 		return verify_blame(v, (unsigned)err, err == BR_ERR_X509_BAD_SIGNATURE && root ?
 		    "bad certificate signature (damaged, or not made by the trusted root of that name)" :
 		    NULL);
@@ -9053,7 +9173,7 @@ verify_leaf(struct tls_verify *v, struct cert_view *c)
 		return verify_blame(v, BR_ERR_X509_EXPIRED, why);
 	if (c->fault != NULL)
 		return verify_blame(v, BR_ERR_X509_CRITICAL_EXTENSION, c->fault);
-	if (err != 0)
+	if (err != 0 && !verify_left(v, err))
 		return verify_blame(v, (unsigned)err, NULL);
 	verify_take_cn(v, c);
 	if (!cert_names(c, v->host))
@@ -9084,7 +9204,7 @@ verify_itself(struct tls_verify *v)
 		return id->pinned && !verify_blame(v, BR_ERR_X509_NOT_TRUSTED,
 		    "untrusted certificate (not the one that ca pins)");
 	}
-	if ((err = cert_key(&v->cert[0], &v->own)) != 0)
+	if ((err = cert_key(&v->cert[0], &v->own)) != 0 && !verify_left(v, err))
 		verify_blame(v, (unsigned)err, NULL);
 	else if (!id->pinned && verify_dates(v, &v->cert[0]) != NULL)
 		verify_blame(v, BR_ERR_X509_EXPIRED, verify_dates(v, &v->cert[0]));
@@ -9120,7 +9240,7 @@ static bool
 verify_known(struct tls_verify *v)
 {
 	const struct tls_ident *id = v->ident;
-	const uint32_t of[] = {v->trust->id, id != NULL, id != NULL && id->roots != NULL ? id->roots->id : 0, v->count};
+	const uint32_t of[] = {v->trust->id, id != NULL, id != NULL && id->roots != NULL ? id->roots->id : 0, v->count, v->also};
 	const struct verified *k;
 
 	tls_sha256_join((const struct slice[]){{(const char *)of, sizeof of}, {(const char *)v->end, sizeof v->end},
@@ -9135,7 +9255,7 @@ verify_keep(const struct tls_verify *v)
 {
 	struct verified *k = &verified[v->hash[0] % VERIFIED_MAX];
 
-	if (!v->good)
+	if (!v->good || v->also != v->agreed)
 		return;
 	*k = (struct verified){.from = INT64_MIN, .to = INT64_MAX};
 	memcpy(k->hash, v->hash, sizeof k->hash);
@@ -9176,7 +9296,7 @@ verify_end_chain(const br_x509_class **ctx)
 		}
 	v->path[0] = &v->cert[0];
 	v->used = v->depth = 1;
-	if (v->err == 0 && known && cert_key(&v->cert[0], &v->own) == 0)
+	if (v->err == 0 && known && (v->also || cert_key(&v->cert[0], &v->own) == 0))
 		return 0;
 	if (v->err == 0 && !verify_itself(v) && verify_leaf(v, &v->cert[0]) &&
 	    (verify_is_root(v, &v->cert[0]) || verify_climb(v, 1))) {
@@ -9232,6 +9352,20 @@ verify_job_done(struct defer *d)
 	t->watch->ready(t->watch);
 }
 
+/* Has a helper thread call `moved`. */
+static void
+verify_lend(struct tls *t, void (*moved)(br_ssl_engine_context *, size_t), size_t n)
+{
+	struct tls_verify *v = t->verify;
+
+	t->lent = true;
+	v->tls = t;
+	v->moved = moved;
+	v->n = n;
+	v->job = (struct job){.lane = JOB_VERIFY, .owner = t->owner, .run = verify_job_run, .done = verify_job_done};
+	job_submit(&v->job);
+}
+
 /* Makes a step of a client's engine in the clear: `moved` acknowledges n bytes. If a chain ends that is not
  * known, the step is only begun: t->lent until a helper thread has made it. */
 static void
@@ -9250,15 +9384,11 @@ verify_step(struct tls *t, void (*moved)(br_ssl_engine_context *, size_t), size_
 	v->asks = true;
 	moved(&t->u.eng, n);
 	v->asks = false;
-	if ((t->lent = v->unknown)) {
+	if (v->unknown) {
 		t->u.client = before;
 		v->certs.n = certs_n;
 		v->count = count;
-		v->tls = t;
-		v->moved = moved;
-		v->n = n;
-		v->job = (struct job){.lane = JOB_VERIFY, .owner = t->owner, .run = verify_job_run, .done = verify_job_done};
-		job_submit(&v->job);
+		verify_lend(t, moved, n);
 	}
 	wipe(&before, sizeof before);
 }
@@ -9333,6 +9463,7 @@ static const struct { int err; const char *why; } tls_reasons[] = {
 	{BR_ERR_X509_FORBIDDEN_KEY_USAGE, "certificate not meant for servers"},
 	{BR_ERR_X509_INVALID_VALUE, CERT_MALFORMED},
 	{BR_ERR_X509_UNSUPPORTED, "certificate with an algorithm we do not know"},
+	{X509_OTHER, "certificate with an algorithm we do not know"},
 	{X509_WEAK_HASH, "weak certificate signature (SHA-1 or MD5)"},
 	{BR_ERR_X509_LIMIT_EXCEEDED, "certificate key too large (over RSA 4096)"},
 	{BR_ERR_X509_EMPTY_CHAIN, "no certificate"},
@@ -9546,6 +9677,586 @@ session_sweep(struct session_table *t)
 			session_write(t, i, &(struct session){.check = 0});
 	}
 	wipe(&s, sizeof s);
+}
+
+/* ---- tls: openssl ----------------------------------------------------------
+ * The system's OpenSSL as the engine for upstreams: TLS 1.3, and keys that BearSSL does not know. It is
+ * never linked: the first connection that needs it loads libcrypto.so.3 and libssl.so.3 from the folder of
+ * the C library, in a worker, which has no privileges to lose. Skip it if you trust that its ends do as
+ * those of `tls`, and that its word on a chain is only ever the second one.
+ *
+ * Invariants. A chain is judged by `trust`, as with BearSSL; what that leaves (X509_OTHER) and the path that
+ * it found OpenSSL must find good, too. No variable of the environment and no file but the two libraries is
+ * read. It runs on the loop thread alone; what it allocates lies in the arena of secrets, but for what is
+ * too large, which is wiped when it is freed. Its queue of errors is read as numbers, and emptied. */
+#define OSSL_ARENA_MAX   (8u << 20)     /* a quarter of the arena; what would be more is ordinary memory */
+#define OSSL_BLOCK_MAX   (14u << 10)    /* records are larger, and no secrets but what BearSSL's buffers hold */
+#define OSSL_SESSIONS    256            /* hosts that can be resumed */
+#define OSSL_SESSION_MAX 8192           /* bytes: a ticket, the server's certificate */
+#define OSSL_VAIN_MAX    (2 * TLS_CERT_MAX)     /* bytes that brought no plaintext: a handshake, tickets, KeyUpdates, */
+#define OSSL_VAIN        32             /* so many less for each byte that does: a record of one byte has 23 */
+#define OSSL_WANTED      256            /* hosts remembered that BearSSL cannot serve: 1 KB */
+
+#define OSSL_FUNCTIONS(X) \
+	X(CRYPTO_set_mem_functions) X(OpenSSL_version) X(ERR_get_error) X(ERR_clear_error) \
+	X(BIO_meth_new) X(BIO_meth_set_read) X(BIO_meth_set_write) X(BIO_meth_set_ctrl) X(BIO_new) X(BIO_set_data) X(BIO_get_data) \
+	X(BIO_set_init) X(BIO_set_flags) X(OPENSSL_sk_new_null) X(OPENSSL_sk_push) X(OPENSSL_sk_num) \
+	X(OPENSSL_sk_value) X(OPENSSL_sk_pop_free) X(d2i_X509) X(i2d_X509) X(X509_free) \
+	X(X509_STORE_CTX_get_ex_data) X(X509_STORE_CTX_get0_untrusted) X(X509_STORE_CTX_get0_param) X(X509_STORE_CTX_get_error) \
+	X(X509_STORE_CTX_set_error) X(X509_STORE_CTX_set_verify_cb) X(X509_STORE_CTX_set0_trusted_stack) \
+	X(X509_STORE_CTX_set0_untrusted) X(X509_verify_cert) X(X509_verify_cert_error_string) X(X509_VERIFY_PARAM_set_flags) \
+	X(X509_VERIFY_PARAM_set_hostflags) X(X509_VERIFY_PARAM_set1_host) X(X509_VERIFY_PARAM_set1_ip) X(X509_VERIFY_PARAM_set_time) \
+	X(X509_VERIFY_PARAM_set_auth_level) \
+	X(OPENSSL_init_ssl) X(TLS_client_method) X(SSL_CTX_new) X(SSL_CTX_ctrl) X(SSL_CTX_set_options) X(SSL_CTX_set_verify) \
+	X(SSL_CTX_set_cert_verify_callback) X(SSL_CTX_set_cert_cb) X(SSL_CTX_sess_set_new_cb) X(SSL_new) X(SSL_free) X(SSL_ctrl) \
+	X(SSL_set_bio) X(SSL_set_ex_data) X(SSL_get_ex_data) X(SSL_get_ex_data_X509_STORE_CTX_idx) X(SSL_set_alpn_protos) \
+	X(SSL_get0_alpn_selected) X(SSL_set_connect_state) X(SSL_do_handshake) X(SSL_read) X(SSL_write) X(SSL_get_error) \
+	X(SSL_shutdown) X(SSL_set_session) X(SSL_session_reused) X(SSL_get_current_cipher) X(SSL_CIPHER_is_aead) \
+	X(SSL_CIPHER_get_kx_nid) X(SSL_use_certificate_ASN1) X(SSL_use_PrivateKey_ASN1) X(d2i_SSL_SESSION) X(i2d_SSL_SESSION) X(SSL_SESSION_free) \
+	X(SSL_SESSION_is_resumable)
+
+/* Theirs, by their names, once they are found. */
+static struct {
+#define X(name) __typeof__(name) *name;
+	OSSL_FUNCTIONS(X)
+#undef X
+} ossl;
+static const char *const ossl_names[] = {
+#define X(name) #name,
+	OSSL_FUNCTIONS(X)
+#undef X
+};
+_Static_assert(sizeof ossl == COUNT(ossl_names) * sizeof(void *), "a function, a name");
+
+static SSL_CTX *ossl_ctx;               /* owned, for ever; NULL: not loaded */
+static BIO_METHOD *ossl_wire;           /* owned, for ever */
+static const char *ossl_why;            /* static; why it was not to be loaded, which is tried once */
+static pthread_t ossl_thread;           /* the loop's */
+static size_t ossl_held;                /* bytes in the arena */
+
+/* -- memory (CRYPTO_set_mem_functions): behind a header of 16 bytes, so that blocks are aligned as malloc's. What
+ * another thread of this process lets go (a module of the C library, which uses OpenSSL too) is wiped, and lost
+ * if it is the arena's, which is the loop's alone. */
+#define OSSL_HEAD (16 - offsetof(struct secret, p))
+
+static void *
+ossl_realloc(void *p, size_t n, const char *file, int line)
+{
+	bool ours = (size_t)((char *)p - secret_arena.base) < SECRET_ARENA_MAX, loop = pthread_equal(pthread_self(), ossl_thread);
+	struct secret *was = ours ? (struct secret *)(void *)((char *)p - 16) : NULL, *s = NULL;
+	size_t had = ours ? was->n - OSSL_HEAD : p != NULL ? malloc_usable_size(p) : 0;
+	void *to = NULL;
+
+	if (n != 0 && n <= OSSL_BLOCK_MAX && ossl_held < OSSL_ARENA_MAX && loop && (s = secret_new(OSSL_HEAD + n)) != NULL)
+		ossl_held += s->n;
+	if (n != 0 && (to = s != NULL ? s->p + OSSL_HEAD : malloc(n)) == NULL)
+		return NULL;
+	if (had != 0 && n != 0)
+		memcpy(to, p, had < n ? had : n);
+	wipe(p, had);
+	if (!ours) {
+		free(p);
+	} else if (loop) {
+		ossl_held -= was->n;
+		secret_unref(was);
+	}
+	return to;
+}
+
+static void *
+ossl_malloc(size_t n, const char *file, int line)
+{
+	return ossl_realloc(NULL, n, file, line);
+}
+
+static void
+ossl_release(void *p, const char *file, int line)
+{
+	ossl_realloc(p, 0, file, line);
+}
+
+/* -- the wire: -1 where there are no bytes, or is no room, and the BIO's flags always say that it may be tried again. */
+static int
+ossl_wire_read(BIO *b, char *out, int n)
+{
+	struct slice *from = &((struct tls *)ossl.BIO_get_data(b))->wire;
+	size_t k = (size_t)n < from->n ? (size_t)n : from->n;
+
+	if (k == 0)
+		return -1;
+	memcpy(out, from->p, k);
+	*from = (struct slice){from->p + k, from->n - k};
+	return (int)k;
+}
+
+static int
+ossl_wire_write(BIO *b, const char *p, int n)
+{
+	struct tls *t = ossl.BIO_get_data(b);
+	size_t room = t->bufs != NULL ? sizeof t->bufs->out - t->out_n : 0, k = (size_t)n < room ? (size_t)n : room;
+
+	if (k == 0)
+		return -1;
+	memcpy(t->bufs->out + t->out_n, p, k);
+	t->out_n += k;
+	return (int)k;
+}
+
+static long
+ossl_wire_ctrl(BIO *b, int cmd, long n, void *p)
+{
+	return cmd == BIO_CTRL_FLUSH;
+}
+
+/* -- sessions: serialized, in the arena; each in the place that its name has. */
+static struct ossl_session {
+	uint8_t name[32];
+	struct secret *s;               /* owned; NULL: none */
+	int64_t expires;                /* monotonic ms */
+} ossl_sessions[OSSL_SESSIONS];
+
+static struct ossl_session *
+ossl_session(const struct tls *t)
+{
+	return &ossl_sessions[load_be32(t->name) % OSSL_SESSIONS];
+}
+
+static void
+ossl_sweep(void)
+{
+	for (struct ossl_session *k = ossl_sessions; k < ossl_sessions + OSSL_SESSIONS; k++)
+		if (k->s != NULL && k->expires <= clock_now())
+			secret_drop(&k->s);
+}
+
+/* A session that may be resumed, of TLS 1.2 at the handshake's end, of 1.3 whenever the server sends a ticket. */
+static int
+ossl_keep(SSL *ssl, SSL_SESSION *session)
+{
+	struct tls *t = ossl.SSL_get_ex_data(ssl, 0);
+	struct ossl_session *k = ossl_session(t);
+	int n = ossl.SSL_SESSION_is_resumable(session) ? ossl.i2d_SSL_SESSION(session, NULL) : 0;
+	struct secret *s = n > 0 && n <= OSSL_SESSION_MAX ? secret_new((size_t)n) : NULL;
+	unsigned char *p = s != NULL ? (unsigned char *)s->p : NULL;
+
+	if (s == NULL)
+		return 0;
+	ossl.i2d_SSL_SESSION(session, &p);
+	secret_unref(k->s);
+	*k = (struct ossl_session){.s = s, .expires = t->expires};
+	memcpy(k->name, t->name, sizeof k->name);
+	return 0;               /* theirs is freed */
+}
+
+static void
+ossl_resume(struct tls *t)
+{
+	struct ossl_session *k = ossl_session(t);
+	const unsigned char *p = k->s != NULL ? (const unsigned char *)k->s->p : NULL;
+	SSL_SESSION *session;
+
+	t->expires = clock_now() + (int64_t)TLS_SESSION_LIFE_UP * 1000;
+	if (p == NULL || memcmp(k->name, t->name, sizeof k->name) != 0 || k->expires <= clock_now() ||
+	    (session = ossl.d2i_SSL_SESSION(NULL, &p, (long)k->s->n)) == NULL)
+		return;
+	if (ossl.SSL_set_session(t->other, session) == 1)
+		t->expires = k->expires;
+	ossl.SSL_SESSION_free(session);
+}
+
+/* -- the server's chain, and what we show */
+
+/* With strict reading (X509_STRICT) OpenSSL refuses what RFC 5280 asks of those who issue. These do not make a
+ * path less sure, `trust` reads them as the RFC tells those who verify, and many a company's own CA has them.
+ * Nor does OpenSSL take anyExtendedKeyUsage of an issuer; `trust` has judged what certificates are meant for. */
+static int
+ossl_lenient(int ok, X509_STORE_CTX *ctx)
+{
+	int err = ossl.X509_STORE_CTX_get_error(ctx);
+
+	return ok || err == X509_V_ERR_CA_CERT_MISSING_KEY_USAGE || err == X509_V_ERR_MISSING_SUBJECT_KEY_IDENTIFIER ||
+	    err == X509_V_ERR_MISSING_AUTHORITY_KEY_IDENTIFIER || err == X509_V_ERR_CA_BCONS_NOT_CRITICAL ||
+	    err == X509_V_ERR_INVALID_PURPOSE;
+}
+
+static X509 *
+ossl_x509(struct slice der)
+{
+	const unsigned char *p = (const unsigned char *)der.p;
+
+	return ossl.d2i_X509(NULL, &p, (long)der.n);
+}
+
+/* Does OpenSSL find the path good that `trust` has found? It gets that root alone, and no other certificates. */
+static bool
+ossl_agrees(struct tls_verify *v, X509_STORE_CTX *ctx)
+{
+	static const struct { int err; unsigned code; } words[] = {
+		{X509_V_ERR_CERT_SIGNATURE_FAILURE, BR_ERR_X509_BAD_SIGNATURE}, {X509_V_ERR_EE_KEY_TOO_SMALL, BR_ERR_X509_WEAK_PUBLIC_KEY},
+		{X509_V_ERR_CA_KEY_TOO_SMALL, BR_ERR_X509_WEAK_PUBLIC_KEY}, {X509_V_ERR_CA_MD_TOO_WEAK, X509_WEAK_HASH},
+		{X509_V_ERR_HOSTNAME_MISMATCH, BR_ERR_X509_BAD_SERVER_NAME},
+	};
+	OPENSSL_STACK *root = ossl.OPENSSL_sk_new_null(), *between = ossl.OPENSSL_sk_new_null();
+	X509_VERIFY_PARAM *param = ossl.X509_STORE_CTX_get0_param(ctx);
+	bool legacy = v->ident != NULL && v->ident->legacy, ok = root != NULL && between != NULL;
+	uint8_t ip[16];
+	int err = X509_V_ERR_OUT_OF_MEM;
+	X509 *x;
+
+	for (unsigned i = 1; i < v->depth && ok; i++) {
+		x = ossl_x509(v->path[i]->der);
+		if (!(ok = x != NULL && ossl.OPENSSL_sk_push(i + 1 == v->depth ? root : between, x) > 0))
+			ossl.X509_free(x);
+	}
+	ossl.X509_VERIFY_PARAM_set_flags(param, X509_V_FLAG_X509_STRICT | X509_V_FLAG_PARTIAL_CHAIN);
+	ossl.X509_VERIFY_PARAM_set_hostflags(param, X509_CHECK_FLAG_NEVER_CHECK_SUBJECT | X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS);
+	ossl.X509_VERIFY_PARAM_set_time(param, (time_t)v->now);
+	ossl.X509_VERIFY_PARAM_set_auth_level(param, 2);
+	/* It lets no wildcard stand for a label with an underscore, nor right below a top-level name; `trust` has judged those. */
+	ok = ok && (legacy || (!v->is_ip && (strchr(v->host, '_') != NULL || strchr(v->host, '.') == strrchr(v->host, '.'))) ||
+	    (v->is_ip ? ossl.X509_VERIFY_PARAM_set1_ip(param, ip, host_ip(v->host, ip)) :
+	    ossl.X509_VERIFY_PARAM_set1_host(param, v->host, 0)) == 1);
+	if (ok) {
+		ossl.X509_STORE_CTX_set0_trusted_stack(ctx, (STACK_OF(X509) *)root);
+		ossl.X509_STORE_CTX_set0_untrusted(ctx, (STACK_OF(X509) *)between);
+		ossl.X509_STORE_CTX_set_verify_cb(ctx, ossl_lenient);
+		if ((ok = ossl.X509_verify_cert(ctx) == 1))
+			ossl.X509_STORE_CTX_set_error(ctx, X509_V_OK);
+		err = ossl.X509_STORE_CTX_get_error(ctx);
+	}
+	ossl.OPENSSL_sk_pop_free(root, (OPENSSL_sk_freefunc)ossl.X509_free);
+	ossl.OPENSSL_sk_pop_free(between, (OPENSSL_sk_freefunc)ossl.X509_free);
+	for (size_t i = 0; i < COUNT(words) && !ok && v->err == 0; i++)
+		if (words[i].err == err)
+			v->err = words[i].code;
+	if (!ok && v->err == 0)
+		verify_blame(v, BR_ERR_X509_NOT_TRUSTED, ossl.X509_verify_cert_error_string(err));
+	return ok;
+}
+
+/* On a helper thread (verify_lend), which touches nothing of OpenSSL. */
+static void
+ossl_judge_chain(br_ssl_engine_context *eng, size_t n)
+{
+	verify_end_chain(&OWNER(eng, struct tls, u.eng)->verify->vtable);
+}
+
+/* Called by OpenSSL when the chain has come, and again once a helper thread has judged it. */
+static int
+ossl_judge(X509_STORE_CTX *ctx, void *arg)
+{
+	SSL *ssl = ossl.X509_STORE_CTX_get_ex_data(ctx, ossl.SSL_get_ex_data_X509_STORE_CTX_idx());
+	struct tls *t = ossl.SSL_get_ex_data(ssl, 0);
+	struct tls_verify *v = t->verify;
+	OPENSSL_STACK *chain = (OPENSSL_STACK *)ossl.X509_STORE_CTX_get0_untrusted(ctx);
+
+	if (v->count == 0 && v->err == 0) {
+		t->resumed = false;
+		for (int i = 0; i < ossl.OPENSSL_sk_num(chain); i++) {
+			X509 *x = ossl.OPENSSL_sk_value(chain, i);
+			int n = ossl.i2d_X509(x, NULL);
+			unsigned char *p;
+
+			if (v->count < TLS_CHAIN_MAX && n > 0 && buf_reserve(&v->certs, (size_t)n)) {
+				p = (unsigned char *)v->certs.p + v->certs.n;
+				ossl.i2d_X509(x, &p);
+				v->certs.n += (size_t)n;
+			}
+			verify_end_cert(&v->vtable);
+		}
+		v->asks = t->watch != NULL;
+		verify_end_chain(&v->vtable);
+		v->asks = false;
+		if (v->unknown) {
+			ossl.SSL_ctrl(ssl, SSL_CTRL_SET_RETRY_VERIFY, 0, NULL);
+			verify_lend(t, ossl_judge_chain, 0);
+			return 1;       /* 3.0.0 would go on: ossl_opened asks what was judged */
+		}
+	}
+	if (v->good && v->depth > 1 && !ossl_agrees(v, ctx))
+		v->good = false;
+	if (v->good) {
+		v->agreed = true;
+		verify_keep(v);
+	}
+	if (v->err != 0)
+		ossl.X509_STORE_CTX_set_error(ctx, v->err == BR_ERR_X509_EXPIRED ? X509_V_ERR_CERT_HAS_EXPIRED :
+		    v->err == BR_ERR_X509_NOT_TRUSTED ? X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY : X509_V_ERR_CERT_REJECTED);
+	return v->err == 0;
+}
+
+/* Called when the server asks for a certificate of ours. 0: the handshake fails. */
+static int
+ossl_show(SSL *ssl, void *arg)
+{
+	struct tls *t = ossl.SSL_get_ex_data(ssl, 0);
+	const struct tls_ident *id = t->verify->ident;
+	struct slice text, name;
+	struct buf der;
+	X509 *above;
+	bool ok;
+
+	t->u.client.hashes = 1; /* as BearSSL tells: tls_reason looks there */
+	if (id == NULL || id->key_text == NULL)
+		return 1;
+	text = secret_slice(id->key_text);
+	buf_init(&der, text.n);
+	if (text.p[0] != 0x30 && pem_next(&text, SLICE("PRIVATE KEY"), &name, &der) > 0)
+		text = buf_slice(&der);
+	ok = ossl.SSL_use_certificate_ASN1(ssl, id->chain[0].data, (int)id->chain[0].data_len) == 1 &&
+	    ossl.SSL_use_PrivateKey_ASN1(br_skey_decoder_key_type((void *)id->key->p) == BR_KEYTYPE_RSA ? EVP_PKEY_RSA : EVP_PKEY_EC,
+	    ssl, (const unsigned char *)text.p, (long)text.n) == 1;
+	for (size_t i = 1; i < id->chain_n && ok; i++) {
+		above = ossl_x509((struct slice){(const char *)id->chain[i].data, id->chain[i].data_len});
+		ok = above != NULL && ossl.SSL_ctrl(ssl, SSL_CTRL_CHAIN_CERT, 1, above) == 1;
+		ossl.X509_free(above);
+	}
+	buf_free(&der);
+	return ok;
+}
+
+/* -- the library */
+
+/* Tries once. True: it is there. */
+static bool
+ossl_load(void)
+{
+	static const char *const files[] = {"libz.so.1", "libzstd.so.1", "libcrypto.so.3", "libssl.so.3"};
+	char **variables = environ, *none[] = {NULL}, path[PATH_MAX];
+	void *lib[COUNT(files)] = {NULL}, *fn;
+	bool astray = getenv("LD_LIBRARY_PATH") != NULL;
+	Dl_info c;
+
+	if (ossl_ctx != NULL || ossl_why != NULL)
+		return ossl_ctx != NULL;
+	if (dladdr((void *)(uintptr_t)gnu_get_libc_version, &c) == 0 || c.dli_fname[0] != '/')
+		return ossl_why = "the C library's folder is not known", false;
+	environ = none;         /* it would read OPENSSL_ia32cap, and whatever a later version asks for */
+	/* The first two are what some systems' libcrypto needs: the loader would look where LD_LIBRARY_PATH says. */
+	for (size_t i = 0; i < COUNT(files); i++) {
+		snprintf(path, sizeof path, "%.*s/%s", (int)(strrchr(c.dli_fname, '/') - c.dli_fname), c.dli_fname, files[i]);
+		if (i > 1 || astray)
+			lib[i] = dlopen(path, RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
+	}
+	for (size_t i = 0; i < COUNT(ossl_names) && ossl_why == NULL; i++) {
+		if (lib[2] == NULL || lib[3] == NULL)
+			ossl_why = "libssl.so.3 is not among the system's libraries";
+		else if ((fn = dlvsym(lib[3], ossl_names[i], "OPENSSL_3.0.0")) == NULL && (fn = dlvsym(lib[2], ossl_names[i], "OPENSSL_3.0.0")) == NULL)
+			ossl_why = "libssl.so.3 lacks a function";
+		else
+			memcpy((char *)&ossl + i * sizeof fn, &fn, sizeof fn);
+	}
+	ossl_thread = pthread_self();
+	if (ossl_why == NULL && ossl.CRYPTO_set_mem_functions(ossl_malloc, ossl_realloc, ossl_release) != 1)
+		ossl_why = "a module of the system uses it in this process";
+	if (ossl_why == NULL && (ossl.OPENSSL_init_ssl(OPENSSL_INIT_NO_LOAD_CONFIG | OPENSSL_INIT_NO_ATEXIT |
+	    OPENSSL_INIT_NO_LOAD_SSL_STRINGS | OPENSSL_INIT_NO_LOAD_CRYPTO_STRINGS, NULL) != 1 ||
+	    (ossl_wire = ossl.BIO_meth_new(BIO_TYPE_SOURCE_SINK, "sallyport")) == NULL ||
+	    ossl.BIO_meth_set_read(ossl_wire, ossl_wire_read) != 1 || ossl.BIO_meth_set_write(ossl_wire, ossl_wire_write) != 1 ||
+	    ossl.BIO_meth_set_ctrl(ossl_wire, ossl_wire_ctrl) != 1 || (ossl_ctx = ossl.SSL_CTX_new(ossl.TLS_client_method())) == NULL))
+		ossl_why = "it does not begin";
+	environ = variables;
+	if (ossl_why != NULL)
+		return false;
+	/* The ClientHello is OpenSSL's own; ossl_opened refuses what we do not want of what it offers. */
+	ossl.SSL_CTX_ctrl(ossl_ctx, SSL_CTRL_SET_MIN_PROTO_VERSION, TLS1_2_VERSION, NULL);
+	ossl.SSL_CTX_ctrl(ossl_ctx, SSL_CTRL_SET_MAX_CERT_LIST, TLS_CERT_MAX, NULL);
+	ossl.SSL_CTX_ctrl(ossl_ctx, SSL_CTRL_SET_SESS_CACHE_MODE, SSL_SESS_CACHE_CLIENT | SSL_SESS_CACHE_NO_INTERNAL, NULL);
+	ossl.SSL_CTX_ctrl(ossl_ctx, SSL_CTRL_MODE, SSL_MODE_RELEASE_BUFFERS | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER, NULL);
+	ossl.SSL_CTX_set_options(ossl_ctx, SSL_OP_NO_RENEGOTIATION | SSL_OP_CLEANSE_PLAINTEXT);
+	ossl.SSL_CTX_set_verify(ossl_ctx, SSL_VERIFY_PEER, NULL);
+	ossl.SSL_CTX_set_cert_verify_callback(ossl_ctx, ossl_judge, NULL);
+	ossl.SSL_CTX_set_cert_cb(ossl_ctx, ossl_show, NULL);
+	ossl.SSL_CTX_sess_set_new_cb(ossl_ctx, ossl_keep);
+	return true;
+}
+
+static bool
+ossl_wanted(const char *host, uint16_t port, bool learn)
+{
+	static uint32_t wanted[OSSL_WANTED];
+	uint32_t h = (text_hash(host) ^ port) | 1, *at = &wanted[(h >> 8) % OSSL_WANTED];      /* never 0 */
+
+	if (learn)
+		*at = h;
+	return *at == h && ossl_load();
+}
+
+/* -- an end */
+static void
+ossl_free(void *ssl)
+{
+	if (ssl != NULL)
+		ossl.SSL_free(ssl);
+}
+
+static bool
+ossl_open(struct tls *t)
+{
+	static const unsigned char protocols[] = "\2h2\10http/1.1";
+	unsigned skip = t->u.eng.protocol_names_num == 2 ? 0 : 3;
+	SSL *ssl = t->other = ossl.SSL_new(ossl_ctx);
+	BIO *wire = ssl != NULL ? ossl.BIO_new(ossl_wire) : NULL;
+
+	t->resumed = false;
+	t->verify->also = true;
+	if (wire == NULL)
+		return false;
+	ossl.BIO_set_data(wire, t);
+	ossl.BIO_set_init(wire, 1);
+	ossl.BIO_set_flags(wire, BIO_FLAGS_READ | BIO_FLAGS_WRITE | BIO_FLAGS_SHOULD_RETRY);
+	ossl.SSL_set_bio(ssl, wire, wire);   /* it owns that */
+	if (ossl.SSL_set_ex_data(ssl, 0, t) != 1 ||
+	    ossl.SSL_set_alpn_protos(ssl, protocols + skip, (unsigned)sizeof protocols - 1 - skip) != 0 || (!t->verify->is_ip &&
+	    ossl.SSL_ctrl(ssl, SSL_CTRL_SET_TLSEXT_HOSTNAME, TLSEXT_NAMETYPE_host_name, t->host) != 1))
+		return false;
+	ossl_resume(t);
+	ossl.SSL_set_connect_state(ssl);
+	ossl_step(t);
+	return true;
+}
+
+/* `ret` is what a function of theirs answered that did not go through. Sees whether the end has failed. */
+static void
+ossl_stopped(struct tls *t, int ret)
+{
+	static const struct { int reason, err; const char *why; } reasons[] = {
+		{SSL_R_UNSUPPORTED_PROTOCOL, 0, "protocol version (offers only TLS 1.1 or older)"},
+		{SSL_R_TLSV1_ALERT_PROTOCOL_VERSION, 0, "protocol version (offers only TLS 1.1 or older)"},
+		{SSL_R_EXCESSIVE_MESSAGE_SIZE, 0, "certificate chain too large"},
+		{SSL_R_UNSAFE_LEGACY_RENEGOTIATION_DISABLED, 0, "handshake refused (the server lacks secure renegotiation, RFC 5746)"},
+		{SSL_R_WRONG_VERSION_NUMBER, BR_ERR_UNSUPPORTED_VERSION, NULL}, {SSL_R_BAD_SIGNATURE, BR_ERR_BAD_SIGNATURE, NULL},
+		{SSL_R_DECRYPTION_FAILED_OR_BAD_RECORD_MAC, BR_ERR_BAD_MAC, NULL}, {SSL_R_PACKET_LENGTH_TOO_LONG, BR_ERR_TOO_LARGE, NULL},
+		{SSL_R_DATA_LENGTH_TOO_LONG, BR_ERR_TOO_LARGE, NULL}, {SSL_R_ENCRYPTED_LENGTH_TOO_LONG, BR_ERR_TOO_LARGE, NULL},
+		{SSL_R_WRONG_CERTIFICATE_TYPE, BR_ERR_WRONG_KEY_USAGE, NULL},
+	};
+	int error = ossl.SSL_get_error(t->other, ret), reason = ERR_GET_REASON(ossl.ERR_get_error());
+	const char *why = NULL;
+
+	ossl.ERR_clear_error();
+	if (error == SSL_ERROR_WANT_READ || error == SSL_ERROR_WANT_WRITE || error == SSL_ERROR_WANT_RETRY_VERIFY)
+		return;
+	t->u.eng.err = error == SSL_ERROR_ZERO_RETURN ? BR_ERR_OK : BR_ERR_BAD_HANDSHAKE;
+	if (error == SSL_ERROR_ZERO_RETURN && t->done) {
+		t->u.eng.shutdown_recv = 1;
+		return;
+	}
+	for (size_t i = 0; i < COUNT(reasons); i++)
+		if (error == SSL_ERROR_SSL && reasons[i].reason == reason) {
+			t->u.eng.err = reasons[i].err;
+			why = reasons[i].why;
+		}
+	if (error == SSL_ERROR_SSL && why == NULL && reason > SSL_AD_REASON_OFFSET)
+		t->u.eng.err = BR_ERR_RECV_FATAL_ALERT + reason - SSL_AD_REASON_OFFSET;
+	if (reason == SSL_R_SSLV3_ALERT_HANDSHAKE_FAILURE && t->u.client.hashes == 0)
+		why = "handshake refused (no algorithm in common)";
+	if (t->verify != NULL && t->verify->err != 0)
+		t->u.eng.err = (int)t->verify->err;
+	secret_drop(&ossl_session(t)->s);       /* a session that a fatal alert ended is never resumed */
+	tls_fail(t, why != NULL ? why : tls_reason(t, t->u.eng.err), 0);
+}
+
+/* The handshake is over: was it one that we want? The names are static, as BearSSL's. */
+static void
+ossl_opened(struct tls *t)
+{
+	const SSL_CIPHER *cipher = ossl.SSL_get_current_cipher(t->other);
+	const struct tls_verify *v = t->verify;
+	const unsigned char *name;
+	unsigned n;
+	bool legacy = v->ident != NULL && v->ident->legacy;
+
+	ossl.SSL_get0_alpn_selected(t->other, &name, &n);
+	t->resumed = ossl.SSL_session_reused(t->other) == 1;
+	t->u.eng.selected_protocol = slice_eq((struct slice){(const char *)name, n}, SLICE("h2")) && t->u.eng.protocol_names_num == 2;
+	if (!t->resumed && (v->count == 0 || v->err != 0 || v->good != v->agreed))
+		tls_fail(t, "no certificate", 0);
+	else if (cipher == NULL || ossl.SSL_CIPHER_get_kx_nid(cipher) == NID_kx_rsa || (!legacy && !ossl.SSL_CIPHER_is_aead(cipher)))
+		tls_fail(t, "handshake refused (no algorithm strong enough in common)", 0);
+	else if (n != 0 && t->u.eng.selected_protocol == 0 && !slice_eq((struct slice){(const char *)name, n}, SLICE("http/1.1")))
+		tls_fail(t, "refuses HTTP/1.1", 0);
+	else
+		t->done = true;
+}
+
+/* Goes on with the handshake, or reads plaintext where there is none, as far as bytes are there. */
+static void
+ossl_step(struct tls *t)
+{
+	int n;
+
+	ossl.ERR_clear_error();
+	if (!t->done && !t->failed) {
+		n = ossl.SSL_do_handshake(t->other);
+		if (t->lent)
+			return;
+		if (n == 1)
+			ossl_opened(t);
+		else
+			ossl_stopped(t, n);
+		tls_shaken(t);
+	}
+	if (t->done && !t->failed && !t->closing && t->u.eng.shutdown_recv == 0 && t->got_n == 0) {
+		n = ossl.SSL_read(t->other, t->bufs->in, PEER_PIECE);
+		if (n <= 0)
+			ossl_stopped(t, n);
+		else if ((t->got_n = (size_t)n) > t->in_high)
+			t->in_high = t->got_n;
+	}
+}
+
+static size_t
+ossl_feed(struct tls *t, const void *p, size_t n)
+{
+	size_t left;
+
+	if (t->lent || t->got_n != 0)
+		return 0;
+	t->wire = (struct slice){p, n};
+	ossl_step(t);
+	left = t->wire.n;
+	t->wire.n = 0;
+	t->vain += n - left;
+	t->vain -= t->vain / OSSL_VAIN < t->got_n ? t->vain : OSSL_VAIN * t->got_n;
+	if (t->vain > OSSL_VAIN_MAX && !t->failed)
+		tls_fail(t, "too many messages that carry nothing", 0);
+	return t->failed || t->closing || t->u.eng.shutdown_recv != 0 ? n : n - left;
+}
+
+static size_t
+ossl_drain(struct tls *t, void *out, size_t n)
+{
+	if (n > t->out_n - t->out_at)
+		n = t->out_n - t->out_at;
+	if (n != 0)
+		memcpy(out, t->bufs->out + t->out_at, n);
+	if ((t->out_at += n) == t->out_n) {
+		t->out_at = t->out_n = 0;
+		if (n != 0 && !t->done && !t->lent)
+			ossl_step(t);           /* more of a flight may wait for room */
+	}
+	return n;
+}
+
+static size_t
+ossl_write(struct tls *t, const void *p, size_t n)
+{
+	int k;
+
+	if (t->failed || n == 0 || t->out_n != 0)
+		return 0;               /* a record finds all the room there is: it is never cut */
+	ossl.ERR_clear_error();
+	if ((k = ossl.SSL_write(t->other, p, n < PEER_PIECE ? (int)n : PEER_PIECE)) > 0)
+		return (size_t)k;
+	ossl_stopped(t, k);
+	return 0;
+}
+
+static void
+ossl_shutdown(struct tls *t)
+{
+	ossl.SSL_shutdown(t->other);
+	ossl.ERR_clear_error();
 }
 
 /* ---- via -------------------------------------------------------------------
@@ -13011,7 +13722,7 @@ ident_read_key(struct tls_ident *id, struct slice text)
 	const char *why;
 	int err;
 
-	if ((id->key = secret_new(sizeof *key)) == NULL)
+	if ((id->key = secret_new(sizeof *key)) == NULL || (id->key_text = secret_copy(text.p, text.n)) == NULL)
 		return "no_memory";
 	key = (void *)id->key->p;
 	if ((why = key_read(text, key, &info)) != NULL)
@@ -13647,8 +14358,6 @@ filter_scrub_alloc(void *p, unsigned n, unsigned size)
 static void
 filter_scrub_no_free(void *p, void *block)
 {
-	(void)p;
-	(void)block;
 }
 
 /* Begins a member of a gzip body (RFC 1952 2.2), or the one stream of `deflate` (RFC 9110 8.4.1.2). */
@@ -14595,21 +15304,18 @@ static LIST_HEAD(, h2) h2_ups = LIST_HEAD_INITIALIZER(h2_ups); /* sessions with 
 static void *
 h2_malloc(size_t n, void *user)
 {
-	(void)user;
 	return malloc(n);
 }
 
 static void *
 h2_calloc(size_t n, size_t size, void *user)
 {
-	(void)user;
 	return calloc(n, size);
 }
 
 static void
 h2_free(void *p, void *user)
 {
-	(void)user;
 	if (p != NULL)
 		wipe(p, malloc_usable_size(p));
 	free(p);
@@ -14771,7 +15477,6 @@ h2_on_header(nghttp2_session *s, const nghttp2_frame *f, nghttp2_rcbuf *name_, n
 	struct stream *st = nghttp2_session_get_stream_user_data(s, f->hd.stream_id);
 	struct slice name = h2_slice(name_), value = h2_slice(value_);
 
-	(void)flags;
 	if (st == NULL || st->large)            /* nghttp2 has looked at each byte: a byte of HPACK may name 4,000 */
 		return h2_charge(user, (int)(value.n / H2_CALM_BYTES));
 	if (!http_valid_field_value(value) || http_trim(value).n != value.n)
@@ -14918,7 +15623,6 @@ h2_on_data(nghttp2_session *s, uint8_t flags, int32_t id, const uint8_t *data, s
 {
 	struct stream *st = nghttp2_session_get_stream_user_data(s, id);
 
-	(void)flags, (void)user;
 	if (st != NULL && (st->chunked || n <= st->left) && buf_add(&st->in, data, n)) {
 		st->left -= st->chunked ? 0 : n;
 		stream_wake(st);
@@ -14950,7 +15654,6 @@ h2_on_sent(nghttp2_session *s, const nghttp2_frame *f, void *user)
 {
 	struct h2 *h = user;
 
-	(void)s;
 	if (f->hd.type == NGHTTP2_GOAWAY && f->goaway.error_code != NGHTTP2_NO_ERROR && !h->is_client)
 		reqlog_note(OWNER(h->wake.peer, struct conn, peer), "client_h2", nghttp2_http2_strerror(f->goaway.error_code));
 	return 0;
@@ -15023,7 +15726,6 @@ stream_give(nghttp2_session *s, int32_t id, uint8_t *out, size_t n, uint32_t *fl
 	struct wirebuf *b;
 	size_t at = 0;
 
-	(void)source;
 	while (st != NULL && !st->done && (b = st->wake.peer->out) != NULL) {
 		struct slice in = {b->p + b->off, b->n - b->off}, piece = in;
 		size_t used = 0, count, all = in.n;
@@ -17164,23 +17866,12 @@ store_batch_drop(struct store_batch *b, struct slice name)
 /* -- the lock of writers */
 enum store_phase { COMMIT_WAITING, COMMIT_BEGUN, COMMIT_CANCELLED };
 
-/* flock without waiting. False: another process holds the lock, or flock failed. */
-static bool
-store_lock_try(int fd)
-{
-	int rc;
-
-	while ((rc = flock(fd, LOCK_EX | LOCK_NB)) < 0 && errno == EINTR)
-		;
-	return rc == 0;
-}
-
 /* Polls, because a process that waits in flock sees neither the deadline (monotonic ms) nor a
  * cancellation. `phase`: a commit's, or NULL. */
 static bool
 store_lock_wait(int fd, int64_t deadline, const _Atomic int *phase)
 {
-	while (!store_lock_try(fd)) {
+	while (flock(fd, LOCK_EX | LOCK_NB) < 0) {
 		if ((phase != NULL && *phase == COMMIT_CANCELLED) ||
 		    clock_read(CLOCK_MONOTONIC) >= deadline)
 			return false;
@@ -19043,7 +19734,6 @@ reqlog_flush(struct timer *t)
 	struct buf *b = &reqlog.pending;
 	size_t at = 0, n;
 
-	(void)t;
 	if (reqlog.dropped != 0 && clock_now() >= reqlog.say_at) {
 		log_line("ev=log_dropped why=slow dropped=%ju", (uintmax_t)reqlog.dropped);
 		reqlog.dropped = 0;
@@ -19565,7 +20255,6 @@ lua_charge(lua_State *L, int64_t instructions)
 static void
 lua_hook(lua_State *L, lua_Debug *ar)
 {
-	(void)ar;
 	lua_charge(L, LUA_HOOK_EVERY);
 }
 
@@ -19656,7 +20345,6 @@ lua_alloc(void *ud, void *ptr, size_t osize, size_t nsize)
 {
 	void *p;
 
-	(void)ud;
 	if (ptr == NULL)
 		osize = 0;              /* for a new object osize is its type */
 	if (nsize == 0) {
@@ -19904,7 +20592,6 @@ l_sandbox_wait_k(lua_State *L, int rc, lua_KContext ctx)
 	};
 	enum lua_over over = lua_now.over;
 
-	(void)ctx;
 	lua_disarm(&outer);
 	lua_set_running("");
 	task_of(L)->policy[0] = '\0';
@@ -20968,7 +21655,6 @@ l_wait_k(lua_State *L, int status, lua_KContext push)
 	int64_t deadline = (int64_t)lua_tointeger(L, 2);
 	int n = ((l_wait_push *)push)(L, clock_now() >= deadline);
 
-	(void)status;
 	return n >= 0 ? n : task_yield(L, deadline, push, l_wait_k);
 }
 
@@ -21021,7 +21707,6 @@ l_heavy_k(lua_State *L, int status, lua_KContext ctx)
 {
 	struct heavy *h = (struct heavy *)ctx;
 
-	(void)status;
 	return h->done ? h->then(L, h) : task_yield(L, INT64_MAX, ctx, l_heavy_k);
 }
 
@@ -21394,24 +22079,18 @@ pbkdf2_run(struct job *j)
 {
 	struct digest *p = OWNER(j, struct digest, heavy.job);
 	unsigned char u[32];
+	const struct slice first[] = {p->in, {"\0\0\0\1", 4}}, last = {(const char *)u, sizeof u};
 	br_hmac_key_context key;
-	br_hmac_context hmac;
 
 	br_hmac_key_init(&key, &br_sha256_vtable, p->key.p, p->key.n);
-	br_hmac_init(&hmac, &key, 0);
-	br_hmac_update(&hmac, p->in.p, p->in.n);
-	br_hmac_update(&hmac, "\0\0\0\1", 4);
-	br_hmac_out(&hmac, u);
+	sign_mac(&key, first, COUNT(first), u);
 	memcpy(p->out, u, sizeof u);
 	for (lua_Integer i = 1; i < p->rounds; i++) {
-		br_hmac_init(&hmac, &key, 0);
-		br_hmac_update(&hmac, u, sizeof u);
-		br_hmac_out(&hmac, u);
+		sign_mac(&key, &last, 1, u);
 		for (size_t k = 0; k < sizeof u; k++)
 			p->out[k] ^= u[k];
 	}
 	wipe(&key, sizeof key);
-	wipe(&hmac, sizeof hmac);
 	wipe(u, sizeof u);
 	pbkdf2_jobs--;
 }
@@ -22300,7 +22979,6 @@ l_store_open(lua_State *L)
 static int
 l_store_close(lua_State *L)
 {
-	(void)L;
 	store_close();
 	return 0;
 }
@@ -25867,7 +26545,6 @@ answer_push(lua_State *co, void *arg)
 static void
 answer_done(struct task *t, bool ok, lua_State *co)
 {
-	(void)t;
 	if (!ok)
 		log_line("ev=task_failed entry=answer msg=\"%.300s\"", l_message(co));
 }
@@ -26138,7 +26815,6 @@ l_time_offset(lua_State *L)
 static int
 l_time_sleep_push(lua_State *L, bool late)
 {
-	(void)L;
 	return late ? 0 : -1;
 }
 
@@ -26549,7 +27225,7 @@ conn_bound(uint64_t memory)
 }
 
 /* host.configure{ connect_to="HOST PORT TARGET PORT\n…", allow_address={…}, trusted_proxy={…},
- *   upstream_proxy={ host=, port=, authorization=secret }, roots={…}, upstream_ca={…}, memory=bytes,
+ *   upstream_proxy={ host=, port=, authorization=secret }, upstream_tls=0|1|2 (auto, bearssl, openssl), roots={…}, upstream_ca={…}, memory=bytes,
  *   dial_timeout=s, answer_timeout=s, idle_timeout=s, helpers=fd } -> true | nil, why
  *
  * Applies settings; those whose members are nil stay as they are. helpers: the folder of programs,
@@ -26561,6 +27237,7 @@ l_host_configure(lua_State *L)
 	const char *why = NULL;
 	struct tls_trust *trust;
 	lua_Integer memory;
+	unsigned anew;
 
 	luaL_checktype(L, 1, LUA_TTABLE);
 	lua_settop(L, 1);
@@ -26580,20 +27257,30 @@ l_host_configure(lua_State *L)
 	net_dial_ms = 1000 * l_integer(L, 1, "dial_timeout", net_dial_ms / 1000);
 	conn_answer_ms = 1000 * l_integer(L, 1, "answer_timeout", conn_answer_ms / 1000);
 	conn_idle_ms = 1000 * l_integer(L, 1, "idle_timeout", conn_idle_ms / 1000);
+	anew = tls_engine;
+	tls_engine = (enum tls_engine)l_integer(L, 1, "upstream_tls", anew);
+	anew ^= tls_engine;
 	if (lua_getfield(L, 1, "roots") == LUA_TTABLE && (upstream_trust == NULL || l_flag(L, 1, "upstream_ca"))) {
 		if ((trust = l_read_roots(L, 2)) != NULL) {
 			tls_trust_unref(upstream_trust);
 			upstream_trust = trust;
-			upstream_trusts++;
-			/* idle connections were verified against the old ones */
-			while (!TAILQ_EMPTY(&upstream_idle))
-				upstream_free(TAILQ_FIRST(&upstream_idle));
+			anew = 1;
 		} else {
 			log_line("ev=trust err=\"%s\"", l_message(L));
 			why = "the trusted roots cannot be read";
 		}
 	}
+	upstream_trusts += anew != 0;
+	while (anew != 0 && !TAILQ_EMPTY(&upstream_idle))       /* verified against the old roots, or by the other engine */
+		upstream_free(TAILQ_FIRST(&upstream_idle));
 	return why != NULL ? l_fail(L, why) : l_answer(L, true);
+}
+
+/* host.openssl() -> the version of the system's OpenSSL, which this process has loaded from now on | nil, why not */
+static int
+l_host_openssl(lua_State *L)
+{
+	return ossl_load() ? l_one(L, slice_of(ossl.OpenSSL_version(OPENSSL_VERSION_STRING))) : l_fail(L, ossl_why);
 }
 
 /* -- files and the machine */
@@ -26683,7 +27370,6 @@ l_host_random(lua_State *L)
 static int
 l_host_listen_close(lua_State *L)
 {
-	(void)L;
 	for (; net.nlisteners != 0; net.nlisteners--)
 		watch_close(&net.listeners[net.nlisteners - 1].watch);
 	return 0;
@@ -26974,7 +27660,7 @@ static const luaL_Reg l_host_command[] = {
 	{"pem_check", l_host_pem_check}, {"ca_make", l_host_ca_make}, {"locked", l_host_locked},
 	{"listen_close", l_host_listen_close},
 	{"serve", l_host_serve}, {"fork", l_host_fork},
-	{"rsa_key", l_host_rsa_key}, {NULL, NULL},
+	{"rsa_key", l_host_rsa_key}, {"openssl", l_host_openssl}, {NULL, NULL},
 };
 
 static char host_arg0[PATH_MAX];

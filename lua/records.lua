@@ -479,6 +479,8 @@ M.setting_list = {
     help = "silence on streams, WebSockets, tunnels; a credential may have its own" },
   { name = "upstream-http", arg = "auto|1|2", check = choice("auto", "1", "2"), default = "auto",
     help = "HTTP/2 towards upstreams: where the client speaks it, too; never; wherever they take it: sallyport help http2" },
+  { name = "upstream-tls", arg = "auto|bearssl|openssl", check = choice("auto", "bearssl", "openssl"), default = "auto",
+    help = "the engine towards upstreams: the system's OpenSSL where BearSSL cannot, as for TLS 1.3; never; always: sallyport help network" },
   { name = "log", arg = "file|memory", check = choice("file", "memory"), default = "file",
     help = "where the request log lies: memory spares flash, and forgets at a restart of the machine" },
   { name = "log-file", arg = "FILE", check = M.folder_file, place = true,
@@ -584,7 +586,8 @@ function M.for_host(all)
   for _, file in ipairs(all.upstream_ca or {}) do roots[#roots + 1] = file end
   if #roots == 0 then roots = nil end
   return {
-    connect_to = table.concat(to), allow_address = all.allow_address, trusted_proxy = all.trusted_proxy, upstream_proxy = proxy_for_host(all), upstream_ca = all.upstream_ca, roots = roots, memory = all.memory,
+    connect_to = table.concat(to), allow_address = all.allow_address, trusted_proxy = all.trusted_proxy, upstream_proxy = proxy_for_host(all),
+    upstream_tls = ({ auto = 0, bearssl = 1, openssl = 2 })[all.upstream_tls], upstream_ca = all.upstream_ca, roots = roots, memory = all.memory,
     dial_timeout = all.dial_timeout, answer_timeout = all.answer_timeout, idle_timeout = all.idle_timeout,
   }
 end

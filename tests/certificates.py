@@ -13,7 +13,8 @@ import tempfile
 
 HOST = "api.corp.test"
 KEYS = {"ec": ["EC", "-pkeyopt", "ec_paramgen_curve:P-256"], "rsa": ["RSA", "-pkeyopt", "rsa_keygen_bits:2048"],
-        "rsa1024": ["RSA", "-pkeyopt", "rsa_keygen_bits:1024"]}
+        "rsa1024": ["RSA", "-pkeyopt", "rsa_keygen_bits:1024"], "p384": ["EC", "-pkeyopt", "ec_paramgen_curve:P-384"], "ed": ["ED25519"],
+        "pss": ["RSA-PSS", "-pkeyopt", "rsa_keygen_bits:2048"], "pss1024": ["RSA-PSS", "-pkeyopt", "rsa_keygen_bits:1024"]}
 CA = {"basicConstraints": "critical,CA:TRUE", "keyUsage": "critical,keyCertSign,cRLSign", "subjectKeyIdentifier": "hash"}
 LEAF = {"subjectAltName": "DNS:" + HOST, "extendedKeyUsage": "serverAuth", "keyUsage": "critical,digitalSignature",
         "authorityKeyIdentifier": "keyid"}
@@ -31,15 +32,16 @@ O=Acme
 """
 NC, EKU, KU, BC, SAN = "nameConstraints", "extendedKeyUsage", "keyUsage", "basicConstraints", "subjectAltName"
 OUTSIDE = "name constraints above it do not allow"
+UNKNOWN = "an algorithm we do not know"
 ROWS = []
 
 
-def row(name, want, root=(), inter=(), leaf=(), host=HOST, openssl=None, legacy=False, extra=(), damage=None):
-    """want: "" where the path is good, else a part of what is said. root and leaf: extensions over the usual ones (None takes
-    one away), and subject=, key=, md=, self=; inter: a list of such, the one below the root first. openssl: what it says
+def row(name, want, root=(), inter=(), leaf=(), host=HOST, openssl=None, legacy=False, extra=(), damage=None, bear=None):
+    """want: "" where the path is good, else a part of what is said; bear: where BearSSL says another thing. root and leaf: extensions over the usual ones (None takes
+    one away), and subject=, key=, md=, self=, pss= (an issuer of RSA signs by RSASSA-PSS); inter: a list of such, the one below the root first. openssl: what it says
     where that is another thing ("accept", "refuse"; "skip": it is not asked)."""
     ROWS.append(dict(name=name, want=want, root=dict(root), inter=[dict(i) for i in inter], leaf=dict(leaf), host=host,
-                     openssl=openssl or ("refuse" if want else "accept"), legacy=legacy, extra=[dict(e) for e in extra], damage=damage))
+                     openssl=openssl or ("refuse" if want else "accept"), legacy=legacy, extra=[dict(e) for e in extra], damage=damage, bear=bear))
 
 
 def constrained(name, want, constraints, **more):
@@ -181,6 +183,13 @@ row("legacy: an issuer must still be a CA", "an issuer is not a CA", inter=[{BC:
 row("a NUL in a name", "NUL", leaf={SAN: "DER:30:15:82:13" + "".join(f":{b:02X}" for b in b"api.corp.test\0.evil")}, openssl="refuse")
 row("a NUL in a name beside the right one", "NUL", leaf={SAN: "DER:30:14:82:0D" + "".join(f":{b:02X}" for b in HOST.encode()) + ":82:03:61:00:62"}, openssl="accept")
 row("a wildcard for two labels", "name mismatch", leaf={SAN: "DNS:*.test"})
+row("a wildcard for all below a top-level name", "", leaf={SAN: "DNS:*.test"}, host="corp.test", openssl="refuse")
+row("a wildcard of a name with an underscore", "", leaf={SAN: "DNS:*.corp.test"}, host="my_api.corp.test", openssl="refuse")
+row("a name with an underscore", "", leaf={SAN: "DNS:my_api.corp.test"}, host="my_api.corp.test")
+row("a wildcard that is an A-label's", "", leaf={SAN: "DNS:*.corp.test"}, host="xn--bcher-kva.corp.test")
+row("a wildcard within an A-label", "name mismatch", leaf={SAN: "DNS:xn--*.corp.test"}, host="xn--bcher-kva.corp.test")
+row("two wildcards", "name mismatch", leaf={SAN: "DNS:*.*.test"})
+row("a wildcard that is no first label", "name mismatch", leaf={SAN: "DNS:api.*.test"})
 row("a wildcard within a label", "name mismatch", leaf={SAN: "DNS:a*.corp.test"}, openssl="accept")
 row("a name in capitals", "", leaf={SAN: "DNS:API.Corp.TEST"})
 # -- keys and signatures
@@ -194,6 +203,23 @@ row("a root's own signature is not asked", "", root={"key": "rsa", "md": "sha1"}
 row("a damaged leaf", "bad certificate signature (damaged", damage="leaf", openssl="refuse")
 row("a damaged leaf below an intermediate", "bad certificate signature", inter=[{}], damage="leaf", openssl="refuse")
 row("a damaged intermediate", "bad certificate signature (damaged", inter=[{}], damage="inter0", openssl="refuse")
+# -- and those that OpenSSL has and BearSSL does not
+for kind, want in ("p384", None), ("ed", UNKNOWN), ("pss", UNKNOWN):
+    K = {"key": kind}
+    row(f"a root of {kind}", "", root=K, bear=want)
+    row(f"an intermediate of {kind}", "", inter=[K], bear=want)
+    row(f"all three of {kind}, constraints that hold", "", root={**K, NC: "critical,permitted;DNS:corp.test"}, inter=[K], leaf=K, bear=want)
+    row(f"all three of {kind}, outside what is permitted", OUTSIDE, root=K, inter=[{**K, NC: "permitted;DNS:other.test"}], leaf=K, bear=want)
+    row(f"all three of {kind}, a damaged leaf", "bad certificate signature", root=K, inter=[K], leaf=K, damage="leaf", openssl="refuse", bear=want)
+for kind in "ed", "pss":
+    K = {"key": kind}
+    row(f"a leaf of {kind}", "", leaf=K, bear=UNKNOWN)
+    row(f"a leaf of {kind}, another name", "name mismatch", leaf={**K, SAN: "DNS:other.test"}, bear=UNKNOWN)
+    row(f"all three of {kind}, no CA between", "an issuer is not a CA", root=K, inter=[{**K, BC: "critical,CA:FALSE"}], leaf=K, bear=UNKNOWN)
+    row(f"all three of {kind}, a damaged intermediate", "bad certificate signature", root=K, inter=[K], leaf=K, damage="inter0", openssl="refuse", bear=UNKNOWN)
+row("signed by RSASSA-PSS with a key of RSA", "", root={"key": "rsa"}, leaf={"pss": True}, bear=UNKNOWN)
+row("signed by RSASSA-PSS with SHA-1", "weak certificate signature", root={"key": "rsa"}, inter=[{"pss": True, "md": "sha1"}], bear=UNKNOWN)
+row("a root of RSASSA-PSS 1024", "under 2048", root={"key": "pss1024"}, bear=UNKNOWN)
 # -- what we do not know
 for where in "root", "inter", "leaf":
     value = {"1.2.3.4.5": "critical,DER:05:00"}
@@ -208,6 +234,9 @@ row("two intermediates of one name: another key", "", inter=[{}], extra=[{"as": 
 row("eight intermediates of one name, the right one last", "", inter=[{}], extra=[{"as": "inter0", "own_key": True}] * 7, openssl="skip")
 row("more ways than anybody needs", "chain too large", inter=[{}, {}], damage="inter0",
     extra=[{"as": "inter1"}] * 3 + [{"as": "inter0", "own_key": True}] * 4, openssl="skip")
+row("more certificates than anybody needs", "chain too large", inter=[{}], extra=[{"as": "inter0"}] * 12, openssl="skip")
+row("more bytes than anybody needs", "chain too large", inter=[{}], openssl="skip",
+    extra=[{"as": "inter0", "1.2.3.4.5": "DER:04:82:27:10" + ":41" * 10000}] * 7)
 # Whoever has the key of a constrained root can make its copy without constraints, or name itself as it likes.
 row("a copy of the root without its constraints", OUTSIDE, root={"subject": "/O=Root {n}", NC: "critical,permitted;DNS:other.test"}, extra=[{"as": "root"}])
 
@@ -235,14 +264,14 @@ class Path:
 
     def sign(self, name, usual, spec, issuer):
         subject = spec.get("subject", f"/CN={name} {{n}}").replace("{n}", str(self.number))
-        fields = {**usual, **{k: v for k, v in spec.items() if k not in ("subject", "key", "md", "as", "own_key")}}
+        fields = {**usual, **{k: v for k, v in spec.items() if k not in ("subject", "key", "md", "as", "own_key", "pss")}}
         ext = self.home / f"{name}.ext"
         ext.write_text("[x]\n" + "".join(f"{k}={v}\n" for k, v in fields.items() if v is not None) + SECTIONS)
         who = "other" if spec.get("own_key") else spec.get("as", name)
         crt, key = self.home / f"{name}.crt", self.key(who, spec)
         by = ["-signkey", key] if issuer is None else ["-CA", self.home / f"{issuer[0]}.crt", "-CAkey", issuer[1], "-force_pubkey", f"{key}.pub"]
         openssl("x509", "-new", "-subj", subject, "-days", "30", "-extfile", ext, "-extensions", "x", "-set_serial", self.number + 1,
-                "-" + spec.get("md", "sha256"), *by, "-out", crt)
+                "-" + spec.get("md", "sha256"), *(["-sigopt", "rsa_padding_mode:pss"] if spec.get("pss") else []), *by, "-out", crt)
         return name, key
 
     def make(self):
@@ -284,10 +313,11 @@ def make(out):
         with concurrent.futures.ThreadPoolExecutor(4) as pool:
             list(pool.map(lambda a: new_key(keys / f"{a[0]}-{a[1]}.key", a[1]),
                           [(who, "ec") for who in ("root", "inter0", "inter1", "leaf", "other")]
-                          + [("root", "rsa"), ("leaf", "rsa"), ("root", "rsa1024"), ("inter0", "rsa1024")]))
+                          + [("root", "rsa"), ("leaf", "rsa"), ("root", "rsa1024"), ("inter0", "rsa1024"), ("root", "pss1024")]
+                          + [(who, kind) for who in ("root", "inter0", "leaf") for kind in ("p384", "ed", "pss")]))
             list(pool.map(lambda a: Path(work / f"{a[0]:03}", keys, a[1], a[0]).make(), enumerate(ROWS)))
         (work / "matrix.txt").write_text("".join(
-            f"{i:03}\t{s['host']}\t{int(s['legacy'])}\t{s['want']}\t{s['name']}\n" for i, s in enumerate(ROWS)))
+            f"{i:03}\t{s['host']}\t{int(s['legacy'])}\t{s['want'] if s['bear'] is None else s['bear']}\t{s['name']}\n" for i, s in enumerate(ROWS)))
         try:
             os.rename(work, out)
         except OSError:      # another process was first

@@ -329,6 +329,21 @@ local function upstream_proxy(ctx, say)
   end
 end
 
+-- The engines of TLS towards upstreams: this process loads OpenSSL as a worker would.
+local function upstream_tls(ctx, say)
+  local running = home.running(ctx)
+  local set, version, why = records.settings(running and running.flags).upstream_tls, ctx.host.openssl()
+  if set == "bearssl" then
+    say("upstream TLS", OK, "BearSSL, TLS 1.2 alone (upstream-tls bearssl)")
+  elseif version then
+    say("upstream TLS", OK, set == "openssl" and ("OpenSSL %s (upstream-tls openssl)"):format(version)
+      or ("BearSSL; OpenSSL %s where a server wants TLS 1.3 or keys that BearSSL does not know"):format(version))
+  else
+    say("upstream TLS", set == "openssl" and BAD or WARN, (set == "openssl" and "no upstream can be reached over TLS: %s"
+      or "BearSSL, TLS 1.2 alone: %s"):format(why), "install Debian's libssl3" .. (set == "openssl" and ", or sallyport set upstream-tls auto" or ""))
+  end
+end
+
 local function policies(_, say)
   local edited = {}
   for _, p in ipairs(require("cli.policy_versions").list()) do
@@ -494,7 +509,7 @@ end
 local of_the_store = {
   { "CA", certificates }, { "credential TLS", credential_certificates }, { "client files", client_files }, { "listener", listeners },
   { "doors", doors.check },
-  { "upstream proxy", upstream_proxy }, { "request log", request_log }, { "policies", policies }, { "credentials", credentials }, { "elsewhere", from_elsewhere },
+  { "upstream proxy", upstream_proxy }, { "upstream TLS", upstream_tls }, { "request log", request_log }, { "policies", policies }, { "credentials", credentials }, { "elsewhere", from_elsewhere },
   { "clients", handshakes },
 }
 

@@ -50,7 +50,7 @@ fuzz_constraints(const struct cert_view *ca, const struct cert_view *v)
 static void
 fuzz_chain(const uint8_t *data, size_t n)
 {
-	struct tls *t = tls_connect(fuzz_trust, NULL, SLICE("api.test"), 443, SLICE(""), false, NULL, 0);
+	struct tls *t = tls_connect(fuzz_trust, NULL, SLICE("api.test"), 443, SLICE(""), false, ENGINE_BEARSSL, NULL, 0);
 	const br_x509_class **x = (const br_x509_class **)(void *)t->verify;
 	struct cert_view v, before;
 	bool have = false;

@@ -22,7 +22,7 @@ LLVMFuzzerInitialize(int *argc, char ***argv)
 static void
 fuzz_show(struct tls_ident *id, struct slice der)
 {
-	struct tls *t = tls_connect(fuzz_trust, id, SLICE("api.test"), 443, SLICE(""), false, NULL, 0);
+	struct tls *t = tls_connect(fuzz_trust, id, SLICE("api.test"), 443, SLICE(""), false, ENGINE_BEARSSL, NULL, 0);
 	const br_x509_class **x = (const br_x509_class **)(void *)t->verify;
 	unsigned usages;
 

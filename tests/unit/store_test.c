@@ -970,7 +970,7 @@ stopped_writer(bool in_txn)
 		MDB_txn *txn;
 
 		if (!secret_init() || store_open(home, STORE_WITH_KEY) != STORE_OK ||
-		    !store_lock_try(store.lock_fd) ||
+		    flock(store.lock_fd, LOCK_EX | LOCK_NB) != 0 ||
 		    (in_txn && mdb_txn_begin(store.env, NULL, 0, &txn) != 0))
 			_exit(3);
 		if (write(fds[1], "x", 1) != 1)
