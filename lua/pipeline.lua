@@ -967,7 +967,7 @@ local function asks_again(self, list, agent, bundle, name, req)
       for member, value in pairs(members) do own[member] = value end
     end
     looks, with.wall = 0, nil
-    if answers then with.memos = answers.memos(handle) end
+    with.memos = answers and answers.memos(handle) or nil       -- nil: each request gets its own, too
     fine = ask(seen)
     local own, token, path = handle:asked(fine)
     if answers then answers.forget(handle, own ~= nil) end

@@ -52,6 +52,12 @@ def test_next_request(t):
     s.cli("rule", "remove", "first")
     s.cli("rule", "remove", "second")
     assert s.request(headers=no).status == 200
+    s.policy("memo", """return { kind = "rule", api = 1, name = "memo", title = "t", on_request = function(req, ctx)
+      if ctx.memo.was then return deny("this memo is of a request before") end
+      ctx.memo.was = true
+    end }""")
+    s.cli("rule", "add", "memo", "--type", "memo")
+    assert [s.request(headers=no).status for _ in range(8)] == [200] * 8
     assert not s.leaks()
 
 
