@@ -53,11 +53,13 @@ def test_next_request(t):
     s.cli("rule", "remove", "second")
     assert s.request(headers=no).status == 200
     s.policy("memo", """return { kind = "rule", api = 1, name = "memo", title = "t", on_request = function(req, ctx)
-      if ctx.memo.was then return deny("this memo is of a request before") end
-      ctx.memo.was = true
+      if ctx.memo.asked then return nil end
+      ctx.memo.asked = true
+      if req.headers:get("x-ask") == "one" then return deny("no") end
     end }""")
     s.cli("rule", "add", "memo", "--type", "memo")
-    assert [s.request(headers=no).status for _ in range(8)] == [200] * 8
+    assert [s.request(headers={"X-Ask": "two"}).status for _ in range(8)] == [200] * 8
+    assert [s.request(headers=no).status for _ in range(4)] == [403] * 4      # a memo is one request's
     assert not s.leaks()
 
 
