@@ -25,6 +25,7 @@ class Setup:
         s.agent("b", ["default"])
         self.corp = ConnectProxy({name + ".test": u.port for name, u in self.up.items()}) if through else None
         s.cli("set", "upstream-ca", sallyport.certs() / "root.pem")
+        s.cli("set", "upstream-tls", "bearssl")     # a server that hangs up before its ServerHello would be dialled again, with OpenSSL
         if through:
             s.cli("set", "upstream-proxy", self.corp.url)
         s.serve(*[x for name, u in self.up.items() if not through for x in ("--connect-to", f"{name}.test:443:127.0.0.1:{u.port}")])
