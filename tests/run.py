@@ -32,30 +32,28 @@ PYTHON = sys.executable
 
 # What a plain user runs too: what commands and the server do with files, processes and limits; every Lua module; and
 # of the wire what needs no root to begin with. The rest knows no user.
-AS_USER = ("test real/command_test", "test real/faults_test", "test real/log_test",
-           "test real/git_test", "test real/run_test", "test unit/", "unit/store_test", "test wire/agents", "test wire/injection",
-           "test wire/connect")
-AS_ROOT_TOO = ("test real/faults_test",)      # some of its cases need root, and the plain build's memory
+AS_USER = ("test real/command_test", "test real/git_test", "test real/run_test", "test unit/", "unit/store_test", "test wire/agents",
+           "test wire/injection", "test wire/connect")
 # Wire cases that run a second time with a client that speaks HTTP/2, where they mean the same there (wire/h2_wire.py): those
 # files that have many such cases, and one server for them. In a run of everything the first few alone; a word names the others.
 OVER_H2 = ("injection", "kept", "relay", "second_target")
 OVER_H2_NAMED = ("body_parameter", "carriers", "early", "filters", "method_in_body", "mint", "paths", "presets", "rows", "rules",
                  "scrub", "signed_chunks")
 
-# Real clients and what commands alone do, which run no C that the others do not run under the sanitizers: in a run of everything
-# they run on the plain build, for all has to end within 35 minutes on two cores. A word ("asan real/sdk") names them.
-PLAIN_BUILD = ("authorization_test", "aws_test", "claude_test", "clients_test", "commands_test", "help_test", "json_test",
-               "kubernetes_test", "policies_test", "registry_test", "sdk_test")
+# Files of real/ and wire/ that run no C which the others, the unit tests and the fuzz targets do not run under the sanitizers: in a
+# run of everything they run on the plain build, for all has to end within 35 minutes on two cores. A word ("asan real/sdk") names them.
+PLAIN_BUILD = ("authorization_test", "aws_test", "certificates_test", "claude_test", "clients_test", "commands_test", "help_test",
+               "json_test", "kubernetes_test", "policies_test", "registry_test", "sdk_test", "store_test", "oauth", "tokens")
 
 
 # Where the plain build would say what the sanitized one says: in a run of everything these files of real/ and wire/ run under the
 # sanitizers alone, to end within these minutes.
-SANITIZED_BUILD = ("approval_test", "aws_calls_test", "aws_role_test", "budget_test", "certificates_test", "control_test",
+SANITIZED_BUILD = ("approval_test", "aws_calls_test", "aws_role_test", "budget_test", "control_test",
                    "door_mcp_test", "door_test", "doors_test", "files_test", "handshakes_test", "hmac_test", "huggingface_test",
-                   "mcp_import_test", "mcp_test", "mtls_test", "oauth_test", "operator_test", "proposal_test", "recipe_test",
+                   "log_test", "mcp_import_test", "mcp_test", "mtls_test", "oauth_test", "operator_test", "proposal_test", "recipe_test",
                    "reflect_test", "rotation_test", "rows_test", "rules_test", "seal_hostile_test", "seal_test", "second_test",
-                   "stand_in_test", "store_test", "terminal_test", "tokens_test", "upstream_proxy_test", "verify_test", "yarn_test",
-                   "oauth", "policies", "rows", "tls_upstream", "tokens")
+                   "stand_in_test", "terminal_test", "tls13_test", "tokens_test", "upstream_proxy_test", "verify_test", "yarn_test",
+                   "policies", "rows", "tls_upstream")
 
 # Programs at a time: with four, two cores were idle for half of the time, for they wait for deadlines, clients and each other.
 AT_ONCE = 7
@@ -133,7 +131,7 @@ def programs(words=()):
             out.append(Program(f"{variant} real/{path.stem}", [PYTHON, TESTS / "real/real.py", binary, path],
                                480 + 120 * slow, slow))
         for path in sorted((TESTS / "wire").glob("*.lua")):
-            if path.stem != "dump" and (words or sanitizers or path.stem not in SANITIZED_BUILD):
+            if path.stem != "dump" and (words or path.stem not in (PLAIN_BUILD if sanitizers else SANITIZED_BUILD)):
                 out.append(Program(f"{variant} wire/{path.stem}", [PYTHON, TESTS / "wire/harness.py", binary, path],
                                    180 * slow, slow))
         for path in sorted((TESTS / "unit").glob("*_test.lua")):
@@ -253,7 +251,7 @@ def main(words):
     user, part, why = plain_user(everything, words)
     if user and not words:       # of what a plain user runs on the plain build, root runs the one under the sanitizers
         sanitized = {p.name.removeprefix("asan ") for p in chosen if p.name.startswith("asan ")}
-        chosen = [p for p in chosen if not (p.name.startswith("test ") and p.name.startswith(AS_USER) and p.name not in AS_ROOT_TOO
+        chosen = [p for p in chosen if not (p.name.startswith("test ") and p.name.startswith(AS_USER)
                                             and p.name.removeprefix("test ") in sanitized)]
     chosen += part
     chosen.sort(key=lambda p: -p.timeout)          # the long ones first, so that the end is not one waiting for another
