@@ -10,7 +10,8 @@ Each test is a program that prints "ok NAME", "not ok NAME - why" or "skip NAME 
 time, each with a time-out; one that dies, or prints nothing and fails, counts as a failure of its own.
 
 In a run of everything a program that fails beside six others runs once more, alone: the machines are shared, and pause. Both
-runs are told; the second counts. What a sanitizer reports, and what fails in more than AGAIN programs, is not tried again.
+runs are told; the second counts. What a sanitizer reports, a secret that shows, a worker that died, and what fails in more than
+AGAIN programs is not tried again.
 """
 import concurrent.futures
 import os
@@ -115,9 +116,9 @@ class Program:
         return len(passed), len(failed), len(skipped), text
 
     def judged(self, result):
-        """Does what failed say enough: a sanitizer's report, a fuzz target, a test without a clock?"""
+        """Does what failed say enough: a sanitizer's report, a secret that shows (sallyport.leaks), a dead worker, a test without a clock?"""
         return "unit/" in self.name or self.name.startswith("fuzz") or any(
-            w in l for l in result[3] for w in ("Sanitizer", "runtime error", "canary"))
+            w in l for l in result[3] for w in ("Sanitizer", "runtime error", " shows ", "a worker died"))
 
 
 def programs(words=()):
