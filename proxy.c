@@ -2137,7 +2137,7 @@ struct tls {
 		br_ssl_server_context server;
 		br_ssl_client_context client;
 	} u;
-	void *other;                    /* owned; OpenSSL's SSL, in the place of BearSSL's engine; NULL: that */
+	void *ssl;                      /* owned; OpenSSL's SSL, in the place of BearSSL's engine; NULL: that */
 	struct slice wire;              /* of OpenSSL: what tls_feed was given, while it runs; borrowed */
 	size_t got_at, got_n;           /* plaintext in bufs->in */
 	size_t out_at, out_n;           /* records in bufs->out */
@@ -2413,7 +2413,7 @@ tls_fail(struct tls *t, const char *why, uint8_t alert)
 	t->why = t->is_client ? why : t->ended_by == 0 ? "closed" :
 	    t->ended_by < COUNT(tls_alert_names) && tls_alert_names[t->ended_by] != NULL ?
 	    tls_alert_names[t->ended_by] : "another_alert";
-	if (alert == 0 || t->other != NULL || (eng->out.vtable != &br_sslrec_out_clear_vtable && eng->oxc > eng->oxa))
+	if (alert == 0 || t->ssl != NULL || (eng->out.vtable != &br_sslrec_out_clear_vtable && eng->oxc > eng->oxa))
 		return;
 	eng->out.vtable->max_plaintext(&eng->out.vtable, &from, &to);
 	memcpy(t->alert + from, (uint8_t[]){2, alert}, 2);
@@ -2543,7 +2543,7 @@ tls_settle(struct tls *t)
 static void
 tls_stepped(struct tls *t)
 {
-	if (t->other != NULL) {
+	if (t->ssl != NULL) {
 		ossl_step(t);
 		return;
 	}
@@ -2578,7 +2578,7 @@ tls_free(struct tls *t)
 		return;
 	if (t->lent && !verify_take_back(t->verify))
 		return;         /* freed once the helper thread is done with it */
-	ossl_free(t->other);
+	ossl_free(t->ssl);
 	tls_detach(t);
 	verify_free(t->verify);
 	leaf_unref(t->leaf);
@@ -2736,7 +2736,7 @@ tls_feed(struct tls *t, const void *p, size_t n)
 		return 0;
 	if (!t->failed && !tls_attach(t))
 		tls_fail(t, "out of memory", 0);
-	if (t->other != NULL)
+	if (t->ssl != NULL)
 		return ossl_feed(t, p, n);
 	tls_reading = t->is_client || t->done ? NULL : &t->u.server;
 	took = tls_move(t, br_ssl_engine_recvrec_buf, br_ssl_engine_recvrec_ack, p, NULL, n);
@@ -2764,14 +2764,14 @@ tls_has_output(const struct tls *t)
 
 	if (t->alert_at < t->alert_n || t->out_n != 0)
 		return true;
-	return tls_live(t) && t->other == NULL && br_ssl_engine_sendrec_buf(&t->u.eng, &n) != NULL;
+	return tls_live(t) && t->ssl == NULL && br_ssl_engine_sendrec_buf(&t->u.eng, &n) != NULL;
 }
 
 /* Wire bytes out, records and flights gathered as far as there is room. */
 static size_t
 tls_drain(struct tls *t, void *out, size_t n)
 {
-	size_t at = t->other != NULL ? ossl_drain(t, out, n) :
+	size_t at = t->ssl != NULL ? ossl_drain(t, out, n) :
 	    tls_move(t, br_ssl_engine_sendrec_buf, br_ssl_engine_sendrec_ack, NULL, out, n);
 	size_t have = t->alert_n - t->alert_at;
 
@@ -2789,9 +2789,9 @@ tls_peek(struct tls *t)
 	size_t n;
 	unsigned char *p = NULL;
 
-	if (t->other != NULL && !t->failed && t->got_n != 0)
+	if (t->ssl != NULL && !t->failed && t->got_n != 0)
 		return (struct slice){(const char *)t->bufs->in + t->got_at, t->got_n - t->got_at};
-	if (tls_live(t) && t->bufs != NULL && t->other == NULL)
+	if (tls_live(t) && t->bufs != NULL && t->ssl == NULL)
 		p = br_ssl_engine_recvapp_buf(&t->u.eng, &n);
 	return p == NULL ? (struct slice){NULL, 0} : (struct slice){(const char *)p, n};
 }
@@ -2799,9 +2799,9 @@ tls_peek(struct tls *t)
 static void
 tls_consume(struct tls *t, size_t n)
 {
-	if (t->other != NULL && (t->got_at += n) == t->got_n)
+	if (t->ssl != NULL && (t->got_at += n) == t->got_n)
 		t->got_at = t->got_n = 0;
-	if (n != 0 && t->other == NULL && !t->failed)
+	if (n != 0 && t->ssl == NULL && !t->failed)
 		br_ssl_engine_recvapp_ack(&t->u.eng, n);
 }
 
@@ -2813,7 +2813,7 @@ tls_write(struct tls *t, const void *p, size_t n)
 		return 0;
 	if (!tls_attach(t))
 		tls_fail(t, "out of memory", 0);
-	if (t->other != NULL)
+	if (t->ssl != NULL)
 		return ossl_write(t, p, n);
 	return tls_move(t, br_ssl_engine_sendapp_buf, br_ssl_engine_sendapp_ack, p, NULL, n);
 }
@@ -2822,7 +2822,7 @@ tls_write(struct tls *t, const void *p, size_t n)
 static void
 tls_flush(struct tls *t)
 {
-	if (tls_live(t) && t->bufs != NULL && t->other == NULL)
+	if (tls_live(t) && t->bufs != NULL && t->ssl == NULL)
 		br_ssl_engine_flush(&t->u.eng, 0);
 }
 
@@ -2833,7 +2833,7 @@ tls_shutdown(struct tls *t)
 	if (!tls_live(t) || t->closing || t->u.eng.shutdown_recv || !tls_attach(t))
 		return;
 	t->closing = true;
-	if (t->other != NULL) {
+	if (t->ssl != NULL) {
 		ossl_shutdown(t);
 		return;
 	}
@@ -2848,7 +2848,7 @@ tls_park(struct tls *t)
 {
 	const br_ssl_engine_context *eng = &t->u.eng;
 
-	if (t->bufs != NULL && t->done && !t->failed && !t->closing && (t->other != NULL ? t->got_n + t->out_n == 0 :
+	if (t->bufs != NULL && t->done && !t->failed && !t->closing && (t->ssl != NULL ? t->got_n + t->out_n == 0 :
 	    br_ssl_engine_current_state(eng) == (BR_SSL_RECVREC | BR_SSL_SENDAPP) &&
 	    eng->ixa == 0 && eng->ixb == 0 && eng->ixc == 5 && eng->oxa == eng->oxc))
 		tls_detach(t);
@@ -4081,16 +4081,16 @@ upstream_timeout(struct timer *t)
 static void
 upstream_reached(struct upstream *u)
 {
-	bool other = tls_engine == ENGINE_OPENSSL || (tls_engine == ENGINE_AUTO && (u->again || ossl_wanted(u->host, u->port, false)));
+	bool openssl = tls_engine == ENGINE_OPENSSL || (tls_engine == ENGINE_AUTO && (u->again || ossl_wanted(u->host, u->port, false)));
 
 	if (!u->tls) {
 		u->state = UP_OPEN;
 	} else if (clock_unset()) {
 		upstream_fail(u, "clock_unset", "this machine's clock is not set");
-	} else if (other && !ossl_load()) {
+	} else if (openssl && !ossl_load()) {
 		upstream_fail(u, "upstream_tls", "upstream-tls is openssl, and that cannot be loaded: see sallyport doctor");
 	} else if ((u->peer.tls = tls_connect(upstream_trust, u->ident, slice_of(u->host), u->port, tls_ident_tag(u->ident), u->h2,
-	    other ? ENGINE_OPENSSL : ENGINE_BEARSSL, &u->peer.watch, u->dial.owner)) == NULL) {
+	    openssl ? ENGINE_OPENSSL : ENGINE_BEARSSL, &u->peer.watch, u->dial.owner)) == NULL) {
 		upstream_fail(u, "upstream_tls", "out of memory");
 	} else {
 		u->state = UP_HANDSHAKE;
@@ -7505,8 +7505,8 @@ hex_decode(void *out, struct slice in)
 	return true;
 }
 
-/* The number of a digit of either alphabet; of another character, of any. In a table, for without one each is a jump that
- * no processor foretells. */
+/* The number of a digit of either alphabet; of another character, that of some digit: the caller compares. A table, because
+ * comparisons cost a mispredicted branch for each digit. */
 static unsigned
 b64_digit(char c)
 {
@@ -9681,9 +9681,9 @@ session_sweep(struct session_table *t)
 
 /* ---- tls: openssl ----------------------------------------------------------
  * The system's OpenSSL as the engine for upstreams: TLS 1.3, and keys that BearSSL does not know. It is
- * never linked: the first connection that needs it loads libcrypto.so.3 and libssl.so.3 from the folder of
- * the C library, in a worker, which has no privileges to lose. Skip it if you trust that its ends do as
- * those of `tls`, and that its word on a chain is only ever the second one.
+ * never linked: a worker loads libcrypto.so.3 and libssl.so.3 from the folder of the C library for the first
+ * connection that needs it; `version` and `doctor` load it to name it. Skip it if you trust that its ends do
+ * as those of `tls`, and that its word on a chain is only ever the second one.
  *
  * Invariants. A chain is judged by `trust`, as with BearSSL; what that leaves (X509_OTHER) and the path that
  * it found OpenSSL must find good, too. No variable of the environment and no file but the two libraries is
@@ -9693,8 +9693,8 @@ session_sweep(struct session_table *t)
 #define OSSL_BLOCK_MAX   (14u << 10)    /* records are larger, and no secrets but what BearSSL's buffers hold */
 #define OSSL_SESSIONS    256            /* hosts that can be resumed */
 #define OSSL_SESSION_MAX 8192           /* bytes: a ticket, the server's certificate */
-#define OSSL_VAIN_MAX    (2 * TLS_CERT_MAX)     /* bytes that brought no plaintext: a handshake, tickets, KeyUpdates, */
-#define OSSL_VAIN        32             /* so many less for each byte that does: a record of one byte has 23 */
+#define OSSL_VAIN_MAX    (2 * TLS_CERT_MAX)     /* bytes that may come without plaintext: a handshake, tickets, KeyUpdates */
+#define OSSL_VAIN        32             /* each byte of plaintext pays for so many: a record of one byte has 23 */
 #define OSSL_WANTED      256            /* hosts remembered that BearSSL cannot serve: 1 KB */
 
 #define OSSL_FUNCTIONS(X) \
@@ -9859,7 +9859,7 @@ ossl_resume(struct tls *t)
 	if (p == NULL || memcmp(k->name, t->name, sizeof k->name) != 0 || k->expires <= clock_now() ||
 	    (session = ossl.d2i_SSL_SESSION(NULL, &p, (long)k->s->n)) == NULL)
 		return;
-	if (ossl.SSL_set_session(t->other, session) == 1)
+	if (ossl.SSL_set_session(t->ssl, session) == 1)
 		t->expires = k->expires;
 	ossl.SSL_SESSION_free(session);
 }
@@ -10095,7 +10095,7 @@ ossl_open(struct tls *t)
 {
 	static const unsigned char protocols[] = "\2h2\10http/1.1";
 	unsigned skip = t->u.eng.protocol_names_num == 2 ? 0 : 3;
-	SSL *ssl = t->other = ossl.SSL_new(ossl_ctx);
+	SSL *ssl = t->ssl = ossl.SSL_new(ossl_ctx);
 	BIO *wire = ssl != NULL ? ossl.BIO_new(ossl_wire) : NULL;
 
 	t->resumed = false;
@@ -10130,7 +10130,7 @@ ossl_stopped(struct tls *t, int ret)
 		{SSL_R_DATA_LENGTH_TOO_LONG, BR_ERR_TOO_LARGE, NULL}, {SSL_R_ENCRYPTED_LENGTH_TOO_LONG, BR_ERR_TOO_LARGE, NULL},
 		{SSL_R_WRONG_CERTIFICATE_TYPE, BR_ERR_WRONG_KEY_USAGE, NULL},
 	};
-	int error = ossl.SSL_get_error(t->other, ret), reason = ERR_GET_REASON(ossl.ERR_get_error());
+	int error = ossl.SSL_get_error(t->ssl, ret), reason = ERR_GET_REASON(ossl.ERR_get_error());
 	const char *why = NULL;
 
 	ossl.ERR_clear_error();
@@ -10160,14 +10160,14 @@ ossl_stopped(struct tls *t, int ret)
 static void
 ossl_opened(struct tls *t)
 {
-	const SSL_CIPHER *cipher = ossl.SSL_get_current_cipher(t->other);
+	const SSL_CIPHER *cipher = ossl.SSL_get_current_cipher(t->ssl);
 	const struct tls_verify *v = t->verify;
 	const unsigned char *name;
 	unsigned n;
 	bool legacy = v->ident != NULL && v->ident->legacy;
 
-	ossl.SSL_get0_alpn_selected(t->other, &name, &n);
-	t->resumed = ossl.SSL_session_reused(t->other) == 1;
+	ossl.SSL_get0_alpn_selected(t->ssl, &name, &n);
+	t->resumed = ossl.SSL_session_reused(t->ssl) == 1;
 	t->u.eng.selected_protocol = slice_eq((struct slice){(const char *)name, n}, SLICE("h2")) && t->u.eng.protocol_names_num == 2;
 	if (!t->resumed && (v->count == 0 || v->err != 0 || v->good != v->agreed))
 		tls_fail(t, "no certificate", 0);
@@ -10187,7 +10187,7 @@ ossl_step(struct tls *t)
 
 	ossl.ERR_clear_error();
 	if (!t->done && !t->failed) {
-		n = ossl.SSL_do_handshake(t->other);
+		n = ossl.SSL_do_handshake(t->ssl);
 		if (t->lent)
 			return;
 		if (n == 1)
@@ -10197,7 +10197,7 @@ ossl_step(struct tls *t)
 		tls_shaken(t);
 	}
 	if (t->done && !t->failed && !t->closing && t->u.eng.shutdown_recv == 0 && t->got_n == 0) {
-		n = ossl.SSL_read(t->other, t->bufs->in, PEER_PIECE);
+		n = ossl.SSL_read(t->ssl, t->bufs->in, PEER_PIECE);
 		if (n <= 0)
 			ossl_stopped(t, n);
 		else if ((t->got_n = (size_t)n) > t->in_high)
@@ -10246,7 +10246,7 @@ ossl_write(struct tls *t, const void *p, size_t n)
 	if (t->failed || n == 0 || t->out_n != 0)
 		return 0;               /* a record finds all the room there is: it is never cut */
 	ossl.ERR_clear_error();
-	if ((k = ossl.SSL_write(t->other, p, n < PEER_PIECE ? (int)n : PEER_PIECE)) > 0)
+	if ((k = ossl.SSL_write(t->ssl, p, n < PEER_PIECE ? (int)n : PEER_PIECE)) > 0)
 		return (size_t)k;
 	ossl_stopped(t, k);
 	return 0;
@@ -10255,7 +10255,7 @@ ossl_write(struct tls *t, const void *p, size_t n)
 static void
 ossl_shutdown(struct tls *t)
 {
-	ossl.SSL_shutdown(t->other);
+	ossl.SSL_shutdown(t->ssl);
 	ossl.ERR_clear_error();
 }
 

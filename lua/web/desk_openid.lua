@@ -22,7 +22,7 @@ function M.leave(site, client, after)
   if not m then return nil, "The organisation's sign-in does not answer." end
   site.waiting = site.waiting or {}
   require("web.waiting").room(site.waiting, site.now(), WAITING_MAX)
-  local path, w = access.random(), { key = access.random(), till = site.now() + LIFE, of = require("web.waiting").of(client.at), after = after,
+  local path, w = access.random(), { key = access.random(), till = site.now() + LIFE, of = require("web.sessions").network(client.at), after = after,
     asked = { redirect_uri = client.origin .. "/login/oidc/callback", state = access.random(), nonce = access.random(), verifier = access.random() } }
   site.waiting[path] = w
   return openid.address(p, m, w.asked), ("sallyport-oidc=%s; Path=/login/oidc/%s/; HttpOnly; SameSite=Strict; Max-Age=%d%s"):format(w.key, path, LIFE,

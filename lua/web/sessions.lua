@@ -190,8 +190,8 @@ local function count(kind, text, now, n)
   return least
 end
 
--- What one household or machine has of addresses: of IPv6 a /64 (RFC 6177).
-local function network(peer)
+--- What one household or machine has of addresses: of IPv6 a /64 (RFC 6177). peer: as the kernel writes one.
+function M.network(peer)
   if not peer:find(":", 1, true) then return peer end
   local head, tail = peer:match("^(.-)::(.*)$")
   local groups, behind = {}, {}
@@ -224,14 +224,14 @@ end
 --- May somebody at `peer` try an account's password now? Counts the attempt. false: it is too many, for the answer 429. proven:
 -- a link or a session has said who it is, so that strangers' guesses at the account do not count.
 function M.attempt(account, peer, now, proven)
-  local place = network(peer)
+  local place = M.network(peer)
   if over("pair", account .. " " .. place, now) or over("address", place, now) then return false end
   return proven or not over("account", account, now) or is_known(account, place)
 end
 
 --- It was the right one: these no longer count against them.
 function M.succeeded(account, peer, now)
-  local place = network(peer)
+  local place = M.network(peer)
   local pair = account .. " " .. place
   count("pair", pair, now, -count("pair", pair, now, 0))
   count("address", place, now, -1)

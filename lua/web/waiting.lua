@@ -1,9 +1,6 @@
 --- Sign-ins that wait for a browser to come back from a provider's page: a table of { till = when it ends, of = whose it is } each.
 local M = {}
 
---- Whose a sign-in from this address is: one machine of IPv6 has a whole /64.
-function M.of(address) return address:match("^%x+:%x+:%x+:%x+:") or address end
-
 --- Forgets what has ended, and makes room for one more among `most`: of whoever has the most the one that ends first goes, so that nobody's
 -- beginnings push out another's. now: of the clock that `till` is of.
 function M.room(list, now, most)

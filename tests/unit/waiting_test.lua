@@ -39,7 +39,9 @@ return {
   end,
 
   ["a machine of IPv6 is its /64"] = function()
-    assert(waiting.of "2001:db8:1:2::7" == waiting.of "2001:db8:1:2:3:4:5:6" and waiting.of "2001:db8:1:3::7" ~= waiting.of "2001:db8:1:2::7")
-    assert(waiting.of "192.0.2.7" == "192.0.2.7" and waiting.of "::1" == "::1")
+    local of = require("web.sessions").network
+    assert(of "2001:db8:1:2::7" == of "2001:db8:1:2:3:4:5:6" and of "2001:db8:1:3::7" ~= of "2001:db8:1:2::7")
+    assert(of "2001:db8::a:b:c:d" == of "2001:db8::1" and of "2001:db8:0:1::a" ~= of "2001:db8::a")
+    assert(of "192.0.2.7" == "192.0.2.7")
   end,
 }
