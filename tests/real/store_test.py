@@ -468,3 +468,11 @@ def test_table_changed(t):
     assert doctor(s) == [], doctor(s)
     start(s, up)
     assert statuses(s) == {200} and statuses(s, name="temp") == {200}
+
+
+def test_listed(t):
+    """the databases that `doctor --accept` lists anew are those whose records the program wants to be listed"""
+    tree = pathlib.Path(__file__).resolve().parent.parent.parent
+    wanted = re.findall(r"""= \{"(\w+)", BUMP_\w+, '\w'\}""", (tree / "proxy.c").read_text())
+    listed = re.search(r"local LISTED = \{(.*?)\}", (tree / "lua/cli/archive.lua").read_text())[1]
+    assert len(wanted) > 8 and re.findall(r"\w+", listed) == wanted, (wanted, listed)
