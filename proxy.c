@@ -16852,6 +16852,7 @@ struct store_record {
 	bool verified;          /* false only in a store opened without its key */
 	uint8_t id[STORE_ID];
 	uint64_t epoch;
+	const char *why;        /* static; store_judge's, of one that is damaged though it was written so once */
 };
 
 struct store_seal {
@@ -17413,7 +17414,8 @@ store_seek(MDB_txn *txn, MDB_dbi dbi, MDB_cursor_op op, struct slice after, MDB_
 	return rc;
 }
 
-/* Is the value (p NULL: there is none) under a key what we wrote there last? It is copied first: who
+/* Is the value (p NULL: there is none) under a key what we wrote there last? If not, r->why
+ * is "older", "unknown" (the table does not list it), "gone" or "unsure"; NULL: its own tag does not fit. It is copied first: who
  * writes to the disk could change it between the look at its tag and its use. Without the store's key
  * nobody knows, and then every record passes. The slices of *r live until the next call. */
 static enum store_err
@@ -17424,6 +17426,7 @@ store_judge(struct table *t, MDB_txn *txn, enum store_db db, struct slice key, s
 	enum store_err err = STORE_ABSENT, listed;
 	const char *mac;
 
+	r->why = NULL;
 	if (!store_key_ok(key))
 		return STORE_DAMAGED;   /* none of ours */
 	buf_recycle(&t->copy, STORE_COPY_KEPT);
@@ -17441,6 +17444,7 @@ store_judge(struct table *t, MDB_txn *txn, enum store_db db, struct slice key, s
 		return STORE_ABSENT;
 	if (listed == STORE_OK && err == STORE_OK && ct_eq(mac, v.p + v.n - STORE_TAG, TABLE_MAC))
 		return STORE_OK;
+	r->why = listed == STORE_ABSENT ? "unknown" : listed != STORE_OK ? "unsure" : err == STORE_OK ? "older" : "gone";
 	return listed == STORE_OK || listed == STORE_ABSENT ? STORE_DAMAGED : listed;
 }
 
@@ -17474,7 +17478,7 @@ store_read_next(enum store_db db, struct slice prefix, struct slice after, struc
 	if ((err = store_read_begin()) != STORE_OK ||
 	    (err = store_err_of(store_seek(store.reader, store.dbi[db],
 	    MDB_SET_RANGE, after, &k, &v))) != STORE_OK)
-		return err;
+		return err == STORE_DAMAGED ? STORE_IO : err;   /* there is no key to go on from */
 	*key = store_slice(k);
 	if (key->n < prefix.n || memcmp(key->p, prefix.p, prefix.n) != 0)
 		return STORE_ABSENT;
@@ -18455,17 +18459,14 @@ store_unlock_keys(const char *home, struct slice blob, struct secret **keys)
 	return err;
 }
 
-/* Is it a store, whole and of a format that we know? *datakey: the wrapped data key. */
+/* Is it a store, whole and of a format that we know? *datakey: the wrapped data key; borrowed from the transaction. */
 static enum store_err
-store_check_format(struct slice *datakey)
+store_check_format(MDB_txn *txn, struct slice *datakey)
 {
 	struct store_counters c;
 	struct slice v;
-	enum store_err err;
 
-	if ((err = store_read_begin()) != STORE_OK)
-		return err;
-	if (store_raw_get(store.reader, DB_META, STORE_K_FORMAT, &v) != STORE_OK || v.n != 4 ||
+	if (store_raw_get(txn, DB_META, STORE_K_FORMAT, &v) != STORE_OK || v.n != 4 ||
 	    load_be32(v.p) == 0)
 		return store_fail(STORE_DAMAGED, "store", "does not say its format", -1);
 	if (load_be32(v.p) > STORE_FORMAT)
@@ -18473,19 +18474,10 @@ store_check_format(struct slice *datakey)
 	if (load_be32(v.p) < STORE_FORMAT)
 		return store_fail(STORE_INVALID, "store", "is of a format that was used before the first release and is "
 		    "read no longer: move it away, run init, and add again what it held", -1);
-	if (store_counters_get(store.reader, &c) != STORE_OK ||
-	    store_raw_get(store.reader, DB_META, STORE_K_DATAKEY, datakey) != STORE_OK)
+	if (store_counters_get(txn, &c) != STORE_OK ||
+	    store_raw_get(txn, DB_META, STORE_K_DATAKEY, datakey) != STORE_OK)
 		return store_fail(STORE_DAMAGED, "store", "has lost its counters or data key", -1);
 	return STORE_OK;
-}
-
-/* Takes the writers' lock, for making or replacing a store. */
-static bool
-store_lock_make(void)
-{
-	int64_t until = clock_read(CLOCK_MONOTONIC) + STORE_OPEN_WAIT_MS;
-
-	return store_lock_wait(store.lock_fd, until, NULL);
 }
 
 /* After fork, once a process; an open store is closed first. KEYLESS opens a store whose key is not
@@ -18509,7 +18501,8 @@ store_open(const char *home, enum store_how how)
 	if (st.st_uid != geteuid())
 		return store_fail(STORE_NOT_OWNER, "store/data.mdb", NULL, st.st_uid);
 	if ((err = store_env_open(home)) == STORE_OK && (err = store_check_length()) == STORE_OK &&
-	    (err = store_dbis_open()) == STORE_OK && (err = store_check_format(&blob)) == STORE_OK)
+	    (err = store_dbis_open()) == STORE_OK && (err = store_read_begin()) == STORE_OK &&
+	    (err = store_check_format(store.reader, &blob)) == STORE_OK)
 		err = store_unlock_keys(home, blob, &store.keys);
 	if (err == STORE_OK && (err = store_read_begin()) == STORE_OK) {
 		if ((err = table_sync(&store_seen, store.reader)) == STORE_DAMAGED)
@@ -18563,105 +18556,6 @@ store_reopen(void)
 	store.keys = keys;
 	store.failed = err != STORE_OK;
 	return err;
-}
-
-/* -- making a store */
-
-/* Makes the databases and, in the same transaction, the entries that store_check_format asks
- * for. */
-static enum store_err
-store_make_write(struct slice datakey, const struct store_counters *c, MDB_txn **out)
-{
-	uint8_t format[4];
-	MDB_txn *txn;
-	enum store_err err;
-	int rc = mdb_txn_begin(store.env, NULL, 0, &txn);
-
-	if (rc != 0)
-		return store_err_of(rc);
-	store_be32(format, STORE_FORMAT);
-	for (int i = 0; i < STORE_DBS && rc == 0; i++)
-		rc = mdb_dbi_open(txn, store_dbs[i].name, MDB_CREATE, &store.dbi[i]);
-	if ((err = store_err_of(rc)) == STORE_OK &&
-	    (err = store_raw_put(txn, DB_META, STORE_K_FORMAT, (struct slice){(char *)format, sizeof format})) == STORE_OK &&
-	    (err = store_raw_put(txn, DB_META, STORE_K_DATAKEY, datakey)) == STORE_OK &&
-	    (err = store_counters_put(txn, c)) == STORE_OK)
-		*out = txn;
-	else
-		mdb_txn_abort(txn);
-	return err;
-}
-
-/* Was a transaction that made a store committed? */
-static bool
-store_is_made(void)
-{
-	MDB_txn *txn;
-	MDB_dbi dbi;
-	bool made = false;
-
-	if (mdb_txn_begin(store.env, NULL, MDB_RDONLY, &txn) != 0)
-		return true;    /* not sure: then it is not overwritten */
-	made = mdb_dbi_open(txn, store_dbs[DB_META].name, 0, &dbi) != MDB_NOTFOUND;
-	mdb_txn_abort(txn);
-	return made;
-}
-
-/* Makes a store in an environment without one. The caller holds the writers' lock. */
-static enum store_err
-store_make(const char *home)
-{
-	struct store_counters c = {.config = 1, .state = 1, .version = 1};
-	uint8_t kek[32], blob[DATAKEY_LEN];
-	struct slice wrapped = {(char *)blob, sizeof blob};
-	struct store_keys *k;
-	MDB_txn *txn;
-	enum store_err err;
-
-	if (store_is_made())
-		return STORE_EXISTS;
-	if ((store.keys = secret_new(sizeof *k)) == NULL)       /* store_close frees it */
-		return STORE_MEMORY;
-	k = (struct store_keys *)(void *)store.keys->p;
-	if ((err = store_key_read(home, kek)) == STORE_KEY_ABSENT)
-		err = store_key_make(home, kek);
-	if (err == STORE_OK &&
-	    !(rand_bytes(k->data, sizeof k->data) && store_datakey_wrap(kek, k->data, blob)))
-		err = STORE_IO;
-	wipe(kek, sizeof kek);
-	if (err == STORE_OK && (err = store_reserve(0, 0, 0)) == STORE_OK &&
-	    (err = store_make_write(wrapped, &c, &txn)) == STORE_OK) {
-		store_keys_derive(k);
-		if ((err = table_finish(&store_written, txn, c.config, c.version)) == STORE_OK)
-			err = store_txn_commit(txn);
-		else
-			mdb_txn_abort(txn);
-	}
-	return err;
-}
-
-/* Makes the key file and an empty store, and opens it; its folders are there. Never overwrites: what a
- * killed init left (a key, a file without a store in it) is gone on with. */
-static enum store_err
-store_init(const char *home)
-{
-	char path[PATH_MAX];
-	enum store_err err;
-
-	store_close();
-	if ((err = store_env_open(home)) != STORE_OK)
-		return err;
-	err = STORE_TIMEOUT;
-	if (store_lock_make()) {
-		err = store_make(home);
-		flock(store.lock_fd, LOCK_UN);
-	}
-	store_close();
-	if (err != STORE_OK)
-		return err;
-	if (!store_path(path, home, "store") || !store_sync_dir(path) || !store_sync_dir(home))
-		return store_fail_rc(errno, "store");
-	return store_open(home, STORE_WITH_KEY);
 }
 
 /* ---- seal ------------------------------------------------------------------
@@ -21899,6 +21793,20 @@ l_check_slice(lua_State *L, int idx)
 	return s;
 }
 
+/* The row whose name, its first member, is the argument. */
+static size_t
+l_check_row(lua_State *L, int idx, const void *rows, size_t size, size_t n, const char *expected)
+{
+	struct slice name = l_check_slice(L, idx);
+	size_t i = 0;
+
+	while (i < n && !slice_eq(name, slice_of(*(const char *const *)(const void *)((const char *)rows + i * size))))
+		i++;
+	luaL_argcheck(L, i < n, idx, expected);
+	return i;
+}
+#define L_CHECK_ROW(L, idx, rows, expected) l_check_row(L, idx, rows, sizeof *(rows), COUNT(rows), expected)
+
 /* Borrows the bytes of a string or a secret; false for any other value. Sets *is_secret for a
  * secret, and never clears it. */
 static bool
@@ -22014,13 +21922,7 @@ l_secret_code(lua_State *L)
 static const struct sign_hash *
 l_check_hash(lua_State *L, int idx)
 {
-	struct slice name = l_check_slice(L, idx);
-
-	for (size_t i = 0; i < COUNT(sign_hashes); i++)
-		if (slice_eq(name, slice_of(sign_hashes[i].name)))
-			return &sign_hashes[i];
-	luaL_argerror(L, idx, "sha1, sha256, sha384 or sha512 expected");
-	return NULL;
+	return &sign_hashes[L_CHECK_ROW(L, idx, sign_hashes, "sha1, sha256, sha384 or sha512 expected")];
 }
 
 /* A digest or HMAC on its way. */
@@ -22172,13 +22074,7 @@ l_sign_key_info(lua_State *L)
 static const struct sign_alg *
 l_check_alg(lua_State *L, int idx)
 {
-	struct slice name = l_check_slice(L, idx);
-
-	for (size_t i = 0; i < COUNT(sign_algs); i++)
-		if (slice_eq(name, slice_of(sign_algs[i].name)))
-			return &sign_algs[i];
-	luaL_argerror(L, idx, "HS256, RS256, ES256 or one of their like expected");
-	return NULL;
+	return &sign_algs[L_CHECK_ROW(L, idx, sign_algs, "HS256, RS256, ES256 or one of their like expected")];
 }
 
 /* sign.signature(alg, key, data) -> string | secret | nil, code
@@ -22925,13 +22821,7 @@ l_fail_store(lua_State *L, enum store_err err)
 static enum store_db
 l_check_db(lua_State *L, int idx)
 {
-	struct slice name = l_check_slice(L, idx);
-
-	for (int i = 0; i < STORE_DBS; i++)
-		if (slice_eq(name, slice_of(store_dbs[i].name)))
-			return (enum store_db)i;
-	luaL_argerror(L, idx, "no such database");
-	return DB_META;
+	return (enum store_db)L_CHECK_ROW(L, idx, store_dbs, "no such database");
 }
 
 /* -- opening. Results: true | nil, code, fault. fault = { place =, why =, n = } is struct
@@ -22951,26 +22841,17 @@ l_store_answer(lua_State *L, enum store_err err)
 	return 3;
 }
 
-/* store.open(home [, { create = bool, keyless = bool }]) -> true
+/* store.open(home [, { keyless = bool }]) -> true
  *   | nil, "absent" | "not_owner" | "key_absent" | "key_mode" | "wrong_key" | "newer_format" |
  *   "damaged" | "full" | "busy" | "io" | …, fault
  *
- * For commands; C opens a worker's store. create: an absent store is made, with its key file, in the
- * folders of host.folders.
- * keyless: a missing or wrong key is no error; peek and each work, nothing can be unsealed or
- * written. */
+ * For commands; C opens a worker's store. keyless: a missing or wrong key is no error; peek and each
+ * work, nothing can be unsealed or written. */
 static int
 l_store_open(lua_State *L)
 {
-	const char *home = luaL_checkstring(L, 1);
-	enum store_how how = l_flag(L, 2, "keyless") ? STORE_KEYLESS : STORE_WITH_KEY;
-	enum store_err err;
-
 	store_fault = (struct store_fault){NULL, NULL, -1};
-	err = store_open(home, how);
-	if (err == STORE_ABSENT && l_flag(L, 2, "create"))
-		err = store_init(home);
-	return l_store_answer(L, err);
+	return l_store_answer(L, store_open(luaL_checkstring(L, 1), l_flag(L, 2, "keyless") ? STORE_KEYLESS : STORE_WITH_KEY));
 }
 
 /* store.close()
@@ -23037,10 +22918,10 @@ l_push_record(lua_State *L, enum store_db db, struct slice key, const struct sto
  * store.record(db, key, false)
  *   -> { plain members…, version = N, id = hex, epoch = N, sealed = { names } | nil,
  *     unverified = true | nil }
- *   | nil, "absent" | "damaged" | "locked" | …
+ *   | nil, "absent" | "damaged" | "locked" | …, why
  *
- * Lua's store.get and store.peek. "damaged": it is not what was written there last, or it was
- * removed on the disk. The handles end with the task, but for those that core.keep keeps. id: of
+ * Lua's store.get and store.peek. "damaged": it is not what was written there last (why "older"), or it was
+ * removed on the disk ("gone"), or the table of records does not list it ("unknown") or was changed there ("unsure"). The handles end with the task, but for those that core.keep keeps. id: of
  * this record, and of no other of the same name. epoch: another one once a secret, or the right to
  * use it, has changed. peek unseals nothing. `unverified`: the store was opened without its key, so
  * no tag was checked. */
@@ -23049,16 +22930,16 @@ l_store_record(lua_State *L)
 {
 	enum store_db db = l_check_db(L, 1);
 	struct slice key = l_check_slice(L, 2);
-	struct store_record r;
+	struct store_record r = {.why = NULL};
 	enum store_err err = store_read(db, key, &r);
 
 	if (err == STORE_OK)
 		err = l_push_record(L, db, key, &r, lua_toboolean(L, 3));
-	return err == STORE_OK ? l_store_return(1) : l_fail_store(L, err);
+	return l_store_return(err == STORE_OK ? 1 : l_three(L, L_NIL, store_codes[err], r.why));
 }
 
 /* store.each(db, prefix [, after [, limit]])
- *   -> { { key =, record = as peek, damaged = true | nil }, … } | nil, code
+ *   -> { { key =, record = as peek, damaged = why | "changed" | nil }, … } | nil, code
  *
  * A page of records, in order of keys: those whose keys begin with `prefix` and come after
  * `after`, at most `limit` (256 if absent, 4096 at most). A damaged record is not in its row. */
@@ -23085,11 +22966,10 @@ l_store_each(lua_State *L)
 		lua_pushlstring(L, key.p, key.n);
 		after.p = lua_tolstring(L, -1, &after.n);       /* lives in the table */
 		lua_setfield(L, -2, "key");
-		if (err == STORE_OK && l_push_record(L, db, key, &r, false) == STORE_OK) {
+		if (err == STORE_OK && l_push_record(L, db, key, &r, false) == STORE_OK)
 			lua_setfield(L, -2, "record");
-		} else {
-			l_set(L, "damaged", (bool)true);
-		}
+		else
+			l_set(L, "damaged", r.why != NULL ? r.why : "changed");
 		lua_rawseti(L, -2, i);
 	}
 	return l_store_return(1);
@@ -23106,25 +22986,6 @@ l_store_generation(lua_State *L)
 	if (!store_generations(&config, &state))
 		return l_fail_store(L, store.env == NULL ? STORE_LOCKED : STORE_IO);
 	return l_store_return(l_two(L, (lua_Integer)config, (lua_Integer)state));
-}
-
-/* The database of a name of the table. */
-static enum store_db
-l_listed_db(struct slice name)
-{
-	enum store_db db = DB_META;
-
-	while (db < STORE_DBS - 1 && store_dbs[db].kind != name.p[0])
-		db++;
-	return db;
-}
-
-/* Pushes the database's name and the key of a name of the table. */
-static void
-l_push_listed(lua_State *L, struct slice name)
-{
-	lua_pushstring(L, store_dbs[l_listed_db(name)].name);
-	lua_pushlstring(L, name.p + 3, name.n - 3);
 }
 
 /* store.changes(since) -> { db, key, db, key, … }, generation | nil, "rebuild", generation
@@ -23147,11 +23008,14 @@ l_store_changes(lua_State *L)
 	lua_newtable(L);
 	for (struct slice rest = buf_slice(&store_seen.news); known && rest.n >= 3;) {
 		size_t size = 3 + (size_t)load_be16(rest.p + 1);
+		enum store_db db = DB_META;
 
-		l_push_listed(L, (struct slice){rest.p, size});
-		lua_rawseti(L, -3, n + 2);
-		lua_rawseti(L, -2, n + 1);
-		n += 2;
+		while (db < STORE_DBS - 1 && store_dbs[db].kind != rest.p[0])
+			db++;
+		lua_pushstring(L, store_dbs[db].name);
+		lua_rawseti(L, -2, ++n);
+		lua_pushlstring(L, rest.p + 3, size - 3);
+		lua_rawseti(L, -2, ++n);
 		rest = (struct slice){rest.p + size, rest.n - size};
 	}
 	buf_recycle(&store_seen.news, 0);
@@ -23161,84 +23025,34 @@ l_store_changes(lua_State *L)
 	return l_store_return(known && n <= 2 * L_CHANGES_MAX ? 2 : 3);
 }
 
-static void
-l_add_refused(lua_State *L, struct slice name, const char *why)
-{
-	lua_Integer n = luaL_len(L, -1);
-
-	l_push_listed(L, name);
-	lua_pushstring(L, why);
-	for (lua_Integer i = 3; i >= 1; i--)
-		lua_rawseti(L, -1 - (int)i, n + i);
-}
-
-/* Adds what lies in a database and is not in the table. */
-static enum store_err
-l_add_unlisted(lua_State *L, enum store_db db)
-{
-	struct slice after = SLICE("");
-	uint8_t place[3 + STORE_KEY_MAX];
-	MDB_val k = store_val(SLICE(" ")), v;
-	struct slice name;
-	const char *mac;
-	int rc;
-
-	for (; (rc = store_seek(store.reader, store.dbi[db], MDB_SET_RANGE, after, &k, &v)) == 0;
-	    after = store_slice(k)) {
-		enum store_err listed = store_key_ok(store_slice(k))
-		    ? table_find(&store_seen, store.reader, store_dbs[db].kind, store_slice(k), &mac) : STORE_OK;
-
-		if (listed != STORE_OK && luaL_len(L, -1) < 3 * L_EACH_MAX) {
-			table_name(place, store_dbs[db].kind, store_slice(k), &name);
-			l_add_refused(L, name, listed == STORE_ABSENT ? "unknown" : "unsure");
-		}
-	}
-	return rc == MDB_NOTFOUND ? STORE_OK : store_err_of(rc);
-}
-
-/* store.refused([db, prefix]) -> { db, key, why, db, key, why, … }, parts | nil, code
+/* store.listed(db) -> { key… }, parts | nil, code
  *
- * The records that the table of records refuses, or of one database those that are gone from the disk.
- * why: "gone"; "older": another one lies there than was written last; "unknown": there should be none;
- * "unsure": its part of the table was changed. parts: how many parts of the table were changed, or had
- * to begin anew since; in those, nobody knows which records are gone. */
+ * The keys that the table of records lists. parts: how many parts of the whole table were changed, or had to begin anew
+ * since; in those, nobody knows which records are gone. */
 static int
-l_store_refused(lua_State *L)
+l_store_listed(lua_State *L)
 {
-	bool all = lua_isnoneornil(L, 1), known;
-	enum store_db db = all ? DB_META : l_check_db(L, 1);
-	struct slice prefix = all ? SLICE("") : l_check_slice(L, 2), v, rest, key;
+	char kind = store_dbs[l_check_db(L, 1)].kind;
 	struct table *t = &store_seen;
-	lua_Integer parts = 0;
+	lua_Integer parts = 0, n = 0;
 	struct table_entry e;
-	enum store_err err = STORE_LOCKED;
+	bool known;
+	enum store_err err = store_follow(t->base, &known);
 
-	lua_newtable(L);
-	if (store.keys == NULL || (err = store_read_begin()) != STORE_OK ||
-	    (err = store_follow(t->base, &known)) != STORE_OK)
+	if (err != STORE_OK)
 		return l_fail_store(L, err);
+	lua_newtable(L);
 	for (unsigned i = 0; i < TABLE_BUCKETS; i++) {
 		const struct table_bucket *b = &t->bucket[i];
 
 		parts += memcmp(&b->mac, &t->want[i], TABLE_MAC) != 0 ||
 		    (b->bytes.n != 0 && b->bytes.p[0] == TABLE_LOST);
-		for (rest = table_entries(&b->bytes); table_next(&rest, &e);) {
-			key = (struct slice){e.name.p + 3, e.name.n - 3};
-			if (!all && (l_listed_db(e.name) != db || key.n < prefix.n ||
-			    memcmp(key.p, prefix.p, prefix.n) != 0))
-				continue;
-			err = store_raw_get(store.reader, l_listed_db(e.name), key, &v);
-			if (err != STORE_OK && err != STORE_ABSENT)
-				return l_fail_store(L, err);
-			if (err == STORE_ABSENT)
-				l_add_refused(L, e.name, "gone");
-			else if (all && (v.n < STORE_TAG || !ct_eq(e.mac, v.p + v.n - STORE_TAG, TABLE_MAC)))
-				l_add_refused(L, e.name, "older");
-		}
+		for (struct slice rest = table_entries(&b->bytes); table_next(&rest, &e);)
+			if (e.name.p[0] == kind) {
+				lua_pushlstring(L, e.name.p + 3, e.name.n - 3);
+				lua_rawseti(L, -2, ++n);
+			}
 	}
-	for (int d = 0; all && d < STORE_DBS; d++)
-		if (store_dbs[d].kind != 0 && (err = l_add_unlisted(L, (enum store_db)d)) != STORE_OK)
-			return l_fail_store(L, err);
 	return l_store_return(1 + l_one(L, parts));
 }
 
@@ -23492,78 +23306,91 @@ l_store_snapshot(lua_State *L)
 	return 1;
 }
 
-/* .p NULL: there is none. */
-static struct slice
-l_opt_datakey(lua_State *L, int idx)
+/* store.datakey(home) -> the wrapped data key of a store that is made anew | nil, code, fault
+ *
+ * HOME/key wraps it, and is made where it is absent. */
+static int
+l_store_datakey(lua_State *L)
 {
-	struct slice datakey = lua_isnoneornil(L, idx) ? NO_SLICE : l_check_slice(L, idx);
+	const char *home = luaL_checkstring(L, 1);
+	uint8_t kek[32], data[32], blob[DATAKEY_LEN];
+	enum store_err err;
 
-	luaL_argcheck(L, datakey.p == NULL || datakey.n == DATAKEY_LEN, idx, "no data key");
-	return datakey;
+	store_fault = (struct store_fault){NULL, NULL, -1};
+	if ((err = store_key_read(home, kek)) == STORE_KEY_ABSENT)
+		err = store_key_make(home, kek);
+	if (err == STORE_OK && !(rand_bytes(data, sizeof data) && store_datakey_wrap(kek, data, blob)))
+		err = STORE_IO;
+	wipe(kek, sizeof kek);
+	wipe(data, sizeof data);
+	return err != STORE_OK ? l_store_answer(L, err) : l_one(L, ((struct slice){(char *)blob, sizeof blob}));
 }
 
-/* store.replace(home, datakey | nil) -> raw | nil, "key_absent" | "wrong_key" | …, fault
+/* store.replace() -> raw
  *
- * datakey: the wrapped data key of a backup, which HOME/key opens; nil: the store's own, which raw:begin
- * reads. Closes the store; nothing on the disk changes before raw:begin. */
+ * Closes the store; nothing on the disk changes before raw:begin and raw:commit. */
 static int
 l_store_replace(lua_State *L)
 {
-	const char *home = luaL_checkstring(L, 1);
-	struct slice datakey = l_opt_datakey(L, 2);
-	struct l_raw *r = l_new(L, sizeof *r, 0, &l_type_raw);
-	enum store_err err;
-
+	l_new(L, sizeof(struct l_raw), 0, &l_type_raw);
 	store_close();
-	store_fault = (struct store_fault){NULL, NULL, -1};
-	if (datakey.p == NULL)
-		return 1;
-	if ((err = store_unlock_keys(home, datakey, &r->keys)) != STORE_OK)
-		return l_store_answer(L, err);
-	raw_mac_init(r);
 	return 1;
 }
 
-/* raw:begin(home, datakey | nil) -> true | nil, "other_store" | …, fault
+/* raw:unlock(home [, datakey]) -> true | nil, "key_absent" | "wrong_key" | "other_store" | …, fault
  *
- * The caller has the server's lock (host.serve_lock), so that no server runs or starts. Takes the writer's lock and
- * begins the transaction: in a store whose data key is this one, in a new one, whose folders are there, or, where the
- * handle was made without a data key, in the store that is there. "other_store": HOME's store has another data key. */
+ * Opens the wrapped data key, or that of the store that is begun, with HOME/key. "other_store": it is another one than
+ * the handle has. What is begun is from then on under this key. */
+static int
+l_raw_unlock(lua_State *L)
+{
+	struct l_raw *r = l_check_type(L, 1, &l_type_raw);
+	struct slice datakey = lua_isnoneornil(L, 3) ? NO_SLICE : l_check_slice(L, 3);
+	struct secret *keys = NULL;
+	enum store_err err = STORE_OK;
+
+	luaL_argcheck(L, datakey.p != NULL || r->txn != NULL, 1, "not begun");
+	store_fault = (struct store_fault){NULL, NULL, -1};
+	if (datakey.p == NULL)
+		err = store_check_format(r->txn, &datakey);
+	if (err == STORE_OK)
+		err = store_unlock_keys(luaL_checkstring(L, 2), datakey, &keys);
+	if (err == STORE_OK && r->keys == NULL) {
+		r->keys = secret_ref(keys);
+		raw_mac_init(r);
+	}
+	if (err == STORE_OK && !ct_eq(store_keys_of(keys)->data, store_keys_of(r->keys)->data, 32))
+		err = STORE_OTHER;
+	if (err == STORE_OK && r->replaces) {
+		secret_drop(&store.keys);
+		store.keys = secret_ref(keys);          /* l_raw_gc closes the store */
+	}
+	secret_unref(keys);
+	return l_store_answer(L, err);
+}
+
+/* raw:begin(home) -> true | nil, code, fault
+ *
+ * The caller has the server's lock (host.serve_lock), so that no server runs or starts, or made the data key; the folders
+ * are there. Takes the writer's lock and begins the transaction, in which all databases are there. The entries of a
+ * store that is made are put by the caller. */
 static int
 l_raw_begin(lua_State *L)
 {
 	struct l_raw *r = l_check_type(L, 1, &l_type_raw);
 	const char *home = luaL_checkstring(L, 2);
-	struct slice datakey = l_opt_datakey(L, 3), blob;
-	const struct store_counters zero = {0};
-	struct secret *live = NULL;
 	enum store_err err;
 
-	luaL_argcheck(L, (r->keys == NULL) == (datakey.p == NULL) && r->txn == NULL && !r->replaces && store.env == NULL, 1,
-	    "begun already");
+	luaL_argcheck(L, r->txn == NULL && !r->replaces && store.env == NULL, 1, "begun already");
+	store_fault = (struct store_fault){NULL, NULL, -1};
 	r->replaces = true;
-	if ((err = store_env_open(home)) == STORE_OK && !store_lock_make())
+	if ((err = store_env_open(home)) == STORE_OK &&
+	    !store_lock_wait(store.lock_fd, clock_read(CLOCK_MONOTONIC) + STORE_OPEN_WAIT_MS, NULL))
 		err = STORE_TIMEOUT;
-	if (err == STORE_OK && datakey.p != NULL && !store_is_made()) {
-		err = store_make_write(datakey, &zero, &r->txn);
-	} else {
-		if (err == STORE_OK && (err = store_check_length()) == STORE_OK && (err = store_dbis_open()) == STORE_OK &&
-		    (err = store_check_format(&blob)) == STORE_OK)
-			err = store_unlock_keys(home, blob, &live);
-		store_read_reset();
-		if (err == STORE_OK && r->keys == NULL) {
-			r->keys = secret_ref(live);
-			raw_mac_init(r);
-		}
-		if ((err == STORE_WRONG_KEY && datakey.p != NULL) || (err == STORE_OK &&
-		    !ct_eq(store_keys_of(live)->data, store_keys_of(r->keys)->data, 32)))
-			err = STORE_OTHER;
-		secret_unref(live);
-		if (err == STORE_OK)
-			err = store_err_of(mdb_txn_begin(store.env, NULL, 0, &r->txn));
-	}
-	if (err == STORE_OK)
-		store.keys = secret_ref(r->keys);       /* l_raw_gc closes the store */
+	if (err == STORE_OK && (err = store_check_length()) == STORE_OK)
+		err = store_err_of(mdb_txn_begin(store.env, NULL, 0, &r->txn));
+	for (int i = 0; i < STORE_DBS && err == STORE_OK; i++)
+		err = store_err_of(mdb_dbi_open(r->txn, store_dbs[i].name, MDB_CREATE, &store.dbi[i]));
 	return l_store_answer(L, err);
 }
 
@@ -23678,21 +23505,19 @@ l_raw_list(lua_State *L)
 	return err == STORE_OK ? l_answer(L, true) : l_fail(L, store_codes[err]);
 }
 
-/* raw:table([made]) -> true | nil, code, fault
+/* raw:table(config, version, made) -> true | nil, code, fault
  *
- * Once all is put, the counters too: gives the table of records their config generation. made: it is the one that
- * raw:list made, else the one that was put. "damaged": none was put, or it is not theirs. */
+ * Once all is put: gives the table of records this config generation and version. made: it is the one that raw:list
+ * made, else the one that was put. "damaged": none was put, or it is not theirs. */
 static int
 l_raw_table(lua_State *L)
 {
 	const struct l_raw *r = l_check_raw(L);
-	struct store_counters c;
-	enum store_err err = store_counters_get(r->txn, &c);
+	uint64_t config = (uint64_t)luaL_checkinteger(L, 2), version = (uint64_t)luaL_checkinteger(L, 3);
+	enum store_err err = lua_toboolean(L, 4) ? STORE_OK : table_sync(&store_written, r->txn);
 
-	if (err == STORE_OK && !lua_toboolean(L, 2))
-		err = table_sync(&store_written, r->txn);
 	if (err == STORE_OK)
-		err = table_finish(&store_written, r->txn, c.config, c.version);
+		err = table_finish(&store_written, r->txn, config, version);
 	return l_store_answer(L, err);
 }
 
@@ -23731,14 +23556,15 @@ l_raw_sum(lua_State *L)
 
 static const luaL_Reg l_store[] = {
 	{"open", l_store_open}, {"close", l_store_close}, {"snapshot", l_store_snapshot}, {"replace", l_store_replace},
+	{"datakey", l_store_datakey},
 	{"record", l_store_record}, {"each", l_store_each}, {"generation", l_store_generation},
-	{"changes", l_store_changes}, {"refused", l_store_refused},
+	{"changes", l_store_changes}, {"listed", l_store_listed},
 	{"placeholder", l_store_placeholder}, {"derive", l_store_derive}, {"commit", l_store_commit}, /* yields */
 	{NULL, NULL},
 };
 
 static const luaL_Reg l_raw[] = {
-	{"begin", l_raw_begin}, {"commit", l_raw_commit}, {"next", l_raw_next},
+	{"unlock", l_raw_unlock}, {"begin", l_raw_begin}, {"commit", l_raw_commit}, {"next", l_raw_next},
 	{"get", l_raw_get}, {"put", l_raw_put}, {"record", l_raw_record},
 	{"list", l_raw_list}, {"table", l_raw_table}, {"mac", l_raw_mac}, {"sum", l_raw_sum}, {NULL, NULL},
 };

@@ -230,7 +230,7 @@ local function index_put(self, build, db, key, rec, damaged)
     build.items[id] = nil
     if not index_call(self, build, "remove", id) then return false end
   end
-  if damaged then self:say_refused(db, key) end
+  if damaged then self:say_refused(db, key, damaged) end
   if db == "credential" then
     local shapes = not damaged and rec and rec.env and shapes_of(self, build, rec) or nil
     if shapes ~= build.held[key] then held_put(build, key, shapes) end
@@ -272,9 +272,13 @@ end
 
 -- All that the table of records refuses, when a worker begins.
 local function name_refused(self)
-  local list, parts = self.store.refused()
-  for i = 1, #(list or {}), 3 do self:say_refused(list[i], list[i + 1], list[i + 2]) end
-  if parts and parts > 0 then self.log(("ev=table_damaged parts=%d"):format(parts)) end
+  for _, db in ipairs(self.store.LISTED) do
+    for key, _, why in self.store.records(db, "") do
+      if why then self:say_refused(db, key, why) end
+    end
+  end
+  local _, parts = self.store.listed("meta")
+  if parts > 0 then self.log(("ev=table_damaged parts=%d"):format(parts)) end
 end
 
 -- Everything anew, beside the index that serves meanwhile.

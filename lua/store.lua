@@ -31,11 +31,63 @@ function M.write(ops, deadline)
   return core.commit(out, deadline)
 end
 
---- As store.core's open, in folders that are made; where its records are logged is known from then on.
+-- The databases of the table of records (store_dbs in proxy.c): all that grants something.
+M.LISTED = { "meta", "policy", "credential", "bundle", "agent", "user", "client", "gateway", "grant" }
+local PAGE = 256             -- records a read takes at once
+
+--- Every record that lies below a prefix, in order of keys: for key, record (as peek), why (as core.each) in stored(...).
+function M.stored(db, prefix)
+  local page, at, more = {}, 0, true
+  return function()
+    at = at + 1
+    if at > #page and more then
+      local rows, code = core.each(db, prefix, page[#page] and page[#page].key, PAGE)
+      if not rows then error("the store cannot be read: " .. code, 0) end
+      page, at, more = rows, 1, #rows == PAGE
+    end
+    local row = page[at]
+    if row then return row.key, row.record, row.damaged end
+  end
+end
+
+-- The keys below a prefix that the table of records lists and the disk has no longer, of those that are not in `seen`.
+local function gone_of(db, prefix, seen)
+  local out = {}
+  for _, key in ipairs(core.listed(db) or {}) do
+    if key:sub(1, #prefix) == prefix and not seen[key] and select(3, core.record(db, key, false)) == "gone" then out[#out + 1] = key end
+  end
+  table.sort(out)
+  return out
+end
+
+--- As stored, and then those that are gone from the disk: nil, "gone" in the place of record and why.
+function M.records(db, prefix)
+  local stored, seen, gone, at = M.stored(db, prefix), {}, nil, 0
+  return function()
+    if not gone then
+      local key, record, why = stored()
+      if key then
+        seen[key] = true
+        return key, record, why
+      end
+      gone = gone_of(db, prefix, seen)
+    end
+    at = at + 1
+    if gone[at] then return gone[at], nil, "gone" end
+  end
+end
+
+--- As store.core's open; where its records are logged is known from then on. with.create: in folders that are made, and
+-- an absent store is made, with its key file.
 function M.open(home, with)
   local ok, code, fault = true, nil, nil
-  if with and with.create then ok, code, fault = require("host").folders(home) end
+  local create = with and with.create
+  if create then ok, code, fault = require("host").folders(home) end
   if ok then ok, code, fault = core.open(home, with) end
+  if code == "absent" and create then
+    ok, code, fault = require("cli.archive").make(home)
+    if ok then ok, code, fault = core.open(home, with) end
+  end
   if ok then M.home = home end
   return ok, code, fault
 end

@@ -27,9 +27,7 @@ local FORMAT, STORE_FORMAT = 1, 2
 local HEAD, DATAKEY = #MAGIC + 8 + 24 + 84, 84
 local KEY_MAX, RECORD_MAX = 500, (32 << 20) + 80   -- of proxy.c: STORE_KEY_MAX; STORE_BATCH_MAX, head and tag
 local DATABASES = { "meta", "policy", "credential", "state", "bundle", "agent", "user", "client", "gateway", "grant", "token" }
-local COUNTERS, DATAKEY_ENTRY, TABLE = "\1counters", "\1datakey", "\1table"
--- What the table of records lists (store_dbs in proxy.c).
-local LISTED = { "meta", "policy", "credential", "bundle", "agent", "user", "client", "gateway", "grant" }
+local COUNTERS, DATAKEY_ENTRY, TABLE, FORMAT_ENTRY = "\1counters", "\1datakey", "\1table", "\1format"
 local TIME_SHIFT = 10        -- 1,024 commits a millisecond; below 2^53 until 2248
 
 local known = {}
@@ -185,7 +183,7 @@ local function put(raw, db, key, value) must(raw:put(db, key, value)) end
 local function finish(raw, config, state, version, room, made)
   config = math.max(config, require("time").wall_ms() << TIME_SHIFT) + 1
   put(raw, "meta", COUNTERS, (">I8I8I8I8"):pack(config, state, version, room))
-  must(raw:table(made))
+  must(raw:table(config, version, made))
 end
 
 -- Empties what the backup replaces: all but the tokens and the store's own entries.
@@ -224,6 +222,21 @@ local function apply(raw, file, head)
   finish(raw, live[1], live[2], live[3], room)
 end
 
+-- The entries that every store has, in one that is made; it is open under that data key. -> true | nil, code, fault
+local function made(raw, home, datakey)
+  put(raw, "meta", FORMAT_ENTRY, (">I4"):pack(STORE_FORMAT))
+  put(raw, "meta", DATAKEY_ENTRY, datakey)
+  put(raw, "meta", COUNTERS, (">I8I8I8I8"):pack(0, 0, 0, 0))
+  return raw:unlock(home, datakey)
+end
+
+-- Under the backup's data key, if there is one: a new store is made, and one that is there has the same.
+local function opened(raw, home, datakey)
+  if datakey and not raw:next("meta") then return made(raw, home, datakey) end
+  local ok, code, fault = raw:unlock(home)
+  return ok, code == "wrong_key" and datakey and "other_store" or code, fault
+end
+
 -- raw:begin, while no server runs; of a backup's store the folders are made. -> the server's lock, for `<close>` | nil, code, fault
 local function begun(raw, home, datakey)
   local host = require "host"
@@ -233,7 +246,8 @@ local function begun(raw, home, datakey)
   local lock, why = host.serve_lock(home)
   if why == "running" then return nil, why end
   if not lock then return nil, "io", { place = "serve.lock", why = why } end
-  ok, code, fault = raw:begin(home, datakey)
+  ok, code, fault = raw:begin(home)
+  if ok then ok, code, fault = opened(raw, home, datakey) end
   if ok then return lock end
   local _ <close> = lock
   return nil, code, fault
@@ -250,15 +264,16 @@ end
 local function restore(file, path, home)
   local head, code, text = read_head(file, path)
   if not head then return nil, code, text end
-  local ok
-  local raw <close>, code, fault = store.replace(home, head.datakey)
+  local raw <close> = store.replace()
+  local ok, fault
+  ok, code, fault = raw:unlock(home, head.datakey)
   if code == "key_absent" or code == "wrong_key" then
     return nil, code, ("%s/key %s: bring the key file of the store that was backed up, mode 0600"):format(home,
       code == "key_absent" and "is missing" or "does not open this backup")
   end
-  if not raw and code == "newer_format" then return nil, code, path .. NEWER end       -- of the data key in the backup
-  if not raw and code == "damaged" then return nil, code, path .. CHANGED end
-  if not raw then return nil, code, db.why(home, code, fault) end
+  if code == "newer_format" then return nil, code, path .. NEWER end       -- of the data key in the backup
+  if code == "damaged" then return nil, code, path .. CHANGED end
+  if not ok then return nil, code, db.why(home, code, fault) end
   local whole, why = pcall(function() for _ in frames(file, raw, head) do end end)   -- before anything is touched
   if not whole then
     if type(why) ~= "table" then error(why, 0) end
@@ -286,7 +301,7 @@ local function list_anew(raw)
   for key in entries(raw, "meta") do
     if listing("meta", key) then put(raw, "meta", key, nil) end
   end
-  for _, db in ipairs(LISTED) do
+  for _, db in ipairs(store.LISTED) do
     for key, value in entries(raw, db) do
       local plain, of = raw:record(db, key, value)
       if plain then
@@ -302,11 +317,39 @@ end
 -- server runs, which would serve what it knows to be put back. Nothing else on the disk is changed; the store is closed.
 -- -> true | nil, code, fault
 function M.accept(home)
-  local raw <close>, code, fault = store.replace(home)
-  if not raw then return nil, code, fault end
-  local lock <close>, begin, why = begun(raw, home)
-  if not lock then return nil, begin, why end
+  local raw <close> = store.replace()
+  local lock <close>, code, fault = begun(raw, home)
+  if not lock then return nil, code, fault end
   return filled(raw, list_anew)
+end
+
+local function make(home)
+  local raw <close> = store.replace()
+  local ok, code, fault = raw:begin(home)
+  if not ok then return nil, code, fault end
+  if raw:next("meta") then return nil, "exists" end
+  local datakey
+  datakey, code, fault = store.datakey(home)
+  if not datakey then return nil, code, fault end
+  ok, code, fault = made(raw, home, datakey)
+  if not ok then return nil, code, fault end
+  return filled(raw, function()
+    put(raw, "meta", COUNTERS, (">I8I8I8I8"):pack(1, 1, 1, 0))
+    must(raw:table(1, 1, true))
+  end)
+end
+
+--- Makes the key file and an empty store, whose folders are there; the store is closed. Never overwrites: what a killed
+-- init left (a key, a file without a store in it) is gone on with. -> true | nil, "exists" | …, fault
+function M.make(home)
+  local host = require "host"
+  local done, ok, code, fault = pcall(make, home)
+  if not done then
+    if type(ok) ~= "table" then error(ok, 0) end
+    return nil, ok.code
+  end
+  if ok and not (host.sync(home .. "/store") and host.sync(home)) then return nil, "io", { place = "store" } end
+  return ok, code, fault
 end
 
 -- Standard input cannot be read twice: it is kept in a file without a name, sealed as it is.

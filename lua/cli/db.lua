@@ -2,7 +2,6 @@
 local report = require "cli.report"
 local M = {}
 
-local PAGE = 256             -- records a read takes at once
 local COMMIT_MS = 20000      -- a server's commits last milliseconds; a longer wait has another cause
 local RETRIES = 5            -- another command wrote the same record first: read again and decide again
 
@@ -98,34 +97,8 @@ function M.open(ctx)
   ctx.opened = true
 end
 
---- Every record that lies below a prefix, in order of keys: for key, record (as store.peek), damaged in db.stored(...).
-function M.stored(name, prefix)
-  local store = require "store"
-  local page, at, more = {}, 0, true
-  return function()
-    at = at + 1
-    if at > #page and more then
-      page, at = store.each(name, prefix, page[#page] and page[#page].key, PAGE), 1
-      more = #page == PAGE
-    end
-    local item = page[at]
-    if item then return item.key, item.record, item.damaged end
-  end
-end
-
---- The same, and then those that are gone from the disk: damaged, without a record.
-function M.each(name, prefix)
-  local stored, gone, at = M.stored(name, prefix), nil, -1
-  return function()
-    if not gone then
-      local key, record, damaged = stored()
-      if key then return key, record, damaged end
-      gone = require("store").refused(name, prefix) or {}
-    end
-    at = at + 3
-    if gone[at] then return gone[at], nil, true end
-  end
-end
+--- Every record below a prefix, and those that are gone from the disk: for key, record, damaged in db.each(…), as store.records.
+function M.each(name, prefix) return require("store").records(name, prefix) end
 
 --- Every record of a database but the damaged, in the order of its member `at`: { key, record } each. wanted(record): is it listed? nil: all.
 function M.oldest(name, at, wanted)

@@ -61,36 +61,28 @@ local function files(ctx, say)
   end
 end
 
--- What store.refused says of a record.
+-- Why a record is refused.
 local refusals = {
-  gone = "it was removed on the disk", older = "an older one was put in its place on the disk",
+  changed = "it is damaged", gone = "it was removed on the disk", older = "an older one was put in its place on the disk",
   unknown = "it was put there on the disk: it had been removed, or never was", unsure = "its part of the table of records was changed",
 }
 
 -- All records that are refused: { { db, key, why, gone }… }, how many there are, and how many parts of the table were changed.
 local function look_through()
   local s = require "store"
-  local list, parts = s.refused()   -- nil without the key
-  local out, why, seen = {}, {}, 0
-  for i = 1, #(list or {}), 3 do
-    local db_name, key, code = list[i], list[i + 1], list[i + 2]
-    if code == "gone" then
-      out[#out + 1] = { db_name, key, refusals.gone, true }
-    else
-      why[db_name .. "/" .. key] = refusals[code]
-    end
-  end
+  local out, seen = {}, 0
   for _, name in ipairs { "meta", "policy", "credential", "state", "bundle", "agent", "user", "client", "gateway", "grant", "token" } do
-    for key, record, bad in db.stored(name, "") do
-      seen = seen + 1
+    for key, record, why in s.records(name, "") do
+      if why ~= "gone" then seen = seen + 1 end
       if record and record.sealed and #record.sealed > 0 then
         local _, code = s.get(name, key)
-        bad = bad or code == "damaged"
+        why = code == "damaged" and "changed" or nil
       end
-      if bad or not record then out[#out + 1] = { name, key, why[name .. "/" .. key] or "it is damaged" } end
+      if why then out[#out + 1] = { name, key, refusals[why], why == "gone" } end
     end
   end
-  return out, seen, list and parts or 0
+  local _, parts = s.listed("meta")     -- nil, "locked" without the key
+  return out, seen, math.type(parts) and parts or 0
 end
 
 local function tell(say, check, list, what)

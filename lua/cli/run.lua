@@ -356,7 +356,7 @@ local function only_agent(ctx)
   local store, names = require "store", {}
   local opened = store.open(ctx.home, { keyless = true })
   if opened then
-    for key, record in require("cli.db").stored("agent", "a/") do
+    for key, record in require("store").stored("agent", "a/") do
       if record and not record.revoked and record.kind ~= "tenant" then names[#names + 1] = key:sub(3) end
     end
     store.close()

@@ -41,6 +41,37 @@ fresh_home(void)
 	CHECK(mkdir(home, 0700) == 0 && mkdir(in_home("store"), 0700) == 0 && mkdir(in_home("log"), 0700) == 0);
 }
 
+/* What the Lua text answers about the data directory: true is STORE_OK, else it is a code. */
+static enum store_err
+lua_does(const char *dir, const char *text)
+{
+	static lua_State *L;
+	enum store_err err = STORE_OK;
+	const char *code;
+
+	if ((L == NULL && (L = lua_open_state(false)) == NULL) || luaL_loadstring(L, text) != LUA_OK)
+		return STORE_IO;
+	lua_pushstring(L, dir);
+	if (lua_pcall(L, 1, 2, 0) != LUA_OK) {
+		printf("# %s\n", lua_tostring(L, -1));
+		err = STORE_IO;
+	} else if (!lua_toboolean(L, -2)) {
+		code = lua_tostring(L, -1);
+		for (err = STORE_ABSENT; err < STORE_IO && strcmp(store_codes[err], code) != 0;)
+			err++;
+	}
+	lua_settop(L, 0);
+	return err;
+}
+
+/* As `init`, whose folders are there; the store is open then. */
+static enum store_err
+store_init(const char *dir)
+{
+	return lua_does(dir, "local ok, code = require('cli.archive').make(...) "
+	    "if ok then ok, code = require('store').open(...) end return ok, code");
+}
+
 static void
 fresh(void)
 {
@@ -52,19 +83,8 @@ fresh(void)
 static bool
 accepted(void)
 {
-	static lua_State *L;
-	bool ok;
-
-	if (L == NULL && (L = lua_open_state(false)) == NULL)
-		return false;
-	if (luaL_loadstring(L, "return assert(require('cli.archive').accept(...))") != LUA_OK)
-		return false;
-	lua_pushstring(L, home);
-	ok = lua_pcall(L, 1, 1, 0) == LUA_OK && lua_toboolean(L, -1);
-	if (!ok)
-		printf("# %s\n", lua_tostring(L, -1));
-	lua_settop(L, 0);
-	return ok && store_open(home, STORE_WITH_KEY) == STORE_OK;
+	return lua_does(home, "return require('cli.archive').accept(...)") == STORE_OK &&
+	    store_open(home, STORE_WITH_KEY) == STORE_OK;
 }
 
 static int64_t
