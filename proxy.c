@@ -3602,6 +3602,7 @@ struct peer {
 	struct wirebuf *out;    /* owned while bytes for the wire wait; else NULL */
 	bool eof;               /* the wire ended */
 	bool failed;            /* reading or writing failed */
+	bool shut;              /* behind what waits there is no more: a stream is ended then */
 	bool hold_alerts;       /* an alert is not taken from the wire yet; it counts as IO_EOF */
 	bool send_failed;       /* writing did: what had come before may still be read */
 	uint64_t received;      /* plaintext bytes */
@@ -6741,21 +6742,25 @@ blind_cut(struct conn *c)
 	return true;
 }
 
-/* Pumps one direction. When its source has ended and all bytes are sent, its destination is half-closed.
+/* Pumps one direction. When its source has ended and all bytes are sent, its destination is half-closed: but in TLS,
+ * whose close_notify ends both directions here, for a stream, whose client still waits for a WebSocket's Close.
  * True: one end is gone. */
 static bool
 blind_pump(struct conn *c, struct flow *f)
 {
 	enum flow_io io = f->shut ? FLOW_WAIT : conn_pump_back(c, f);
+	bool open = f->src->stream != NULL && f->dst->tls != NULL;
 
 	if (io == FLOW_BAD && f->filter != NULL && f->filter->fault != NULL)
 		text_copy(c->req->code, sizeof c->req->code, f->filter->fault->code);
 	if (io != FLOW_DONE)
 		return io != FLOW_WAIT && blind_cut(c);
-	if (f->dst->tls != NULL)
+	if (f->dst->tls != NULL && !open)
 		tls_shutdown(f->dst->tls);
+	f->dst->shut = !open;
 	if (peer_flush(f->dst) == IO_OK) {
-		shutdown(f->dst->watch.fd, SHUT_WR);
+		if (!open)
+			shutdown(f->dst->watch.fd, SHUT_WR);
 		f->shut = true;
 	}
 	return false;
@@ -15246,7 +15251,7 @@ door_answer(struct conn *c, struct buf *b)
 #define H2_PONG_MS 15000        /* what comes no more after one: the server is gone */
 
 #ifndef SALLYPORT_LEAN
-enum { H2_METHOD, H2_SCHEME, H2_AUTHORITY, H2_PATH, H2_STATUS, H2_PSEUDO };
+enum { H2_METHOD, H2_SCHEME, H2_AUTHORITY, H2_PATH, H2_STATUS, H2_PROTOCOL, H2_PSEUDO };
 
 struct h2_wake {                /* a deferred call that tells the peer's owner of it */
 	struct defer defer;
@@ -15270,6 +15275,7 @@ struct stream {
 	bool large;             /* the head is over HTTP_HEAD_MAX */
 	bool sized;             /* the body's length was said */
 	bool chunked;           /* else it is told in chunks */
+	bool socket;            /* a WebSocket is asked for (RFC 8441): its bytes go as they are */
 	bool taken;             /* its conn has read of it */
 	bool ended;
 	uint64_t left;          /* of the body, where its length was said */
@@ -15421,19 +15427,29 @@ static void
 stream_begin(struct stream *st)
 {
 	const struct conn *c = OWNER(st->h2->wake.peer, struct conn, peer);
-	struct slice method = h2_slice(st->pseudo[H2_METHOD]), scheme = h2_slice(st->pseudo[H2_SCHEME]),
+	struct slice asked = h2_slice(st->pseudo[H2_METHOD]), protocol = h2_slice(st->pseudo[H2_PROTOCOL]), scheme = h2_slice(st->pseudo[H2_SCHEME]),
 	    authority = h2_slice(st->pseudo[H2_AUTHORITY]), path = h2_slice(st->pseudo[H2_PATH]);
+	uint8_t nonce[16] = {0};
+	char key[24];
 	bool connect = path.n == 0, origin = !st->is_client && c->tunnel && slice_eq_nocase(scheme, c->secure ? SLICE("https") : SLICE("http"));
+	struct slice method = (st->socket = slice_eq(asked, SLICE("CONNECT")) && slice_eq(protocol, SLICE("websocket"))) ? SLICE("GET") : asked;
 	const struct slice line[] = {method, SLICE(" "), origin || connect ? SLICE("") : scheme,
 	    origin || connect ? SLICE("") : SLICE("://"), origin ? SLICE("") : authority,
 	    !origin && slice_eq(path, SLICE("*")) ? SLICE("") : path, SLICE(" HTTP/1.1\r\n"),
 	    authority.n != 0 ? SLICE("Host: ") : SLICE(""), authority, authority.n != 0 ? SLICE("\r\n") : SLICE("")};
 	const struct slice answer[] = {SLICE("HTTP/1.1 "), h2_slice(st->pseudo[H2_STATUS]), SLICE(" \r\n")};
+	/* RFC 8441 5: what RFC 6455's handshake has beyond. An answer that is no 101 ends the stream. */
+	const struct slice upgrade[] = {SLICE("Upgrade: websocket\r\nConnection: Upgrade, close\r\nSec-WebSocket-Key: "), {key, sizeof key}, SLICE("\r\n")};
 
 	st->begun = true;
 	st->is_head = st->is_head || slice_eq(method, SLICE("HEAD"));
 	st->large = !buf_join(&st->in, st->is_client ? answer : line, st->is_client ? COUNT(answer) : COUNT(line)) ||
 	    st->in.n > HTTP_HEAD_MAX;
+	if (st->socket) {
+		rand_bytes(nonce, sizeof nonce);
+		b64_encode(key, nonce, sizeof nonce, false);
+		buf_join(&st->in, upgrade, COUNT(upgrade));
+	}
 	nghttp2_rcbuf_decref(st->pseudo[H2_PATH]);      /* it may be long, and stands in the head */
 	st->pseudo[H2_PATH] = NULL;
 }
@@ -15473,7 +15489,8 @@ h2_on_header(nghttp2_session *s, const nghttp2_frame *f, nghttp2_rcbuf *name_, n
     uint8_t flags, void *user)
 {
 	static const struct slice pseudo[] = {[H2_METHOD] = SLICE_INIT(":method"), [H2_SCHEME] = SLICE_INIT(":scheme"),
-	    [H2_AUTHORITY] = SLICE_INIT(":authority"), [H2_PATH] = SLICE_INIT(":path"), [H2_STATUS] = SLICE_INIT(":status")};
+	    [H2_AUTHORITY] = SLICE_INIT(":authority"), [H2_PATH] = SLICE_INIT(":path"), [H2_STATUS] = SLICE_INIT(":status"),
+	    [H2_PROTOCOL] = SLICE_INIT(":protocol")};
 	struct stream *st = nghttp2_session_get_stream_user_data(s, f->hd.stream_id);
 	struct slice name = h2_slice(name_), value = h2_slice(value_);
 
@@ -15487,7 +15504,7 @@ h2_on_header(nghttp2_session *s, const nghttp2_frame *f, nghttp2_rcbuf *name_, n
 			nghttp2_rcbuf_incref(st->pseudo[i] = value_);
 			return 0;
 		}
-	if (!http_is_token(name))
+	if (!http_is_token(name) || (st->socket && slice_eq(name, SLICE("content-length"))))
 		return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
 	if (st->headed)
 		return put_field(&st->trailers, name, value) ? 0 : NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
@@ -15497,7 +15514,8 @@ h2_on_header(nghttp2_session *s, const nghttp2_frame *f, nghttp2_rcbuf *name_, n
 		if (st->cookies.n != 0)
 			buf_add(&st->cookies, "; ", 2);
 		st->large = !buf_addv(&st->cookies, value);
-	} else if (!slice_eq(name, SLICE("host")) || !slice_eq_nocase(value, h2_slice(st->pseudo[H2_AUTHORITY]))) {
+	} else if ((!st->socket || !slice_eq(name, SLICE("sec-websocket-key"))) &&
+	    (!slice_eq(name, SLICE("host")) || !slice_eq_nocase(value, h2_slice(st->pseudo[H2_AUTHORITY])))) {
 		if (slice_eq(name, SLICE("content-length")))    /* nghttp2 has let only one pass */
 			st->sized = slice_number(value, INT64_MAX, &st->left);
 		put_field(&st->in, name, value);        /* a Host that differs from :authority is a second one */
@@ -15546,7 +15564,7 @@ stream_end_head(struct stream *st)
 	if (st->cookies.n != 0)
 		put_field(b, SLICE("cookie"), buf_slice(&st->cookies));
 	buf_free(&st->cookies);
-	st->chunked = !bare && !st->ended && !st->sized;
+	st->chunked = !bare && !st->ended && !st->sized && !st->socket;
 	buf_adds(b, st->large ? "x" : st->chunked ? "transfer-encoding: chunked\r\n\r\n" :
 	    st->is_client && !bare && st->ended && !st->sized ? "content-length: 0\r\n\r\n" : "\r\n");
 	if (st->large || !buf_ok(b)) {          /* a head without an end, which is answered as such */
@@ -15623,8 +15641,8 @@ h2_on_data(nghttp2_session *s, uint8_t flags, int32_t id, const uint8_t *data, s
 {
 	struct stream *st = nghttp2_session_get_stream_user_data(s, id);
 
-	if (st != NULL && (st->chunked || n <= st->left) && buf_add(&st->in, data, n)) {
-		st->left -= st->chunked ? 0 : n;
+	if (st != NULL && (st->chunked || st->socket || n <= st->left) && buf_add(&st->in, data, n)) {
+		st->left -= st->chunked || st->socket ? 0 : n;
 		stream_wake(st);
 		return 0;
 	}
@@ -15758,6 +15776,8 @@ stream_give(nghttp2_session *s, int32_t id, uint8_t *out, size_t n, uint32_t *fl
 		wipe(b->p + b->off, used);
 		wirebuf_took(&st->wake.peer->out, used, true);
 	}
+	if (st != NULL && st->wake.peer->shut && st->wake.peer->out == NULL)
+		st->done = true;
 	if (st == NULL || (at == 0 && !st->done))
 		return st == NULL ? NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE : NGHTTP2_ERR_DEFERRED;
 	if (st->done)
@@ -15795,20 +15815,25 @@ stream_head(struct stream *st)
 	struct wirebuf *b = st->wake.peer->out;
 	struct slice line, all = {b->p + b->off, b->n - b->off};
 	size_t k = st->is_client ? 5 : 1;
-	bool grpc, length;
+	bool grpc, length, socket;
 	ssize_t at, n;
 
 	memset(&head, 0, offsetof(struct http_head, field));
 	head.minor = 1;
 	if ((at = http_line(all.p, all.n, &line)) <= 0 || (!st->is_client && http_parse_status_line(line, &head) != 0) ||
 	    (n = http_parse_fields(all.p + at, all.n - (size_t)at, head.field, COUNT(head.field), &head.nfields)) <= 0 ||
-	    http_judge_fields(&head) != NULL || head.status == 101)
+	    http_judge_fields(&head) != NULL || (head.status == 101 && !st->socket) || (st->socket && head.status / 100 == 2))
 		return false;
+	if ((socket = head.status == 101)) {    /* RFC 8441 5: it is 200, and DATA goes until one of both ends it */
+		head.status = 200;
+		head.body = BODY_LENGTH;
+		head.length = UINT64_MAX;
+	}
 	grpc = http_find(&head, SLICE("x-sallyport-error"), 0) >= 0 && http_find(&head, SLICE("grpc-status"), 0) >= 0;
-	nv[0] = (nghttp2_nv){(uint8_t *)(uintptr_t)":status", (uint8_t *)(uintptr_t)(grpc ? "200" : line.p + 9), 7, 3, NGHTTP2_NV_FLAG_NONE};
-	length = st->is_client || (head.status >= 200 && !grpc);
+	nv[0] = (nghttp2_nv){(uint8_t *)(uintptr_t)":status", (uint8_t *)(uintptr_t)(grpc || socket ? "200" : line.p + 9), 7, 3, NGHTTP2_NV_FLAG_NONE};
+	length = st->is_client || (head.status >= 200 && !grpc && !socket);
 	for (const struct http_field *f = head.field; f < head.field + head.nfields; f++)
-		if ((f->rule & HDR_HOP) == 0 && ((f->rule & HDR_FRAMING) == 0 ||
+		if ((f->rule & HDR_HOP) == 0 && !(socket && slice_eq_nocase(f->name, SLICE("sec-websocket-accept"))) && ((f->rule & HDR_FRAMING) == 0 ||
 		    (length && slice_eq_nocase(f->name, SLICE("content-length")))))
 			nv[k++] = h2_field(f);
 	st->mode = (int)head.body;
@@ -15844,7 +15869,7 @@ stream_flush(struct peer *p)
 		wirebuf_put(&p->out, true);     /* nothing goes on behind the end */
 	if (st->h2 != NULL)
 		loop_defer(&st->h2->wake.defer, h2_turn);
-	if (p->out == NULL)
+	if (p->out == NULL && (!p->shut || st->done || st->id == 0))
 		return IO_OK;
 	nghttp2_session_resume_data(st->h2->s, st->id);
 	return IO_AGAIN;
@@ -15881,8 +15906,9 @@ h2_wire(struct peer *p)
 static struct h2 *
 h2_new(struct peer *p, bool is_client)
 {
-	/* the last two are a client's */
-	static const nghttp2_settings_entry settings[] = {{NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, H2_STREAMS},
+	/* the first is a server's (RFC 8441 3), the last two are a client's */
+	static const nghttp2_settings_entry settings[] = {{NGHTTP2_SETTINGS_ENABLE_CONNECT_PROTOCOL, 1},
+	    {NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, H2_STREAMS},
 	    {NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE, HTTP_HEAD_MAX}, {NGHTTP2_SETTINGS_ENABLE_PUSH, 0},
 	    {NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, H2_WINDOW_UP}};
 	static nghttp2_mem mem = {NULL, h2_malloc, h2_free, h2_calloc, h2_realloc};
@@ -15909,7 +15935,7 @@ h2_new(struct peer *p, bool is_client)
 	}
 	*h = (struct h2){.s = h->s, .wake.peer = p, .is_client = is_client, .calm = H2_CALM, .calm_at = clock_now(), .heard = clock_now(),
 	    .skip = is_client ? 0 : NGHTTP2_CLIENT_MAGIC_LEN};
-	nghttp2_submit_settings(h->s, NGHTTP2_FLAG_NONE, settings, is_client ? 4 : 2);
+	nghttp2_submit_settings(h->s, NGHTTP2_FLAG_NONE, settings + is_client, is_client ? 4 : 3);
 	nghttp2_session_set_local_window_size(h->s, NGHTTP2_FLAG_NONE, 0, H2_STREAMS * (is_client ? H2_WINDOW_UP : H2_WINDOW));
 	if (is_client)
 		LIST_INSERT_HEAD(&h2_ups, h, link);
@@ -16023,7 +16049,7 @@ h2_leave(struct peer *p)
 			nghttp2_session_set_stream_user_data(h->s, st->id, NULL);
 			if (!st->done || !st->ended)
 				nghttp2_submit_rst_stream(h->s, NGHTTP2_FLAG_NONE, st->id, st->is_client ? NGHTTP2_CANCEL :
-				    st->done ? NGHTTP2_NO_ERROR : st->taken ? NGHTTP2_INTERNAL_ERROR : NGHTTP2_REFUSED_STREAM);
+				    st->done ? NGHTTP2_NO_ERROR : st->socket ? NGHTTP2_CANCEL : st->taken ? NGHTTP2_INTERNAL_ERROR : NGHTTP2_REFUSED_STREAM);
 		}
 		loop_defer(&h->wake.defer, h2_turn);
 	}

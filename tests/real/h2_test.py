@@ -1,5 +1,7 @@
 """HTTP/2 towards agents: real clients, what RFC 9113 asks for, and attacks, each by its name (raw frames, HPACK without Huffman)."""
+import base64
 import ctypes
+import hashlib
 import json
 import socket
 import struct
@@ -78,7 +80,7 @@ class Client:
     """One connection: frames out, and what came of each stream."""
 
     def __init__(self, s, host="api.test", wire=None, settings=b"", preface=True):
-        self.s, self.inflate, self.data = s, Inflater(), b""
+        self.s, self.inflate, self.data, self.settings = s, Inflater(), b"", {}
         self.wire = wire or s.tunnel(host, context=s.client_context(alpn=["h2", "http/1.1"]))
         if wire is None:
             assert self.wire.tls.selected_alpn_protocol() == "h2"
@@ -132,6 +134,7 @@ class Client:
         elif kind == RST:
             self.resets[stream] = int.from_bytes(payload, "big")
         elif kind == SETTINGS and not flags & ACK:
+            self.settings.update(struct.unpack(">HI", payload[i:i + 6]) for i in range(0, len(payload), 6))
             self.send(frame(SETTINGS, ACK))
         elif kind == PING and flags & ACK:
             self.acks += 1
@@ -346,6 +349,12 @@ MALFORMED = {
     "CONNECT": [(":method", "CONNECT"), (":authority", "api.test:443")],
     "CONNECT with :path": request(method="CONNECT"),
     "CONNECT to another host": [(":method", "CONNECT"), (":authority", "other.test:443")],
+    "CONNECT for a WebSocket with a length (RFC 8441)": request(method="CONNECT") + [(":protocol", "websocket"), ("content-length", "5")],
+    "CONNECT for a WebSocket without a path": [(":method", "CONNECT"), (":scheme", "https"), (":authority", "api.test"), (":protocol", "websocket")],
+    "CONNECT for a WebSocket of another host": request(method="CONNECT", authority="other.test") + [(":protocol", "websocket")],
+    "CONNECT for a WebSocket, and upgrade": request(method="CONNECT") + [(":protocol", "websocket"), ("upgrade", "websocket")],
+    "CONNECT for another protocol": request(method="CONNECT") + [(":protocol", "connect-udp")],
+    "two :protocol": request(method="CONNECT") + [(":protocol", "websocket"), (":protocol", "websocket")],
     "TRACE": request(method="TRACE"),
     "101 fields": OK + [(f"x-{i}", "1") for i in range(101)],
 }
@@ -373,6 +382,71 @@ def test_malformed(t):
         assert c.status(n) == 200, (fields, c.answer(n))
     n = c.ask(method="OPTIONS", path="*")
     assert c.status(n) in (200, 403), c.answer(n)
+
+
+def test_websocket(t):
+    """a WebSocket in a stream (RFC 8441): the server's handshake is HTTP/1.1's with the credential, bytes go both ways, each side may end it; what is no 101 opens nothing"""
+    s, up = arrange(t)
+    up.websockets = 0
+
+    def converse(wire):
+        data = b""
+        while b"\r\n\r\n" not in data:
+            data += wire.recv(60)
+        head = data.partition(b"\r\n\r\n")[0]
+        up.requests.append(peers.Request(head, b"", b""))
+        if not head.startswith(b"GET /chat "):
+            return wire.send(b"HTTP/1.1 %s\r\nContent-Length: 2\r\n\r\n{}" % (b"200 OK" if head.startswith(b"GET /no ") else b"503 Busy"))
+        key = next(l.split()[1] for l in head.split(b"\r\n") if l.lower().startswith(b"sec-websocket-key:"))
+        accept = base64.b64encode(hashlib.sha1(key + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest())
+        wire.send(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Protocol: chat\r\nSec-WebSocket-Accept: " + accept + b"\r\n\r\n")
+        up.websockets += 1
+        try:
+            while (part := wire.recv(60)) not in (b"", b"leave"):
+                wire.send(part)
+                if part.endswith(b"last"):
+                    return wire.send(b"bye")
+        finally:
+            up.websockets -= 1
+    up._converse = converse
+    c = Client(s)
+    c.until(lambda: c.settings.get(8) == 1, what="SETTINGS_ENABLE_CONNECT_PROTOCOL")
+    asked = request(method="CONNECT", path="/chat") + [(":protocol", "websocket"), ("sec-websocket-version", "13"), ("sec-websocket-protocol", "chat"), ("origin", "https://api.test"),
+                                                       ("sec-websocket-key", "AAAAAAAAAAAAAAAAAAAAAA==")]
+    def opened():
+        n = c.next_id()
+        c.send(frame(HEADERS, END_HEADERS, n, block(*asked)))
+        c.until(lambda: n in c.heads or n in c.resets, what="an answer")
+        return n
+    n = opened()
+    fields = dict(c.heads[n][0])
+    assert fields[":status"] == "200" and fields["sec-websocket-protocol"] == "chat" and not {"sec-websocket-accept", "upgrade", "connection", "content-length"} & set(fields), fields
+    head = up.requests[0].head.decode().lower()
+    assert head.startswith("get /chat http/1.1\r\n") and f"authorization: bearer {TOKEN}" in head and "upgrade: websocket" in head, head
+    assert head.count("sec-websocket-key:") == 1 and "aaaaaaaaaaaaaaaaaaaaaa==" not in head and "close" not in head, head
+    for size in (5, 60_000, 1):          # what the server gets it sends back
+        c.bodies.pop(n, None)
+        for at in range(0, size, 16_000):
+            c.send(frame(DATA, 0, n, b"x" * min(16_000, size - at)))
+        c.until(lambda: len(c.bodies.get(n, b"")) == size, what=f"{size} bytes")
+    c.send(frame(DATA, END_STREAM, n, b"last"))         # the client ends, as Chromium does with its Close; the server's comes still
+    c.until(lambda: n in c.ended or n in c.resets, what="the end")
+    assert n in c.ended and c.bodies[n].endswith(b"lastbye"), (c.bodies[n][-20:], c.resets)
+    n = opened()
+    c.send(frame(DATA, 0, n, b"leave"))                 # the server ends
+    c.until(lambda: n in c.ended, what="the server's end")
+    n = opened()
+    c.send(frame(RST, 0, n, struct.pack(">I", 8)))
+    wait(lambda: up.websockets == 0, 5, "the server hears of a stream that is cancelled")
+    s.wait_record({"host": "api.test", "status": 101, "h2": True, "path": "/chat"})
+    asked[3] = (":path", "/no")                          # 200 without an upgrade would be a WebSocket here
+    n = opened()
+    assert n in c.resets and n not in c.heads, (c.heads.get(n), c.resets)
+    asked[3] = (":path", "/busy")
+    n = opened()
+    c.send(frame(DATA, 0, n, b"GET /smuggled HTTP/1.1\r\nHost: api.test\r\n\r\n"))
+    assert c.status(n) == 503 and c.lives() and not [q for q in up.requests if b"smuggled" in q.head]
+    c.close()
 
 
 def test_bodies(t):
