@@ -261,6 +261,21 @@ local function check_rows(pol, plain, secrets)
   end
 end
 
+-- Sealed texts open over TLS alone, so what a call hands out over plain HTTP could never be used. had: the record before | nil
+local function check_seal(pol, plain, had)
+  local function conflict(rec)
+    if not rec or not rec.plain_http or rec.mint == "allow" or rec.mint == "refuse" then return nil end
+    local preset = rec.preset and require("presets").get(rec.preset)
+    for _, row in ipairs(require("seal").rows_of(pol, preset) or {}) do
+      if not row.challenge then return row, rec.preset or rec.type end     -- a host is asked for its challenge over TLS alone
+    end
+  end
+  local row, whose = conflict(plain)
+  if not row or conflict(had) then return end
+  report.usage(("--plain-http: %s seals %s (%s), and a sealed text opens over TLS alone"):format(whose, row.what, require("seal").call(row)),
+    "leave --plain-http out; or mint=refuse: no such calls; or mint=allow: the agent gets the secret itself")
+end
+
 --- A credential's own certificate and roots, common to all types.
 local function read_tls(plain, into)
   plain.client_cert = into.client_cert or plain.client_cert
@@ -636,6 +651,7 @@ local function add(args, opt, ctx)
   fields.ask(ctx, specs, into, preset and preset.ask)
   follow_kind(pol, plain, into.values, chosen, pasted)
   local secrets = settle(pol, plain, into)
+  check_seal(pol, plain)
   check_rows(pol, plain, secrets)
   check_shared(pol, plain, ctx) -- with its rows and headers
   plain.created = require("time").wall()
@@ -741,6 +757,7 @@ local function set(args, opt, ctx)
     end
     reshaped = shape and plain.env and plain.placeholder ~= shape
     local secrets = settle(pol, plain, kept)
+    check_seal(pol, plain, db.plain(now))
     check_rows(pol, plain, secrets)
     if opt.host or opt.seal_host or opt.substitute or next(typed.sealed) then check_shared(pol, plain, ctx) end
     return { op = "put", db = "credential", key = plain.name, version = now.version, plain = plain, secrets = secrets,

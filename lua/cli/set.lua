@@ -29,9 +29,24 @@ local function has_secret(record, name)
   return false
 end
 
--- As JSON shows it: no value where there is none.
-local function shown(s, value, set, password)
-  return { value = s.many and report.array(value) or value, set = set, password = password or nil }
+-- What the running proxy was told by the flag of this name, which counts before what is kept | nil
+local function flag_of(ctx, s)
+  local running = home.running(ctx)
+  local flags = running and running.flags
+  return flags and flags[s.key]
+end
+
+-- As JSON shows it: no value where there is none. flag: what the running proxy has in its place.
+local function shown(s, value, set, password, flag)
+  return { value = s.many and report.array(value) or value, set = set, password = password or nil, flag = s.many and flag and report.array(flag) or flag }
+end
+
+-- Whoever changes what a flag of the running proxy overrides is told so.
+local function say_flag(ctx, s)
+  local flag = flag_of(ctx, s)
+  if flag == nil then return end
+  ctx.note(("note: the running proxy was started with --%s, which counts before this until it is started without it: there it is %s"):format(s.name,
+    settings.show(s, flag) == "" and "empty" or settings.show(s, flag)))
 end
 
 -- One that is kept with a secret: set NAME VALUE [SECRET=@FILE]
@@ -45,6 +60,7 @@ local function set_with_secret(args, ctx, s)
   db.change(function() return { proxy.write(key, value, password) } end)
   report.answer(ctx, { [s.name] = shown(s, value, true, password ~= nil) })
   ctx.note(("%s is %s now%s."):format(s.name, value, password and ", with a password" or ""))
+  say_flag(ctx, s)
   return 0
 end
 
@@ -74,6 +90,7 @@ local function set_login(args, ctx, s)
   report.answer(ctx, { [s.name] = shown(s, value, true) })
   local box = require("web.access").issuer()
   ctx.note(("People sign in with %s now. Its redirect URI: %s/login/oidc/callback"):format(value, box or "PUBLIC-URL"))
+  say_flag(ctx, s)
   return 0
 end
 
@@ -108,6 +125,7 @@ local function set_webhook(args, ctx, s)
   out.secret = shown_once
   report.answer(ctx, { [s.name] = out })
   ctx.note(("%s is told from now on; sallyport help messages says what it gets."):format(value))
+  say_flag(ctx, s)
   if shown_once then
     ctx.note("Messages are signed with this secret, shown this once:")
     ctx.out(shown_once .. "\n")
@@ -122,8 +140,10 @@ local function list_all(ctx)
     local value = s.default
     if kept then value = kept.value end
     local has = s.secret and kept and has_secret(kept, s.secret) or nil
-    rows[#rows + 1] = { s.name, settings.show(s, value) .. (has and (" (with a %s)"):format(s.secret) or ""), kept and "set" or "default", s.help }
-    out[s.name] = shown(s, value, kept ~= nil, has)
+    local flag = flag_of(ctx, s)
+    local of_flag = flag ~= nil and { s.name, settings.show(s, flag), "serve", s.help }
+    rows[#rows + 1] = of_flag or { s.name, settings.show(s, value) .. (has and (" (with a %s)"):format(s.secret) or ""), kept and "set" or "default", s.help }
+    out[s.name] = shown(s, value, kept ~= nil, has, flag)
   end
   ctx.out(ctx.json and report.json(out) or terminal.columns(ctx, { "SETTING", "VALUE", "FROM", "" }, rows))
   return 0
@@ -142,7 +162,7 @@ return {
     options = { { name = "default", help = "forget the kept value" } },
     help = [[
 Without a name it lists the settings; with a name it shows one; with values it keeps them.
-A flag of `serve` with the same name counts before the kept value. `listen`, `workers`, `memory`, `helpers` and those
+A flag of `serve` with the same name counts before the kept value: what the running proxy has by one is listed as from `serve`. `listen`, `workers`, `memory`, `helpers` and those
 of the log are read when the proxy starts, the others while it runs.
 
 ]] .. help_rows() .. [[
@@ -167,13 +187,15 @@ examples:
         if s.name == "public" then home.try_client_files(ctx) end
         report.answer(ctx, { [s.name] = shown(s, s.default, false) })
         ctx.note(("%s is %s again."):format(s.name, settings.show(s, s.default) == "" and "not set" or settings.show(s, s.default)))
+        say_flag(ctx, s)
         return 0
       end
       if not args[2] then
         local kept = db.peek("meta", key, "the setting " .. s.name)
         local value = s.default
         if kept then value = kept.value end
-        ctx.out(ctx.json and report.json { [s.name] = shown(s, value, kept ~= nil, s.secret and kept and has_secret(kept, s.secret)) } or settings.show(s, value) .. "\n")
+        ctx.out(ctx.json and report.json { [s.name] = shown(s, value, kept ~= nil, s.secret and kept and has_secret(kept, s.secret), flag_of(ctx, s)) } or settings.show(s, value) .. "\n")
+        say_flag(ctx, s)
         return 0
       end
       if s.secret then return set_with_secret(args, ctx, s) end
@@ -207,6 +229,7 @@ examples:
       local restart = at_start[s.name] or first
       ctx.note(("%s is %s now%s."):format(s.name, settings.show(s, value),
         restart and ctx.host.lock_held(ctx.home) and ", from the next start of the proxy" or ""))
+      say_flag(ctx, s)
       if before and before ~= value then
         ctx.note(("Environments that name %s are as they were: print them anew, then that folder may go."):format(before))
       end

@@ -284,6 +284,15 @@ def test_explain_knows_the_guard(t):
     assert "no address" in say("https://no-such-name.invalid/", "--resolve")["address"]
     assert "connect-to" in say("https://api.test/")["address"]
     assert "address_blocked" in s.cli("explain", "GET", "https://10.0.0.9/").stdout
+    # a setting that the running proxy has by a flag: who sets, shows or clears it is told that the flag counts
+    flag, other = f"api.test:443:127.0.0.1:{up.port}", "api.test:443:127.0.0.1:1"
+    for args in (("connect-to", other), ("connect-to",), ("connect-to", "--default")):
+        r = s.cli("set", *args)
+        assert f"started with --connect-to, which counts before this until it is started without it: there it is {flag}" in r.stderr, (args, r.stderr)
+    s.cli("set", "connect-to", other)
+    shown = json.loads(s.cli("set", "--json").stdout)
+    assert (shown["connect-to"]["value"], shown["connect-to"]["flag"]) == ([other], [flag]) and "flag" not in shown["body-max"], shown
+    assert re.search(rf"connect-to +{re.escape(flag)} +serve ", s.cli("set").stdout) and "note:" not in s.cli("set", "body-max", "1m").stderr
     assert not up.connections
 
 

@@ -344,6 +344,20 @@ return {
     w.ok("credential", "set", "k", "--plain-http", "--port", "8080")
     has(w.ok("credential", "show", "k"), "ports    8080")
   end),
+  ["plain HTTP is refused where what a call hands out would be sealed, for that opens over TLS alone"] = with_home(function(w)
+    local function reg(name, ...) return "credential", "add", name, "--type", "registry", "--host", "a.test", "username=me", "password=@" .. w.key, ... end
+    w.refused("a sealed text opens over TLS alone", reg("r", "--plain-http"))
+    w.refused("registry seals a registry's bearer", reg("r", "--plain-http", "mint=seal"))
+    w.ok(reg("r", "--plain-http", "mint=refuse"))
+    w.refused("a sealed text opens over TLS alone", "credential", "set", "r", "--clear", "mint")
+    w.refused("a sealed text opens over TLS alone", "credential", "set", "r", "mint=seal")
+    w.ok("credential", "set", "r", "mint=allow")
+    w.ok(reg("s"))
+    w.refused("leave --plain-http out", "credential", "set", "s", "--plain-http")
+    w.refused("huggingface seals", "credential", "add", "h", "--preset", "huggingface", "--plain-http", "token=@" .. w.key)
+    -- its row holds where the host's challenge names the call, and that is asked for over TLS alone
+    w.ok("credential", "add", "b", "--type", "basic", "--host", "a.test", "--plain-http", "username=me", "password=@" .. w.key)
+  end),
   ["a type that signs sends a secret all the same in a row or a header: no wildcard that strangers share"] = with_home(function(w)
     local function aws(name, ...)
       return "credential", "add", name, "--type", "aws_sigv4", "--host", "*.amazonaws.com",
