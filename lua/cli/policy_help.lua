@@ -115,7 +115,7 @@ function M.page(pol)
       if f.required then notes[#notes + 1] = "required" end
       if f.values then notes[#notes + 1] = table.concat(f.values, ", ") end
       if f.min or f.max then notes[#notes + 1] = ("%s to %s"):format(f.min or "…", f.max or "…") end
-      if f.default ~= nil and f.default ~= "" then notes[#notes + 1] = "default " .. spoken(f.default) end
+      if f.default ~= nil and f.default ~= "" and not (type(f.default) == "table" and next(f.default) == nil) then notes[#notes + 1] = "default " .. spoken(f.default) end
       out[#out + 1] = ("| %s | %s | %s |"):format(f.name, cell(table.concat(notes, "; ")), cell(f.help or ""))
     end
   end
@@ -128,10 +128,20 @@ function M.page(pol)
   end
   if type(pol.strip) == "function" then row("takes off", "what its fields name") end
   if type(pol.body) == "table" then row("reads bodies", pol.body.max and ("to %d bytes"):format(pol.body.max) or "to body-max") end
+  if pol.reader then row("reads", "what a push asks for (pkt-line)") end
+  local kinds = {}
+  for kind in pairs(pol.members and pol.reads or {}) do kinds[#kinds + 1] = kind end
+  table.sort(kinds)
+  row("reads members of", table.concat(kinds, ", "))
+  if pol.kind == "rule" and pol.on_response then row("is asked about answers", pol.answer and "once they have ended" or "by their head") end
+  if pol.tools then row("filters", "lists of an MCP server's tools") end
   if pol.refresh then row("fetches tokens", pol.connect and "of an account that a person connects" or "yes") end
   for _, url in ipairs(pol.reach or {}) do row("asks", url.scheme and ("%s://%s%s"):format(url.scheme, url.host, url.path) or (url.below and "*." or "") .. url.host) end
   for _, m in ipairs(type(pol.mint) == "table" and pol.mint or {}) do
     row("refuses", ("%s (%s)"):format(require("seal").call(m), m.what))
+  end
+  for _, r in ipairs(pol.seal or {}) do
+    row("seals", ("%s (%s)"):format(require("seal").call(r), r.what))
   end
   if pol.env then row("variable", pol.env.name .. (pol.env.shape and ", shaped " .. pol.env.shape or "")) end
   if rows[1] then

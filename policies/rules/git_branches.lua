@@ -48,7 +48,7 @@ return {
     { name = "protection", type = "enum", values = { "deny", "ask" }, default = "deny", help = "What a push to a protected one gets" },
     { name = "creates", type = "enum", values = { "allow", "ask", "deny" }, default = "allow", help = "New branches and tags" },
     { name = "moves", type = "enum", values = { "allow", "ask", "deny" }, default = "allow", help = "Be it a fast-forward or not" },
-    { name = "deletes", type = "enum", values = { "allow", "ask", "deny" }, default = "deny" },
+    { name = "deletes", type = "enum", values = { "allow", "ask", "deny" }, default = "deny", help = "Branches and tags that would go" },
     { name = "options", type = "list", default = { "merge_request.*" }, help = "Push options that are refused" },
   },
   on_request = function(req, ctx)
