@@ -1059,11 +1059,9 @@ function judge_method(self, req, of, allowed)
   end
 end
 
--- The same for a request without a credential. nil: it may go on | code, message, hint, options
-local function judge_domain(self, req, agent, own, deadline, posts)
-  local code, message
-  if req:strip(self.config.routing) or names_in_line(req, true) then code, message = judge_second(self, req, agent, own, true) end
-  if code or not posts or req.method ~= "POST" or not req.has_body then return code, message end
+-- The same, where the body may have to be read: it waits. nil: it may go on | code, message, hint, options
+local function judge_posts(self, req, own, deadline, posts)
+  if not posts or req.method ~= "POST" or not req.has_body then return nil end
   local body, generation = require "body", self.config.applied
   local of = body.of(req:view().headers)
   if not (of.form or of.json or of.multipart) then return nil end
@@ -1072,15 +1070,21 @@ local function judge_domain(self, req, agent, own, deadline, posts)
   wants(self, needs, nil, METHODS, METHODS_INSTEAD)
   local ok, why = read_whole(self, req, needs.max)
   if not ok then
-    local hint, options
-    code, message, hint, options = body_refused(self, req, why, needs, own.domain and "domain " .. own.name or "credential " .. own.name)
-    return code, message, hint, options
+    return body_refused(self, req, why, needs, own.domain and "domain " .. own.name or "credential " .. own.name)
   end
-  code, message = judge_method(self, req, of, posts)
+  local code, message = judge_method(self, req, of, posts)
   local synced, lost = self.config:sync(deadline + WAIT_MAX)
   if not synced then return lost end
   if self.config.applied ~= generation then return "changed" end
   return code, message
+end
+
+-- The same for a request without a credential. nil: it may go on | code, message, hint, options
+local function judge_domain(self, req, agent, own, deadline, posts)
+  local code, message
+  if req:strip(self.config.routing) or names_in_line(req, true) then code, message = judge_second(self, req, agent, own, true) end
+  if code then return code, message end
+  return judge_posts(self, req, own, deadline, posts)
 end
 
 -- A request as the rows of lua/mint.lua ask about it.
@@ -2142,6 +2146,7 @@ M.parts = {
   skips_of = skips_of, allowed_message = allowed_message, judge_second = judge_second,
   names_in_line = names_in_line, minted = minted, mint_question = mint_question, inject = inject,
   sealed_in = sealed_in, judge_sealed = judge_sealed, decide_request = decide_request, belongs = belongs, method_of = method_of,
+  hides_method = hides_method, judge_posts = judge_posts, body_refused = body_refused,
 }
 
 return M

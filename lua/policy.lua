@@ -98,7 +98,7 @@ local strip_keys = { headers = "table", query = "table", form = "table" }
 local carrier_keys = { headers = "table", query = "table", body = "table" }
 local member_keys = { secret = "boolean", nested = "boolean", optional = "boolean", url = "boolean" }
 local state_keys = { secrets = "table", expires_at = "integer", granted = "table", plain = "table" }
-local example_keys = { cred = "table", req = "table", answers = "table", want = "table" }
+local example_keys = { cred = "table", req = "table", answers = "table", response = "table", want = "table" }
 local rule_example_keys = { rule = "table", req = "table", with = "table", want = "string boolean", counts = "table" }
 local preset_example_keys = { preset = "string", want = "table" }
 local match_example_keys = { items = "table", bundles = "table", host = "string", question = "table", want = "table" }

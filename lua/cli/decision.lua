@@ -11,6 +11,7 @@ local decide, relays, foreign, at_endpoint, skips_of, allowed_message =
   parts.decide, parts.relays, parts.foreign, parts.at_endpoint, parts.skips_of, parts.allowed_message
 local judge_second, names_in_line, minted, mint_question, inject =
   parts.judge_second, parts.names_in_line, parts.minted, parts.mint_question, parts.inject
+local hides_method, judge_posts, body_refused = parts.hides_method, parts.judge_posts, parts.body_refused
 local sealed_in, judge_sealed = parts.sealed_in, parts.judge_sealed
 local names_exactly = require("pipeline").names_exactly
 local M = {}
@@ -109,12 +110,17 @@ local function parse_target(self, text)
   return url, websocket
 end
 
--- What can be told of a request that nobody sent: it has no body, and a type's function may want one.
+-- The request that spec says, of no connection; pcall's. method: its own, unless it stands here.
+local function request_of(spec, url, method)
+  return pcall(require("example").request, { method = method or spec.method, url = url.text, headers = spec.headers, body = spec.body })
+end
+
+-- What can be told of a request that nobody sent: where it has no body, a type's function may want one.
 local function mint_answer(self, opened, spec, url, websocket)
   websocket = websocket or spec.method == "WEBSOCKET"
-  local q = { method = websocket and "GET" or spec.method, websocket = websocket, host = url.host, query = url.query,
-    readings = function() return self.path_readings(url.path) end }
-  local ok, req = pcall(require("example").request, { method = spec.method, url = url.text })
+  local ok, req = request_of(spec, url)
+  local q = ok and spec.body and mint_question(self, req) or { readings = function() return self.path_readings(url.path) end }
+  q.method, q.websocket, q.host, q.query = websocket and "GET" or spec.method, websocket, url.host, url.query
   local code, message, hint = minted(self, opened, q, ok and req:view() or nil, opened.view)
   if code == "mint_denied" then return code, message, hint end
   return nil, not code and message or nil
@@ -175,7 +181,7 @@ end
 
 -- A request with sealed texts is its credential's, or refused. true, own, code, message, hint | nil: it bears none
 local function explain_sealed(self, result, spec, url, agent, websocket)
-  local ok, req = pcall(require("example").request, { method = spec.method, url = url.text, headers = spec.headers or {} })
+  local ok, req = request_of(spec, url)
   if not ok or not spec.agent then return nil end
   local sealed, code, message, hint = sealed_in(self, req, agent, self.time.now() + WAIT_MAX)
   if code then return true, nil, code, message, hint end
@@ -196,13 +202,16 @@ end
 local function judge_fields(self, spec, url, agent, own, routed)
   local opened = not own.domain and self.config:open(own.name) or nil
   local guarded = opened and (opened.guards or #opened.endpoints > 0) and "guarded"
-  local ok, req = pcall(require("example").request, { method = spec.method, url = url.text, headers = spec.headers or {} })
+  local ok, req = request_of(spec, url)
   if not ok then return "bad_request", "these are no fields of a request" end
   local strips = opened and opened.strips[routed or guarded or false] or routed and self.config.routing or {}
   if (req:strip(strips) or opened and opened.pol.targets or names_in_line(req, routed)) and (opened or routed) then
     local code, message = judge_second(self, req, agent, own, routed, opened and opened.pol.targets)
     if code then return code, message end
   end
+  local posts = own.domain and own.domain.posts or opened and opened.strips[routed or guarded or false].posts
+  local code, message, hint = judge_posts(self, req, own, self.time.now() + WAIT_MAX, posts)
+  if code then return code, message, hint end
   local left, gone = {}, {}
   for _, name in ipairs(req:view().headers:names()) do left[name] = true end
   for name in pairs(spec.headers or {}) do
@@ -212,8 +221,28 @@ local function judge_fields(self, spec, url, agent, own, routed)
   return nil, gone
 end
 
--- The rules of the bundle that would be asked, and what each says of a head that nobody sent; what is counted, the server
--- alone knows. code, message, hint of the first that refuses it | nil
+-- What a rule that is not asked about this method says, for the body of a POST could name one of its own.
+local function hidden_rule(self, rule, question, spec, url, tunnel)
+  if not spec.body or spec.method ~= "POST" or tunnel or not rule.methods or not require("rules").covers(rule, question, true) then return nil end
+  local methods = {}
+  for _, m in ipairs(rule.methods) do methods[m] = true end
+  local ok, req = request_of(spec, url)
+  if ok then return hides_method(self, req, rule, methods) end
+end
+
+-- A rule that reads a body, and this one. code, message, hint: it cannot be asked | nil: rules.ask is next
+local function feed_rule(self, rule, seen, req, body, readings)
+  local most = rule.pol.body and rule.pol.body.max
+  if most and most < #body and most < self.config.body_max then
+    return body_refused(self, req, "too_large", { max = most, own = true, why = ("rule %s reads it"):format(rule.name) }, "rule " .. rule.name,
+      ("sallyport policy edit %s (body = { max })"):format(rule.type))
+  end
+  local why = require("cli.policy_examples").reads(rule, self.sandbox.call, seen, req, body, readings)
+  if why then return "rule_failed", ("rule %s: its script failed"):format(rule.name) end
+end
+
+-- The rules of the bundle that would be asked, and what each says of a request that nobody sent: of its head, and of its body, if
+-- there is one. What is counted, the server alone knows. code, message, hint of the first that refuses it | nil
 local function judge_rules(self, result, spec, url, agent, websocket)
   local rules, list = require "rules", self.config:rules(result.bundle)
   if list == nil then return "rule_failed", "the rules of the bundle cannot be read", "sallyport doctor" end
@@ -221,21 +250,29 @@ local function judge_rules(self, result, spec, url, agent, websocket)
   local method = result.tunnel and "CONNECT" or websocket and "WEBSOCKET" or spec.method
   local question = { method = method, host = url.host,
     readings = function() return not result.tunnel and paths.readings(self.path_readings, url.path) or nil end }
-  local ok, req = pcall(require("example").request, { method = websocket and "GET" or spec.method, url = url.text, headers = spec.headers or {} })
+  local ok, req = request_of(spec, url, websocket and "GET" or nil)
   if not ok then return nil end
-  local _, shown = rules.request({ method = req.method, scheme = url.scheme, host = url.host, port = url.port, path = url.path, websocket = websocket }, question, req:view())
+  local body = spec.body
+  local seen, shown, now = rules.request({ method = req.method, scheme = url.scheme, host = url.host, port = url.port, path = url.path, websocket = websocket,
+    has_body = body ~= nil, length = body and #body }, question, req:view())
   local wall, code, message, hint = self.time.wall(), nil, nil, nil
   result.rules = {}
   for _, rule in ipairs(list) do
+    if not code then code, message, hint = hidden_rule(self, rule, question, spec, url, result.tunnel) end
+  end
+  for _, rule in ipairs(list) do
     if rules.covers(rule, question) then
-      local counts, says = false, nil
+      local counts, says, refused, why, advice = false, nil, nil, nil, nil
       local with = { agent = spec.agent or "", bundle = result.bundle, credential = result.credential, wall = wall,
         offset = self.time.offset(wall), count = function() counts = true; return 0 end }
-      local refused, why, advice = rules.ask(rule, self.sandbox.call, shown, with)
       local reads = rule.pol and (rule.pol.body or rule.pol.members)
+      now.asked = rule
+      if rule.pol and body and not result.tunnel then refused, why, advice = feed_rule(self, rule, seen, req, body, question.readings()) end
+      if not refused then refused, why, advice = rules.ask(rule, self.sandbox.call, shown, with) end
+      local push = rule.pol and rule.pol.reader and require("pktline").wanted({ method = req.method, has_body = true }, question.readings())
       if (reads or rule.pol and (rule.pol.reader or rule.pol.on_response and not rule.pol.answer)) and result.tunnel then
         refused, why, advice = "rule_denied", ("rule %s: it reads bodies or answers, and nobody can see what goes through a tunnel"):format(rule.name), nil
-      elseif reads then
+      elseif (reads or push) and not body then
         refused, says = nil, "it reads the body"
       elseif refused == "approval_timeout" then
         says = "it asks a person: " .. why:gsub("^rule [^:]*: a person is asked: ", "")
@@ -253,7 +290,7 @@ end
 
 --- { decision, status, code, message, hint, reason, bundle, credential, domain, type, considered = { { bundle, kind,
 -- name, why } } } | nil, why. spec = { agent = name|nil (then one that holds every bundle), method, url,
--- headers = { name = value } | nil, presents = the credential whose placeholder is in it | nil }.
+-- headers = { name = value } | nil, body = text | nil, presents = the credential whose placeholder is in it | nil }.
 function M.explain(pipeline, spec)
   local self = pipeline or worker.build { command = true }
   local synced, lost = self.config:sync(self.time.now() + WAIT_MAX)
@@ -335,9 +372,9 @@ function M.explain(pipeline, spec)
   end
   local list = self.config:rules(bundle)
   routed = routed or list and require("rules").at(list, url.host)[1] ~= nil
-  if spec.headers or names_in_line(url, routed) then
-    local code, fields = judge_fields(self, spec, url, agent, own, routed)
-    if code then return deny(code, fields) end
+  if spec.headers or spec.body or names_in_line(url, routed) then
+    local code, fields, advice = judge_fields(self, spec, url, agent, own, routed)
+    if code then return deny(code, fields, advice) end
     result.taken_off = fields[1] and fields or nil
   end
   code, message, hint = judge_rules(self, result, spec, url, agent, websocket or spec.method == "WEBSOCKET")

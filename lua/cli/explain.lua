@@ -69,6 +69,20 @@ local function fields_of(list)
   return out
 end
 
+-- The body that is asked about | nil: there is none
+local function body_of(ctx, given)
+  if not given then return nil end
+  local running = require("cli.home").running(ctx)
+  return require("cli.files").body(ctx, given, records.settings(running and running.flags).body_max, "a body over body-max is not read: sallyport set body-max SIZE")
+end
+
+local function has_type(headers)
+  for name in pairs(headers or {}) do
+    if name:lower() == "content-type" then return true end
+  end
+  return false
+end
+
 -- Prints the decision d.
 local function told(ctx, d, method, url)
   if ctx.json then
@@ -141,7 +155,9 @@ local function explain(args, opt, ctx)
   elseif agent then
     db.need("agent", agent)
   end
-  local d, trouble = decision.explain(nil, { agent = agent, method = method, url = target, headers = fields_of(opt.header) })
+  local headers, body = fields_of(opt.header), body_of(ctx, opt.body)
+  if body and not has_type(headers) then ctx.note("note: this body has no Content-Type, by which rules know what it is: --header 'Content-Type: application/json'") end
+  local d, trouble = decision.explain(nil, { agent = agent, method = method, url = target, headers = headers, body = body })
   if not d then report.usage(("that URL cannot be judged: %s"):format(tostring(trouble))) end
   d.door = came
   if came and came.credential and d.decision == "allow" and d.credential ~= came.credential then
@@ -156,7 +172,7 @@ local function explain(args, opt, ctx)
 end
 
 return {
-  { words = "explain", args = "[--agent A | --via LISTENER | --from ADDR | --user U --tenant T | --key K] [--tool TOOL] [--header 'NAME: VALUE' …] METHOD URL", min = 2, max = 2,
+  { words = "explain", args = "[--agent A | --via LISTENER | --from ADDR | --user U --tenant T | --key K] [--tool TOOL] [--header 'NAME: VALUE' …] [--body TEXT|@FILE|-] METHOD URL", min = 2, max = 2,
     summary = "what would happen to a request, and why",
     options = { { name = "agent", arg = "AGENT", help = "as this agent; else as one that holds every bundle" },
       { name = "user", arg = "USER", help = "through the door (URL: a gateway's address), as this person, who approved all" },
@@ -171,19 +187,22 @@ return {
       { name = "uid", arg = "N", help = "as that user, through a Unix socket" },
       { name = "resolve", help = "look the host up, and judge its addresses as the proxy would" },
       { name = "header", arg = "FIELD", many = true, whole = true,
-        help = "a field of the request: does it name a second place (Destination, x-amz-copy-source), is it taken off?" } },
+        help = "a field of the request: does it name a second place (Destination, x-amz-copy-source), is it taken off?" },
+      { name = "body", arg = "TEXT|@FILE|-", empty = true, help = "the body, at most body-max: what do rules say that read it?" } },
     help = [[
 Says which bundle, credential or domain entry decides about a request, and why the others do not. It runs the
 code that decides in the proxy (policies/match.lua) on the store as it is now, and sends nothing. Of an
 address it knows what the address guard says; of a name only with --resolve. METHOD may be WEBSOCKET for the upgrade.
 Of a request that comes in at the door it says first who it is, what their role and the connection allow, and which
-scopes the tool needs; then how the tenant's request goes out. A rule that reads the body is named, and not asked: here is none.
+scopes the tool needs; then how the tenant's request goes out. A rule that reads the body is asked where --body says it (its
+Content-Type with --header), and else named. What is counted, and whose key stands in a body, the running proxy alone knows.
 It ends with 0 where it could say, whatever the answer is; --json has `decision`.
 
 examples:
   sallyport explain --agent claude GET https://api.github.com/user
   sallyport explain --agent claude --json POST https://api.github.com/gists | jq .decision
   sallyport explain --user ada@example.org --tenant acme --tool create_page POST https://box.example.org/mcp/tools
+  sallyport explain --header 'Content-Type: application/json' --body '{"model":"o1"}' POST https://api.openai.com/v1/responses
   sallyport explain --header 'x-amz-copy-source: /private/key' PUT https://s3.eu-west-1.amazonaws.com/public/key
 ]], run = explain },
 }

@@ -15,6 +15,24 @@ function M.read(path, max)
   return text or ""
 end
 
+--- A body as it is typed: TEXT, @FILE or "-" for standard input; on a page it is a text. Whoever gave more than `max` bytes, or what cannot
+-- be read, is told so. hint: what may be done about the bound.
+function M.body(ctx, given, max, hint)
+  local report = require "cli.report"
+  local path = not ctx.page and given:match("^@(.*)$")
+  local text, why = given, nil
+  if path then
+    text, why = ctx.host.read_file(path, max)
+  elseif given == "-" and not ctx.page then
+    text = io.stdin:read(max + 1) or ""
+  end
+  if text and #text > max then text, why = nil, "too_large" end
+  if text then return text end
+  local what = path and ("cannot read %s: "):format(report.clean(path)) or "the body is not taken: "
+  local said = { absent = "there is no such file", too_large = ("it has more than %s"):format(require("records").show_size(max)) }
+  report.fail(what .. (said[why] or tostring(why)), why == "too_large" and hint or nil)
+end
+
 --- What lies in a folder; none where it cannot be read.
 function M.names(path)
   local out, pipe <close> = {}, io.popen("ls -A1 " .. require("env").quote(path) .. " 2>/dev/null")

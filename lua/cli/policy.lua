@@ -354,13 +354,12 @@ local function try(args, opt, ctx)
   if not require("http").parse_url(url) then report.usage("that is not a URL", "sallyport policy try FILE GET https://api.example.com/v1/me") end
   local headers, words = {}, table.move(args, 4, #args, 1, {})
   for _, line in ipairs(opt.header or {}) do header_of(line, headers) end
-  local body = opt.data
-  if body and body:sub(1, 1) == "@" and not ctx.page then
-    body = contents(ctx, body:sub(2), BODY_MAX)
-  end
+  local body = opt.data and require("cli.files").body(ctx, opt.data, BODY_MAX)
+  local answer = opt.answer and require("cli.files").body(ctx, opt.answer, require("cli.seal_try").MAX)
+  if answer and pol.kind ~= "type" then report.usage("--answer is for a type: what of it would be sealed?") end
   if opt.credential and words[1] then report.usage("--credential NAME has its own fields", "leave out FIELD=VALUE, or --credential") end
   return require("cli.policy_try").run(ctx, pol, {
-    method = method, url = url, headers = headers, body = body, credential = opt.credential, agent = opt.agent, bare = not words[1],
+    method = method, url = url, headers = headers, body = body, answer = answer, credential = opt.credential, agent = opt.agent, bare = not words[1],
     read = function() return require("cli.fields").read(ctx, pol.fields or {}, words) end,
     place = function(reason) return in_file(reason, name, file and what or "policies/" .. name .. ".lua") end,
   })
@@ -683,19 +682,22 @@ examples:
   { words = "policy try", args = "FILE|NAME METHOD URL [FIELD=VALUE …]", min = 3, homeless = true,
     summary = "a request before and after; sends nothing",
     options = { { name = "header", short = "H", arg = "'NAME: VALUE'", many = true, whole = true, help = "-H: a header of the agent's" },
-      { name = "data", short = "d", arg = "TEXT|@FILE", empty = true, help = "-d: the body" },
+      { name = "data", short = "d", arg = "TEXT|@FILE|-", empty = true, help = "-d: the body" },
+      { name = "answer", arg = "TEXT|@FILE|-", empty = true, help = "an answer to it, or its body alone: what of it is sealed?" },
       { name = "agent", arg = "AGENT", help = "of a rule, or of what matches: whose request it is" },
       { name = "credential", arg = "NAME", help = "its fields; its secrets are not read" } }, help = [[
 Shows what a type makes of a request, and sends nothing: the request before and after, what was stripped, what
 log(…) says, and how many instructions it took. Secrets are never used: «name» stands where one would go, and a
 signature is made with a stand-in. A refresh runs on the answers of an example that has some; else the token is a
-stand-in too. Plain fields that are not given come from the file's first example. A draft of a rule says what it makes of the
+stand-in too. Where a row of `seal` holds for the call it says what of the answer is sealed, and of an --answer (as curl -i shows
+it, or a body alone) which members, for how long, and where the text opens; no value is shown. Plain fields that are not given come from the file's first example. A draft of a rule says what it makes of the
 request, with its counters at nothing; a draft of what matches decides on the store as it is, as `explain` shows it.
 
 examples:
   sallyport policy try ./acme.lua GET https://api.acme.test/v1/me
   sallyport policy try acme POST https://api.acme.test/v1/x -H 'Content-Type: application/json' -d '{"a":1}' account=7
   sallyport policy try ./acme.lua GET https://api.acme.test/v1/me --credential a1
+  sallyport policy try ./acme.lua POST https://api.acme.test/v1/sessions --answer '{"session_token":"x","expires_in":600}'
   sallyport policy try ./office.lua POST https://api.acme.test/v1/orders from=8 to=18
 ]], run = try },
   { words = "policy rename", args = "NAME NEW", min = 2, max = 2, summary = "give a policy of your own another name", help = [[

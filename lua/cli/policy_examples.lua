@@ -8,7 +8,7 @@ local EXAMPLES_CPU = 10         -- seconds of processor time for all of them
 
 local request_keys = { method = "string", url = "string", headers = "table", body = "string" }
 local applied_keys = { headers = "table", query = "table", url = "string", path = "string", body = "string" }
-local want_keys = { error = "string boolean", state = "table", sent = "table" }
+local want_keys = { error = "string boolean", state = "table", sent = "table", sealed = "table boolean string" }
 for k, v in pairs(applied_keys) do want_keys[k] = v end
 local sent_keys = { method = "string", url = "string", headers = "table", query = "table", path = "string", body = "string" }
 M.keys = { req = request_keys, want = want_keys, sent = sent_keys }
@@ -227,6 +227,43 @@ function M.strip(pol, req, cred)
   return true
 end
 
+-- The answer to the call against the rows of `seal`, and what the example wants of it: the seconds of each member that is sealed; false: none is,
+-- for no row holds; mint_denied: the call is refused; seal_failed: the answer is. nil: both say the same
+local function seal_example(pol, ex, check, i, cred)
+  local of, r, want = require "cli.seal_try", ex.req or {}, ex.want.sealed
+  if want == nil then return "response = {…} goes with want.sealed: what of it is sealed" end
+  if ex.response and not check:keys(ex.response, of.keys, "response", { "examples", i, "response" }) then return check.why end
+  local call = { method = r.method or "GET", url = r.url or "https://api.example.com/", headers = r.headers, body = r.body }
+  local url = require("http").parse_url(call.url)
+  if not url then return "req.url is no URL" end
+  local makes = policy.mint(pol, { method = call.method, host = url.host, query = url.query, readings = function() return paths.ways(url.path) end },
+    require("example").request(call):view(), cred)
+  local becomes, met = of.judge(pol.seal, nil, call, makes or nil)
+  if becomes ~= "seal" then
+    if type(want) == "table" then return "the example wants something sealed, and " .. (becomes and "the call is refused: mint_denied" or "no row of `seal` holds for the call") end
+    return differs("want.sealed", becomes and "mint_denied" or nil, want)
+  end
+  local a, body = ex.response or {}, (ex.response or {}).body or ""
+  local headers = {}
+  for name, value in pairs(a.headers or {}) do headers[#headers + 1] = { tostring(name):lower(), tostring(value) } end
+  local list, why = of.answer(met, call, { status = a.status or 200, headers = headers, body = type(body) == "table" and require("json").encode(body) or body },
+    { now = policy.wall(), most = require("records").setting("seal-max").default })
+  if type(want) ~= "table" then
+    if not list and want == "seal_failed" then return nil end
+    return differs("want.sealed", list and "a table of members" or ("seal_failed (%s)"):format(why), want)
+  end
+  if not list then return ("the example wants something sealed, and it is seal_failed: %s"):format(why) end
+  local got = {}
+  for _, s in ipairs(list) do got[s.member] = s.seconds end
+  for name, s in pairs(want) do
+    local wrong = differs("the time of the sealed " .. tostring(name), got[name], s)
+    if wrong then return wrong end
+    got[name] = nil
+  end
+  local more = next(got)
+  return more and ("%s is sealed, too"):format(more) or nil
+end
+
 -- nil where the example comes out as it says; else what differs.
 local function type_example(pol, ex, check, i)
   if ex.req and not check:keys(ex.req, request_keys, "req", { "examples", i, "req" }) then return check.why end
@@ -239,6 +276,12 @@ local function type_example(pol, ex, check, i)
     local wrong, new = refresh_example(pol, ex, check, i, cred)
     if wrong or not new then return wrong end
     cred = strict(pol, values, new, true)
+  end
+  if ex.response or ex.want.sealed ~= nil then
+    local wrong = seal_example(pol, ex, check, i, cred)
+    local applies = false
+    for k in pairs(ex.want) do applies = applies or k ~= "sealed" end
+    if wrong or not applies then return wrong end
   end
   local req, code, message = M.request(pol, ex.req or {}, cred)
   local ok = req ~= nil
@@ -281,6 +324,26 @@ end
 local with_keys = { agent = "string", bundle = "string", credential = "string", wall = "integer", offset = "integer" }
 M.keys.with = with_keys
 
+--- What a rule that reads bodies is told of this one, as the pipeline has it: seen.body, seen.found, seen.pushed. call: sandbox.call;
+-- body: text, or nil: there is none. nil | what went wrong
+function M.reads(rule, call, seen, req, body, readings)
+  local pol, of = rule.pol, require("body").of(req:view().headers)
+  seen.body, seen.found, seen.pushed = pol.body and body or nil, nil, nil
+  if pol.members and body then
+    local reading = require "reading"
+    local members, why = require("rules").members(rule, call)
+    if not members then return why end
+    local reader = not of.why and pol.reads[of.kind] and reading.new(of.kind, members, of.boundary) or nil
+    local _, unread
+    if reader then _, unread = reading.whole(reader, body, function() end) end
+    seen.found = require("rules").found(rule, of, reader, unread)
+  end
+  if pol.reader and require("pktline").wanted({ method = req.method, has_body = body ~= nil }, readings) then
+    local push, why = require("pktline").parse(body)
+    seen.pushed = of.encoded and of.why or push or why or "the commands of this push do not end"
+  end
+end
+
 --- Asks a rule with these fields about the request r = { method, url, headers, body }, as rules.ask answers it; "rule_failed", why: it cannot
 -- be asked. with: { agent, bundle, credential, wall, offset }; count: as rules.ask has it.
 function M.asked(pol, values, r, with, count)
@@ -298,21 +361,8 @@ function M.asked(pol, values, r, with, count)
     return fields[name]
   end })
   local seen, shown = rules.request(req, question, req:view())
-  seen.body = pol.body and r.body or nil
-  if pol.members and r.body then
-    local reading, of = require "reading", require("body").of(req:view().headers)
-    local members, why = rules.members(rule, sandbox.call)
-    if not members then return "rule_failed", why end
-    local reader = not of.why and pol.reads[of.kind] and reading.new(of.kind, members, of.boundary) or nil
-    local _, unread
-    if reader then _, unread = reading.whole(reader, r.body, function() end) end
-    seen.found = rules.found(rule, of, reader, unread)
-  end
-  if pol.reader and require("pktline").wanted({ method = req.method, has_body = r.body ~= nil }, question.readings()) then
-    local of = require("body").of(req:view().headers)
-    local push, why = require("pktline").parse(r.body)
-    seen.pushed = of.encoded and of.why or push or why or "the commands of this push do not end"
-  end
+  local why = M.reads(rule, sandbox.call, seen, req, r.body, question.readings())
+  if why then return "rule_failed", why end
   return rules.ask(rule, sandbox.call, shown, {
     agent = with.agent or "a", bundle = with.bundle or "default", credential = with.credential,
     wall = with.wall or policy.wall(), offset = with.offset or 0, count = count,
@@ -420,6 +470,9 @@ function M.notes(pol)
   elseif pol.refresh and not answered and pol.source ~= sandbox.default_source(pol.name) then
     notes[1] = "no example runs its refresh: answers = { { status = 200, body = {…} } } in one would"
   end
+  local sealed = not pol.seal[1] or pol.source == sandbox.default_source(pol.name)
+  for _, ex in ipairs(pol.examples) do sealed = sealed or ex.want.sealed ~= nil end
+  if not sealed then notes[#notes + 1] = "no example says what its rows of `seal` make of an answer: response = { body = {…} }, want = { sealed = { token = 600 } }" end
   return notes
 end
 

@@ -385,10 +385,17 @@ with the new state. For net.command: { headers = { NAME = value } }.
     { cred = { key = "k1" }, answers = { { body = { access_token = "t1", expires_in = 60 } } },
       want = { state = { access_token = "t1", expires_at = 1700000060 } } }
 
+## example.response
+What the server answers to the request, for rows of `seal`: { status = 200, headers = { }, body = text or table }. Goes with want.sealed:
+each member that is sealed, by its path in this answer, with the seconds that the text lives (a day at most); or false: no row holds for the
+call, so nothing is sealed; "mint_denied": it is refused; "seal_failed": the agent would get 502. `policy try … --answer` says the same by hand.
+    { cred = { key = "k1" }, req = { method = "POST", url = "https://api.acme.test/v1/sessions" }, response = { body = { session_token = "s1", expires_in = 600 } },
+      want = { sealed = { session_token = 600 } } }
+
 ## example.want
 What must come of it. headers, query: values by name, false: it must not be there; url, path, body; error: the code that apply or
 refresh answers, or true for any; state: what refresh returns, secrets by name beside expires_at and granted; sent: the list of
-requests that refresh sends, each { method =, url =, path =, headers =, query =, body = }.
+requests that refresh sends, each { method =, url =, path =, headers =, query =, body = }; sealed: see example.response.
     { cred = { key = "k1" }, answers = { { body = { access_token = "t1" } } },
       want = { sent = { { method = "POST", url = "https://login.acme.test/token", body = "key=k1" } } } }
 

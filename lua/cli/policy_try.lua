@@ -101,7 +101,7 @@ local function from_record(self, pol, name)
   if rec.type ~= pol.name then
     report.fail(("'%s' is of the type %s, not %s"):format(name, rec.type, pol.name))
   end
-  self.hosts = rec.hosts
+  self.hosts, self.record = rec.hosts, rec
   local values, headers = {}, {}
   for k, v in pairs(rec.fields or {}) do values[k] = v end
   for k, v in pairs(rec.headers or {}) do headers[k] = v end
@@ -201,6 +201,25 @@ local function set_headers(req, headers)
   for name, value in pairs(headers) do view.headers:set(name, value) end
 end
 
+-- What becomes of the call's answer: result.seals, the rows that hold; with an answer result.sealed, what of it is sealed, or result.seal_fails.
+local function seal_rows(self, pol, spec, result, makes)
+  local of, rec = require "cli.seal_try", self.record or {}
+  local rows = require("seal").rows_of(pol, rec.preset and require("presets").get(rec.preset))
+  local becomes, met = of.judge(rows, rec.mint, spec, makes)
+  if becomes == "refuse" then result.makes = met end
+  if becomes == "seal" then result.makes = nil end
+  if becomes == "refuse" or becomes ~= "seal" and not spec.answer then return end
+  result.seals, met = {}, becomes == "seal" and met or {}
+  for i, row in ipairs(met) do result.seals[i] = of.told(row) end
+  if not spec.answer or not met[1] then return end
+  local answer, why = of.parse(spec.answer)
+  if not answer then report.usage("--answer: " .. why, "a body, or what curl -i shows: --answer @answer.txt") end
+  local kept = self.record and require("store").get("meta", "set/seal-max")
+  local list, fails = of.answer(met, spec, answer, { now = require("time").wall(), most = kept and kept.value or require("records").setting("seal-max").default })
+  result.seal_fails, result.sealed = fails, {}
+  for i, s in ipairs(list or {}) do result.sealed[i] = { member = s.member, seconds = s.seconds, shape = s.shape, begins = s.begins, opens = of.told(s.row).opens } end
+end
+
 -- { before, after, stripped, sent, instructions } | nil, code, message, the same so far
 local function run(self, pol, spec)
   local result, values, headers, kept, borrowed = {}, nil, nil, nil, nil
@@ -231,6 +250,7 @@ local function run(self, pol, spec)
   local makes = policy.mint(pol, { method = spec.method, host = url.host, query = url.query,
     readings = function() return require("paths").ways(url.path) end }, req:view(), cred)
   result.makes = type(makes) == "string" and makes or nil
+  seal_rows(self, pol, spec, result, result.makes)
   set_headers(req, headers)
   done, code, message = policy.apply(pol, req, cred)
   result.instructions = sandbox.spent()
@@ -271,9 +291,35 @@ local function say_json(self, ctx, result, log)
   local sent = report.array()
   for i, r in ipairs(result.sent or {}) do sent[i] = shown_request(self, r) end
   for i, text in ipairs(log) do log[i] = readable(text) end
+  for _, row in ipairs(result.seals or {}) do
+    for _, list in ipairs { "members", "optional", "opens", "hosts" } do report.array(row[list]) end
+  end
+  for _, s in ipairs(result.sealed or {}) do report.array(s.opens) end
   report.answer(ctx, { before = shown_request(self, result.before), after = shown_request(self, result.after),
     stripped = report.array(result.stripped), sent = sent, log = report.array(log), instructions = result.instructions,
-    token = result.token, borrowed = report.array(result.borrowed), makes = result.makes, elsewhere = result.elsewhere, error = result.error })
+    token = result.token, borrowed = report.array(result.borrowed), makes = result.makes,
+    seals = result.seals and report.array(result.seals), sealed = result.sealed and report.array(result.sealed), seal_fails = result.seal_fails, elsewhere = result.elsewhere, error = result.error })
+end
+
+local function list_of(list, none) return list[1] and table.concat(list, ", ") or none end
+
+-- What is sealed of the answer, in lines.
+local function say_seals(result, out)
+  for _, row in ipairs(result.seals or {}) do
+    out[#out + 1] = ("seals     %s of the answer, as the row %s says (%s)%s"):format(list_of(row.members, "nothing"), row.call, row.what,
+      row.challenge and (", where the host's challenge at %s names this call"):format(row.challenge) or "")
+    if row.optional[1] then out[#out + 1] = "          and where it is there: " .. list_of(row.optional) end
+    local time = type(row.ttl) == "number" and require("records").span(row.ttl) or row.ttl and "as long as the answer's " .. row.ttl .. " says" or "1h"
+    out[#out + 1] = ("          the text lives %s%s; it opens in %s%s"):format(time, row.shape and ", and keeps a JWT's header and claims"
+      or row.prefix and (", and begins with %s"):format(row.prefix) or "", list_of(row.opens), row.hosts[1] and ", and at " .. list_of(row.hosts) .. ", too" or "")
+  end
+  if result.seals and not result.seals[1] then out[#out + 1] = "seals     nothing: no row of `seal` holds for this call" end
+  for _, s in ipairs(result.sealed or {}) do
+    out[#out + 1] = ("sealed    %s, for %s%s; opens in %s"):format(s.member, s.seconds > 0 and require("records").span(s.seconds) or "no time: it has ended",
+      s.shape and ", as a JWT" or s.begins and (", beginning with %s"):format(s.begins) or "", list_of(s.opens))
+  end
+  if result.sealed and not result.sealed[1] and not result.seal_fails then out[#out + 1] = "sealed    nothing: this answer has none of these" end
+  if result.seal_fails then out[#out + 1] = "fails     502 seal_failed: " .. result.seal_fails end
 end
 
 local function say(self, ctx, result, log)
@@ -302,6 +348,7 @@ local function say(self, ctx, result, log)
     out[#out + 1] = "fields    from the file's first example: " .. table.concat(result.borrowed, ", ")
   end
   if result.elsewhere then out[#out + 1] = "note      " .. result.elsewhere end
+  say_seals(result, out)
   if result.makes then
     out[#out + 1] = ("note      it would make %s: an agent is refused that unless the credential says mint=allow"):format(result.makes)
   end

@@ -17,11 +17,6 @@ local function row_of(rec, number)
   return require("seal").by_id(rows, number)
 end
 
-local function place_text(place)
-  if place[1] == "json" then return "json=/" .. place[2]:gsub("~", "~0"):gsub("/", "~1"):gsub("%z$", ""):gsub("%z", "/") end
-  return place[2] ~= "authorization" and place[1] .. "=" .. place[2] or "authorization"
-end
-
 local TEXT_MAX = 1 << 20    -- bytes of standard input: an answer is no longer
 
 local function show(args, _, ctx)
@@ -37,7 +32,7 @@ local function show(args, _, ctx)
   local name, rec = named("credential", "", found.credential)
   local row = row_of(rec, found.row)
   local places, hosts = {}, {}
-  for i, place in ipairs(row and row.opens or {}) do places[i] = place_text(place) end
+  for i, place in ipairs(row and row.opens or {}) do places[i] = require("cli.seal_try").place(place, true) end
   for _, list in ipairs { rec and rec.hosts or {}, rec and rec.seal_hosts or {}, row and row.hosts or {} } do
     for _, host in ipairs(list) do hosts[#hosts + 1] = host end
   end

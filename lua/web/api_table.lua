@@ -1,7 +1,7 @@
 --- The JSON API's resources: each is a command that a page may run (web.commands), with an address, a method and a scope.
 -- Both the server (web.api) and its document (web.api_document) are made from this table.
 -- A row: { method, path, words | nil, scope, parts = names within the path, body = members, query = members, more = arguments,
---   id = the family's item, about }
+--   id = the family's item, without = a member of the command's that it does not take, about }
 -- A member: { name, kind = "text" | "switch" | "list" | "number" | "map" | "secrets" | "fields", of = values, option = its name,
 --   place = which argument, required, about }
 local commands = require "web.commands"
@@ -77,6 +77,9 @@ local function add(rows, method, path, words, more)
   for k, v in pairs(more or {}) do row[k] = v end
   row.scope = row.scope or (method == "GET" and "read" or "write")
   local takes = row.takes or c and members_of(c, row.named and 0 or #row.parts, row.named) or {}
+  for i = #takes, 1, -1 do
+    if takes[i].name == row.without then table.remove(takes, i) end
+  end
   takes[#takes + 1] = row.and_takes
   if method == "GET" then row.query = takes elseif method ~= "DELETE" then row.body = takes end
   if row.body and not row.body[1] then row.body = nil end
@@ -156,7 +159,8 @@ local function make()
   add(rows, "GET", "/log", "log", { lines = true, about = "records of the log, the oldest first" })
   add(rows, "GET", "/log/summary", "log", { takes = { { name = "since", kind = "text", option = "since", about = "15m, 24h, or a moment" },
     { name = "until", kind = "text", option = "until", about = "15m, 24h, or a moment" } }, more = { "--summary" }, about = "counts by host" })
-  add(rows, "GET", "/explain", "explain", { about = "what would happen to a request: nothing is sent" })
+  add(rows, "GET", "/explain", "explain", { without = "body", about = "what would happen to a request: nothing is sent" })
+  add(rows, "POST", "/explain", "explain", { scope = "read", about = "the same, with the request's body" })
   add(rows, "GET", "/status", "status")
   add(rows, "GET", "/doctor", "doctor")
   return rows

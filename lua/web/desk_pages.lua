@@ -574,10 +574,14 @@ local function decision(got)
       why = why[1] and html("<h2>What was looked at</h2>{g}", { g = grid({ "What", "Bundle", "Why not" }, why) }) })
 end
 
-local function explained(desk, agent, method, url)
-  local args = { "explain" }
+-- more: { headers = lines, body = text } of a form | nil
+local function explained(desk, agent, method, url, more)
+  local args, body = { "explain" }, (more and more.body or ""):gsub("\r\n", "\n")
   if agent ~= "" then args[2] = "--agent=" .. agent end
   if method:find("^%-") or url:find("^%-") then return html "<p>That is no request.</p>" end
+  if body == "-" or body:sub(1, 1) == "@" then return html "<p>A body that is - or begins with @ is asked about on the command line: there it names a file.</p>" end
+  for line in (more and more.headers or ""):gmatch("[^\r\n]+") do args[#args + 1] = "--header=" .. line end
+  if body ~= "" then args[#args + 1] = "--body=" .. body end
   args[#args + 1], args[#args + 2] = method, url
   local got = ask(desk, table.unpack(args))
   return decision(got), not got.error and args or nil
@@ -601,15 +605,21 @@ local function record(desk, query)
     body = html "<p>It is older than what this page looks through: <code>sallyport log --json</code> has it.</p>" }
 end
 
-local function explain(desk, query)
-  local done, args = nil, nil
-  if query.method and query.url then done, args = explained(desk, query.agent or "", query.method, query.url) end
+local function explain(desk, query, form)
+  local done, args, asked = nil, nil, form or query
+  if asked.method and asked.url then done, args = explained(desk, asked.agent or "", asked.method, asked.url, form) end
   return { title = "Explain a request", line = args or { "explain", "GET", "URL" }, body = html([[
 <p>Says which bundle, credential or host entry decides, and why the others do not. Nothing is sent.</p>
-<form class="row" method="get" action="{base}explain"><label>Agent<br><input name="agent" value="{a}"></label>
+<form method="post" action="{base}explain">{csrf}<div class="row"><label>Agent<br><input name="agent" value="{a}"></label>
 <label>Method<br><input name="method" value="{m}" size="8"></label>
-<label>URL<br><input name="url" value="{u}" size="40"></label><button class="go">Explain</button></form>{done}]],
-    { base = desk.base, a = query.agent or "", m = query.method or "GET", u = query.url or "", done = done }) }
+<label>URL<br><input name="url" value="{u}" size="40"></label><button class="go">Explain</button></div>
+<details{open}><summary>With headers and a body, for rules that read them</summary>
+<label for="e-headers">Headers</label><textarea id="e-headers" name="headers" rows="2" spellcheck="false" aria-describedby="e-headers-help">
+{h}</textarea><small id="e-headers-help">One NAME: VALUE a line; a body is known by its Content-Type.</small>
+<label for="e-body">Body</label><textarea id="e-body" name="body" rows="4" spellcheck="false">
+{b}</textarea></details></form>{done}]],
+    { base = desk.base, csrf = desk.csrf "explain", a = asked.agent or "", m = asked.method or "GET", u = asked.url or "", done = done,
+      h = form and form.headers, b = form and form.body, open = form and ((form.headers or "") ~= "" or (form.body or "") ~= "") and html " open" }) }
 end
 
 -- ---- policies ------------------------------------------------------------------------------------
@@ -991,7 +1001,7 @@ end
 
 local pages = { [""] = home, connect = connect, door = door, variables = variables, settings = settings, log = log, allow = allow, record = record,
   explain = explain, policies = policies, environment = environment }
-local posts = { settings = true, environment = true, variables = true }
+local posts = { settings = true, environment = true, variables = true, explain = true }
 -- The part of the bar that a page is of.
 local under = { record = "log", allow = "log", explain = "log", users = "door", tenants = "door", gateways = "door",
   connections = "door", keys = "door", roles = "door", clients = "door", environment = "agents", proposals = "approvals" }

@@ -200,6 +200,15 @@ def test_first_app(t):
     assert s.request(auth=auth).get("x-sallyport-error") is not None
     seen = a.get("explain?agent=helper&method=GET&url=" + urllib.parse.quote("https://api.test/"))
     assert "disabled" in seen.text and "sallyport explain" in seen.text, seen.text
+    s.cli("credential", "enable", "app")
+    s.cli("rule", "add", "ours", "--type", "fields", "member=to", "only=*@acme.com")
+    for body, said in (('{"to":"you@evil.test"}', "to may be *@acme.com alone"), ('{"to":"me@acme.com"}', "it has nothing against it"), ("@/etc/hostname", "is asked about on the command line")):
+        a.get("explain")
+        a.submit(form=next(f for f in a.page.forms if f["action"].endswith("/explain")), agent="helper", method="POST", url="https://api.test/",
+                 headers="Content-Type: application/json", body=body)
+        assert a.status == 200 and said in a.page.text, (body, a.page.text)
+    s.cli("rule", "remove", "ours")
+    s.cli("credential", "disable", "app")
     changes = [json.loads(x) for x in s.cli("log", "--json", "--kind", "change").stdout.splitlines()]
     mine = [(c["door"], c["command"]) for c in changes if c["door"] == "page"]
     assert mine == [("page", "credential add"), ("page", "agent add"), ("page", "domain add"), ("page", "credential disable")], mine

@@ -157,6 +157,13 @@ def test_all_that_the_page_does(t):
     assert a.ask("GET", "/explain?agent=helper&method=GET&url=" + urllib.parse.quote("https://other.test/", safe=""))["decision"] == "deny"
     a.ask("POST", "/bundles/default/domains", {"host": "other.test", "methods": ["GET"]}, want=201)
     assert s.request(host="other.test", auth=auth).status != 403
+    a.ask("POST", "/rules", {"name": "ours", "type": "fields", "fields": {"member": "to", "only": ["*@acme.com"]}}, want=201)
+    asked = {"agent": "helper", "method": "POST", "url": "https://api.test/", "headers": ["Content-Type: application/json"]}
+    for to, decision in (("me@acme.com", "allow"), ("@evil.test", "deny")):
+        assert a.ask("POST", "/explain", {**asked, "body": json.dumps({"to": to})})["decision"] == decision, to
+    assert a.ask("POST", "/explain", {**asked, "body": "@/etc/hostname"})["code"] == "rule_denied"       # a text: no file is read
+    assert a.ask("GET", "/explain?body=x&method=GET&url=" + urllib.parse.quote("https://api.test/", safe=""), want=400)
+    a.ask("DELETE", "/rules/ours")
     assert [d["host"] for d in a.ask("GET", "/bundles/default/domains")] == ["other.test"]
     a.ask("DELETE", "/bundles/default/domains/other.test")
     assert s.request(host="other.test", auth=auth, wire=None).status == 403

@@ -142,7 +142,72 @@ def test_pages(t):
             s.cli("rule", "add", f"r{n}", *shlex.split(args))
         tested = s.cli("policy", "test", page.stem).stdout
         assert re.search(r"^ok +\S+ +[1-9]\d* examples", tested), (page, tested)
+        # its page in the manual: the title, each line of its comment, each field with what is said of it, and what it reads
+        text, shown = page.read_text(), s.cli("policy", "help", page.stem).stdout
+        comment = re.match(r"(?:--[^\n]*\n)+", text)[0].splitlines()
+        title = re.search(r'title = "([^"]+)"', text)[1]
+        assert shown.startswith(f"# {page.stem}: {title}\n"), (page, shown[:200])
+        for line in comment:
+            words = re.sub(r"^---? ?", "", line).strip()
+            assert words.rstrip(".") == title or words in shown, (page, words)
+        fields = re.findall(r'{ name = "(\w+)"[^\n]*?help = "((?:[^"\\]|\\.)*)"', text[text.index("fields"):])
+        for name, about in fields:
+            row = re.search(rf"^\| {name} \| .* \| (.*) \|$", shown, re.M)
+            assert row and row[1].replace("\\|", "|") == about.replace('\\"', '"'), (page, name, about, shown)
+        of_page = re.findall(r"^\| (\w+) \|", shown.split("## Fields")[1].split("\n## ")[0], re.M)[1:]
+        assert [f for f, _ in fields] == of_page and f"examples: sallyport policy test {page.stem}." in shown, (page, fields)
+        assert ("what a push asks for" in shown) == ('reader = "pkt-line"' in text) and ("reads members of" in shown) == ("members =" in text), shown
     assert len(pages) >= 8 and len(json.loads(s.cli("rule", "list", "--json").stdout)) == n
+
+
+GRAPHQL = '{"query":"mutation X { deleteRepo(id: 1) { ok } }"}'
+PUSH = b"\0report-status0000PACK"
+
+
+def test_explain_reads_bodies(t):
+    """explain --body says what the proxy then decides: members of JSON, forms and multipart, pushes, what a rule reads itself, `_method`, a body over a rule's max"""
+    s, up = t.proxy(workers=1, credentials=[API])
+    s.policy("small", 'return { kind = "rule", api = 1, name = "small", title = "t", body = { max = 100 }, on_request = function(req) if req.body:find("no") then return deny("no") end end }')
+    for i, (kind, *fields) in enumerate((("fields", "member=to", "only=*@acme.com"), ("llm", "models=gpt-*"), ("graphql", "operations=query"), ("mcp_tools", "allow=read_*"),
+                                         ("git_branches", "refs=agent/*"), ("size", "bytes=10"), ("small",), ("rate", "requests=1000000"))):
+        s.cli("rule", "add", f"r{i}", "--type", kind, "--path", f"/{kind}", *(("--method", "DELETE") if kind == "rate" else ()), *fields)
+    of_json, form = "application/json", "application/x-www-form-urlencoded"
+    push = [(f"{'1' * 40} {'2' * 40} refs/heads/{ref}".encode() + PUSH) for ref in ("agent/x", "main")]
+    push = [b"%04x" % (len(b) - len(b"0000PACK") + 4) + b for b in push]
+    tool = '{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"%s"}}'
+    part = '--b\r\nContent-Disposition: form-data; name="%s"\r\n\r\nx\r\n--b--\r\n'
+    cases = [("/fields", of_json, '{"to":"me@acme.com"}'), ("/fields", of_json, '{"to":["me@acme.com","you@evil.test"]}'), ("/fields", of_json, '{"to":"a@acme.com","to":"b@evil.test"}'),
+             ("/fields", of_json, '{"to":'), ("/fields", form, "to=me%40acme.com"), ("/fields", form, "to=you%40evil.test&x=1"), ("/fields", "multipart/form-data; boundary=b", part % "to"),
+             ("/fields", "multipart/form-data; boundary=b", part % "other"), ("/fields", "text/plain", "to"), ("/llm/v1/chat/completions", of_json, '{"model":"gpt-5"}'),
+             ("/llm/v1/chat/completions", of_json, '{"model":"o1"}'), ("/graphql", of_json, '{"query":"{ viewer { login } }"}'), ("/graphql", of_json, GRAPHQL), ("/mcp_tools", of_json, tool % "read_x"),
+             ("/mcp_tools", of_json, tool % "write_x"), ("/git_branches/r.git/git-receive-pack", "application/x-git-receive-pack-request", push[0]),
+             ("/git_branches/r.git/git-receive-pack", "application/x-git-receive-pack-request", push[1]), ("/size", "text/plain", "short"), ("/size", "text/plain", "longer than ten"),
+             ("/small", "text/plain", "yes"), ("/small", "text/plain", "no"), ("/small", "text/plain", "y" * 101), ("/rate", form, "_method=DELETE&a=1"), ("/rate", of_json, '{"_method":"DELETE"}'),
+             ("/rate", of_json, '{"a":1}'), ("/other", of_json, GRAPHQL)]
+    refused = 0
+    for path, kind, body in cases:
+        body = body if isinstance(body, bytes) else body.encode()
+        (s.dir / "body").write_bytes(body)
+        head = ("--agent", "a", "--header", f"Content-Type: {kind}")
+        got = json.loads(s.cli("explain", *head, "--json", "--body", f"@{s.dir / 'body'}", "POST", f"https://api.test{path}").stdout)
+        r = s.request("POST", path, headers={"Content-Type": kind}, body=body)
+        pushed = b"unpack " in r.body       # git reads an answer of its own
+        assert (got["decision"] == "deny") == (r.status >= 400 or pushed), (path, body, got, r.status, r.body)
+        if got["decision"] == "deny":
+            refused += 1
+            assert pushed and "main" in got["message"] or (got["status"], got["code"]) == (r.status, r.get("x-sallyport-error")) and got["message"] in json.loads(r.body)["message"], (got, r.body)
+        rule = [g["says"] for g in got["rules"] if g["type"] == path.split("/")[1]]
+        assert path in ("/rate", "/other") or len(rule) == 1 and "reads the body" not in rule[0], got
+        unread = json.loads(s.cli("explain", *head, "--json", "POST", f"https://api.test{path}").stdout)
+        assert path in ("/rate", "/other", "/size") or [g["says"] for g in unread["rules"]] == ["it reads the body"], unread
+    assert refused == 14, refused
+    same = ("explain", "--agent", "a", "--header", f"Content-Type: {of_json}", "--json", "POST", "https://api.test/graphql", "--body")
+    assert json.loads(s.cli(*same, GRAPHQL).stdout) == json.loads(s.cli(*same, "-", stdin=GRAPHQL).stdout)
+    assert "no Content-Type" in s.cli("explain", "--body", "{}", "POST", "https://api.test/graphql").stderr
+    s.cli("set", "body-max", "64k")
+    for given, said in ((f"@{s.dir}/none", "there is no such file"), (f"@{s.dir}", "cannot read"), ("-", "it has more than 64k")):
+        r = s.cli("explain", "--body", given, "POST", "https://api.test/", stdin="x" * 70000, check=False)
+        assert r.returncode == 1 and said in r.stderr and not r.stdout, (given, r)
 
 
 def test_answer_h2(t):

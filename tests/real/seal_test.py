@@ -367,6 +367,89 @@ def test_explain(t):
     assert explained("--agent", "b", *bears, "GET", "https://api.test/")["code"] == "sealed_elsewhere"
 
 
+TRIED = """
+return {
+  kind = "type", api = 1, name = "tried", title = "Sessions of several kinds",
+  fields = { { name = "token", secret = true, required = true } },
+  seal = {
+    { method = "POST", path = "/one", members = { "token" }, optional = { "list/*/key", "header=X-Session", "cookie=sid" }, ttl = "expires_in", prefix = "sst_" },
+    { method = "POST", path = "/two", members = { { "a", "b" } }, ttl = 900, shape = "jwt" },
+    { method = "POST", path = "/form", members = { "form=token" }, ttl = "form=lives" },
+  },
+  apply = function(req, cred) req.headers:set("authorization", "Bearer " .. cred.token) end,
+  examples = { { cred = { token = "t" }, req = { method = "POST", url = "https://api.test/one" }, response = { body = { token = "x", expires_in = 60 } }, want = { sealed = %s } } },
+}
+"""
+
+
+class Told(Handler):
+    def do_POST(self):
+        """The answer is what the request's body says."""
+        said = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        body = said["body"].encode()
+        self.send_response(said.get("status", 200))
+        for name, value in {"Content-Length": str(len(body)), **said.get("headers", {})}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+
+def sealed_in(value, at=""):
+    """The members of an answer that are sealed texts, and these."""
+    if isinstance(value, str):
+        return {at: value} if "Sp5eaL" in value else {}
+    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return {k: v for name, inner in pairs for k, v in sealed_in(inner, f"{at}/{name}".lstrip("/")).items()}
+
+
+def test_policy_try_says_what_is_sealed(t):
+    """policy try --answer and the proxy agree on what of an answer is sealed, as what, for how long, and what fails; an example says the same"""
+    s, server = t.bare(), servers.Recorder(Told)
+    s.init()
+    file = s.dir / "tried.lua"
+    for want, code in (("{ token = 60 }", 0), ("{ token = 61 }", 1), ("{ token = 60, other = 1 }", 1), ("{}", 1), ("false", 1), ('"seal_failed"', 1), ('"mint_denied"', 1)):
+        file.write_text(TRIED % want)
+        assert s.cli("policy", "test", file, check=False).returncode == code, want
+    s.policy("tried", TRIED % "{ token = 60 }")
+    s.credential({"name": "api", "type": "tried", "host": "api.test", "secrets": {"token": SECRET}})
+    s.agent()
+    s.serve("--upstream-ca", sallyport.certs() / "root.pem", "--connect-to", f"api.test:443:127.0.0.1:{server.server_port}")
+    as_json, jwt = {"Content-Type": "application/json"}, "eyJhbGciOiJIUzI1NiJ9.e30." + "A" * 43
+    cases = [("/one", {"body": '{"token":"canary-a-1","expires_in":600,"list":[{"key":"canary-a-2"},{"key":""},{"key":null}]}'}), ("/one", {"body": '{"token":7}'}),
+             ("/one", {"body": '{"token":"canary-b-1"}', "headers": {"X-Session": "canary-b-2", "Set-Cookie": "sid=canary-b-3; Path=/"}}),
+             ("/one", {"body": '{"token":"canary-c-1","expires_in":"2100-01-01T00:00:00Z"}'}), ("/one", {"body": '{"other":"x"}'}), ("/one", {"body": "no JSON"}),
+             ("/one", {"body": '{"list":[{"key":"canary-d-1"}]}', "status": 400}), ("/one", {"body": '{"token":"canary-e-1"}', "status": 206}),
+             ("/two", {"body": json.dumps({"b": jwt})}), ("/two", {"body": '{"a":"canary-f-1","b":"canary-f-2"}'}),
+             ("/form", {"body": "token=canary-g-1&lives=120", "headers": {"Content-Type": "application/x-www-form-urlencoded"}}), ("/none", {"body": '{"token":"open"}'})]
+    seen = 0
+    for path, said in cases:
+        said["headers"] = {**(as_json if "Content-Type" not in said.get("headers", {}) else {}), **said.get("headers", {})}
+        text = f"HTTP/1.1 {said.get('status', 200)} X\r\n" + "".join(f"{n}: {v}\r\n" for n, v in said["headers"].items()) + "\r\n" + said["body"]
+        (s.dir / "answer").write_text(text, newline="")
+        args = ("policy", "try", "tried", "POST", f"https://api.test{path}", "--answer", f"@{s.dir / 'answer'}", "--credential", "api")
+        tried, words = json.loads(s.cli(*args, "--json").stdout), s.cli(*args).stdout
+        assert "canary" not in words + json.dumps(tried) and jwt not in words, words
+        r = s.request("POST", path, body=json.dumps(said).encode())
+        assert bool(tried.get("seal_fails")) == (r.status == 502), (path, said, tried, r.status, r.body)
+        if r.status == 502:
+            seen += 1
+            assert r.get("x-sallyport-error") == "seal_failed" and tried["seal_fails"] in r.body.decode() and tried["seal_fails"] in words, (tried, r.body)
+            continue
+        got = sealed_in(json.loads(r.body)) if path != "/form" else {"form=token": dict(urllib.parse.parse_qsl(r.body.decode()))["token"]}
+        got |= {f"header={n}": v for n in ("x-session",) if (v := r.get(n))} | ({"cookie=sid": r.get("set-cookie").split(";")[0][4:]} if r.get("set-cookie") else {})
+        want = {one["member"]: one for one in tried.get("sealed") or []}
+        assert got.keys() == want.keys() and bool(tried["seals"]) == (path != "/none"), (path, got, tried)
+        for name, value in got.items():
+            shown, one = json.loads(s.cli("seal", "show", value, "--json").stdout), want[name]
+            left = datetime.datetime.fromisoformat(shown["expires_at"]).timestamp() - time.time()
+            assert abs(left - one["seconds"]) < 60 and shown["shape"] == one.get("shape", "opaque"), (name, left, shown, one)
+            assert value.startswith(one.get("begins", "")) and one["opens"] == shown["opens"] and f"sealed    {name}, for" in words, (name, value, words)
+            seen += 1
+    assert seen > 14, seen
+    r = s.cli("policy", "try", "tried", "POST", "https://api.test/one", "--answer", "HTTP/x", check=False)
+    assert r.returncode == 2 and "--answer: " in r.stderr, r.stderr
+
+
 def test_mint_seal_widens_nothing(t):
     """a github_app that was narrowed is refused its token calls with mint=seal, too"""
     s, _ = t.proxy(serve=False)

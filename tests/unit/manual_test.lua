@@ -190,6 +190,7 @@ return {
       assert(#e.code > 0, e.head .. " has no example")
       passes(type_of {
         'fields = { { name = "key", secret = true } }, endpoints = { "https://login.acme.test/token" },',
+        'seal = { { method = "POST", path = "/v1/sessions", members = { "session_token" }, ttl = "expires_in" } },',
         'apply = function(req, cred) if cred.key then req.headers:set("x-key", cred.key) end end,',
         'refresh = function(cred, net, deadline)',
         '  return net.token("https://login.acme.test/token", { form = { { "key", cred.key } } }, deadline) end,',
