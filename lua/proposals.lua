@@ -411,14 +411,14 @@ function M.holders(bundle)
     end
   end
   table.sort(names)
-  return ("every agent with the bundle %s (%s)"):format(bundle, require("cli.report").several(names, "none now"))
+  return ("every agent with the bundle %s (%s)"):format(bundle, (require("cli.report").several(names, "none now"):gsub(",", ", ")))
 end
 
 -- Why a host is to be looked at twice | nil
-local function careful(host)
+local function careful(host, what)
   local bare = host:gsub("^%*%.", "")
   local why = require("addr").parse(bare) and require("addr").guard(bare)
-  if require("cli.suffixes").first { host } then return ("%s: strangers have names there, and the secret may go to any of them"):format(host) end
+  if require("cli.suffixes").first { host } then return ("%s: strangers have names there, and %s may go to any of them"):format(host, what) end
   if why then return ("%s is %s"):format(bare, why) end
   if bare:find("xn--", 1, true) then return bare .. " has letters of other scripts, and may look like another name" end
   if bare ~= host then return ("every name below %s is meant, whoever has it"):format(bare) end
@@ -454,7 +454,8 @@ function M.says(r, holders)
           o.disable_pkce and "; the sign-in goes without PKCE" or "")
       end
     end
-    local warning = not s.remove and (careful(s.host) or account and (careful(account[1]) or careful(account[2]))) or nil
+    local warning = not s.remove and (careful(s.host, s.kind == "passthrough" and "what the agent sends" or "the secret")
+      or account and (careful(account[1], "the secret") or careful(account[2], "the secret"))) or nil
     out[i] = { text = text, warning = warning }
   end
   return out

@@ -36,7 +36,7 @@ p{max-width:44rem}
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
 th,td{text-align:left;vertical-align:top;padding:.5rem .75rem .5rem 0;border-bottom:1px solid var(--line);overflow-wrap:normal}
 th{font-weight:600;color:var(--dim);font-size:.875rem}
-td.n,th.n{text-align:right}time{white-space:nowrap}
+td.n,th.n{text-align:right}time{white-space:nowrap}.any{overflow-wrap:anywhere}
 dl{display:grid;grid-template-columns:minmax(6rem,12rem) 1fr;gap:.3rem 1rem;margin:0}
 dt{color:var(--dim)}dd{margin:0}
 small,.dim{color:var(--dim);font-size:.875rem}label~small,label+*+small{display:block;max-width:36rem}
@@ -45,15 +45,17 @@ label.on{font-weight:400}
 input,select,textarea,button,.button{font:inherit;color:inherit;background:var(--card);border:1px solid var(--dim);border-radius:.4rem;padding:.45rem .6rem;min-height:2.5rem}
 input:not([type=checkbox]),select,textarea{width:100%;max-width:36rem}
 input[type=checkbox]{min-height:0;width:1.25rem;height:1.25rem;vertical-align:middle}
+textarea{display:block}
 textarea.code{font:.875rem/1.5 ui-monospace,monospace;max-width:none;white-space:pre;tab-size:2;overflow-y:hidden;resize:none;field-sizing:content;padding-left:3.75rem}
 .edit{position:relative}.edit pre{position:absolute;inset:0 auto 1px 1px;width:3.25rem;margin:0;padding:.5rem .5rem 0 0;border:0;border-radius:0;background:none;overflow:hidden;text-align:right;color:var(--dim);pointer-events:none}
 .edit b{color:var(--bad)}
 button,.button{cursor:pointer;text-decoration:none;display:inline-block;line-height:1.5}
 button.go,.button.go{background:var(--go);color:var(--on);border-color:var(--go)}
+button.end{color:var(--bad);border-color:var(--bad)}
 .row{display:flex;flex-wrap:wrap;gap:.5rem;align-items:end;margin:1rem 0}.row label{margin:0;max-width:100%}.row input,.row select{font-weight:400}.row input,.row select{width:auto;max-width:100%}
 .note,.warn{border-left:.25rem solid var(--go);padding:.5rem .75rem;background:var(--card);margin:1rem 0;max-width:44rem;white-space:pre-line}
 .warn{border-color:var(--bad)}
-td .row{margin:0}
+td .row{margin:0;flex-wrap:nowrap}
 .bad{color:var(--bad)}.good{color:var(--good)}
 pre,code{font:.875rem/1.5 ui-monospace,monospace}
 pre{overflow-x:auto;background:var(--card);border:1px solid var(--line);border-radius:.4rem;padding:.75rem}
@@ -61,11 +63,14 @@ pre{overflow-x:auto;background:var(--card);border:1px solid var(--line);border-r
 .cards a{display:block;height:100%;padding:.75rem;border:1px solid var(--line);border-radius:.5rem;background:var(--card);text-decoration:none;color:inherit}
 .cards a:hover{border-color:var(--go)}
 svg{width:100%;height:auto;max-width:44rem}
-svg .ok{fill:var(--go)}svg .no{fill:var(--bad)}
+svg .ok{fill:var(--go)}svg .no{fill:var(--bad)}svg .base{fill:var(--line)}
+i.ok,i.no{display:inline-block;width:.75rem;height:.75rem;border-radius:.2rem;background:var(--go)}i.no{background:var(--bad)}
 .ends{display:flex;justify-content:space-between;max-width:44rem;margin:0}
 fieldset{border:1px solid var(--line);border-radius:.4rem;margin:1rem 0;max-width:38rem}
 :focus-visible{outline:3px solid #f90;outline-offset:2px}
-@media(max-width:40rem){td{overflow-wrap:anywhere;min-width:5.5rem}dl{grid-template-columns:1fr}dd{margin-bottom:.5rem}nav li:last-child{margin:0}}
+@media(max-width:40rem){thead{position:absolute;left:-99rem}table,tbody,td{display:block}tr{display:flex;flex-wrap:wrap;gap:.1rem 1rem;padding:.6rem 0;border-bottom:1px solid var(--line)}
+td{border:0;padding:0;min-width:0;max-width:100%;overflow-wrap:anywhere}td:first-child{flex:1 0 100%}td:empty{display:none}td[data-t]:not(:first-child)::before{content:attr(data-t);margin-right:.4rem;color:var(--dim);font-size:.875rem}td .row{flex-wrap:wrap}
+dl{grid-template-columns:1fr}dd{margin-bottom:.5rem}nav li:last-child{margin:0}}
 ]]
 
 local places = { { "", "Home" }, { "connect", "Connect an app" }, { "credentials", "Credentials" }, { "agents", "Agents" },

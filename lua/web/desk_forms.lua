@@ -10,6 +10,29 @@ local KEPT_MAX = 32     -- answers that wait to be shown; a person looks at each
 
 -- ---- the inputs ----------------------------------------------------------------------------------
 
+-- A help of the command line as a sentence of a page.
+local function sentence(text)
+  if (text or "") == "" then return "" end
+  text = text:gsub("^%l", string.upper)
+  return text:find("[.…]$") and text or text .. "."
+end
+
+-- A text of ours in which `…` is a command or a value.
+local function prose(text)
+  local out = {}
+  for plain, code in (text .. "``"):gmatch("([^`]*)`([^`]*)`") do
+    out[#out + 1] = plain
+    out[#out + 1] = code ~= "" and html("<code>{c}</code>", { c = code }) or nil
+  end
+  return out
+end
+
+-- What an input is called where its name says too little.
+local called = { ttl = "ends after", uid = "user id", totp = "authenticator app", url = "URL" }
+local function label_of(text)
+  return ((called[text] or text):gsub("[_-]", " "):gsub("%f[%w]u[rR][lLiI]%f[%W]", string.upper):gsub("^%l", string.upper))
+end
+
 local function input(spec, form, fault)
   local id, value = "i-" .. spec.name, form[spec.name] or spec.default or ""
   local about = id .. "-help"
@@ -20,8 +43,8 @@ local function input(spec, form, fault)
   local box
   if spec.kind == "switch" then
     return html('<label class="on"><input type="checkbox" value="on"{on} {attrs}> {label}</label><small id="{about}">{help}</small>',
-      { attrs = attrs, on = form[spec.name] and html " checked", label = spec.label:gsub("^%l", string.upper), about = about,
-        help = spec.help or "" })
+      { attrs = attrs, on = form[spec.name] and html " checked", label = label_of(spec.label), about = about,
+        help = prose(sentence(spec.help)) })
   elseif spec.kind == "choice" then
     local list = {}
     for i, v in ipairs(spec.values) do
@@ -45,8 +68,8 @@ local function input(spec, form, fault)
     end
   end
   return html('<label for="{id}">{label}</label>{box}<small id="{about}">{help}{wrong}</small>',
-    { id = id, label = spec.label:gsub("^%l", string.upper):gsub("_", " "), box = box, about = about,
-    help = spec.help or "", wrong = wrong and html(' <span class="bad">{m}</span>', { m = fault.message }) })
+    { id = id, label = label_of(spec.label), box = box, about = about,
+    help = prose(sentence(spec.help)), wrong = wrong and html(' <span class="bad">{m}</span>', { m = fault.message }) })
 end
 
 local function names(desk, kind)
@@ -78,7 +101,7 @@ local function of_fields(pol, out, record)
     local spec = { name = "f." .. f.name, label = f.label or f.name, help = f.help,
       required = f.required and not record and f.default == nil }
     if f.type == "map" then
-      spec.kind, spec.rows, spec.help = "lines", 2, (f.help or "") .. " One KEY=VALUE a line."
+      spec.kind, spec.rows, spec.help = "lines", 2, sentence(f.help) .. " One KEY=VALUE a line."
       spec.required = false
     elseif f.type == "pem" or f.type == "document" then
       spec.kind, spec.rows, spec.secret = "lines", 5, secret
@@ -93,7 +116,7 @@ local function of_fields(pol, out, record)
     if kept ~= nil and not secret then
       spec.default = type(kept) ~= "table" and tostring(kept) or #kept > 0 and table.concat(kept, " ") or nil
     elseif f.default ~= nil and type(f.default) ~= "table" and f.default ~= "" then
-      spec.help = ("%s Default: %s"):format(spec.help or "", tostring(f.default))
+      spec.help = ("%s Default: %s"):format(sentence(spec.help), tostring(f.default)):gsub("^ ", "")
     end
     out[#out + 1] = spec
   end
@@ -121,7 +144,7 @@ local function specs_of(desk, c, form)
     local about = c.words:match("^(%S+)")
     local new = c.words:find(" add$") and (word == "NAME" or word == about:upper())
     out[#out + 1] = { name = "a" .. i, label = word:lower():gsub("_", " "), required = true, kind = more and "lines" or nil,
-      help = more and "one a line" or nil, list = not new and names(desk, word == "NAME" and about:upper() or word) or nil }
+      help = more and "One a line" or nil, list = not new and names(desk, word == "NAME" and about:upper() or word) or nil }
   end
   local pol, record
   if c.words == "credential add" then
@@ -149,7 +172,7 @@ local function specs_of(desk, c, form)
       elseif o.of then
         spec.kind, spec.values = "choice", o.of
       elseif o.many then
-        spec.kind, spec.rows, spec.help = "lines", 2, ("%s. One a line."):format(o.help)
+        spec.kind, spec.rows, spec.help = "lines", 2, sentence(o.help) .. " One a line."
       else
         spec.list = names(desk, o.arg)
       end
@@ -258,11 +281,19 @@ local things = { credential = "credential", agent = "agent", bundle = "bundle", 
   user = "person", tenant = "tenant",
   role = "role", gateway = "gateway", client = "client", key = "key", connection = "connection", approval = "request",
     seal = "sealed texts" }
+--- What the members of a family are called.
+function M.thing(family) return things[family] or family end
+
 M.verbs = { add = "Add", set = "Change", remove = "Remove", revoke = "Revoke", rotate = "New token for", enable = "Enable",
   disable = "Disable", test = "Test",
   attach = "Put credentials into", detach = "Take credentials out of", move = "Move", scope = "A scope for", allow = "Allow",
     deny = "Deny", use = "Use a version of",
   rollback = "Roll back" }
+
+-- The button of a form, where it is not the title's verb; what ends something stands out.
+local acts = { rotate = "Make a new token", attach = "Put them in", detach = "Take them out", scope = "Add the scope", use = "Use this version",
+  remove = "Yes, remove it", revoke = "Yes, revoke it" }
+local ends = { remove = true, revoke = true }
 
 local function title_of(c, form)
   local first, verb = c.words:match("^(%S+) ?(.*)$")
@@ -318,22 +349,22 @@ function M.show(desk, c, form, fault)
   local at, seen = "do/" .. c.words:gsub(" ", "/"), seen_of(desk, c, form)
   local help = type(c.help) == "string" and c.help:match("^(.-)\n\n") or nil
   local title, preset = title_of(c, form)
+  local verb = c.words:match("%S+$")
   local made = preset and html('<p>A key for it is made here: {at}</p>', { at = preset.make:find("^https://[^%s]+$")
     and html('<a href="{u}" rel="noopener noreferrer" target="_blank">{u}</a>', { u = preset.make }) or preset.make })
   return { status = fault and 400 or 200, title = title, body = html([[
 {warn}{about}<form method="{method}" action="{base}{at}">{csrf}{seen}{first}{rest}<p class="row">
-<button class="go">{word}</button> <a class="button" href="{base}{back}">Back</a></p></form>
+<button class="{class}">{word}</button> <a class="button" href="{base}{back}">Back</a></p></form>
 ]], {
     warn = fault and html('<div class="warn" role="alert"><strong>{m}</strong>{h}</div>',
       { m = fault.message, h = fault.hint and "\n" .. fault.hint or "" }),
-    about = made or help and html("<p>{t}</p>", { t = help:gsub("\n", " ") })
-      or html("<p>{t}.</p>", { t = c.summary:gsub("^%l", string.upper) }), method = type_missing and "get" or "post",
+    about = made or html("<p>{t}</p>", { t = prose(help and help:gsub("\n", " ") or sentence(c.summary)) }), method = type_missing and "get" or "post",
     base = desk.base, at = at, csrf = not type_missing and desk.csrf(at), first = first,
     seen = seen and html('<input type="hidden" name="seen" value="{s}">', { s = seen }),
     rest = rest[1] and html("<details{open}><summary>More</summary>{rest}</details>",
       { rest = rest, open = set and html " open" }),
-    word = type_missing and "Go on" or (c.words:find "remove$" or c.words:find "revoke$")
-      and "Yes, " .. c.words:match("%S+$") .. " it" or preset and "Connect" or M.verbs[c.words:match("%S+$")] or "Do it",
+    class = ends[verb] and "end" or "go",
+    word = type_missing and "Go on" or preset and "Connect" or acts[verb] or M.verbs[verb] or "Do it",
     back = lists[c.words:match("^%S+")] or "" }), line = usage(c, form, preset and pol) }
 end
 
@@ -360,9 +391,9 @@ end
 --- The part of the bar that a family of commands is of.
 function M.under(family) return lists[family] or "" end
 
---- A value in words: lists with commas, members as NAME: VALUE.
+--- A value in words: lists with commas, members as NAME: VALUE. What would show a text otherwise than it is, as \xNN.
 function M.said(v)
-  if type(v) ~= "table" then return v == nil and "" or tostring(v) end
+  if type(v) ~= "table" then return v == nil and "" or (tostring(v):gsub("[^\n]+", page.visible)) end
   local out, keys = {}, {}
   for k in pairs(v) do keys[#keys + 1] = k end
   table.sort(keys, function(a, b)
@@ -380,7 +411,7 @@ end
 function M.members(value)
   local rows, keys = {}, {}
   for k in pairs(value) do keys[#keys + 1] = k end
-  local rank = { name = 1, id = 2, type = 3, state = 4, decision = 4, hosts = 5, bundles = 6 }
+  local rank = { name = 1, time = 1, id = 2, type = 3, state = 4, decision = 4, hosts = 5, bundles = 6 }
   table.sort(keys, function(a, b)
     local x, y = rank[a] or 9, rank[b] or 9
     if x ~= y then return x < y end
@@ -449,7 +480,7 @@ end
 -- What says where secrets go is changed on the command line: why not | nil
 local function kept_there(args)
   local verb, name = args[1] == "policy" and args[2], args[3]
-  if verb ~= "use" and verb ~= "rollback" and verb ~= "remove" then return nil end
+  if not name or verb ~= "use" and verb ~= "rollback" and verb ~= "remove" then return nil end
   local version = verb ~= "remove" and (math.tointeger(tonumber(args[4])) or not args[4] and require("cli.policy_versions").before(name))
   if bounds.is_rule(name, version and (require("policy_store").source(name, version) or "")) then return nil end
   return "it says where secrets go, so versions of it are put in force, and removed, on the command line: sallyport " .. table.concat(args, " ")

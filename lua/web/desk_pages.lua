@@ -32,7 +32,8 @@ local function lines(desk, ...)
   return out
 end
 
--- A list of rows as a table; a cell is a text or a piece. A column without a title has one for those who hear the page.
+-- A list of rows as a table; a cell is a text or a piece. A column without a title has one for those who hear the page. On a narrow
+-- screen a row is a block, and each cell says by data-t what it is.
 local function grid(titles, rows, numbers)
   local head, body = {}, {}
   for i, t in ipairs(titles) do head[i] = html('<th scope="col"{n}>{t}</th>',
@@ -42,7 +43,8 @@ local function grid(titles, rows, numbers)
     local cells = {}
     for j = 1, #titles do
       local v = row[j]
-      cells[j] = html("<td{n}>{v}</td>", { v = v == nil and "" or v, n = numbers and numbers[j] and html ' class="n"' })
+      cells[j] = html("<td{n}{t}>{v}</td>", { v = v == nil and "" or v, n = numbers and numbers[j] and html ' class="n"',
+        t = titles[j] ~= "" and html(' data-t="{t}"', { t = titles[j] }) })
     end
     body[i] = html("<tr>{cells}</tr>", { cells = cells })
   end
@@ -98,7 +100,7 @@ local function records_of(desk, args)
   for i = #got.value, 1, -1 do
     local r = require("json").decode(got.value[i])
     if r and r.time then
-      rows[#rows + 1] = { ago(r.time), said(r), r.agent or r.by or "", what(r), r.error or r.credential or r.reason or "", r.status or "",
+      rows[#rows + 1] = { ago(r.time), said(r), r.agent or r.by or "", html('<span class="any">{w}</span>', { w = what(r) }), r.error or r.credential or r.reason or "", r.status or "",
         r.ms or "",
         r.request and link(desk, "record", { { "id", r.request } }, "Look") or "" }
     end
@@ -136,8 +138,8 @@ local function chart(desk)
     return html("<p>No request came in the last day. {agent} and paste what {env} prints into its shell.</p>",
       { agent = link(desk, "do/agent/add", nil, "Add an agent"), env = html "<code>sallyport env</code>" })
   end
-  return html([[<p>{sent} requests went out in the last day, {refused} were refused.</p>
-<svg viewBox="0 0 480 101" role="img" aria-label="Requests by hour of the last day: {sent} went out, {refused} were refused">{bars}</svg>
+  return html([[<p><i class="ok"></i> {sent} requests went out in the last day, <i class="no"></i> {refused} were refused.</p>
+<svg viewBox="0 0 480 101" role="img" aria-label="Requests by hour of the last day: {sent} went out, {refused} were refused"><rect class="base" y="100" width="480" height="1"/>{bars}</svg>
 <p class="ends dim"><span>{from}</span><span>now</span></p>
 <details><summary>As a table</summary>{rows}</details>]],
     { sent = sent, refused = refused, bars = bars, from = ("%02d:00 UTC"):format(first % 24),
@@ -196,8 +198,7 @@ local function connect(desk, query)
     end
   end
   return { title = "Connect an app", line = { "credential", "presets" }, body = html([[
-<form class="row" method="get" action="{base}connect">
-<label for="q">Search</label><input id="q" name="q" value="{q}" type="search"><button>Search</button></form>
+<form class="row" method="get" action="{base}connect"><label>Name of the app<br><input name="q" value="{q}" type="search" size="24"></label><button>Search</button></form>
 {none}<ul class="cards">{cards}</ul><h2>Another app</h2><p>Any API: say how it wants its key, and to which hosts the key may go.</p>{go}]], {
     base = desk.base, q = query.q or "", none = not cards[1]
       and html "<p>No app of that name is known; the form below takes any.</p>", cards = cards,
@@ -208,18 +209,18 @@ end
 
 local function count(v) return type(v) == "table" and #v or 0 end
 
--- family, columns { title, member | f(item) }, what stands there where it is empty, verbs of one item.
+-- family, columns { title, member | f(item), whether it is a number }, what stands there where it is empty, verbs of one item.
 local lists = {
   credentials = { "credential", { { "Type", "type" }, { "Hosts", "hosts" }, { "Bundles", "bundles" }, { "State", "state" } },
     "There is none yet: connect an app, and its key never leaves this box again.",
       { "set", "test", "enable", "disable", "remove" }, { "connect", "Connect an app" } },
-  agents = { "agent", { { "Bundles", "bundles" }, { "State", "state" }, { "Tokens", function(a) return count(a.tokens) end },
+  agents = { "agent", { { "Bundles", "bundles" }, { "State", "state" }, { "Tokens", function(a) return count(a.tokens) end, true },
     { "Ends", function(a) return ago(a.expires_at) end } },
     "There is none yet: an agent is whoever may send requests here.", { "set", "rotate", "revoke", "remove" },
       { "do/agent/add", "Add an agent" } },
   bundles = { "bundle", { { "Credentials", "credentials" }, { "Agents", "agents" }, { "Hosts", "domains" } }, "",
     { "attach", "detach", "set", "remove" }, { "do/bundle/add", "Add a bundle" } },
-  rules = { "rule", { { "Type", "type" }, { "Bundle", "bundle" }, { "Place", "place" }, { "State", "state" } },
+  rules = { "rule", { { "Type", "type" }, { "Bundle", "bundle" }, { "Place", "place", true }, { "State", "state" } },
     "There is none yet: a rule can refuse what a bundle allows, by hour, size, rate or content.",
       { "set", "move", "enable", "disable", "remove" }, { "do/rule/add", "Add a rule" } },
   users = { "user", { { "State", "state" }, { "Tenants",
@@ -241,7 +242,7 @@ local lists = {
     { "Ends", function(p) return ago(p.expires_at) end } },
     "No agent has asked for anything. One that is refused a host reads in the answer how to ask.", {} },
   approvals = { "approval", { { "State", "state" }, { "Agent", "agent" }, { "Rule", "rule" },
-    { "Request", function(q) return ("%s %s"):format(q.method, q.url) end },
+    { "Request", function(q) return html('<span class="any">{m} {u}</span>', { m = q.method, u = q.url }) end },
     { "Ends", function(q) return ago(q.expires_at) end } },
     "Nothing waits for a person. A rule that asks holds a request until somebody answers here, or by `sallyport approval allow`.", {} },
 }
@@ -253,8 +254,8 @@ local function list_of(desk, key)
   if not commands.find(l[1] .. " list") then return false end
   local got = ask(desk, l[1], "list")
   if type(got.value) ~= "table" then return wrong(got) end
-  local titles, rows = { "Name" }, {}
-  for i, c in ipairs(l[2]) do titles[i + 1] = c[1] end
+  local titles, rows, numbers = { "Name" }, {}, {}
+  for i, c in ipairs(l[2]) do titles[i + 1], numbers[i + 1] = c[1], c[3] end
   for i, item in ipairs(got.value) do
     local row = { link(desk, key .. "/" .. name_of(item), nil, name_of(item)) }
     for _, c in ipairs(l[2]) do
@@ -263,7 +264,7 @@ local function list_of(desk, key)
     end
     rows[i] = row
   end
-  return html("{rows}{go}", { rows = rows[1] and grid(titles, rows) or html("<p>{n}</p>", { n = l[3] }),
+  return html("{rows}{go}", { rows = rows[1] and grid(titles, rows, numbers) or html("<p>{n}</p>", { n = l[3] }),
     go = l[5] and buttons { link(desk, l[5][1], nil, l[5][2], "button go") } or false })
 end
 
@@ -339,8 +340,15 @@ local function item_page(desk, key, name, query)
       { rows = rows[1] and grid({ "Host", "Methods", "Ports", "" }, rows) or html "<p>None.</p>",
       go = buttons { link(desk, "do/domain/add", { { "a1", name } }, "Open a host", "button") } })
   elseif key == "credentials" or key == "agents" then
-    if key == "agents" then table.insert(acts, 1, link(desk, "environment", { { "agent", name } }, "Environment",
-      "button go")) end
+    if key == "agents" then
+      table.insert(acts, 1, link(desk, "environment", { { "agent", name } }, "Environment", "button go"))
+      local tokens = {}
+      for i, token in ipairs(shown.value.tokens or {}) do
+        tokens[i] = { token.label or "", ago(token.created), token.expires_at and ago(token.expires_at) or "with the agent" }
+      end
+      shown.value.tokens = nil
+      about = html("<h2>Tokens</h2>{t}", { t = tokens[1] and grid({ "Label", "Made", "Ends" }, tokens) or html "<p>None: rotate makes one.</p>" })
+    end
     if key == "credentials" and commands.signs_in(shown.value.type) then table.insert(acts, 1,
       link(desk, "account/" .. name, nil, "Sign in to the account", "button go")) end
     local lately, got = records_of(desk, { "log", "--kind=request", ("--%s=%s"):format(l[1], name), "--newest=" .. LATELY })
@@ -353,7 +361,8 @@ local function item_page(desk, key, name, query)
     more = html("{a}<h2>Lately</h2>{r}{l}", { a = about, r = lately or html "<p>No request of it is in the log.</p>", l = buttons { link(desk, "log", { { l[1], name } },
       "Its requests", "button"), key == "agents" and link(desk, "explain", { { "agent", name } }, "Explain a request", "button") or nil } })
   end
-  return { title = name, line = { l[1], commands.find(l[1] .. " show") and "show" or "list", commands.find(l[1] .. " show") and name or nil },
+  shown.value.name = nil        -- the title says it
+  return { title = ("%s %s"):format(titled(forms.thing(l[1])), name), line = { l[1], commands.find(l[1] .. " show") and "show" or "list", commands.find(l[1] .. " show") and name or nil },
     body = html("{members}{acts}{more}", { members = forms.members(shown.value), acts = buttons(acts), more = more }) }
 end
 
@@ -640,7 +649,7 @@ local function policies(desk, query)
     new = html([[<h2>A new one</h2><form class="row" method="get" action="{base}policies"><label>Name<br><input name="name" required pattern="[a-z][a-z0-9_]*" size="16"></label>
 <label>Begins as<br><select name="like"><option>a rule</option><option>a type</option>{o}</select></label><button>Write it</button></form>{w}]], { base = desk.base, o = names, w = query.name and html('<p class="warn" role="alert">{t}</p>',
       { t = "A name is small letters, digits and _, begins with a letter, and is no other policy's." }) }),
-    g = grid({ "Name", "Kind", "", "State", "Version" }, rows) }) }
+    g = grid({ "Name", "Kind", "What it is", "State", "Version" }, rows, { [5] = true }) }) }
 end
 
 -- The text area with its lines' numbers beside it, which need no script: the area is as high as its text. at: the line of a fault.
