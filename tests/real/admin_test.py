@@ -30,7 +30,7 @@ class Page(html.parser.HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.links, self.forms, self.tags, self.words, self._form, self._area, self._hidden = [], [], [], [], None, None, False
+        self.links, self.forms, self.tags, self.words, self._form, self._area, self._select, self._hidden = [], [], [], [], None, None, None, False
         self.feed(text)
         self.text = re.sub(r"\s+", " ", " ".join(self.words))
 
@@ -41,13 +41,20 @@ class Page(html.parser.HTMLParser):
         if tag == "a":
             self.links.append([a.get("href", ""), ""])
         elif tag == "form":
-            self._form = {"action": a.get("action"), "method": a.get("method", "get"), "fields": {}}
+            self._form = {"action": a.get("action"), "method": a.get("method", "get"), "fields": {}, "hidden": set(), "buttons": [], "choices": {}}
             self.forms.append(self._form)
         elif tag in ("input", "textarea", "select") and self._form is not None and "name" in a:
             if a.get("type") != "checkbox" or "checked" in a:
                 self._form["fields"][a["name"]] = a.get("value", "")
+            if a.get("type") == "hidden":
+                self._form["hidden"].add(a["name"])
+            self._select = a["name"] if tag == "select" else None
             if tag == "textarea":
                 self._area = a["name"]
+        elif tag == "button" and self._form is not None and "name" in a:
+            self._form["buttons"].append(a["name"])
+        elif tag == "option" and self._form is not None and self._select and a.get("value"):
+            self._form["choices"].setdefault(self._select, []).append(a["value"])
 
     def handle_endtag(self, tag):
         self._hidden = False
@@ -366,7 +373,7 @@ def test_secrets(t):
 
 
 def test_hostile_texts(t):
-    """markup in names, hosts, paths, reasons and upstreams' words is text on every page; every form takes empty, huge and hostile fields and stands"""
+    """markup in names, hosts, paths, reasons and upstreams' words is text on every page (every form with it: pages_test)"""
     s, up = t.proxy(workers=1, domains=[{"bundle": "default", "host": "api.test"}])
     a = Admin(t, s).sign_in()
     evil = "<x-canary onclick=x>\"'&amp;\u202e"
@@ -377,27 +384,7 @@ def test_hostile_texts(t):
         s.request(target=urllib.parse.quote(target, safe="/<>\"'%"), host="api.test", auth=auth)
         s.request(target=urllib.parse.quote(target, safe="/%"), host="no.test", auth=auth)
     s.wait_record({"host": "no.test"})
-    for words in ("credential/add?o.type=bearer", "agent/add", "bundle/add", "domain/add", "rule/add?o.type=rate", "tenant/add", "user/add", "role/add", "gateway/add", "key/add", "client/add"):
-        for value in ("", evil, "A" * 5000, "-x", "--home=/", "\x01"):
-            a.get("do/" + words)
-            form = next(f for f in a.page.forms if "/do/" in f["action"])
-            page = a.submit(form=form, **{k: value for k in form["fields"] if k not in ("csrf", "o.type")})
-            assert a.status in (200, 400), (words, value[:20], a.status, page.text)
-            assert not any(tag == "x-canary" for tag, _ in page.tags), (words, value)
-            assert "fault in sallyport" not in page.text, (words, value[:20], page.text)
-    from proposal_test import own       # which imports this file
-    s.policy("asks", """return { kind = "rule", api = 1, name = "asks", title = "t", on_request = function(req, ctx) return nil end }""")
-    own(s, "POST", "/v1/proposals", {"services": [{"name": "new", "host": "new.test", "auth": {"type": "bearer", "token": "NEW_KEY"}}], "credentials": [{"key": "NEW_KEY"}]}, token=s.tokens["helper"])
-    s.cli("credential", "add", "api", "--type", "api_key", "--host", "keys.test", "key=-", stdin=SECRET)
-    wanted = json.loads(s.cli("proposal", "list", "--json").stdout)[0]["id"]
-    for at in ("proposals/" + wanted, "policies/asks", "policies/bearer", "settings", "environment?agent=helper", "do/credential/set?a1=api", "do/rule/move", "do/bundle/attach?a1=default", "do/agent/set?a1=helper",
-               "do/user/set", "do/gateway/scope", "do/approval/allow", "do/credential/test?a1=api"):
-        for value in ("", evil, "A" * 5000, "-x", "--home=/", "\x01"):
-            a.get(at)
-            for form in [f for f in a.page.forms if f["method"] == "post" and not f["action"].endswith("/out")][:2]:
-                page = a.submit(form=form, **{k: value for k in form["fields"] if k not in ("csrf", "seen", "source")})
-                assert a.status in (200, 400, 404, 409) and not any(tag == "x-canary" for tag, _ in page.tags), (at, value[:20], a.status, page.text[:500])
-                assert "fault in sallyport" not in page.text and SECRET not in a.html, (at, value[:20], page.text[:500])
+    s.cli("bundle", "set", "default", f"NOTE={evil[:-1]}")
     for q in (evil, "%", "[", "A" * 3000):
         for path in ("connect?q=", "log?text=", "log?agent=", "log?host=", "log?since=", "explain?method=GET&url=", "explain?method=", "allow?host=", "record?id=", "start?code="):
             a.get(path + urllib.parse.quote(q))

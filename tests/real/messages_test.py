@@ -29,9 +29,21 @@ class Hook(http.server.ThreadingHTTPServer):
         self.socket = context.wrap_socket(self.socket, server_side=True)
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
+    # An authorization server whose tokens last an hour and come without a refresh token (RFC 8628, RFC 6749 5.1).
+    account = {"/device": {"device_code": "canary-device", "user_code": "U", "verification_uri": "https://id.test/d", "interval": 1, "expires_in": 600},
+               "/token": {"access_token": "canary-brief-token", "token_type": "Bearer", "expires_in": 3600}}
+
     class Take(http.server.BaseHTTPRequestHandler):
         def do_POST(self):
             body = self.rfile.read(int(self.headers["Content-Length"]))
+            if self.path in Hook.account:
+                answer = json.dumps(Hook.account[self.path]).encode()
+                self.send_response(200)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(answer)))
+                self.end_headers()
+                self.wfile.write(answer)
+                return
             status = self.server.fails.pop(0) if self.server.fails else 204
             self.server.got.append((status, self.path, dict(self.headers.items()), body))
             self.send_response(status)
@@ -69,7 +81,7 @@ def is_ours(secret, header, body):
 
 
 def test_events(t):
-    """proposals, held requests, credentials that fail, refusals in a burst: once each, at once, signed, in the three formats; no path, reason, word or secret in any"""
+    """proposals, held requests, credentials that fail, tokens that end and that nothing renews, refusals in a burst: once each, at once, signed, in the three formats; no path, reason, word or secret in any"""
     hook = Hook()
     s, up, key = world(t, hook)
     assert "canary" not in s.cli("set").stdout + s.cli("set", "webhook", "--json").stdout
@@ -93,6 +105,11 @@ def test_events(t):
     wait(lambda: hook.taken("refusals"), 15, "the message of a burst")
     m = json.loads(hook.taken("refusals")[0][2])
     assert m["agent"] == "a" and m["count"] >= 20, m
+    s.cli("set", "upstream-ca", sallyport.certs() / "root.pem")
+    s.cli("credential", "add", "hourly", "--type", "oauth_authorization_code", "--host", "hourly.test", f"token_url=https://{HOST}/token", f"authorization_url=https://{HOST}/a", f"device_authorization_url=https://{HOST}/device", "client_id=c")
+    s.canaries += ["canary-device", "canary-brief-token"]
+    s.cli("connect", "hourly", "--device")
+    s.set_clock(2800)       # three quarters of its hour, and nothing will renew it
     s.cli("credential", "add", "drive", "--type", "oauth_authorization_code", "--host", "drive.test", "token_url=https://id.test/token", "authorization_url=https://id.test/a", "client_id=c")
     s.cli("agent", "add", "brief", "--ttl", "6d")
     folder = s.dir / "soon"
@@ -100,10 +117,11 @@ def test_events(t):
     subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", folder / "key", "-out", folder / "cert", "-days", "5", "-subj", "/CN=box"],
                    check=True, capture_output=True)
     s.cli("credential", "add", "certain", "--type", "bearer", "--host", "certain.test", f"token=@{s.secret_file(SECRET)}", f"client_cert=@{folder / 'cert'}", f"client_key=@{folder / 'key'}")
-    wait(lambda: len(hook.taken("credential")) >= 3, 75, "messages of a credential that cannot be used, and of two that end soon")
+    wait(lambda: len(hook.taken("credential")) >= 4, 75, "messages of a credential that cannot be used, and of three things that end soon")
     told = {m["credential"]: m["why"] for m in (json.loads(b) for _, _, b in hook.taken("credential"))}
-    assert set(told) == {"credential drive", "credential certain", "agent brief"} and "connect drive" in told["credential drive"], told
+    assert set(told) == {"credential drive", "credential hourly", "credential certain", "agent brief"} and "connect drive" in told["credential drive"], told
     assert told["credential certain"].startswith("client_cert expires on ") and told["agent brief"].startswith("it ends at "), told
+    assert told["credential hourly"].startswith("its token ends at ") and told["credential hourly"].endswith(", and nothing renews it: sallyport connect hourly"), told
     before = len(hook.got)
     s.cli("set", "webhook-format", "slack")
     own(s, "POST", "/v1/proposals", ASK)

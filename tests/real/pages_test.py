@@ -3,13 +3,15 @@ import http.server
 import json
 import lzma
 import os
+import re
 import shutil
 import subprocess
 import threading
+import urllib.parse
 
 from admin_test import HERE, NODE, NPM
 from approval_test import OK, Asked, opened
-from operator_test import PASSWORD, Desk
+from operator_test import PASSWORD, Desk, page_pid, world
 from proposal_test import ASK, own
 from real import wait
 from servers import free_port
@@ -73,6 +75,95 @@ def full(t, workers=1):
     return s, up, desk, held
 
 
+MARKUP, HUGE, DASH, CONTROL = "<x-canary onclick=x>\"'&amp;\u202e", "A" * 5000, "--home=/", "\x01"
+# What has pages of its own, and no form at do/…
+NO_FORM = r".* (list|show|presets)$|env$|log$|set$|status$|doctor$|policy put$"
+
+
+class Forms:
+    """Every form of the page, once, found by following links and by the table of the page's commands."""
+
+    def __init__(self, desk, commands):
+        self.desk, self.found, self.seen, self.lacks = desk, {}, {}, []
+        todo = [desk.base + "do/" + c.replace(" ", "/") for c in commands if not re.match(NO_FORM, c)] + [desk.base]
+        for at in todo[:-1]:
+            desk.get(at)
+            self.lacks += [at] if desk.status != 200 or not self.take(at) else []
+        while todo:
+            at = todo.pop()
+            path, _, query = at.partition("?")
+            parts = path[len(desk.base):].split("/")
+            kind = (*(parts[:3] if parts[0] == "do" else [parts[0], len(parts)]), *sorted(re.findall(r"([^&=]+)=", query)))
+            one = self.seen.setdefault(kind, set())
+            if at in one or len(one) >= (99 if "o.type" in query else 2 if "o.preset" in query else 6) or "/done/" in at or "live=" in at:
+                continue
+            one.add(at)
+            page = desk.get(at)
+            assert desk.status in (200, 400), (at, desk.status)
+            self.take(at)
+            todo += [link.split("#")[0] for link, _ in page.links if link.startswith(desk.base)]
+            for form in page.forms:     # each choice that leads to another form
+                if form["method"] == "get" and "o.type" in form["choices"]:
+                    todo += [f"{form['action']}?o.type={v}" for v in form["choices"]["o.type"]]
+
+    def take(self, at):
+        mine = [f for f in self.desk.page.forms if not f["action"].endswith("/out")]
+        for f in mine:
+            to = f["action"][len(self.desk.base):]
+            fixed = [f["fields"][n] for n in sorted(f["hidden"]) if n in ("o.type", "name")]
+            self.found.setdefault((to if to.startswith("do/") else to.split("/")[0], tuple(sorted(f["fields"])), *fixed), (at, f))
+        return mine
+
+
+def test_every_form(t):
+    """every form, found by links and by the table of commands, so that none can be forgotten, with every field empty, huge and hostile, what stands in it already kept or not, by each of its buttons: refused or taken as text; no fault, no markup, no secret; the process and its pages stand"""
+    if "asan" in str(t.binary):
+        t.skip("it is Lua that reads forms; hostile texts reach the sanitized build by admin_test, api_test and the fuzz targets")
+    s, up, desk, held = full(t)
+    assert desk.sign_in("ada") == 200
+    script = s.dir / "page.lua"
+    script.write_text('local cli, page = require "cli", require "web.commands"\nfor _, f in ipairs(cli.first_words()) do for _, c in ipairs(cli.commands_of(f)) do\n'
+                      'if page.find(c.words) then print(c.words) end end end\n')
+    forms = Forms(desk, s.cli("lua", str(script)).stdout.splitlines())
+    assert not forms.lacks, forms.lacks
+    apart = {"policies", "settings", "variables", "environment", "proposals", "account", "connect", "log", "explain", "credentials"} - {k[0] for k in forms.found}
+    assert len(forms.found) > 100 and not apart, (len(forms.found), apart, sorted(forms.seen, key=str))
+    pid, sent = page_pid(s), 0
+
+    def send(at, form, changed):
+        nonlocal sent
+        sent += 1
+        desk.submit(form=form, **changed)
+        what = (at, form["action"], {k: v[:9] for k, v in changed.items()}, desk.status, desk.page.text[:600])
+        if desk.status == 431 and form["method"] == "get":      # an address of more than 64 KiB
+            return
+        assert desk.status in (200, 400, 404, 409), what
+        assert "fault in sallyport" not in desk.page.text and SECRET not in desk.html and "<h1" in desk.html, what
+        assert not any(tag == "x-canary" for tag, _ in desk.page.tags), what
+
+    for key, (at, form) in forms.found.items():
+        shown = [k for k in form["fields"] if k not in form["hidden"]]
+        given = [k for k in form["fields"] if k not in ("csrf", "seen", "o.type")]
+        deeper = [k for k in shown if not re.fullmatch(r"a\d+", k)] if any(form["fields"].get(k) for k in shown if re.fullmatch(r"a\d+", k)) else []
+        many = len(key) > 2         # one of a form that comes for each type or setting
+        for value in ("", MARKUP, HUGE) if many else ("", MARKUP, HUGE, DASH, CONTROL):
+            if shown:
+                send(at, form, {k: value for k in shown})
+        for value in (MARKUP, HUGE) if deeper else ():
+            send(at, form, {k: value for k in deeper})
+        if not shown:
+            send(at, form, {k: MARKUP for k in given})
+        for button in form["buttons"]:
+            send(at, form, {**{k: MARKUP for k in shown}, button: "on"})
+    assert page_pid(s) == pid and "ev=task_failed" not in s.log()
+    for q in json.loads(s.cli("approval", "list", "--json").stdout):
+        s.cli("approval", "deny", q["id"])
+    assert held.status() == 403
+    for at, page, text in desk.every():
+        assert desk.status == 200 and not any(tag == "x-canary" for tag, _ in page.tags) and "\u202e" not in text and SECRET not in text, at
+    print("#", len(forms.found), "forms,", sum(map(len, forms.seen.values())), "pages,", sent, "sent")
+
+
 def test_size(t):
     """what the page is made of, styles, script, templates and code, is under 60 KB packed"""
     web = HERE.parent.parent / "lua/web"
@@ -111,3 +202,29 @@ def test_every_page(t):
     assert alone == {"escaping": [], "would": [1]}, alone
     assert policy["policy"] == [] and len(policy["stopped"]) == 4, policy
     assert all(x == {"at": True, "base": True, "styled": "static"} for x in policy["stopped"].values()), policy
+
+
+def test_keyboard(t):
+    """in Chromium without a mouse: Tab reaches every control in the order in which they stand, each with a focus that is seen; links, buttons, boxes, choices and forms by Enter, Space and letters, from the first page to a credential; the editor lets Tab out both ways; the secret that was typed is in nothing that the browser keeps"""
+    if "asan" in str(t.binary):
+        t.skip("the sanitized build answers the same pages in the other tests")
+    if not shutil.which("chromium") or not (NPM / "playwright-core").exists():
+        t.skip("chromium or playwright-core is not installed")
+    s, up, desk, link = world(t)
+    wait(lambda: desk.raw("GET", "/login")[0] == 200, 15, "the page")
+    desk.set_password(link)
+    s.credential({"name": "api", "host": "api.test", "secrets": {"token": SECRET}})
+    s.agent("helper")
+    profile, typed = s.dir / "profile", "canary-typed-" + "k" * 20
+    s.canaries += [SECRET, typed]
+    plan = {"login": f"http://{desk.at}/login", "user": "ada", "password": PASSWORD, "secret": typed, "walk": ["", "log", "do/credential/set?a1=api", "policies/rate", "variables"]}
+    r = subprocess.run([NODE, HERE / "keys.mjs", NPM, shutil.which("chromium"), profile, json.dumps(plan)], capture_output=True, text=True, timeout=200 * sallyport.SLOW)
+    assert r.returncode == 0, (r.stdout[-2000:], r.stderr[-3000:])
+    got = json.loads(r.stdout)
+    for path, walk in got.pop("walks").items():
+        assert walk["stops"] > 14 and not (walk["missed"] or walk["order"] or walk["unseen"] or walk["clickable"]) and walk["first"] == "To the page", (path, walk)
+    assert got.pop("skip")["seen"] and got == {"skipped": "#main", "open": True, "kept": True, "box": True, "choice": "rate", "typed": True, "after": "Keep it", "back": "source", "same": True, "tested": True, "shown": False}, got
+    kept = [(p, p.read_bytes()) for p in profile.rglob("*") if p.is_file() and not p.is_symlink()]
+    assert any(b"/login" in data for p, data in kept if p.name == "History"), "its history is looked at"
+    assert not [str(p) for p, data in kept if any(w.encode() in data or w.encode("utf-16-le") in data for w in (typed, PASSWORD))]
+    shutil.rmtree(profile)
