@@ -49,6 +49,13 @@ local function fake_store()
     for i = 1, math.min(limit, #keys) do out[i] = { key = keys[i], record = data[keys[i]] } end
     return out
   end
+  function fake.records(_, prefix)
+    local list, i = fake.each(nil, prefix, nil, math.maxinteger), 0
+    return function()
+      i = i + 1
+      if list[i] then return list[i].key, list[i].record end
+    end
+  end
   function fake.commit(ops)
     if fake.now then
       local code = fake.now
