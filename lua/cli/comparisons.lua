@@ -43,9 +43,11 @@ local function tokens(source)
       while e <= #source and source:sub(e, e) ~= c do e = e + (source:sub(e, e) == "\\" and 2 or 1) end
       add("<text>", e, source:sub(at + 1, e - 1))
     elseif long_close(source, at) then
-      add("<text>", long_close(source, at))
+      local _, text = source:match("^%[(=*)%[\r?\n?(.-)%]%1%]", at)
+      add("<text>", long_close(source, at), text)
     elseif source:find("^%.?%d", at) then
-      add("<number>", number_end(source, at))
+      local e = number_end(source, at)
+      add("<number>", e, source:sub(at, e))
     elseif source:find("^[%a_]", at) then
       local _, e, name = source:find("^([%w_]+)", at)
       add(name, e, name)

@@ -119,6 +119,27 @@ local function dotted_before(list, i)
   if a and dot and b and dot.kind == "." and a.value and b.value and (list[i - 3] or {}).kind ~= "." then return a.value .. "." .. b.value end
 end
 
+-- The field of the policy's own that is named before i, as `cred.NAME` or `ctx.rule.NAME` (rule.NAME).
+local function own_field(pol, list, i)
+  local name, dot, of = list[i], list[i - 1], list[i - 2]
+  if not (name and dot and of and dot.kind == "." and of.value == (pol.kind == "rule" and "rule" or "cred")) then return nil end
+  local before = list[i - 3]
+  if before and before.kind == "." and not (pol.kind == "rule" and (list[i - 4] or {}).value == "ctx") then return nil end
+  return pol.by_name and pol.by_name[name.value]
+end
+
+local held = { integer = "number", boolean = "boolean", list = "table", map = "table", document = "table" }
+
+-- A field, compared with what none of its type is | nil
+local function other_type(f, right, rt)
+  local is = held[f.type] or "string"
+  if right ~= is then return ("the field %s is a %s, and this is a %s"):format(f.name, is == "string" and "text" or is, right == "string" and "text" or right) end
+  for _, v in ipairs(f.values or {}) do
+    if v == rt.value or rt.value:find("\\", 1, true) then return nil end
+  end
+  return f.values and ("the field %s is one of %s"):format(f.name, table.concat(f.values, ", ")) or nil
+end
+
 function Reader:compare()
   local list, i = self.list, self.i
   local t = list[i]
@@ -150,7 +171,14 @@ function Reader:compare()
   if list[j] and list[j].kind == "#" and j < i - 1 and (right and right ~= "number" or minus) and equal[t.kind] then
     return self:say(t, "never", ("a length is a number from 0: this is always %s"):format(always))
   end
-  local field = dotted_before(list, i - 1)
+  if list[j] and list[j].kind == "#" and j < i - 1 and t.kind == "<" and right == "number" and rt.value == "0" then
+    return self:say(t, "never", "a length is a number from 0: this is always false")
+  end
+  local alone = begins[(list[j] or { kind = "(" }).kind]     -- and no part of a longer expression
+  local f = alone and equal[t.kind] and right and right ~= "nil" and own_field(self.pol, list, i - 1)
+  local why = f and not (f.secret or f.split) and other_type(f, right, rt)
+  if why then return self:say(t, "never", ("%s: this is always %s"):format(why, always)) end
+  local field = alone and dotted_before(list, i - 1)
   local class = field and texts[field]
   if class and right and equal[t.kind] then
     if right ~= "string" then return self:say(t, "never", ("%s is a text, and this is a %s: always %s"):format(field, right, always)) end
@@ -161,6 +189,9 @@ function Reader:compare()
     if field == "req.host" and rt.value:find("[:/]") and not rt.value:find("^[%x:]+$") then
       return self:say(t, "never", ("req.host has no port and no scheme: this is always %s"):format(always))
     end
+  end
+  if field == "req.path" and right and equal[t.kind] and (right ~= "string" or rt.value:find("^[^/\\]") or rt.value == "") and right ~= "nil" then
+    return self:say(t, "never", ("req.path is a text that begins with /: this is always %s"):format(always))
   end
   if field == "req.port" and right and right ~= "number" and equal[t.kind] then
     return self:say(t, "never", ("req.port is a number, and this is a %s: always %s"):format(right, always))
@@ -448,7 +479,7 @@ function M.check(pol)
   for name in pairs(require("rules").functions) do globals[name] = true end
   for name in pairs(globals) do names[#names + 1] = name end
   table.sort(names)
-  local self = setmetatable({ list = comparisons.tokens(source), i = 1, found = {}, scopes = { {} }, tables = {}, globals = globals, global_names = names }, Reader)
+  local self = setmetatable({ list = comparisons.tokens(source), i = 1, found = {}, scopes = { {} }, tables = {}, pol = pol, globals = globals, global_names = names }, Reader)
   while self.list[self.i] do
     self:block()
     self.i = self.i + 1

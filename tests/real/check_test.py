@@ -9,7 +9,7 @@ import sallyport
 
 TYPE = """return {
   kind = "type", api = 1, name = "%s", title = "T",
-  fields = { { name = "key", secret = true } },
+  fields = { { name = "key", secret = true }, { name = "hours", type = "integer", default = 8 }, { name = "way", type = "enum", values = { "up", "down" }, default = "up" } },
   apply = function(req, cred)
 %s
     req.headers:set("x-key", cred.key)
@@ -39,6 +39,10 @@ WRONG = [
     ("    if not req.path == \"/\" then log(1) end", [(1, 21, "never", "not (x")]),
     ("    if #req.path == \"1\" then log(1) end", [(1, 18, "never", "length")]),
     ("    if #req.path == -1 then log(1) end", [(1, 18, "never", "length")]),
+    ("    if #req.path < 0 then log(1) end", [(1, 18, "never", "length")]),
+    ("    if req.path == \"v1\" then log(1) end", [(1, 17, "never", "begins with /")]),
+    ("    if cred.hours == \"8\" then log(1) end", [(1, 19, "never", "a number, and this is a text")]),
+    ("    if cred.way ~= \"upp\" then log(1) end", [(1, 17, "never", "one of up, down")]),
     ("    if req.port > nil then log(1) end", [(1, 17, "fails", "raises")]),
     ("    if \"a\" == \"b\" then log(1) end", [(1, 12, "constant", "constants")]),
     ("    log(req.path:find(\"(%w+)(%w+)(%w+)!\"))", [(1, 23, "pattern", "n^4")]),
@@ -57,6 +61,8 @@ RIGHT = """
     function t.g(a, ...) return a, ... end
     function t:h() return self end
     log(req.path:match("^%s*(.-)%s*$"), req.path:match("^(%a+)://([^/]*)(.*)$"), req.path:gsub("%W", "%%%0"), ([[a]]):rep(2), 0x10-1, 1-number)
+    if #req.host == 8 or 2 * cred.hours == 8 or "x" .. cred.way == "xy" or "v" .. req.path == "v/" then log(1) end
+    if cred.hours == 8 and cred.way == "down" and req.path ~= "/v1" or #req.path < 10 then log(1) end
     if cred.key == nil then return elsewhere end
 """.replace("elsewhere", "nil, \"no key\"").strip("\n")
 
@@ -90,6 +96,24 @@ def test_what_is_wrong(t):
     assert len(shipped) > 25
     r = s.cli("policy", "check", *shipped, check=False)
     assert r.returncode == 0, r.stdout
+
+
+def test_fields_of_a_rule(t):
+    """a comparison with ctx.rule that can never be true, however it is reached"""
+    s = t.bare()
+    source = """return { kind = "rule", api = 1, name = "r", title = "T",
+  fields = { { name = "from", type = "integer", default = 8 }, { name = "on", type = "boolean", default = false } },
+  on_request = function(req, ctx)
+    local rule = ctx.rule
+    if %s then return deny("no") end
+    if rule.on and rule.from == 9 then return deny("no") end
+  end,
+  examples = { { rule = {}, req = {} } },
+}"""
+    for text, found in (('ctx.rule.from == "8"', True), ("rule.from == true", True), ('rule.on ~= "on"', True), ("ctx.rule.from == 8", False), ("rule.from == nil", False),
+                        ('req.rule.from == "8"', False)):
+        got = check(s, source % text, "r", int(found))[0]
+        assert [(f["line"], f["code"]) for f in got] == ([(5, "never")] if found else []), (text, got)
 
 
 def test_as_luacheck(t):
