@@ -699,6 +699,15 @@ def test_discover_has_every_variable(t):
         assert rows[name]["env"] == variables[0]
         assert rows[name]["variables"] == {v: env[v] for v in variables}, (rows[name], env)
     assert "variables" not in rows["one"] and rows["one"]["placeholder"] == env["ONE"]
+    # the manual has every member and field that an agent is shown, and every name of Agent Vault's that it gets
+    page, listed = s.cli("help", "clients").stdout, json.loads(got.split(b"\r\n\r\n", 1)[1])
+    r = s.request(host="nowhere.test")
+    said = json.loads(r.body)
+    names = {*listed, *(k for row in [*listed["allowed"], *listed["services"]] for k in row), *said, *said["proposal_hint"], *(n for n in env if n.startswith("AGENT_VAULT"))}
+    assert names > {"allowed", "placeholder", "proposal_hint", "endpoint", "AGENT_VAULT_ADDR", "AGENT_VAULT_VAULT"}, names
+    assert not (lacks := [n for n in names if f"`{n}`" not in page]), lacks
+    for field in ("X-Sallyport-Error", "X-Agent-Vault-Proxy-Error"):
+        assert r.get(field.lower()) and f"`{field}" in page, field
 
 
 def test_first_paste_without_curl(t):
