@@ -13,6 +13,7 @@ M.LIFE = 7 * 86400
 local PENDING_MAX, KEPT_MAX = 20, 40        -- of an agent; with those that ended
 local LIST_MAX = 10                         -- services, credentials
 local COMMIT = 10000                        -- ms
+local PAGE = 64                             -- credentials that are read at once
 local texts = { message = 2000, user_message = 5000, description = 500, obtain = 500, obtain_instructions = 1000 }
 
 -- What a person reads must not look otherwise than it is: no controls but line ends, no directions, nothing unseen.
@@ -165,7 +166,7 @@ local function service(s)
   if out.off and out.kind == "passthrough" then return nil, "enabled: a host without a credential is open or is not asked for" end
   local name = s.name == nil and slug(host) or s.name
   if type(name) ~= "string" or #name > 64 or not records.name(name) then return nil,
-    "name is 3 to 64 small letters, digits and hyphens" end
+    "name is at most 64 letters, digits, dots and hyphens, and begins with a letter or digit" end
   out.name, out.host, out.port, out.path = name, host, port and math.tointeger(tonumber(port)), path ~= "" and path or nil
   return out
 end
@@ -221,8 +222,8 @@ local function each(list, read, what)
 end
 
 --- The proposal in a request's body: { services, credentials, message, user_message } | nil, why. value: it brought a secret along,
--- which is not kept: what an agent may hold already needs no proxy.
-function M.parse(text)
+-- which is not kept: what an agent may hold already needs no proxy. held(key): the credential of the agent's that /discover names so | nil
+function M.parse(text, held)
   local v = require("json").decode(text)
   if type(v) ~= "table" then return nil, "the body is a JSON object" end
   local out, why = {}, nil
@@ -239,7 +240,12 @@ function M.parse(text)
   for _, c in ipairs(out.credentials) do keys[c.key] = c end
   for i, s in ipairs(out.services) do
     for key, kind in pairs(M.uses(s)) do
-      if not keys[key] then return nil, ("services[%d]: %s is none of the proposal's credentials"):format(i - 1, key) end
+      local there = not keys[key] and held and held(key)
+      if there then
+        keys[key] = { key = key, description = ("the agent means the secret of the credential %s, which is here; it is typed anew for this"):format(there) }
+        out.credentials[#out.credentials + 1] = keys[key]
+      end
+      if not keys[key] then return nil, ("services[%d]: %s is none of the proposal's credentials, and none that this agent has"):format(i - 1, key) end
       if used[key] and used[key] ~= kind or kind == "secret" and s.key and key == s.user_key then return nil,
         ("services[%d]: %s is a user name in one place and a secret in another, so anybody could read it"):format(i - 1, key) end
       if kind == "plain" and keys[key].oauth then return nil, ("services[%d]: a token of OAuth is no user name"):format(i - 1) end
@@ -354,6 +360,27 @@ local function missing(store, new, bundle)
   end
 end
 
+-- Types whose secret a person can type again; an account is signed in to.
+local typed_again = { bearer = true, basic = true, api_key = true, substitute = true }
+
+-- The credential that /discover names so to this agent | nil
+local function held_as(self, agent, key)
+  local holds, after = {}, nil
+  for _, b in ipairs(agent.bundles) do holds[b] = true end
+  repeat
+    local page = self.store.each("credential", "", after, PAGE) or {}
+    for _, row in ipairs(page) do
+      after = row.key
+      if row.key:upper():gsub("%W", "_") == key and row.record and typed_again[row.record.type] then
+        for _, b in ipairs(row.record.bundles or {}) do
+          if holds[b] then return row.key end
+        end
+      end
+    end
+    self.time.sleep(0)
+  until #page < PAGE
+end
+
 --- Where a person answers, signed in: a proposal ("p") or a question ("q") of that name | nil: the door is not open. settings: records.settings
 function M.link(settings, kind, id)
   local at = (settings.gateway or {})[1] and settings.public_url or (settings.admin or {})[1] and settings.admin_url
@@ -366,7 +393,7 @@ function M.answer(self, req, agent, body)
   if body then
     if not agent.bundles[1] then return nil, "path_not_allowed", "this agent holds no bundle to which anything could be added",
       "the operator grants one: sallyport agent set" end
-    local new, why = M.parse(body)
+    local new, why = M.parse(body, function(key) return held_as(self, agent, key) end)
     if new then why = missing(self.store, new, agent.bundles[1]) end
     if why then return nil, "bad_request", "the proposal cannot be read: " .. why,
       "sallyport help proposals has the shape" end

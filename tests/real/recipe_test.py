@@ -169,6 +169,78 @@ def test_pasted(t):
     assert up.requests[-1].get("authorization") != "Bearer " + access and server.spent() == before + 1, "what came for it is used"
 
 
+def test_table(t):
+    """the table of that product's protocol, row by row, by its own client: who it is let in as, limits and one more of each, fields left out, a key that is there already, states, what is polled, the marker and the hint"""
+    s, up = t.proxy(workers=2, upstream=OK)
+    secret = "canary-table-0123456789"
+    s.canaries.append(secret)
+    agent = Agent(s)
+    bearer = lambda name, key="K", **more: {"name": name, "host": name + ".test", "auth": {"type": "bearer", "token": key}, **more}
+    key = lambda name="K", **more: {"key": name, **more}
+
+    def made(want=201, **what):
+        status, value = agent.curl("/v1/proposals", what)
+        assert status == want, (status, value, str(what)[:300])
+        return value
+    # 4.2: either half of Basic, Basic without a colon, Bearer, and the successor's name; the vault as a hint
+    def connect(auth):
+        c = http.client.HTTPConnection("127.0.0.1", s.port, timeout=30 * sallyport.SLOW)
+        c.request("CONNECT", "api.test:443", headers={"Host": "api.test:443", "Proxy-Authorization": auth})
+        r = c.getresponse()
+        c.close()
+        return r.status, r.headers.get("Proxy-Authenticate")
+    for auth in (f"{agent.token}:{agent.vault}", f"{agent.token}:", agent.token, f"x-agent-vault:{agent.token}"):
+        assert connect("Basic " + base64.b64encode(auth.encode()).decode())[0] == 200, auth
+    assert connect("Bearer " + agent.token)[0] == 200
+    status, field = connect("Basic " + base64.b64encode(b"av_agt_nobody:default").decode())
+    assert status == 407 and field.startswith("Basic realm="), field
+    # 4.4: the CA and the port, without a token
+    out = subprocess.run(["curl", "-sS", "-i", "--noproxy", "*", agent.addr + "/v1/mitm/ca.pem"], capture_output=True, text=True, check=True, timeout=30 * sallyport.SLOW).stdout
+    assert "BEGIN CERTIFICATE" in out and f"x-mitm-port: {s.port}" in out.lower(), out
+    # 4.3: the marker, the code and the hint
+    r = s.request(host="nowhere.test", wire=None)
+    value = json.loads(r.body)
+    assert (r.get("content-type"), r.get("x-agent-vault-proxy-error")) == ("application/json", "true") and {"error", "message", "hint"} <= set(value) and value["proposal_hint"]["supported_auth_types"] == ["bearer", "basic", "api-key", "custom", "passthrough"], value
+    # 1.6: limits, each at its most and with one more
+    for n, want in ((10, 201), (11, 400)):
+        made(want, services=[bearer(f"s-{i}", f"K{i}") for i in range(n)], credentials=[key(f"K{i}") for i in range(n)])
+    for name, most in (("description", 500), ("obtain", 500), ("obtain_instructions", 1000)):
+        for n, want in ((most, 201), (most + 1, 400)):
+            made(want, services=[bearer("one")], credentials=[key(**{name: "x" * n})])
+    for name, want in (("abc", 201), ("x" * 64, 201), ("A-b", 201), ("-ab", 400), ("a b", 400), ("x" * 65, 400)):
+        made(want, services=[{**bearer("one"), "name": name}], credentials=[key()])
+    # 1.2: what may be left out: a name, a header, a prefix, a password
+    low = made(services=[{"host": "plain.test/v2/*", "auth": {"type": "api-key", "key": "K"}}, {"host": "user.test", "auth": {"type": "basic", "username": "USER"}}], credentials=[key(), key("USER", type="static", action="set")])
+    agent.made = low
+    assert agent.state() == "pending" and low["id"] and set(low) >= {"id", "status", "vault", "message"}
+    s.cli("proposal", "approve", low["id"], "K=-", f"USER=@{s.secret_file(secret)}", stdin=secret)
+    assert agent.state() == "applied"
+    kept = {c["name"]: c for c in json.loads(s.cli("credential", "list", "--json").stdout)}
+    assert kept["plain-test"]["fields"] == {"header": "authorization"} and kept["plain-test"]["paths"] == ["/v2"], kept
+    # a key that is in the vault and not in the proposal: its secret is typed anew, and the credential that has it stays
+    found = agent.curl("/discover")[1]
+    assert {"PLAIN_TEST", "USER_TEST"} <= set(found["available_credentials"]) and {"name": "plain-test", "host": "plain.test"} in found["services"], found
+    assert "none that this agent has" in made(400, services=[bearer("more", "NOBODY")])["message"]
+    again = made(services=[bearer("more", "PLAIN_TEST")])
+    shown = s.cli("proposal", "show", again["id"]).stdout
+    assert "the agent means the secret of the credential plain-test" in shown, shown
+    assert s.cli("proposal", "approve", again["id"], check=False).returncode == 2, "nothing is copied"
+    s.cli("proposal", "approve", again["id"], "PLAIN_TEST=-", stdin=secret + "2")
+    assert json.loads(s.cli("credential", "show", "plain-test", "--json").stdout)["hosts"] == ["plain.test"] and "more" in credentials(s)
+    s.cli("bundle", "add", "other")
+    s.cli("credential", "add", "theirs", "--type", "bearer", "--host", "theirs.test", "--bundle", "other", f"token=@{s.secret_file(secret)}")
+    made(400, services=[bearer("more", "THEIRS")])
+    # rejected with a reason; a value that came along is kept nowhere
+    agent.made = made(services=[bearer("own")], credentials=[key(value=secret + "3")])
+    s.cli("proposal", "reject", agent.made["id"], "--reason", "not now")
+    status, polled = agent.curl("/v1/proposals/" + agent.made["id"])
+    assert (status, polled["status"], polled["reason"], polled["vault"]) == (200, "rejected", "not now", agent.vault), polled
+    waits = [p for p in json.loads(s.cli("proposal", "list", "--json").stdout) if p["state"] == "pending"]
+    for _ in range(20 - len(waits)):
+        made(services=[bearer("own")], credentials=[key()])
+    assert made(429, services=[bearer("own")], credentials=[key()])["error"] == "too_many"
+
+
 def test_signed_in(t):
     """without tokens the page that says 'approved' leads to the provider, one click away; it comes back here, and the account is connected"""
     s, up, server, agent, a, form = asked_on_page(t)
