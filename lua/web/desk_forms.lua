@@ -120,6 +120,11 @@ local function of_fields(pol, out, record)
     end
     out[#out + 1] = spec
   end
+  if pol.connect then     -- tokens of a client that is connected elsewhere
+    out[#out + 1] = { name = "t.refresh_token", label = "refresh token", kind = "secret",
+      help = "To paste one that is there: it is tried at once. Without it you sign in to the account next." }
+    out[#out + 1] = { name = "t.access_token", label = "access token", kind = "secret", help = "Alone it is used until it ends." }
+  end
 end
 
 local function load_type(name)
@@ -234,6 +239,10 @@ local function arguments_of(c, form, specs, pol)
       elseif value ~= s.default then
         put(("%s=%s"):format(name, value))
       end
+    elseif s.name:find("^t%.") and value ~= "" then
+      local name = s.name:sub(3)
+      typed[name] = value
+      put(name .. "=-")
     elseif s.name == "more" then
       for line in each_line(value) do
         if line:sub(1, 1) == "-" or not line:find("=", 1, true) then return nil, "a line is NAME=VALUE", "more" end
@@ -335,11 +344,11 @@ function M.show(desk, c, form, fault)
   local first, rest = {}, {}
   local set = c.words:find(" set$")
   for _, s in ipairs(specs) do
-    local main = s.name:find("^[af]") or s.required or form[s.name] or s.name == "o.host" and needs_host(c, form, pol)
+    local main = s.name:find("^[aft]") or s.required or form[s.name] or s.name == "o.host" and needs_host(c, form, pol)
       or #specs < 8 or fault and fault.at == s.name
     if s.name == "o.preset" and form["o.preset"] or s.name == "o.type" and form["o.type"] then
       first[#first + 1] = html('<input type="hidden" name="{n}" value="{v}">', { n = s.name, v = form[s.name] })
-    elseif main and not (set and s.name:find("^o")) or set and s.name:find("^[af]") then
+    elseif main and not (set and s.name:find("^o")) or set and s.name:find("^[aft]") then
       first[#first + 1] = input(s, form, fault)
     else
       rest[#rest + 1] = input(s, form, fault)
@@ -445,6 +454,8 @@ local function account_button(desk, kept, value)
   end
   if list[1] then return html('<div class="row">{l}</div>', { l = list }) end
   local pol = kept.words == "credential add" and value and load_type(value.type)
+  local record = pol and pol.connect and require("store").peek("credential", value.name)
+  if record and not require("troubles").of(record, require("time").wall()) then pol = nil end       -- its tokens were pasted
   if value and not (pol and pol.connect) and (kept.words == "credential add" or kept.words == "credential set") then
     -- One small read with it, whose answer the next page says in words.
     return html('<form class="row" method="post" action="{base}do/credential/test">{csrf}<input type="hidden" name="a1" value="{n}">'

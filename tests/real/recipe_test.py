@@ -167,6 +167,16 @@ def test_pasted(t):
     assert credentials(s) == ["drive"]
     agent.works(up, server)
     assert up.requests[-1].get("authorization") != "Bearer " + access and server.spent() == before + 1, "what came for it is used"
+    a.get("do/credential/add?o.type=oauth_authorization_code")
+    other = server.tokens("offline_access")[0]
+    s.canaries.append(other)
+    own = {"a1": "own", "o.host": "own.test", "f.authorization_url": server.issuer + "/auth", "f.token_url": server.issuer + "/token", "f.client_id": "public"}
+    a.submit(**own, **{"t.refresh_token": "canary-not-a-token"})
+    assert a.status == 400 and "nothing was kept, for the refresh token did not work" in a.page.text and credentials(s) == ["drive"] and "canary" not in a.html, a.page.text
+    before = server.spent()
+    a.submit(**own, **{"t.refresh_token": other})
+    assert a.status == 200 and "Kept 'own' for own.test" in a.page.text and "Verify" in a.page.text and "Sign in" not in a.page.text.replace("Sign out", "") and other not in a.html, a.page.text
+    assert server.spent() == before + 1 and "connected" in json.dumps(json.loads(s.cli("credential", "show", "own", "--json").stdout))
 
 
 def test_table(t):
