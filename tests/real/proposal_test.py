@@ -35,6 +35,7 @@ def test_asked_and_approved(t):
     r = s.request()
     hint = json.loads(r.body)
     assert r.status == 403 and hint["error"] == "host_not_allowed" and r.get("x-agent-vault-proxy-error") == "true", hint
+    assert "POST /v1/proposals there asks a person for more" in hint["hint"], hint
     assert hint["proposal_hint"] == {"host": "api.test", "endpoint": "POST /v1/proposals", "supported_auth_types": ["bearer", "basic", "api-key", "custom", "passthrough"]}
     status, made, _ = own(s, "POST", "/v1/proposals", ASK)
     assert status == 201 and made["status"] == "pending" and made["vault"] == "default", made
