@@ -106,6 +106,13 @@ local function excepted(rule, agent, covers)
   return false
 end
 
+--- Does an answer for longer cover it: for an hour or a day, or always?
+function M.stands(store, agent, rule, covers, wall)
+  if excepted(rule, agent, covers) then return true end
+  local standing = store.peek("approval", M.standing(agent.id, rule, covers))
+  return standing ~= nil and standing["until"] > wall
+end
+
 local function timed_out(rule, reason, id, hold)
   return "approval_timeout", ("rule %s: %s; nobody answered within %s"):format(rule.name, reason, require("records").span(hold)),
     ("the question %s stays open for 10 minutes: once it is allowed (sallyport approval allow %s), send the same request again"):format(id, id)
@@ -175,9 +182,7 @@ end
 function M.ask(self, req, agent, bundle, name, rule, what)
   local now, hold = self.time.now, self.config.settings.approval_wait
   local covers = M.covers(req, name, what.key)
-  if excepted(rule, agent, covers) then return nil end
-  local standing = self.store.peek("approval", M.standing(agent.id, rule, covers))
-  if standing and standing["until"] > self.time.wall() then return nil end
+  if M.stands(self.store, agent, rule, covers, self.time.wall()) then return nil end
   local key = agent.id .. "/" .. M.digest(self, req, agent, name, req:view())
   local memo = memos[req] or {}
   memos[req] = memo

@@ -268,14 +268,21 @@ local function judge_rules(self, result, spec, url, agent, websocket)
       local reads = rule.pol and (rule.pol.body or rule.pol.members)
       now.asked = rule
       if rule.pol and body and not result.tunnel then refused, why, advice = feed_rule(self, rule, seen, req, body, question.readings()) end
-      if not refused then refused, why, advice = rules.ask(rule, self.sandbox.call, shown, with) end
+      local options
+      if not refused then refused, why, advice, options = rules.ask(rule, self.sandbox.call, shown, with) end
       local push = rule.pol and rule.pol.reader and require("pktline").wanted({ method = req.method, has_body = true }, question.readings())
       if (reads or rule.pol and (rule.pol.reader or rule.pol.on_response and not rule.pol.answer)) and result.tunnel then
         refused, why, advice = "rule_denied", ("rule %s: it reads bodies or answers, and nobody can see what goes through a tunnel"):format(rule.name), nil
       elseif (reads or push) and not body then
         refused, says = nil, "it reads the body"
       elseif refused == "approval_timeout" then
-        says = "it asks a person: " .. why:gsub("^rule [^:]*: a person is asked: ", "")
+        local covers = require("approvals").covers({ websocket = websocket, method = req.method, scheme = url.scheme, host = url.host, port = url.port,
+          path = url.path }, result.credential, options.key)
+        if agent.id and require("approvals").stands(self.store, agent, rule, covers, wall) then
+          refused, says = nil, "a person has allowed it for longer: " .. covers
+        else
+          says = "it asks a person: " .. why:gsub("^rule [^:]*: a person is asked: ", "")
+        end
       elseif refused then
         says = "it refuses: " .. why:gsub("^rule [^:]*: ", "")
       end
@@ -308,7 +315,7 @@ function M.explain(pipeline, spec)
   if not url then return nil, websocket end
   local result = { agent = spec.agent, method = spec.method, url = spec.url, considered = {} }
   local function deny(code, message, hint)
-    result.decision, result.code, result.status = "deny", code, errors.codes[code][1]
+    result.decision, result.code, result.status = code == "approval_timeout" and "ask" or "deny", code, errors.codes[code][1]
     result.reason = code
     result.message, result.hint = message or errors.codes[code][2], hint or errors.codes[code][3]
     return result

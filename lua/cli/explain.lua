@@ -11,6 +11,7 @@ local terminal = require "cli.terminal"
 local LIST = require("errors").LIST
 
 local function decision_line(d)
+  if d.decision == "ask" then return ("ASK    a person; %s (%d) where nobody answers in time"):format(d.code, d.status) end
   if d.decision ~= "allow" then
     return ("DENY   %s%s"):format(d.code or "refused", d.status and (" (%d)"):format(d.status) or "")
   end

@@ -58,7 +58,7 @@ end
 -- Words of a listing's state, and what they mean; the first that is found.
 local states = {
   { "damaged", "bad" }, { "refused", "bad" }, { "failed", "bad" }, { "^bad", "bad" }, { "^DENY", "bad" }, { "does not run", "bad" },
-  { "not connected", "warn" }, { "wants scopes", "warn" }, { "anew", "warn" }, { "^warn", "warn" }, { "changed since", "warn" },
+  { "not connected", "warn" }, { "wants scopes", "warn" }, { "anew", "warn" }, { "^warn", "warn" }, { "^ASK", "warn" }, { "changed since", "warn" },
   { "^disabled", "faint" }, { "^revoked", "faint" }, { "^expired", "warn" },
   { "^enabled", "good" }, { "^active", "good" }, { "^connected", "good" }, { "^ok", "good" }, { "^ALLOW", "good" }, { "^runs", "good" },
   { "^in force", "good" },

@@ -578,7 +578,7 @@ local function decision(got)
   for i, c in ipairs(d.considered or {}) do why[i] = { ("%s %s"):format(c.kind, c.name), c.bundle or "",
     c.why or html '<strong class="good">decides</strong>' } end
   d.considered = nil
-  return html('<p class="{c}"><strong>{d}</strong> {m}</p>{members}{why}', { c = d.decision == "deny" and "bad" or "good",
+  return html('<p class="{c}"><strong>{d}</strong> {m}</p>{members}{why}', { c = d.decision == "deny" and "bad" or d.decision == "ask" and "warn" or "good",
     d = d.decision, m = d.message or "", members = forms.members(d),
       why = why[1] and html("<h2>What was looked at</h2>{g}", { g = grid({ "What", "Bundle", "Why not" }, why) }) })
 end

@@ -135,8 +135,15 @@ def test_longer(t):
     """for an hour, a day, always: what the person saw is covered, for this agent, and nothing else"""
     s, up = world(t, wait="1s")
     s.agent("b")
+
+    def explained(target, headers, agent="a"):
+        words = [f"--header={n}: {v}" for n, v in headers.items()]
+        d = json.loads(s.cli("explain", "--json", "--agent", agent, *words, "POST", f"https://api.test{target}").stdout)
+        return d["decision"], d.get("code"), d["rules"][0]["says"].split(":")[0]
+    asks, covered = ("ask", "approval_timeout", "it asks a person"), ("allow", None, "a person has allowed it for longer")
     for span, key in (("hour", "the hour's"), ("day", None), ("always", "for ever")):
         headers = {"X-Key": key} if key else {}
+        assert explained(f"/{span}", headers) == asks
         options = {"method": "POST", "target": f"/{span}", "headers": headers}
         a = Asked(s, **options, body=b"1")
         q = opened(s)[0]
@@ -147,6 +154,7 @@ def test_longer(t):
         other = {**options, "headers": {"X-Key": "another"}} if key else {**options, "target": f"/{span}/x"}
         assert s.request(**other).status == 403, other
         assert s.request(**options, auth=s.auth(name="b")).status == 403
+        assert explained(f"/{span}", headers) == covered and explained(f"/{span}", headers, "b") == explained(f"/{span}/x", {"X-Key": "another"}) == asks
         for open_ in opened(s):
             s.cli("approval", "deny", open_["id"])
     shown = json.loads(s.cli("rule", "show", "asks", "--json").stdout)
