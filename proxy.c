@@ -5940,15 +5940,6 @@ static const struct {
 	    "\0\0\x22\x07\0\0\0\0\0\0\0\0\0\0\0\0\x0dthis proxy speaks HTTP/1.1"), "HTTP/2 (it speaks HTTP/1.1)"},
 };
 
-/* Prior knowledge (RFC 9113 3.3): in a plain tunnel, and on a Unix socket, whose clients nobody has to tell apart by their
- * network. */
-static bool
-conn_may_h2(const struct conn *c)
-{
-	return H2_BUILT && (c->tunnel ? !c->secure : c->at->kind == LISTEN_PROXY && c->at->at.port == 0 && !c->at->control &&
-	    c->peer.stream == NULL);
-}
-
 /* The first bytes of a request. False: there is no request yet. */
 static bool
 conn_head_begin(struct conn *c, struct slice in)
@@ -5965,7 +5956,10 @@ conn_head_begin(struct conn *c, struct slice in)
 	for (size_t i = 0; i < COUNT(conn_foreign); i++)
 		if (in.n >= conn_foreign[i].begins.n &&
 		    memcmp(in.p, conn_foreign[i].begins.p, conn_foreign[i].begins.n) == 0) {
-			if (i == 2 && conn_may_h2(c)) {
+			/* Prior knowledge (RFC 9113 3.3): in a plain tunnel, and on a Unix socket, whose clients nobody has to
+			 * tell apart by their network. */
+			if (i == 2 && H2_BUILT && (c->tunnel ? !c->secure : c->at->kind == LISTEN_PROXY && c->at->at.port == 0 &&
+			    !c->at->control && c->peer.stream == NULL)) {
 				c->state = CONN_H2;
 				return false;
 			}
@@ -17423,17 +17417,17 @@ store_read_begin(void)
 	return store_err_of(rc);
 }
 
-/* The entry that cursor operation `op` finds from *k, or the next one if that has the key `after`.
+/* The entry at *k or behind it, or the next one if that has the key `after`.
  * A cursor is opened for each step: none is left open where Lua may raise. */
 static int
-store_seek(MDB_txn *txn, MDB_dbi dbi, MDB_cursor_op op, struct slice after, MDB_val *k, MDB_val *v)
+store_seek(MDB_txn *txn, MDB_dbi dbi, struct slice after, MDB_val *k, MDB_val *v)
 {
 	MDB_cursor *cur;
 	int rc = mdb_cursor_open(txn, dbi, &cur);
 
 	if (rc != 0)
 		return rc;
-	rc = mdb_cursor_get(cur, k, v, op);
+	rc = mdb_cursor_get(cur, k, v, MDB_SET_RANGE);
 	if (rc == 0 && after.n != 0 && slice_eq(store_slice(*k), after))
 		rc = mdb_cursor_get(cur, k, v, MDB_NEXT);
 	mdb_cursor_close(cur);
@@ -17502,8 +17496,7 @@ store_read_next(enum store_db db, struct slice prefix, struct slice after, struc
 	if (from.n > STORE_KEY_LMDB)
 		return STORE_ABSENT;
 	if ((err = store_read_begin()) != STORE_OK ||
-	    (err = store_err_of(store_seek(store.reader, store.dbi[db],
-	    MDB_SET_RANGE, after, &k, &v))) != STORE_OK)
+	    (err = store_err_of(store_seek(store.reader, store.dbi[db], after, &k, &v))) != STORE_OK)
 		return err == STORE_DAMAGED ? STORE_IO : err;   /* there is no key to go on from */
 	*key = store_slice(k);
 	if (key->n < prefix.n || memcmp(key->p, prefix.p, prefix.n) != 0)
@@ -18210,8 +18203,7 @@ struct store_commit {
 	/* enum store_phase; BEGUN and CANCELLED exclude each other */
 	_Atomic int phase;
 	enum store_err err;             /* once done */
-	void (*done)(struct store_commit *);    /* loop thread; frees it with store_commit_free */
-	void *owner;                    /* borrowed: the waiting binding's; NULL: none waits */
+	struct wait *wait;              /* borrowed: whose owner frees this once it is done; NULL: none waits */
 };
 
 static void
@@ -18241,14 +18233,15 @@ store_commit_done(struct defer *d)
 	struct store_commit *c = OWNER(d, struct store_commit, job.defer);
 
 	store.inflight--;
-	c->done(c);
+	if (c->wait != NULL)
+		wait_end(c->wait);
+	else
+		store_commit_free(c);
 }
 
-/* Hands a batch, which it owns from here on, to the helper thread. `done` is called once, later, in
- * the loop thread. */
+/* Hands a batch, which it owns from here on, to the helper thread. The wait ends later, in the loop thread. */
 static struct store_commit *
-store_commit_start(struct store_batch *b, int64_t deadline, void (*done)(struct store_commit *),
-    void *owner)
+store_commit_start(struct store_batch *b, int64_t deadline, struct wait *wait)
 {
 	struct store_commit *c = calloc(1, sizeof *c);
 
@@ -18257,7 +18250,7 @@ store_commit_start(struct store_batch *b, int64_t deadline, void (*done)(struct 
 		return NULL;
 	}
 	*c = (struct store_commit){.job = {.lane = JOB_STORE, .run = store_commit_job, .done = store_commit_done},
-	    .batch = b, .deadline = deadline, .done = done, .owner = owner};
+	    .batch = b, .deadline = deadline, .wait = wait};
 	store.inflight++;
 	job_submit(&c->job);
 	return c;
@@ -18330,18 +18323,7 @@ store_key_read(const char *home, uint8_t kek[32])
 	return err;
 }
 
-static bool
-store_sync_dir(const char *path)
-{
-	int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	bool ok = fd >= 0 && fsync(fd) == 0;
-
-	if (fd >= 0)
-		close(fd);
-	return ok;
-}
-
-/* Makes the key file. link, not rename: a key that another process made meanwhile is not
+/* Makes the key file, whose name the caller syncs. link, not rename: a key that another process made meanwhile is not
  * overwritten. */
 static enum store_err
 store_key_make(const char *home, uint8_t kek[32])
@@ -18359,7 +18341,7 @@ store_key_make(const char *home, uint8_t kek[32])
 	errno = ENOSPC;         /* what a write that is cut short means, and does not say */
 	if ((fd = open(tmp, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600)) < 0 ||
 	    fchmod(fd, 0600) != 0 || write(fd, text, sizeof text) != sizeof text || fsync(fd) != 0 ||
-	    link(tmp, path) != 0 || !store_sync_dir(home))
+	    link(tmp, path) != 0)
 		err = store_fail_rc(errno, "key");
 	wipe(text, sizeof text);
 	if (fd >= 0)
@@ -23130,19 +23112,7 @@ l_commit_drop(struct wait *w)
 	if (w->done)
 		store_commit_free(h->commit);
 	else if (h->commit != NULL)
-		h->commit->owner = NULL;
-}
-
-/* On the loop's thread. */
-static void
-l_commit_done(struct store_commit *c)
-{
-	struct l_commit *h = c->owner;
-
-	if (h == NULL)
-		store_commit_free(c);
-	else
-		wait_end(&h->wait);
+		h->commit->wait = NULL;
 }
 
 static void
@@ -23152,26 +23122,15 @@ l_check_batch(lua_State *L, enum store_err err)
 		luaL_error(L, "an operation cannot be prepared: %s", store_codes[err]);
 }
 
+/* Adds the secrets of the table on top. */
 static void
-l_batch_put(lua_State *L, struct store_batch *b, enum store_db db, struct slice key,
-    uint64_t version)
+l_batch_secrets(lua_State *L, struct store_batch *b)
 {
-	int op = lua_gettop(L);
-	lua_Integer room = l_integer(L, op, "room", 0);
+	int table = lua_gettop(L);
 	struct secret *s;
 
-	if (room < 0 || room > STORE_PLAIN_MAX)
-		luaL_error(L, "room is out of bounds");
-	lua_getfield(L, op, "text");
-	l_check_batch(L, store_batch_put(b, db, key, l_check_slice(L, op + 1), version,
-	    l_flag(L, op, "keep"), (uint32_t)room));
-	b->op[b->n - 1].fresh = l_flag(L, op, "fresh");
-	b->op[b->n - 1].moves = l_flag(L, op, "moves");
-	lua_settop(L, op);
-	if (lua_getfield(L, op, "secrets") == LUA_TNIL)
-		return;
-	luaL_checktype(L, op + 1, LUA_TTABLE);
-	for (lua_pushnil(L); lua_next(L, op + 1) != 0; lua_pop(L, 1)) {
+	luaL_checktype(L, table, LUA_TTABLE);
+	for (lua_pushnil(L); lua_next(L, table) != 0; lua_pop(L, 1)) {
 		struct slice name = l_check_slice(L, -2);
 
 		if (lua_isboolean(L, -1) && !lua_toboolean(L, -1))
@@ -23183,7 +23142,7 @@ l_batch_put(lua_State *L, struct store_batch *b, enum store_db db, struct slice 
 	}
 }
 
-/* Adds the operation whose table is on top; the table stays. */
+/* Adds the operation whose row is on top; the row stays. */
 static void
 l_batch_op(lua_State *L, struct store_batch *b)
 {
@@ -23191,28 +23150,33 @@ l_batch_op(lua_State *L, struct store_batch *b)
 		[OP_PUT] = "put", [OP_DEL] = "del", [OP_CHECK] = "check", NULL,
 	};
 	int op = lua_gettop(L), kind;
-	uint64_t version = STORE_ANY;
+	lua_Integer room;
+	uint64_t version;
 	enum store_db db;
 	struct slice key;
 
 	luaL_checkstack(L, 16, NULL);
 	luaL_checktype(L, op, LUA_TTABLE);
-	lua_getfield(L, op, "op");
-	lua_getfield(L, op, "db");
-	lua_getfield(L, op, "key");
-	lua_getfield(L, op, "version");
+	for (int i = 1; i <= 9; i++)
+		lua_geti(L, op, i);
 	kind = luaL_checkoption(L, op + 1, NULL, kinds);
 	db = l_check_db(L, op + 2);
 	key = l_check_slice(L, op + 3);
-	if (!lua_isnil(L, op + 4))
-		version = (uint64_t)luaL_checkinteger(L, op + 4);
-	lua_pushvalue(L, op);
+	version = lua_isnil(L, op + 4) ? STORE_ANY : (uint64_t)luaL_checkinteger(L, op + 4);
 	if (kind == OP_CHECK && version == STORE_ANY)
 		luaL_error(L, "a check has a version");
-	if (kind == OP_PUT)
-		l_batch_put(L, b, db, key, version);
-	else
+	if (kind == OP_PUT) {
+		room = luaL_optinteger(L, op + 6, 0);
+		if (room < 0 || room > STORE_PLAIN_MAX)
+			luaL_error(L, "room is out of bounds");
+		l_check_batch(L, store_batch_put(b, db, key, l_check_slice(L, op + 5), version, lua_toboolean(L, op + 7), (uint32_t)room));
+		b->op[b->n - 1].fresh = lua_toboolean(L, op + 8);
+		b->op[b->n - 1].moves = lua_toboolean(L, op + 9);
+		if (lua_geti(L, op, 10) != LUA_TNIL)
+			l_batch_secrets(L, b);
+	} else {
 		l_check_batch(L, store_batch_op(b, (enum store_op_kind)kind, db, key, version));
+	}
 	lua_settop(L, op);
 }
 
@@ -23241,9 +23205,8 @@ l_commit_push(lua_State *L, bool late)
  *   | nil, "timeout", begun
  *
  * Applies all operations or none; they are on the disk when this returns true. ops =
- *   { { op = "put", db =, key =, text = JSON, secrets = { name = secret | false }, keep = bool,
- *       version = N, room = N, fresh = bool, moves = bool },
- *     { op = "del", db =, key =, version = N }, { op = "check", db =, key =, version = N } }
+ *   { { "put", db, key, version, text (JSON), room, keep, fresh, moves, { name = secret | false } },
+ *     { "del", db, key, version }, { "check", db, key, version } }
  * version: the record's version before the commit (0: there is none; nil: any, even of a damaged
  * record). keep: sealed fields that `secrets` does not name stay; false takes one away. room: a
  * later put of that many bytes over this record finds room on a full disk. moves: the record gets
@@ -23276,7 +23239,7 @@ l_store_commit(lua_State *L)
 	if (h->wait.task == NULL || !lua_isyieldable(L))
 		return luaL_error(L, "cannot wait here");
 	h->batch = NULL;
-	if ((h->commit = store_commit_start(b, deadline, l_commit_done, h)) == NULL)
+	if ((h->commit = store_commit_start(b, deadline, &h->wait)) == NULL)
 		return l_fail(L, store_codes[STORE_MEMORY]);
 	return l_wait(L, l_commit_push);
 }
@@ -23334,7 +23297,7 @@ l_store_snapshot(lua_State *L)
 
 /* store.datakey(home) -> the wrapped data key of a store that is made anew | nil, code, fault
  *
- * HOME/key wraps it, and is made where it is absent. */
+ * HOME/key wraps it, and is made where it is absent: its name is to be synced before anything is committed. */
 static int
 l_store_datakey(lua_State *L)
 {
@@ -23443,18 +23406,18 @@ l_check_raw(lua_State *L)
 	return r;
 }
 
-/* raw:next(db [, after]) -> key, value | nothing | nil, code
+/* raw:next(db [, from]) -> key, value | nothing | nil, code
  *
- * The entry behind `after` in order of keys; nothing at the end. The store's own entries of meta
+ * The entry at `from` or behind it in order of keys; nothing at the end. The store's own entries of meta
  * (their first byte is 1) are among them. */
 static int
 l_raw_next(lua_State *L)
 {
 	const struct l_raw *r = l_check_raw(L);
 	enum store_db db = l_check_db(L, 2);
-	struct slice after = lua_isnoneornil(L, 3) ? SLICE("\1") : l_check_slice(L, 3);
-	MDB_val k = store_val(after), v;
-	int rc = store_seek(r->txn, store.dbi[db], MDB_SET_RANGE, after, &k, &v);
+	struct slice from = lua_isnoneornil(L, 3) ? SLICE("\1") : l_check_slice(L, 3);
+	MDB_val k = store_val(from), v;
+	int rc = store_seek(r->txn, store.dbi[db], SLICE(""), &k, &v);
 
 	if (rc == MDB_NOTFOUND)
 		return 0;
@@ -23463,25 +23426,10 @@ l_raw_next(lua_State *L)
 	return l_two(L, store_slice(k), store_slice(v));
 }
 
-/* raw:get(db, key) -> value | nil, code
+/* raw:put(db, key, value | nil, listed) -> true | nil, code
  *
- * The entry's bytes. */
-static int
-l_raw_get(lua_State *L)
-{
-	const struct l_raw *r = l_check_raw(L);
-	enum store_db db = l_check_db(L, 2);
-	struct slice v;
-	enum store_err err = store_raw_get(r->txn, db, l_check_slice(L, 3), &v);
-
-	if (err != STORE_OK)
-		return l_fail(L, store_codes[err]);
-	return l_one(L, v);
-}
-
-/* raw:put(db, key, value | nil) -> true | nil, code
- *
- * Without a value the entry is deleted. */
+ * Without a value the entry is deleted. listed: the record is listed as what was written last under this key, in a table
+ * that is made anew: nothing of the old one is left in meta. */
 static int
 l_raw_put(lua_State *L)
 {
@@ -23492,7 +23440,10 @@ l_raw_put(lua_State *L)
 
 	if (!lua_isnoneornil(L, 4))
 		value = l_check_slice(L, 4);
+	luaL_argcheck(L, !lua_toboolean(L, 5) || (store_dbs[db].kind != 0 && store_key_ok(key) && value.n >= STORE_TAG), 3, "is not listed");
 	err = store_raw_put(r->txn, db, key, value);
+	if (err == STORE_OK && lua_toboolean(L, 5))
+		err = table_set(&store_written, r->txn, store_dbs[db].kind, key, value.p + value.n - STORE_TAG);
 	return err == STORE_OK ? l_answer(L, true) : l_fail(L, store_codes[err]);
 }
 
@@ -23514,26 +23465,9 @@ l_raw_record(lua_State *L)
 	return 1 + l_two(L, rec.version, store_room_cost(rec.room));
 }
 
-/* raw:list(db, key, value) -> true | nil, code
- *
- * Lists the record as what was written last under this key, in a table that is made anew: nothing of the old one
- * is left in meta. */
-static int
-l_raw_list(lua_State *L)
-{
-	const struct l_raw *r = l_check_raw(L);
-	enum store_db db = l_check_db(L, 2);
-	struct slice key = l_check_slice(L, 3), value = l_check_slice(L, 4);
-	enum store_err err;
-
-	luaL_argcheck(L, store_dbs[db].kind != 0 && store_key_ok(key) && value.n >= STORE_TAG, 3, "is not listed");
-	err = table_set(&store_written, r->txn, store_dbs[db].kind, key, value.p + value.n - STORE_TAG);
-	return err == STORE_OK ? l_answer(L, true) : l_fail(L, store_codes[err]);
-}
-
 /* raw:table(config, version, made) -> true | nil, code, fault
  *
- * Once all is put: gives the table of records this config generation and version. made: it is the one that raw:list
+ * Once all is put: gives the table of records this config generation and version. made: it is the one that raw:put
  * made, else the one that was put. "damaged": none was put, or it is not theirs. */
 static int
 l_raw_table(lua_State *L)
@@ -23591,8 +23525,8 @@ static const luaL_Reg l_store[] = {
 
 static const luaL_Reg l_raw[] = {
 	{"unlock", l_raw_unlock}, {"begin", l_raw_begin}, {"commit", l_raw_commit}, {"next", l_raw_next},
-	{"get", l_raw_get}, {"put", l_raw_put}, {"record", l_raw_record},
-	{"list", l_raw_list}, {"table", l_raw_table}, {"mac", l_raw_mac}, {"sum", l_raw_sum}, {NULL, NULL},
+	{"put", l_raw_put}, {"record", l_raw_record},
+	{"table", l_raw_table}, {"mac", l_raw_mac}, {"sum", l_raw_sum}, {NULL, NULL},
 };
 
 /* ---- bind: http, addr ------------------------------------------------------
@@ -26395,24 +26329,17 @@ answer_push(lua_State *co, void *arg)
 }
 
 static void
-answer_done(struct task *t, bool ok, lua_State *co)
-{
-	if (!ok)
-		log_line("ev=task_failed entry=answer msg=\"%.300s\"", l_message(co));
-}
-
-static void
 req_tell_answer(const struct req *r, const struct http_head *h)
 {
 	struct told t = {r, h};
-	struct task *task = task_new(req_entry_ref[ENTRY_ANSWER], answer_push, &t, NULL, answer_done);
+	struct task *task = task_new(req_entry_ref[ENTRY_ANSWER], answer_push, &t, NULL, NULL);
 
 	assert(task_running == NULL);   /* so that the first step, which reads both, runs at once */
 	if (task != NULL)
 		task_run(task);
 }
 
-/* Of a request that has ended: answers.ended is told when its task runs, which may be later. */
+/* Of a request that has ended: answers.ended is told when its task runs, which may be later, and frees this. */
 struct ended {
 	int64_t id;
 	int status;
@@ -26423,20 +26350,14 @@ struct ended {
 static int
 ended_push(lua_State *co, void *arg)
 {
-	const struct ended *e = arg;
+	const struct ended e = *(struct ended *)arg;
 
-	l_push(co, e->id);
-	l_push(co, e->status);
-	l_push(co, e->answered);
-	l_push(co, e->whole);
-	return 4 + l_two(co, e->up, e->down);
-}
-
-static void
-ended_done(struct task *t, bool ok, lua_State *co)
-{
-	answer_done(t, ok, co);
-	free(t->owner);
+	free(arg);
+	l_push(co, e.id);
+	l_push(co, e.status);
+	l_push(co, e.answered);
+	l_push(co, e.whole);
+	return 4 + l_two(co, e.up, e.down);
 }
 
 /* Calls answers.ended. */
@@ -26444,7 +26365,7 @@ static void
 req_tell_end(struct req *r)
 {
 	struct ended *e = malloc(sizeof *e);
-	struct task *task = e != NULL ? task_new(req_entry_ref[ENTRY_ENDED], ended_push, e, e, ended_done) : NULL;
+	struct task *task = e != NULL ? task_new(req_entry_ref[ENTRY_ENDED], ended_push, e, NULL, NULL) : NULL;
 
 	if (task != NULL) {
 		*e = (struct ended){r->told, r->up_status != 0 ? r->up_status : r->status, r->up_status != 0,
@@ -27236,9 +27157,8 @@ static int
 l_host_adopt(lua_State *L)
 {
 	struct listener *l = &net.listeners[net.nlisteners];
-	struct sockaddr_storage ss = {.ss_family = AF_UNSPEC};
-	socklen_t len = sizeof ss;
 	char text[NET_NAME_MAX];
+	size_t n;
 
 	luaL_checktype(L, 1, LUA_TTABLE);
 	lua_settop(L, 1);
@@ -27252,8 +27172,8 @@ l_host_adopt(lua_State *L)
 	l->tls = l_flag(L, 1, "tls");
 	l->captures = l_flag(L, 1, "captures");
 	l->control = l_flag(L, 1, "control");
-	getsockname(l->watch.fd, (struct sockaddr *)&ss, &len);
-	if (!net_endpoint((struct sockaddr *)&ss, &l->at) && ss.ss_family != AF_UNIX)
+	l->at = net_end(l->watch.fd, true);
+	if ((n = net_name(l->watch.fd, text)) == 0)
 		return l_fail(L, "it is neither a TCP nor a Unix socket");
 	net.nlisteners++;
 	net.several += !l->control;
@@ -27266,7 +27186,7 @@ l_host_adopt(lua_State *L)
 		}
 		req_entry_ref[ENTRY_REQUEST] = req_entry_ref[ENTRY_CONNECT] = luaL_ref(L, LUA_REGISTRYINDEX);
 	}
-	return l_two(L, ((struct slice){text, net_name(l->watch.fd, text)}), l->at.port);
+	return l_two(L, ((struct slice){text, n}), l->at.port);
 }
 
 /* host.serve{ home=, workers=N|nil, doors=N, overrides=JSON, with=JSON }

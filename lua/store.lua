@@ -15,18 +15,19 @@ function M.mark(secret) return core.derive("mark/" .. require("secret.core").sha
 -- What a record gets when it is read: it may be put again as it is.
 local added = { "version", "id", "epoch", "secrets", "sealed", "unverified" }
 
---- As store.core's commit, of operations with `plain = { … }` in the place of its text. No record of the log. Yields.
+--- As store.core's commit, of operations { op =, db =, key =, version =, room =, keep =, fresh =, moves =, secrets =,
+-- plain = { … } }. No record of the log. Yields.
 function M.write(ops, deadline)
   local out = {}
   for i, op in ipairs(ops) do
-    out[i] = op
+    local text
     if op.op == "put" then
-      local plain, put = {}, {}
+      local plain = {}
       for name, value in pairs(op.plain) do plain[name] = value end
       for _, name in ipairs(added) do plain[name] = nil end
-      for name, value in pairs(op) do put[name] = value end
-      put.text, out[i] = require("json").encode(plain), put
+      text = require("json").encode(plain)
     end
+    out[i] = { op.op, op.db, op.key, op.version, text, op.room, op.keep, op.fresh, op.moves, op.secrets }
   end
   return core.commit(out, deadline)
 end

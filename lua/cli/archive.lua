@@ -39,14 +39,26 @@ local function ours(key) return key:byte() <= 32 end
 -- A part of the table of records.
 local function listing(db, key) return db == "meta" and key:sub(1, #TABLE) == TABLE end
 
+-- The entry at `from` or behind it; raises what the store cannot do.
+local function next_entry(raw, db, from)
+  local key, value = raw:next(db, from)
+  if not key and value then error({ code = value }, 0) end
+  return key, value
+end
+
 -- for key, value in entries(raw, db): each may be taken out meanwhile.
 local function entries(raw, db)
   local key, value
   return function()
-    key, value = raw:next(db, key)
-    if not key and value then error({ code = value }, 0) end
+    key, value = next_entry(raw, db, key and key .. "\0")
     return key, value
   end
+end
+
+-- The entry's bytes | nil.
+local function get(raw, db, key)
+  local found, value = next_entry(raw, db, key)
+  return found == key and value or nil
 end
 
 --- Writes the open store, as it is now, to `file` (as io.open's). Raises { code =, text = } where the disk fails.
@@ -59,7 +71,7 @@ function M.write(file)
     local ok, why = file:write(s)
     if not ok then error({ code = "io", text = why }) end
   end
-  put(MAGIC .. (">I4I4"):pack(FORMAT, STORE_FORMAT) .. raw:get("meta", COUNTERS):sub(1, 24) .. raw:get("meta", DATAKEY_ENTRY))
+  put(MAGIC .. (">I4I4"):pack(FORMAT, STORE_FORMAT) .. get(raw, "meta", COUNTERS):sub(1, 24) .. get(raw, "meta", DATAKEY_ENTRY))
   local n = 0
   for _, db in ipairs(DATABASES) do
     for key, value in entries(raw, db) do
@@ -157,7 +169,7 @@ end
 -- obtained; two machines that went on from one backup count versions each their own.
 local function keeps(raw, db, key, value)
   if db ~= "state" and db ~= "token" then return false end
-  local there = raw:get(db, key)
+  local there = get(raw, db, key)
   -- Of the door's tokens those of connections come back where there are none: a client has only the newest. Sessions, links
   -- and codes of back then do not.
   if db == "token" then return there ~= nil or key:sub(1, 2) ~= "f/" end
@@ -200,7 +212,7 @@ end
 local function settle(raw)
   local room = 0
   for key, value in entries(raw, "state") do
-    if not raw:get("credential", key:match("^k/([^/]*)") or key) then
+    if not get(raw, "credential", key:match("^k/([^/]*)") or key) then
       put(raw, "state", key, nil)
     else
       local plain, _, bytes = raw:record("state", key, value)
@@ -212,7 +224,7 @@ end
 
 -- Both generations and the version become max(live, backup) + 1, so that every worker's cached generation is stale.
 local function apply(raw, file, head)
-  local live = { (">I8I8I8"):unpack(raw:get("meta", COUNTERS)) }
+  local live = { (">I8I8I8"):unpack(get(raw, "meta", COUNTERS)) }
   clear(raw)
   for db, key, value in frames(file, raw, head) do
     if not keeps(raw, db, key, value) then put(raw, db, key, value) end
@@ -297,7 +309,7 @@ end
 
 -- Lists all records whose own tags are valid. What has no valid tag is refused as before.
 local function list_anew(raw)
-  local config, state, version, room = (">I8I8I8I8"):unpack(raw:get("meta", COUNTERS))
+  local config, state, version, room = (">I8I8I8I8"):unpack(get(raw, "meta", COUNTERS))
   for key in entries(raw, "meta") do
     if listing("meta", key) then put(raw, "meta", key, nil) end
   end
@@ -305,7 +317,7 @@ local function list_anew(raw)
     for key, value in entries(raw, db) do
       local plain, of = raw:record(db, key, value)
       if plain then
-        must(raw:list(db, key, value))
+        must(raw:put(db, key, value, true))
         version = math.max(version, of)      -- the counter is not authenticated
       end
     end
@@ -330,6 +342,7 @@ local function make(home)
   if raw:next("meta") then return nil, "exists" end
   local datakey
   datakey, code, fault = store.datakey(home)
+  if datakey and not require("host").sync(home) then return nil, "io", { place = "key" } end
   if not datakey then return nil, code, fault end
   ok, code, fault = made(raw, home, datakey)
   if not ok then return nil, code, fault end

@@ -1013,24 +1013,26 @@ end_writer(pid_t pid)
 	waitpid(pid, NULL, 0);
 }
 
-static bool commit_done;
-static enum store_err commit_err;
+static struct wait commit_wait;
+static struct store_commit *commit_last;
 
-static void
-on_commit(struct store_commit *c)
+/* How the last commit ended. */
+static enum store_err
+commit_end(void)
 {
-	commit_done = true;
-	commit_err = c->err;
-	if (c->owner != NULL)
-		*(bool *)c->owner = true;
-	store_commit_free(c);
+	enum store_err err;
+
+	loop_run(&commit_wait.done);
+	err = commit_last->err;
+	store_commit_free(commit_last);
+	return err;
 }
 
 static void
 stop_loop(struct timer *t)
 {
 	(void)t;
-	commit_done = true;
+	commit_wait.done = true;
 }
 
 static struct store_commit *
@@ -1038,9 +1040,9 @@ commit_async(const char *key, int64_t ms)
 {
 	struct store_batch *b = store_batch_new();
 
-	commit_done = false;
+	commit_wait.done = false;
 	store_batch_put(b, DB_STATE, slice_of(key), SLICE("{}"), STORE_ANY, false, 0);
-	return store_commit_start(b, soon(ms), on_commit, NULL);
+	return commit_last = store_commit_start(b, soon(ms), &commit_wait);
 }
 
 static void
@@ -1064,24 +1066,18 @@ a_stopped_writer_meets_deadlines(void)
 	}
 	CHECK(clock_read(CLOCK_MONOTONIC) - began < 1000);
 	commit_async("late", 50);
-	loop_run(&commit_done);
-	CHECK(commit_err == STORE_TIMEOUT);
+	CHECK(commit_end() == STORE_TIMEOUT);
 	c = commit_async("cancelled", 60000);
+	c->wait = NULL;                                         /* nobody waits: it frees itself */
 	CHECK(store_commit_cancel(c));
 	commit_async("lasting", 60000);
 	timer_set(&wait, clock_read(CLOCK_MONOTONIC) + 50, stop_loop);
-	loop_run(&commit_done);
+	loop_run(&commit_wait.done);
 	end_writer(pid);                                        /* LMDB mends what it held */
-	commit_done = false;
-	timer_set(&wait, clock_read(CLOCK_MONOTONIC) + 300, stop_loop);
-	loop_run(&commit_done);
-	commit_done = false;
-	loop_run(&commit_done);
-	timer_stop(&wait);
-	CHECK(commit_err == STORE_OK || commit_err == STORE_TIMEOUT);
+	commit_wait.done = false;
+	CHECK(commit_end() == STORE_OK);
 	commit_async("after", 5000);
-	loop_run(&commit_done);
-	CHECK(commit_err == STORE_OK);
+	CHECK(commit_end() == STORE_OK);
 	CHECK(read_err(DB_STATE, "lasting") == STORE_OK && read_err(DB_STATE, "after") == STORE_OK);
 	CHECK(read_err(DB_STATE, "late") == STORE_ABSENT &&
 	    read_err(DB_STATE, "cancelled") == STORE_ABSENT &&
