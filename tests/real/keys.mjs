@@ -1,5 +1,5 @@
 // An operator without a mouse: node keys.mjs NODE_MODULES CHROMIUM PROFILE PLAN
-// PLAN is JSON: { login, user, password, secret, walk = paths behind the session's that are walked by Tab }. Prints one JSON object. The profile
+// PLAN is JSON: { login, user, password, secret, account = a credential to sign in for, walk = paths behind the session's that are walked by Tab }. Prints one JSON object. The profile
 // is the browser's own folder: what stands in it when the browser has ended is what it keeps.
 import { createRequire } from 'node:module';
 const [modules, chromium_, profile, text] = process.argv.slice(2);
@@ -88,6 +88,22 @@ out.open = await page.evaluate(() => document.querySelector('details').open);
 await tab(says('Connect'));
 await onward('Space');
 out.kept = (await page.textContent('main')).includes("Kept 'stripe-mine'");
+
+// An account: to the provider, whose own pages come first, and back into the session that sent the person there.
+await page.goto(base + 'account/' + plan.account);
+await tab(says('Go on'));
+await onward('Enter');
+await tab((at) => at.says.startsWith('Open '));
+await onward('Enter');
+for (let i = 0; i < 6 && !page.url().includes('/callback?'); i++) {
+  if (await page.$('[name=login]')) await page.fill('[name=login]', 'somebody');
+  if (await page.$('[name=password]')) await page.fill('[name=password]', 'x');
+  await Promise.all([page.waitForNavigation(), page.click('[type=submit]')]);
+}
+out.connected = (await page.textContent('main')).includes('The account is connected to');
+await tab(says('Go on'));
+await onward('Enter');
+out.inside = page.url() === base + 'credentials/' + plan.account;
 
 // A box by Space, a choice by a letter.
 await page.goto(base + 'do/user/add');

@@ -12,6 +12,7 @@ import urllib.parse
 from admin_test import HERE, NODE, NPM
 from approval_test import OK, Asked, opened
 from operator_test import PASSWORD, Desk, page_pid, world
+from oauth_test import Server, bearer
 from proposal_test import ASK, own
 from real import wait
 from servers import free_port
@@ -205,25 +206,27 @@ def test_every_page(t):
 
 
 def test_keyboard(t):
-    """in Chromium without a mouse: Tab reaches every control in the order in which they stand, each with a focus that is seen; links, buttons, boxes, choices and forms by Enter, Space and letters, from the first page to a credential; the editor lets Tab out both ways; the secret that was typed is in nothing that the browser keeps"""
+    """in Chromium without a mouse: Tab reaches every control in the order in which they stand, each with a focus that is seen; links, buttons, boxes, choices and forms by Enter, Space and letters, from the first page to a credential, and to an account that is signed in to (oidc-provider); the editor lets Tab out both ways; the secret that was typed is in nothing that the browser keeps"""
     if "asan" in str(t.binary):
         t.skip("the sanitized build answers the same pages in the other tests")
     if not shutil.which("chromium") or not (NPM / "playwright-core").exists():
         t.skip("chromium or playwright-core is not installed")
+    server = Server(t)
     s, up, desk, link = world(t)
     wait(lambda: desk.raw("GET", "/login")[0] == 200, 15, "the page")
     desk.set_password(link)
-    s.credential({"name": "api", "host": "api.test", "secrets": {"token": SECRET}})
-    s.agent("helper")
+    s.credential({"name": "api", "host": "other.test", "secrets": {"token": SECRET}})
+    s.credential({"name": "account", "type": "oauth_authorization_code", "host": "api.test", "address": "127.0.0.0/8", "fields": server.fields()})
     profile, typed = s.dir / "profile", "canary-typed-" + "k" * 20
     s.canaries += [SECRET, typed]
-    plan = {"login": f"http://{desk.at}/login", "user": "ada", "password": PASSWORD, "secret": typed, "walk": ["", "log", "do/credential/set?a1=api", "policies/rate", "variables"]}
+    plan = {"login": f"http://{desk.at}/login", "user": "ada", "password": PASSWORD, "secret": typed, "account": "account", "walk": ["", "log", "do/credential/set?a1=api", "policies/rate", "variables"]}
     r = subprocess.run([NODE, HERE / "keys.mjs", NPM, shutil.which("chromium"), profile, json.dumps(plan)], capture_output=True, text=True, timeout=200 * sallyport.SLOW)
     assert r.returncode == 0, (r.stdout[-2000:], r.stderr[-3000:])
     got = json.loads(r.stdout)
     for path, walk in got.pop("walks").items():
         assert walk["stops"] > 14 and not (walk["missed"] or walk["order"] or walk["unseen"] or walk["clickable"]) and walk["first"] == "To the page", (path, walk)
-    assert got.pop("skip")["seen"] and got == {"skipped": "#main", "open": True, "kept": True, "box": True, "choice": "rate", "typed": True, "after": "Keep it", "back": "source", "same": True, "tested": True, "shown": False}, got
+    assert got.pop("skip")["seen"] and got == {"skipped": "#main", "open": True, "kept": True, "connected": True, "inside": True, "box": True, "choice": "rate", "typed": True, "after": "Keep it", "back": "source", "same": True, "tested": True, "shown": False}, got
+    assert bearer(s, up, server)["sub"] == "somebody"
     kept = [(p, p.read_bytes()) for p in profile.rglob("*") if p.is_file() and not p.is_symlink()]
     assert any(b"/login" in data for p, data in kept if p.name == "History"), "its history is looked at"
     assert not [str(p) for p, data in kept if any(w.encode() in data or w.encode("utf-16-le") in data for w in (typed, PASSWORD))]
