@@ -263,15 +263,9 @@ end
 
 -- Sealed texts open over TLS alone, so what a call hands out over plain HTTP could never be used. had: the record before | nil
 local function check_seal(pol, plain, had)
-  local function conflict(rec)
-    if not rec or not rec.plain_http or rec.mint == "allow" or rec.mint == "refuse" then return nil end
-    local preset = rec.preset and require("presets").get(rec.preset)
-    for _, row in ipairs(require("seal").rows_of(pol, preset) or {}) do
-      if not row.challenge then return row, rec.preset or rec.type end     -- a host is asked for its challenge over TLS alone
-    end
-  end
-  local row, whose = conflict(plain)
-  if not row or conflict(had) then return end
+  local in_the_clear = require("cli.seal_try").in_the_clear
+  local row, whose = in_the_clear(pol, plain)
+  if not row or had and in_the_clear(pol, had) then return end
   report.usage(("--plain-http: %s seals %s (%s), and a sealed text opens over TLS alone"):format(whose, row.what, require("seal").call(row)),
     "leave --plain-http out; or mint=refuse: no such calls; or mint=allow: the agent gets the secret itself")
 end

@@ -21,7 +21,7 @@ end
 
 -- The hint that the agent gets, where it is one for the agent: what the operator can do about it instead.
 local function operators_hint(d)
-  if d.hint ~= LIST then return d.hint end
+  if not d.hint or d.hint:sub(1, #LIST) ~= LIST then return d.hint end
   local scheme, authority = d.url:match("^(%a[%w+.-]*)://([^/?#]*)")
   authority = authority:match("[^@]*$")
   local port = tonumber(authority:match(":(%d+)$")) or (scheme == "http" or scheme == "ws") and 80 or 443

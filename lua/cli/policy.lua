@@ -148,6 +148,17 @@ local function note_kept(ctx, pol)
   end
 end
 
+-- Credentials over plain HTTP, whose sealed texts would never be opened.
+local function note_clear(ctx, pol)
+  for name, record in db.each("credential", "") do
+    local row = pol and pol.seal and pol.seal[1] and record and record.type == pol.name and require("cli.seal_try").in_the_clear(pol, record)
+    if row then
+      ctx.note(("note: %s: '%s' goes over plain HTTP, too, where no sealed text is opened (%s):\n  sallyport credential set %s --clear plain-http, or mint=refuse"):format(
+        pol.name, name, require("seal").call(row), name))
+    end
+  end
+end
+
 -- What a policy that passes lacks all the same.
 local function notes(ctx, pol)
   for _, text in ipairs(pol and require("cli.policy_examples").notes(pol) or {}) do
@@ -180,6 +191,7 @@ local function put(args, opt, ctx)
   report.answer(ctx, { name = name, version = version })
   notes(ctx, pol)
   note_kept(ctx, pol)
+  note_clear(ctx, pol)
   return 0
 end
 
@@ -225,6 +237,7 @@ local function edit(args, _, ctx)
         :format(name, version, name))
       notes(ctx, pol)
       note_kept(ctx, pol)
+      note_clear(ctx, pol)
       return 0
     end
     ctx.note("sallyport: " .. in_file(why, name, path))
@@ -307,6 +320,7 @@ local function new(args, opt, ctx)
   end
   local source = MANUAL[like] and require("cli.policy_manual").whole(like) or store and require("policy_store").source(need(like)) or require("sandbox").default_source(like)
   if not source then report.fail(("there is no type '%s'"):format(report.clean(like):sub(1, 40)), "sallyport policy list") end
+  local whose = MANUAL[like] and "the manual's whole " .. (like == "start" and "type" or like) or like
   like = MANUAL[like] or like
   local pol = policy.compile(like, source)
   local rule = pol and pol.kind == "rule"
@@ -314,14 +328,14 @@ local function new(args, opt, ctx)
   local file = name .. ".lua"
   local text = source:gsub("(%f[%w_]name%s*=%s*)([\"'])" .. plain_pattern(like) .. "%2", ("%%1%%2%s%%2"):format(name), 1)
   text = text:gsub("(%-%-type )" .. plain_pattern(like) .. "%f[^%w_]", "%1" .. name)
-  text = HEAD:format(file, rule and "rule" or "credential type", like, file, rule and "" or TRY:format(file), file, rule and "rule" or "credential", name) .. text
+  text = HEAD:format(file, rule and "rule" or "credential type", whose, file, TRY:format(file), file, rule and "rule" or "credential", name) .. text
   local ok, why = require("cli.policy_examples").test(name, text)
   if not ok then report.fail(in_file(why, name, file), ("%s could not be copied: sallyport policy show %s"):format(like, like)) end
   if ctx.host.stat(file) then report.fail(("there is a file %s here already"):format(file), "move it away, or choose another name") end
   local written, bad = require("cli.files").write(ctx.host, file, text, tonumber("644", 8))
   if not written then report.fail(("cannot write %s: %s"):format(file, bad)) end
   report.answer(ctx, { name = name, file = file, like = like })
-  ctx.note(("%s is written, a copy of %s that passes its examples. Change it, and then: sallyport policy test ./%s"):format(file, like, file))
+  ctx.note(("%s is written, a copy of %s that passes its examples. Change it, and then: sallyport policy test ./%s"):format(file, whose, file))
   return 0
 end
 

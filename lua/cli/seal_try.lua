@@ -58,6 +58,14 @@ function M.told(row)
   return out
 end
 
+--- The row whose texts could never be opened, for the credential goes over plain HTTP, too; and whose it is | nil
+function M.in_the_clear(pol, rec)
+  if not rec.plain_http or rec.mint == "allow" or rec.mint == "refuse" then return nil end
+  for _, row in ipairs(seal.rows_of(pol, rec.preset and require("presets").get(rec.preset)) or {}) do
+    if not row.challenge then return row, rec.preset or rec.type end     -- a host is asked for its challenge over TLS alone
+  end
+end
+
 -- ---- an answer -----------------------------------------------------------------------------------
 
 --- What `curl -i` shows, or a body alone: { status, headers = { { name, value } … }, body }; nil, why

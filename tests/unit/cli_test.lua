@@ -353,6 +353,10 @@ return {
     w.refused("a sealed text opens over TLS alone", "credential", "set", "r", "mint=seal")
     w.ok("credential", "set", "r", "mint=allow")
     w.ok(reg("s"))
+    w.ok("policy", "put", w.file("later.lua", 'return { kind = "type", api = 1, name = "later", title = "T", apply = function() end }'))
+    w.ok("credential", "add", "l", "--type", "later", "--host", "a.test", "--plain-http")
+    has(select(2, w.ok("policy", "put", w.file("later.lua", 'return { kind = "type", api = 1, name = "later", title = "T", apply = function() end, seal = { { path = "/x", members = { "t" } } } }'))),
+      "'l' goes over plain HTTP, too, where no sealed text is opened (any /x)")
     w.refused("leave --plain-http out", "credential", "set", "s", "--plain-http")
     w.refused("huggingface seals", "credential", "add", "h", "--preset", "huggingface", "--plain-http", "token=@" .. w.key)
     -- its row holds where the host's challenge names the call, and that is asked for over TLS alone
