@@ -1481,19 +1481,22 @@ static bool verify_offer_session(const struct tls_verify *v, br_ssl_engine_conte
 static size_t host_ip(const char *host, uint8_t ip[16]);
 static const char *tls_reason(const struct tls *t, int err);
 
-/* -- tls: openssl: the engine for upstreams that BearSSL cannot speak with. ossl_load: is it there? ossl_open makes an end
- * of what verify_new has made; the functions named as in `tls` are those of such an end. ossl_wanted: is that host known
- * to need it? */
+/* -- tls: openssl: the engine for upstreams that BearSSL cannot speak with, and for agents where that is asked for.
+ * ossl_load: is it there? ossl_open makes an end of what tls_connect or tls_accept has made; the functions named as in
+ * `tls` are those of such an end. ossl_wanted: is that host known to need it? ossl_drop_cert: of a leaf. */
 enum tls_engine { ENGINE_AUTO, ENGINE_BEARSSL, ENGINE_OPENSSL };
 static enum tls_engine tls_engine;      /* `upstream-tls` */
+static enum tls_engine tls_engine_agents = ENGINE_BEARSSL;      /* `agent-tls` */
 #define X509_OTHER BR_ERR_X509_TIME_UNKNOWN     /* of a certificate: see cert_algs. BearSSL's decoder never says so */
 static bool ossl_load(void);
 static bool ossl_open(struct tls *t);
 static void ossl_free(void *ssl);
+static void ossl_drop_cert(void *x509);
 static void ossl_step(struct tls *t);
 static size_t ossl_feed(struct tls *t, const void *p, size_t n);
 static size_t ossl_drain(struct tls *t, void *out, size_t n);
 static size_t ossl_write(struct tls *t, const void *p, size_t n);
+static void ossl_seal(struct tls *t);
 static void ossl_shutdown(struct tls *t);
 static void ossl_sweep(void);
 static bool ossl_wanted(const char *host, uint16_t port, bool learn);
@@ -2141,8 +2144,9 @@ struct tls {
 	struct slice wire;              /* of OpenSSL: what tls_feed was given, while it runs; borrowed */
 	size_t got_at, got_n;           /* plaintext in bufs->in */
 	size_t out_at, out_n;           /* records in bufs->out */
+	size_t plain_n;                 /* plaintext there, where there are no records: the next one's, until tls_flush */
 	size_t vain;                    /* see OSSL_VAIN_MAX */
-	int64_t expires;                /* its session: an hour behind the last time that its chain was judged */
+	int64_t expires;                /* client: its session: an hour behind the last time that its chain was judged */
 	struct tls_bufs *bufs;          /* owned; NULL while parked */
 	size_t in_high;                 /* bytes of bufs->in that plaintext has touched */
 	struct leaf *leaf;              /* owned reference; server, during the handshake */
@@ -2151,7 +2155,7 @@ struct tls {
 	struct watch *watch;            /* borrowed: see tls_connect; NULL: it is never lent */
 	uint32_t owner;                 /* whose it is (struct job) */
 	const char *why;                /* static; set once failed */
-	uint8_t name[32];               /* of the session in its table */
+	uint8_t name[32];               /* of the session in its table; of an agent's end with OpenSSL: what a ticket is bound to */
 	uint8_t ended_by;               /* the alert that did, the peer's or ours; 0: none */
 	uint8_t alert[96], alert_n, alert_at;   /* a record that BearSSL would not send for us */
 	bool is_client;
@@ -2349,7 +2353,7 @@ tls_detach(struct tls *t)
 	if (b == NULL)
 		return;
 	wipe(b->in, t->in_high);
-	if (t->u.eng.oxa != t->u.eng.oxc)
+	if (t->u.eng.oxa != t->u.eng.oxc || t->plain_n != 0)
 		wipe(b->out, sizeof b->out);    /* plaintext perhaps */
 	t->in_high = 0;
 	t->u.eng.ibuf = t->u.eng.obuf = NULL;
@@ -2510,6 +2514,16 @@ tls_shaken(struct tls *t)
 	}
 }
 
+/* May a client name that server, or none (RFC 6066 3)? The operator's own certificate is for any name. */
+static bool
+tls_named(const struct tls *t, const char *sni)
+{
+	struct slice name = slice_of(sni != NULL ? sni : "");
+
+	name.n -= name.n != 0 && name.p[name.n - 1] == '.';
+	return name.n == 0 || t->own != NULL || slice_eq_nocase(name, slice_of(t->host));
+}
+
 /* Called after each step of the engine: is the handshake over, or did the connection fail? Either wipes the master
  * secret. */
 static void
@@ -2518,14 +2532,11 @@ tls_settle(struct tls *t)
 	br_ssl_engine_context *eng = &t->u.eng;
 	bool closed = br_ssl_engine_current_state(eng) == BR_SSL_CLOSED;
 	bool hello = !t->is_client && eng->version_out == BR_TLS12;
-	struct slice sni;
 
 	if (t->failed || (t->done && (!closed || eng->err == BR_ERR_OK)))
 		return;
 	/* SNI and ALPN of a ClientHello are ours to judge; BearSSL's ServerHello lies in its buffer, unsent */
-	sni = slice_of(eng->server_name);
-	sni.n -= sni.n != 0 && sni.p[sni.n - 1] == '.';
-	if (hello && sni.n != 0 && t->own == NULL && !slice_eq_nocase(sni, slice_of(t->host)))
+	if (hello && !tls_named(t, eng->server_name))
 		tls_fail(t, NULL, TLS_UNRECOGNIZED_NAME);
 	else if (hello && eng->selected_protocol == TLS_ALPN_NONE)
 		tls_fail(t, NULL, BR_ALERT_NO_APPLICATION_PROTOCOL);
@@ -2568,6 +2579,13 @@ static bool
 tls_live(const struct tls *t)
 {
 	return !t->failed && !t->lent;
+}
+
+/* Has the peer's close_notify ended both ways? With BearSSL it does. An agent may end its side alone and still read. */
+static bool
+tls_shut(const struct tls *t)
+{
+	return t->u.eng.shutdown_recv && (t->ssl == NULL || t->is_client);
 }
 
 /* -- pump: what the rest of the file sees. Every call may change tls_status and tls_has_output. */
@@ -2624,7 +2642,13 @@ tls_accept(struct slice host, struct tls_ident *own)
 
 	if (t == NULL)
 		return NULL;
-	if ((t->own = tls_ident_ref(own)) != NULL)
+	t->own = tls_ident_ref(own);
+	if (tls_engine_agents == ENGINE_OPENSSL && ossl_load()) {
+		if (!ossl_open(t))
+			tls_fail(t, "out of memory", 0);
+		return t;
+	}
+	if (own != NULL)
 		tls_suites(&t->u.eng, TLS_SUITES_CLIENT);       /* its key may be RSA */
 	br_ssl_server_set_policy(&t->u.server, &tls_policy);
 	br_ssl_server_set_cache(&t->u.server, &tls_cache);
@@ -2664,10 +2688,9 @@ tls_connect(struct tls_trust *trust, struct tls_ident *ident, struct slice host,
 	}
 	t->resumed = verify_offer_session(t->verify, &t->u.eng, port, tag, t->name);
 	if (engine == ENGINE_OPENSSL) {
-		if (ossl_open(t))
-			return t;
-		tls_free(t);
-		return NULL;
+		if (!ossl_open(t))
+			tls_fail(t, "out of memory", 0);
+		return t;
 	}
 	br_ssl_client_reset(&t->u.client, host_ip(t->host, ip) != 0 ? NULL : t->host, t->resumed);
 	tls_prefer_x25519(&t->u.eng);
@@ -2753,7 +2776,7 @@ tls_alert_next(const struct tls *t, const char *p)
 {
 	size_t room;
 
-	return t->done && !t->failed && t->bufs != NULL && *p == 21 &&
+	return t->done && !t->failed && t->ssl == NULL && t->bufs != NULL && *p == 21 &&
 	    br_ssl_engine_recvrec_buf(&t->u.eng, &room) != NULL && room == 5;
 }
 
@@ -2809,7 +2832,7 @@ tls_consume(struct tls *t, size_t n)
 static size_t
 tls_write(struct tls *t, const void *p, size_t n)
 {
-	if (tls_status(t) != TLS_OPEN || t->closing)
+	if (!t->done || !tls_live(t) || t->closing || tls_shut(t))
 		return 0;
 	if (!tls_attach(t))
 		tls_fail(t, "out of memory", 0);
@@ -2822,7 +2845,9 @@ tls_write(struct tls *t, const void *p, size_t n)
 static void
 tls_flush(struct tls *t)
 {
-	if (tls_live(t) && t->bufs != NULL && t->ssl == NULL)
+	if (t->ssl != NULL)
+		ossl_seal(t);
+	else if (tls_live(t) && t->bufs != NULL)
 		br_ssl_engine_flush(&t->u.eng, 0);
 }
 
@@ -2830,7 +2855,7 @@ tls_flush(struct tls *t)
 static void
 tls_shutdown(struct tls *t)
 {
-	if (!tls_live(t) || t->closing || t->u.eng.shutdown_recv || !tls_attach(t))
+	if (!tls_live(t) || t->closing || tls_shut(t) || !tls_attach(t))
 		return;
 	t->closing = true;
 	if (t->ssl != NULL) {
@@ -2848,7 +2873,7 @@ tls_park(struct tls *t)
 {
 	const br_ssl_engine_context *eng = &t->u.eng;
 
-	if (t->bufs != NULL && t->done && !t->failed && !t->closing && (t->ssl != NULL ? t->got_n + t->out_n == 0 :
+	if (t->bufs != NULL && t->done && !t->failed && !t->closing && (t->ssl != NULL ? t->got_n + t->out_n + t->plain_n == 0 :
 	    br_ssl_engine_current_state(eng) == (BR_SSL_RECVREC | BR_SSL_SENDAPP) &&
 	    eng->ixa == 0 && eng->ixb == 0 && eng->ixc == 5 && eng->oxa == eng->oxc))
 		tls_detach(t);
@@ -8623,6 +8648,7 @@ struct leaf {
 	uint32_t refs;          /* the cache's and those of handshakes in progress */
 	int64_t renew;          /* wall clock: mint anew from here on */
 	br_x509_certificate chain;      /* points at `der` */
+	void *x509;             /* owned; OpenSSL's form of it; NULL until that is wanted */
 	char host[TLS_HOST_MAX + 1];
 	uint8_t der[];
 };
@@ -8651,8 +8677,10 @@ static struct leaf *leaves[TLS_LEAVES];
 static void
 leaf_unref(struct leaf *l)
 {
-	if (l != NULL && --l->refs == 0)
-		free(l);
+	if (l == NULL || --l->refs != 0)
+		return;
+	ossl_drop_cert(l->x509);
+	free(l);
 }
 
 /* The certificate for a host, minted if none is kept; the caller owns one reference. */
@@ -9679,7 +9707,8 @@ session_sweep(struct session_table *t)
 }
 
 /* ---- tls: openssl ----------------------------------------------------------
- * The system's OpenSSL as the engine for upstreams: TLS 1.3, and keys that BearSSL does not know. It is
+ * The system's OpenSSL as the engine for upstreams: TLS 1.3, and keys that BearSSL does not know; and for
+ * agents with `agent-tls openssl`, for its speed. It is
  * never linked: a worker loads libcrypto.so.3 and libssl.so.3 from the folder of the C library for the first
  * connection that needs it; `version` and `doctor` load it to name it. Skip it if you trust that its ends do
  * as those of `tls`, and that its word on a chain is only ever the second one.
@@ -9711,7 +9740,9 @@ session_sweep(struct session_table *t)
 	X(SSL_set_bio) X(SSL_set_ex_data) X(SSL_get_ex_data) X(SSL_get_ex_data_X509_STORE_CTX_idx) X(SSL_set_alpn_protos) \
 	X(SSL_get0_alpn_selected) X(SSL_set_connect_state) X(SSL_do_handshake) X(SSL_read) X(SSL_write) X(SSL_get_error) \
 	X(SSL_shutdown) X(SSL_set_session) X(SSL_session_reused) X(SSL_get_current_cipher) X(SSL_CIPHER_is_aead) \
-	X(SSL_CIPHER_get_kx_nid) X(SSL_use_certificate_ASN1) X(SSL_use_PrivateKey_ASN1) X(d2i_SSL_SESSION) X(i2d_SSL_SESSION) X(SSL_SESSION_free) \
+	X(TLS_server_method) X(SSL_CTX_set_cipher_list) X(SSL_CTX_set_alpn_select_cb) X(SSL_CTX_callback_ctrl) X(SSL_CTX_set_info_callback) \
+	X(SSL_CTX_use_PrivateKey_ASN1) X(SSL_get_servername) X(SSL_select_next_proto) X(SSL_set_session_id_context) X(SSL_set_accept_state) \
+	X(SSL_use_certificate) X(SSL_CIPHER_get_kx_nid) X(SSL_use_certificate_ASN1) X(SSL_use_PrivateKey_ASN1) X(d2i_SSL_SESSION) X(i2d_SSL_SESSION) X(SSL_SESSION_free) \
 	X(SSL_SESSION_is_resumable)
 
 /* Theirs, by their names, once they are found. */
@@ -9727,7 +9758,8 @@ static const char *const ossl_names[] = {
 };
 _Static_assert(sizeof ossl == COUNT(ossl_names) * sizeof(void *), "a function, a name");
 
-static SSL_CTX *ossl_ctx;               /* owned, for ever; NULL: not loaded */
+static SSL_CTX *ossl_ctx, *ossl_server; /* owned, for ever; the first of upstreams' ends; NULL: not loaded */
+static const unsigned char ossl_protocols[] = "\2h2\10http/1.1";
 static BIO_METHOD *ossl_wire;           /* owned, for ever */
 static const char *ossl_why;            /* static; why it was not to be loaded, which is tried once */
 static pthread_t ossl_thread;           /* the loop's */
@@ -9984,18 +10016,19 @@ ossl_judge(X509_STORE_CTX *ctx, void *arg)
 	return v->err == 0;
 }
 
-/* Called when the server asks for a certificate of ours. 0: the handshake fails. */
+/* Called when the server asks for a certificate of ours, and in a handshake with an agent. 0: it fails. */
 static int
 ossl_show(SSL *ssl, void *arg)
 {
 	struct tls *t = ossl.SSL_get_ex_data(ssl, 0);
-	const struct tls_ident *id = t->verify->ident;
+	const struct tls_ident *id = t->is_client ? t->verify->ident : t->own;
 	struct slice text, name;
 	struct buf der;
 	X509 *above;
 	bool ok;
 
-	t->u.client.hashes = 1; /* as BearSSL tells: tls_reason looks there */
+	if (t->is_client)
+		t->u.client.hashes = 1; /* as BearSSL tells: tls_reason looks there */
 	if (id == NULL || id->key_text == NULL)
 		return 1;
 	text = secret_slice(id->key_text);
@@ -10014,7 +10047,95 @@ ossl_show(SSL *ssl, void *arg)
 	return ok;
 }
 
+/* -- agents */
+
+/* The leaf of the end's host in OpenSSL's form. Whoever makes that gives our context the leaves' key as well: it is another
+ * with each CA. */
+static bool
+ossl_leaf(struct tls *t)
+{
+	uint8_t key[] = "\x30\x31\2\1\1\4\x20................................\xa0\x0a\6\x08\x2a\x86\x48\xce\x3d\3\1\7";   /* RFC 5915 3 */
+
+	if ((t->leaf = leaf_get(t->host)) != NULL && t->leaf->x509 == NULL) {
+		memcpy(key + 7, tls_keys->leaf, 32);
+		if (ossl.SSL_CTX_use_PrivateKey_ASN1(EVP_PKEY_EC, ossl_server, key, sizeof key - 1) == 1)
+			t->leaf->x509 = ossl_x509((struct slice){(const char *)t->leaf->der, t->leaf->chain.data_len});
+		wipe(key, sizeof key);
+	}
+	return t->leaf != NULL && t->leaf->x509 != NULL;
+}
+
+static void
+ossl_drop_cert(void *x509)
+{
+	if (x509 != NULL)
+		ossl.X509_free(x509);
+}
+
+/* Tickets hold the sessions. The key of the tickets is kept as a session is, so that all workers have the same, for a
+ * day; when it has gone, nobody opens what it closed. */
+static void
+ossl_ticket_key(void)
+{
+	static const uint8_t name[32] = "tickets";      /* no hash */
+	br_ssl_session_parameters p;
+	uint8_t key[sizeof p.session_id + sizeof p.master_secret];
+
+	if (!session_find(sessions_agents, name, &p)) {
+		if (!rand_bytes(&p, sizeof p))
+			return;         /* that of OpenSSL's own, then */
+		session_put(sessions_agents, name, &p, TLS_SESSION_LIFE);
+	}
+	memcpy(key, p.session_id, sizeof p.session_id);
+	memcpy(key + sizeof p.session_id, p.master_secret, sizeof p.master_secret);
+	ossl.SSL_CTX_ctrl(ossl_server, SSL_CTRL_SET_TLSEXT_TICKET_KEYS, sizeof key, key);
+	wipe(key, sizeof key);
+	wipe(&p, sizeof p);
+}
+
+static int
+ossl_named(SSL *ssl, int *alert, void *arg)
+{
+	*alert = TLS_UNRECOGNIZED_NAME;
+	return tls_named(ossl.SSL_get_ex_data(ssl, 0), ossl.SSL_get_servername(ssl, TLSEXT_NAMETYPE_host_name)) ?
+	    SSL_TLSEXT_ERR_OK : SSL_TLSEXT_ERR_ALERT_FATAL;
+}
+
+static int
+ossl_choose(SSL *ssl, const unsigned char **out, unsigned char *n, const unsigned char *in, unsigned in_n, void *arg)
+{
+	struct tls *t = ossl.SSL_get_ex_data(ssl, 0);
+	unsigned skip = t->u.eng.protocol_names_num == 2 ? 0 : 3;
+
+	return ossl.SSL_select_next_proto((unsigned char **)(uintptr_t)out, n, ossl_protocols + skip, (unsigned)sizeof ossl_protocols - 1 - skip, in, in_n) ==
+	    OPENSSL_NPN_NEGOTIATED ? SSL_TLSEXT_ERR_OK : SSL_TLSEXT_ERR_ALERT_FATAL;
+}
+
+/* Called with each alert: tls_fail tells which of ours ended the connection. */
+static void
+ossl_alerted(const SSL *ssl, int where, int alert)
+{
+	if (where == SSL_CB_WRITE_ALERT && alert >> 8 == SSL3_AL_FATAL)
+		((struct tls *)ossl.SSL_get_ex_data(ssl, 0))->u.eng.err = BR_ERR_SEND_FATAL_ALERT + (alert & 255);
+}
+
 /* -- the library */
+
+/* NULL: no memory. */
+static SSL_CTX *
+ossl_context(const SSL_METHOD *method)
+{
+	SSL_CTX *ctx = ossl.SSL_CTX_new(method);
+
+	if (ctx == NULL)
+		return NULL;
+	ossl.SSL_CTX_ctrl(ctx, SSL_CTRL_SET_MIN_PROTO_VERSION, TLS1_2_VERSION, NULL);
+	ossl.SSL_CTX_ctrl(ctx, SSL_CTRL_SET_SESS_CACHE_MODE, SSL_SESS_CACHE_CLIENT | SSL_SESS_CACHE_NO_INTERNAL, NULL);
+	ossl.SSL_CTX_ctrl(ctx, SSL_CTRL_MODE, SSL_MODE_RELEASE_BUFFERS | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER, NULL);
+	ossl.SSL_CTX_set_options(ctx, SSL_OP_NO_RENEGOTIATION | SSL_OP_CLEANSE_PLAINTEXT);
+	ossl.SSL_CTX_set_cert_cb(ctx, ossl_show, NULL);
+	return ctx;
+}
 
 /* Tries once. True: it is there. */
 static bool
@@ -10052,21 +10173,23 @@ ossl_load(void)
 	    OPENSSL_INIT_NO_LOAD_SSL_STRINGS | OPENSSL_INIT_NO_LOAD_CRYPTO_STRINGS, NULL) != 1 ||
 	    (ossl_wire = ossl.BIO_meth_new(BIO_TYPE_SOURCE_SINK, "sallyport")) == NULL ||
 	    ossl.BIO_meth_set_read(ossl_wire, ossl_wire_read) != 1 || ossl.BIO_meth_set_write(ossl_wire, ossl_wire_write) != 1 ||
-	    ossl.BIO_meth_set_ctrl(ossl_wire, ossl_wire_ctrl) != 1 || (ossl_ctx = ossl.SSL_CTX_new(ossl.TLS_client_method())) == NULL))
+	    ossl.BIO_meth_set_ctrl(ossl_wire, ossl_wire_ctrl) != 1 || (ossl_server = ossl_context(ossl.TLS_server_method())) == NULL ||
+	    (ossl_ctx = ossl_context(ossl.TLS_client_method())) == NULL))
 		ossl_why = "it does not begin";
 	environ = variables;
 	if (ossl_why != NULL)
 		return false;
 	/* The ClientHello is OpenSSL's own; ossl_opened refuses what we do not want of what it offers. */
-	ossl.SSL_CTX_ctrl(ossl_ctx, SSL_CTRL_SET_MIN_PROTO_VERSION, TLS1_2_VERSION, NULL);
 	ossl.SSL_CTX_ctrl(ossl_ctx, SSL_CTRL_SET_MAX_CERT_LIST, TLS_CERT_MAX, NULL);
-	ossl.SSL_CTX_ctrl(ossl_ctx, SSL_CTRL_SET_SESS_CACHE_MODE, SSL_SESS_CACHE_CLIENT | SSL_SESS_CACHE_NO_INTERNAL, NULL);
-	ossl.SSL_CTX_ctrl(ossl_ctx, SSL_CTRL_MODE, SSL_MODE_RELEASE_BUFFERS | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER, NULL);
-	ossl.SSL_CTX_set_options(ossl_ctx, SSL_OP_NO_RENEGOTIATION | SSL_OP_CLEANSE_PLAINTEXT);
 	ossl.SSL_CTX_set_verify(ossl_ctx, SSL_VERIFY_PEER, NULL);
 	ossl.SSL_CTX_set_cert_verify_callback(ossl_ctx, ossl_judge, NULL);
-	ossl.SSL_CTX_set_cert_cb(ossl_ctx, ossl_show, NULL);
 	ossl.SSL_CTX_sess_set_new_cb(ossl_ctx, ossl_keep);
+	/* To agents: forward secrecy and AEAD, in our order, but for those who would rather have ChaCha20. */
+	ossl.SSL_CTX_set_cipher_list(ossl_server, "ECDHE+AESGCM:ECDHE+CHACHA20");
+	ossl.SSL_CTX_set_options(ossl_server, SSL_OP_CIPHER_SERVER_PREFERENCE | SSL_OP_PRIORITIZE_CHACHA);
+	ossl.SSL_CTX_set_alpn_select_cb(ossl_server, ossl_choose, NULL);
+	ossl.SSL_CTX_callback_ctrl(ossl_server, SSL_CTRL_SET_TLSEXT_SERVERNAME_CB, (void (*)(void))ossl_named);
+	ossl.SSL_CTX_set_info_callback(ossl_server, ossl_alerted);
 	return true;
 }
 
@@ -10092,25 +10215,33 @@ ossl_free(void *ssl)
 static bool
 ossl_open(struct tls *t)
 {
-	static const unsigned char protocols[] = "\2h2\10http/1.1";
 	unsigned skip = t->u.eng.protocol_names_num == 2 ? 0 : 3;
-	SSL *ssl = t->ssl = ossl.SSL_new(ossl_ctx);
-	BIO *wire = ssl != NULL ? ossl.BIO_new(ossl_wire) : NULL;
+	bool ok = t->is_client || t->own != NULL || ossl_leaf(t);
+	SSL *ssl = t->ssl = ok ? ossl.SSL_new(t->is_client ? ossl_ctx : ossl_server) : NULL;
+	BIO *wire = ssl != NULL && ossl.SSL_set_ex_data(ssl, 0, t) == 1 ? ossl.BIO_new(ossl_wire) : NULL;
 
 	t->resumed = false;
-	t->verify->also = true;
 	if (wire == NULL)
 		return false;
 	ossl.BIO_set_data(wire, t);
 	ossl.BIO_set_init(wire, 1);
 	ossl.BIO_set_flags(wire, BIO_FLAGS_READ | BIO_FLAGS_WRITE | BIO_FLAGS_SHOULD_RETRY);
 	ossl.SSL_set_bio(ssl, wire, wire);   /* it owns that */
-	if (ossl.SSL_set_ex_data(ssl, 0, t) != 1 ||
-	    ossl.SSL_set_alpn_protos(ssl, protocols + skip, (unsigned)sizeof protocols - 1 - skip) != 0 || (!t->verify->is_ip &&
-	    ossl.SSL_ctrl(ssl, SSL_CTRL_SET_TLSEXT_HOSTNAME, TLSEXT_NAMETYPE_host_name, t->host) != 1))
-		return false;
-	ossl_resume(t);
-	ossl.SSL_set_connect_state(ssl);
+	if (t->is_client) {
+		t->verify->also = true;
+		if (ossl.SSL_set_alpn_protos(ssl, ossl_protocols + skip, (unsigned)sizeof ossl_protocols - 1 - skip) != 0 || (!t->verify->is_ip &&
+		    ossl.SSL_ctrl(ssl, SSL_CTRL_SET_TLSEXT_HOSTNAME, TLSEXT_NAMETYPE_host_name, t->host) != 1))
+			return false;
+		ossl_resume(t);
+		ossl.SSL_set_connect_state(ssl);
+	} else {
+		tls_sha256_join((const struct slice[]){slice_of(t->host), tls_ident_tag(t->own)}, 2, t->name);
+		if (ossl.SSL_set_session_id_context(ssl, t->name, sizeof t->name) != 1 ||
+		    (t->own == NULL && ossl.SSL_use_certificate(ssl, t->leaf->x509) != 1))
+			return false;
+		ossl_ticket_key();
+		ossl.SSL_set_accept_state(ssl);
+	}
 	ossl_step(t);
 	return true;
 }
@@ -10135,12 +10266,13 @@ ossl_stopped(struct tls *t, int ret)
 	ossl.ERR_clear_error();
 	if (error == SSL_ERROR_WANT_READ || error == SSL_ERROR_WANT_WRITE || error == SSL_ERROR_WANT_RETRY_VERIFY)
 		return;
-	t->u.eng.err = error == SSL_ERROR_ZERO_RETURN ? BR_ERR_OK : BR_ERR_BAD_HANDSHAKE;
 	if (error == SSL_ERROR_ZERO_RETURN && t->done) {
 		t->u.eng.shutdown_recv = 1;
 		return;
 	}
-	for (size_t i = 0; i < COUNT(reasons); i++)
+	if (t->is_client)
+		t->u.eng.err = error == SSL_ERROR_ZERO_RETURN ? BR_ERR_OK : BR_ERR_BAD_HANDSHAKE;
+	for (size_t i = 0; i < COUNT(reasons) && t->is_client; i++)
 		if (error == SSL_ERROR_SSL && reasons[i].reason == reason) {
 			t->u.eng.err = reasons[i].err;
 			why = reasons[i].why;
@@ -10151,7 +10283,8 @@ ossl_stopped(struct tls *t, int ret)
 		why = "handshake refused (no algorithm in common)";
 	if (t->verify != NULL && t->verify->err != 0)
 		t->u.eng.err = (int)t->verify->err;
-	secret_drop(&ossl_session(t)->s);       /* a session that a fatal alert ended is never resumed */
+	if (t->is_client)
+		secret_drop(&ossl_session(t)->s);       /* a session that a fatal alert ended is never resumed */
 	tls_fail(t, why != NULL ? why : tls_reason(t, t->u.eng.err), 0);
 }
 
@@ -10163,12 +10296,12 @@ ossl_opened(struct tls *t)
 	const struct tls_verify *v = t->verify;
 	const unsigned char *name;
 	unsigned n;
-	bool legacy = v->ident != NULL && v->ident->legacy;
+	bool legacy = v != NULL && v->ident != NULL && v->ident->legacy;
 
 	ossl.SSL_get0_alpn_selected(t->ssl, &name, &n);
 	t->resumed = ossl.SSL_session_reused(t->ssl) == 1;
 	t->u.eng.selected_protocol = slice_eq((struct slice){(const char *)name, n}, SLICE("h2")) && t->u.eng.protocol_names_num == 2;
-	if (!t->resumed && (v->count == 0 || v->err != 0 || v->good != v->agreed))
+	if (v != NULL && !t->resumed && (v->count == 0 || v->err != 0 || v->good != v->agreed))
 		tls_fail(t, "no certificate", 0);
 	else if (cipher == NULL || ossl.SSL_CIPHER_get_kx_nid(cipher) == NID_kx_rsa || (!legacy && !ossl.SSL_CIPHER_is_aead(cipher)))
 		tls_fail(t, "handshake refused (no algorithm strong enough in common)", 0);
@@ -10184,6 +10317,7 @@ ossl_step(struct tls *t)
 {
 	int n;
 
+	ossl_seal(t);           /* what OpenSSL writes meanwhile comes behind it */
 	ossl.ERR_clear_error();
 	if (!t->done && !t->failed) {
 		n = ossl.SSL_do_handshake(t->ssl);
@@ -10237,23 +10371,41 @@ ossl_drain(struct tls *t, void *out, size_t n)
 	return n;
 }
 
+/* Makes a record of the plaintext in bufs->out. That is copied first: OpenSSL may write a message of its own before. */
+static void
+ossl_seal(struct tls *t)
+{
+	static unsigned char plain[PEER_PIECE];
+	size_t n = t->plain_n;
+	int k;
+
+	if (n == 0 || t->failed)
+		return;
+	memcpy(plain, t->bufs->out, n);
+	t->plain_n = 0;
+	ossl.ERR_clear_error();
+	if ((k = ossl.SSL_write(t->ssl, plain, (int)n)) <= 0)
+		ossl_stopped(t, k);
+	assert(k > 0 || t->failed);     /* there was room: nothing is half written */
+	wipe(plain, n);
+}
+
 static size_t
 ossl_write(struct tls *t, const void *p, size_t n)
 {
-	int k;
-
-	if (t->failed || n == 0 || t->out_n != 0)
+	if (t->failed || t->out_n != 0)
 		return 0;               /* a record finds all the room there is: it is never cut */
-	ossl.ERR_clear_error();
-	if ((k = ossl.SSL_write(t->ssl, p, n < PEER_PIECE ? (int)n : PEER_PIECE)) > 0)
-		return (size_t)k;
-	ossl_stopped(t, k);
-	return 0;
+	n = n < PEER_PIECE - t->plain_n ? n : PEER_PIECE - t->plain_n;
+	memcpy(t->bufs->out + t->plain_n, p, n);
+	if ((t->plain_n += n) == PEER_PIECE)
+		ossl_seal(t);
+	return n;
 }
 
 static void
 ossl_shutdown(struct tls *t)
 {
+	ossl_seal(t);
 	ossl.SSL_shutdown(t->ssl);
 	ossl.ERR_clear_error();
 }
@@ -26998,7 +27150,7 @@ conn_bound(uint64_t memory)
 }
 
 /* host.configure{ connect_to="HOST PORT TARGET PORT\n…", allow_address={…}, trusted_proxy={…},
- *   upstream_proxy={ host=, port=, authorization=secret }, upstream_tls=0|1|2 (auto, bearssl, openssl), roots={…}, upstream_ca={…}, memory=bytes,
+ *   upstream_proxy={ host=, port=, authorization=secret }, upstream_tls=0|1|2 (auto, bearssl, openssl), agent_tls=1|2, roots={…}, upstream_ca={…}, memory=bytes,
  *   dial_timeout=s, answer_timeout=s, idle_timeout=s, helpers=fd } -> true | nil, why
  *
  * Applies settings; those whose members are nil stay as they are. helpers: the folder of programs,
@@ -27030,6 +27182,7 @@ l_host_configure(lua_State *L)
 	net_dial_ms = 1000 * l_integer(L, 1, "dial_timeout", net_dial_ms / 1000);
 	conn_answer_ms = 1000 * l_integer(L, 1, "answer_timeout", conn_answer_ms / 1000);
 	conn_idle_ms = 1000 * l_integer(L, 1, "idle_timeout", conn_idle_ms / 1000);
+	tls_engine_agents = (enum tls_engine)l_integer(L, 1, "agent_tls", tls_engine_agents);
 	anew = tls_engine;
 	tls_engine = (enum tls_engine)l_integer(L, 1, "upstream_tls", anew);
 	anew ^= tls_engine;

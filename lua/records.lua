@@ -481,6 +481,8 @@ M.setting_list = {
     help = "HTTP/2 towards upstreams: where the client speaks it, too; never; wherever they take it: sallyport help http2" },
   { name = "upstream-tls", arg = "auto|bearssl|openssl", check = choice("auto", "bearssl", "openssl"), default = "auto",
     help = "the engine towards upstreams: the system's OpenSSL where BearSSL cannot, as for TLS 1.3; never; always: sallyport help network" },
+  { name = "agent-tls", arg = "bearssl|openssl", check = choice("bearssl", "openssl"), default = "bearssl",
+    help = "the engine towards agents: the system's OpenSSL has TLS 1.3 and takes less of the processor, and more memory: sallyport help network" },
   { name = "log", arg = "file|memory", check = choice("file", "memory"), default = "file",
     help = "where the request log lies: memory spares flash, and forgets at a restart of the machine" },
   { name = "log-file", arg = "FILE", check = M.folder_file, place = true,
@@ -587,7 +589,7 @@ function M.for_host(all)
   if #roots == 0 then roots = nil end
   return {
     connect_to = table.concat(to), allow_address = all.allow_address, trusted_proxy = all.trusted_proxy, upstream_proxy = proxy_for_host(all),
-    upstream_tls = ({ auto = 0, bearssl = 1, openssl = 2 })[all.upstream_tls], upstream_ca = all.upstream_ca, roots = roots, memory = all.memory,
+    upstream_tls = ({ auto = 0, bearssl = 1, openssl = 2 })[all.upstream_tls], agent_tls = all.agent_tls == "openssl" and 2 or 1, upstream_ca = all.upstream_ca, roots = roots, memory = all.memory,
     dial_timeout = all.dial_timeout, answer_timeout = all.answer_timeout, idle_timeout = all.idle_timeout,
   }
 end

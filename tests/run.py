@@ -49,7 +49,7 @@ PLAIN_BUILD = ("authorization_test", "aws_test", "certificates_test", "claude_te
 
 # Where the plain build would say what the sanitized one says: in a run of everything these files of real/ and wire/ run under the
 # sanitizers alone, to end within these minutes.
-SANITIZED_BUILD = ("approval_test", "aws_calls_test", "aws_role_test", "budget_test", "control_test",
+SANITIZED_BUILD = ("agent_tls_test", "approval_test", "aws_calls_test", "aws_role_test", "budget_test", "control_test",
                    "door_mcp_test", "door_test", "doors_test", "files_test", "handshakes_test", "hmac_test", "huggingface_test",
                    "log_test", "mcp_import_test", "mcp_test", "mtls_test", "oauth_test", "operator_test", "proposal_test", "recipe_test",
                    "reflect_test", "rotation_test", "rows_test", "rules_test", "seal_hostile_test", "seal_test", "second_test",

@@ -336,6 +336,18 @@ local function upstream_tls(ctx, say)
   end
 end
 
+local function agent_tls(ctx, say)
+  local running = home.running(ctx)
+  local version, why = ctx.host.openssl()
+  if records.settings(running and running.flags).agent_tls == "bearssl" then
+    say("agents' TLS", OK, "BearSSL, TLS 1.2")
+  elseif version then
+    say("agents' TLS", OK, ("OpenSSL %s, TLS 1.3 and 1.2 (agent-tls openssl)"):format(version))
+  else
+    say("agents' TLS", WARN, "BearSSL, TLS 1.2, though agent-tls is openssl: " .. why, "install Debian's libssl3, or sallyport set agent-tls bearssl")
+  end
+end
+
 local function policies(_, say)
   local edited = {}
   for _, p in ipairs(require("cli.policy_versions").list()) do
@@ -501,7 +513,7 @@ end
 local of_the_store = {
   { "CA", certificates }, { "credential TLS", credential_certificates }, { "client files", client_files }, { "listener", listeners },
   { "doors", doors.check },
-  { "upstream proxy", upstream_proxy }, { "upstream TLS", upstream_tls }, { "request log", request_log }, { "policies", policies }, { "credentials", credentials }, { "elsewhere", from_elsewhere },
+  { "upstream proxy", upstream_proxy }, { "upstream TLS", upstream_tls }, { "agents' TLS", agent_tls }, { "request log", request_log }, { "policies", policies }, { "credentials", credentials }, { "elsewhere", from_elsewhere },
   { "clients", handshakes },
 }
 

@@ -8,6 +8,7 @@ import re
 import resource
 import signal
 import socket
+import ssl
 import subprocess
 import threading
 import time
@@ -421,6 +422,27 @@ def test_big_bodies_at_constant_memory(t):
     assert peak - before < limit, f"an upload took {peak - before} KiB"
 
 
+def remembered(pid, secrets):
+    """-> how often one of them lies in that process's memory, and where a core dump has it"""
+    held, found, region = 0, [], None
+    for line in pathlib.Path(f"/proc/{pid}/smaps").read_text().splitlines():
+        m = re.match(r"([0-9a-f]+)-([0-9a-f]+) (\S+) \S+ \S+ \S+\s*(.*)", line)
+        if m:
+            region = (int(m[1], 16), int(m[2], 16), m[3], m[4])
+        elif line.startswith("VmFlags:") and "r" in region[2] and "w" in region[2]:
+            try:
+                with open(f"/proc/{pid}/mem", "rb") as mem:
+                    mem.seek(region[0])
+                    data = mem.read(region[1] - region[0])
+            except OSError:
+                continue
+            for secret in secrets:
+                held += secret in data
+                if secret in data and "dd" not in line.split():
+                    found.append(region[3] or hex(region[0]))
+    return held, found
+
+
 def test_secrets_in_memory(t):
     """after a request, the secret is in memory only where a core dump does not go"""
     if os.getuid() != 0:
@@ -430,21 +452,28 @@ def test_secrets_in_memory(t):
     s, up = t.proxy(workers=1, credentials=[API])
     assert s.request().status == 200
     time.sleep(0.5)
-    pid, found = s.worker_pids()[0], []
-    region = None
-    for line in pathlib.Path(f"/proc/{pid}/smaps").read_text().splitlines():
-        m = re.match(r"([0-9a-f]+)-([0-9a-f]+) (\S+) \S+ \S+ \S+\s*(.*)", line)
-        if m:
-            region = (int(m[1], 16), int(m[2], 16), m[3], m[4])
-        elif line.startswith("VmFlags:") and "dd" not in line.split() and "r" in region[2] and "w" in region[2]:
-            try:
-                with open(f"/proc/{pid}/mem", "rb") as mem:
-                    mem.seek(region[0])
-                    if b"canary-fault-1" in mem.read(region[1] - region[0]):
-                        found.append(region[3] or hex(region[0]))
-            except OSError:
-                pass
+    found = remembered(s.worker_pids()[0], [b"canary-fault-1"])[1]
     assert not found, f"the secret is in {found}"
+
+
+def test_keys_of_sessions_in_memory(t):
+    """agent-tls openssl: no key of a session, of TLS 1.3 or 1.2, lies where a core dump goes"""
+    if os.getuid() != 0 or sallyport.SLOW != 1:
+        t.skip("only root may read another process's memory; the sanitizer keeps freed memory as it was")
+    s, up = t.proxy(workers=1, credentials=[API])
+    s.cli("set", "agent-tls", "openssl")
+    wires, keys = [], s.dir / "of-the-client"
+    for version in ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3:
+        c = ssl.create_default_context(cafile=s.ca)
+        c.minimum_version = c.maximum_version = version
+        c.keylog_filename = str(keys)
+        wires.append(s.tunnel(context=c))
+        assert s.request(wire=wires[-1]).status == 200 and wires[-1].tls.version()[-1] == str(version.value - 0x301)
+    secrets = {bytes.fromhex(line.split()[2]) for line in keys.read_text().splitlines() if line[0] != "#"}
+    held, found = remembered(s.worker_pids()[0], secrets)
+    assert len(secrets) >= 5 and held and not found, f"{held} of {len(secrets)} found, where a core dump goes: {found}"
+    for w in wires:
+        w.close()
 
 
 def test_key_missing(t):
