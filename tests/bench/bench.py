@@ -188,7 +188,7 @@ class Bench:
         r = subprocess.run(["taskset", "-c", OTHER_CORE, LOAD, *map(str, [*to, *ca, "-h", "www.test", *flags, path])],
                            capture_output=True, text=True)
         if r.returncode:
-            raise SystemExit(f"bench: load ended with {r.returncode}: {r.stderr}")
+            raise SystemExit(f"bench: load ended with {r.returncode}: {r.stderr or r.stdout} ({' '.join(map(str, [*to, *flags, path]))})")
         figures = json.loads(r.stdout)
         if figures["failed"] or figures["refused"]:
             print(f"  ({' '.join(map(str, [*to[:2], *flags, path]))}: {figures['failed']} failed, {figures['refused']} refused: {figures['why']})")
@@ -289,6 +289,15 @@ def memory(b, rounds, seconds):
     p.stdin.close()
     p.wait()
     time.sleep(1)
+    s = b.sallyport(before=lambda s: s.cli("set", "agent-tls", "openssl"))
+    p = subprocess.Popen([LOAD, *map(str, [*b.through(s), "-h", "www.test", "-c", 1000, "-i", "-b", 65536, "-d", 120, "/64k"])],
+                         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    figures = json.loads(p.stdout.readline())
+    time.sleep(2)
+    print(f"         {figures['requests']} such with agent-tls openssl, whole worker: {rss(s.worker_pids()[0]):.1f} MB")
+    p.stdin.close()
+    p.wait()
+    s.stop()
     for what, path, flags in [("down", "/giant", []), ("up", "/drop", ["-b", 1 << 30])]:
         s = b.sallyport()
         worker = s.worker_pids()[0]
@@ -417,6 +426,173 @@ def aws(host, payload, size=0):
               "SignedHeaders=host;x-amz-content-sha256;x-amz-date, Signature=" + "0" * 64]
     fields += ["Content-Encoding: aws-chunked", f"x-amz-decoded-content-length: {size}"] if size else []
     return ["-h", host, *(["-b", size, "-s", 65536] if size else []), *(w for f in fields for w in ("-H", f))]
+
+
+ENGINES = """
+daemon off; worker_processes 1; pid {d}/e.pid; error_log {d}/e.err error; {user}
+worker_rlimit_nofile 20000; events {{ worker_connections 8192; }}
+http {{
+  access_log off; keepalive_requests 100000000; keepalive_timeout 600; root {d}/www; error_page 405 =200 $uri; ssl_protocols TLSv1.2 TLSv1.3;
+  ssl_certificate {certs}/ok.pem; ssl_certificate_key {certs}/ok.pem; client_body_temp_path {d}/e1; proxy_temp_path {d}/e2;
+  fastcgi_temp_path {d}/e3; uwsgi_temp_path {d}/e4; scgi_temp_path {d}/e5; http2_max_concurrent_streams 128;
+  server {{ listen 127.0.0.1:{kept} ssl backlog=4096; }}
+  server {{ listen 127.0.0.1:{fresh} ssl backlog=4096; keepalive_timeout 0; ssl_session_tickets off; ssl_session_cache off; }}
+  server {{ listen 127.0.0.1:{again} ssl backlog=4096; keepalive_timeout 0; ssl_session_cache shared:s:4m; }}
+  server {{ listen 127.0.0.1:{h2} ssl http2 backlog=4096; location = /rpc {{ default_type application/grpc; return 200 "0123456789abcdef"; }} }}
+}}
+"""
+ENGINES_HAPROXY = """
+global
+  nbthread 1
+  maxconn 8192
+  tune.ssl.cachesize 20000
+defaults
+  mode http
+  timeout connect 10s
+  timeout client 600s
+  timeout server 600s
+  http-reuse always
+"""
+RELAY = r"""
+import socket, sys, threading
+to, token = int(sys.argv[2]), sys.argv[3]
+def copy(a, b):
+    try:
+        while data := a.recv(1 << 18):
+            b.sendall(data)
+        b.shutdown(socket.SHUT_WR)
+    except OSError:
+        pass
+def serve(a):
+    b = socket.create_connection(("127.0.0.1", to))
+    for s in (a, b):
+        s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if token:
+        b.sendall(f"CONNECT www.test:443 HTTP/1.1\r\nHost: www.test:443\r\nProxy-Authorization: Bearer {token}\r\n\r\n".encode())
+        while not (head := b.recv(1000)).endswith(b"\r\n\r\n"):
+            assert head
+    threading.Thread(target=copy, args=(b, a), daemon=True).start()
+    copy(a, b)
+listener = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+while True:
+    threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
+"""
+
+
+def engines(b, rounds, seconds):
+    """TLS by the system's OpenSSL on both sides, beside BearSSL and HAProxy; and HTTP/2, with h2load through a relay that opens the tunnel."""
+    print("\nengines of TLS, and HTTP/2")
+    ports = {name: free_port() for name in ("kept", "fresh", "again", "h2")}
+    b.start(OTHER_CORE, ["nginx", "-e", b.d / "e.err", "-c", b.conf("e.conf", ENGINES, **ports)], ports["h2"])
+    ports["h1"] = ports["h2"]
+    fronts = {name: free_port() for name in ports}
+    text = ENGINES_HAPROXY + "".join(
+        f"frontend f{name}\n  bind 127.0.0.1:{fronts[name]} ssl crt {{certs}}/ok.pem alpn h2,http/1.1\n  default_backend b{name}\nbackend b{name}\n"
+        f"  http-request set-header Authorization \"Bearer {{secret}}\"\n  server s 127.0.0.1:{port} ssl verify required ca-file {{certs}}/root.pem "
+        f"sni str(www.test) verifyhost www.test{' alpn h2' if name == 'h2' else ''}\n" for name, port in ports.items())
+    ha = b.start(PROXY_CORE, ["haproxy", "-f", b.conf("e.ha", text)], fronts["h2"]).pid
+    kinds = {"OpenSSL": (("agent-tls", "openssl"), ("upstream-tls", "openssl")), "BearSSL": (("upstream-tls", "bearssl"),)}
+
+    def ours(name, kind):
+        """-> a proxy before one of those servers"""
+        was, b.up = b.up, ports[name]
+        s = b.sallyport(before=lambda s: [s.cli("set", *pair) for pair in (*kinds[kind], *([("upstream-http", "1")] if name == "h1" else []))])
+        b.up = was
+        return s
+    made = {(name, kind): ours(name, kind) for name in ports for kind in kinds}
+
+    def way(name, kind):
+        return (ha, ["-t", f"127.0.0.1:{fronts[name]}"]) if kind == "HAProxy" else (made[name, kind].process.pid, b.through(made[name, kind]))
+    cases = [("full handshake", "kept", ["-c", 8, "-n"], 1.1), ("resumed handshake", "kept", ["-c", 8, "-n", "-r"], 1.1),
+             ("unresumed upstream connection", "fresh", ["-c", 8], 1.2), ("resumed upstream connection", "again", ["-c", 8], 1.1)]
+    cost = {}
+    for r in range(rounds + 1):                             # the first fills pools and caches
+        for what, name, flags, _ in cases:
+            for kind in (*kinds, "HAProxy"):
+                pid, to = way(name, kind)
+                cost.setdefault((what, kind), []).append(b.load(to, "/1k", *flags, "-d", seconds if r else 1, pid=pid)["cpu"])
+    relays = {}
+    for name in ("h2", "h1"):
+        for kind in (*kinds, "HAProxy"):
+            port, (pid, to) = free_port(), way(name, kind)
+            b.start(OTHER_CORE, [sys.executable, "-c", RELAY, port, to[1].split(":")[1], to[3] if kind != "HAProxy" else ""], port)
+            relays[name, kind] = pid, port
+
+    def h2load(name, kind, path, n, *flags):
+        """-> µs of the proxy's CPU a request, µs that half of the requests took at most"""
+        pid, port = relays[name, kind]
+        before = cpu(pid)
+        out = subprocess.run(["taskset", "-c", OTHER_CORE, "h2load", "-c1", f"-n{n}", f"--log-file={b.d}/h2.log", f"--connect-to=127.0.0.1:{port}", *flags, f"https://www.test{path}"],
+                             capture_output=True, text=True).stdout
+        assert f"status codes: {n} 2xx" in out, out
+        took = [int(line.split()[2]) for line in (b.d / "h2.log").read_text().splitlines()]
+        (b.d / "h2.log").unlink()
+        return (cpu(pid) - before) / n * 1e6, statistics.median(took)
+    (b.d / "message").write_bytes(b"\0\0\0\0\x20" + b"m" * 32)
+    rpc = ["-m1", f"-d{b.d}/message", "-Hcontent-type: application/grpc", "-Hte: trailers"]
+    for r in range(rounds + 1):
+        for name in ("h2", "h1"):
+            for kind in (*kinds, "HAProxy"):
+                cost.setdefault((name, kind), []).append(h2load(name, kind, "/1k", 20000 if r else 500, "-m32")[0])
+        for kind in kinds:
+            for flags in (rpc, ["--h1", *rpc[:3]]):
+                cost.setdefault(("p50 " + flags[0], kind), []).append(h2load("h2", kind, "/rpc", 3000 if r else 200, *flags)[1])
+    for what in dict.fromkeys(what for what, _ in cost):
+        print(f"  {what:30}" + ", ".join(f"{kind} {statistics.median(v[1:]):8.1f}" for (w, kind), v in cost.items() if w == what) + " µs")
+
+    def ratio(what, kind, other=None, of="HAProxy"):
+        """Round by round: what the machine did is in both."""
+        return statistics.median(x / y for x, y in list(zip(cost[what, kind], cost[other or what, of]))[1:])
+    for what, _, _, bound in cases:
+        target(f"CPU, {what}, OpenSSL, of HAProxy's", ratio(what, "OpenSSL"), bound)
+    for kind in kinds:
+        target(f"CPU, HTTP/2 both ways, 32 streams, {kind}, of HAProxy's", ratio("h2", kind), 1.25)
+        target(f"CPU, HTTP/2 to HTTP/1, 32 streams, {kind}, of HAProxy's", ratio("h1", kind), 1.3)
+        target(f"p50 of an exchange of gRPC's shape, {kind}, of the same over HTTP/1", ratio("p50 -m1", kind, "p50 --h1", kind), 1.2)
+    for s in made.values():
+        s.stop()
+    for kind in kinds:
+        each = []
+        for alpn in ("http/1.1", "h2"):
+            s = ours("h2", kind)
+            pid = s.worker_pids()[0]
+            warm = idle_connections(s, alpn, 4)
+            before = resident(pid)
+            held = idle_connections(s, alpn, 500)
+            time.sleep(1)
+            each.append((resident(pid) - before) / len(held) * 1024)
+            for sock in warm + held:
+                sock.close()
+            s.stop()
+        print(f"  an idle connection, {kind}: HTTP/1.1 {each[0]:.1f} KB, HTTP/2 {each[1]:.1f} KB")
+        target(f"an idle HTTP/2 connection beyond one of HTTP/1.1, {kind}", each[1] - each[0], 20, " KB")
+
+
+def idle_connections(s, alpn, n):
+    """-> so many sockets in tunnels, each with one request behind it"""
+    import socket
+    import ssl
+    context, held = ssl.create_default_context(cafile=s.ca), []
+    context.set_alpn_protocols([alpn])
+    for _ in range(n):
+        sock = socket.create_connection(("127.0.0.1", s.port))
+        sock.sendall(f"CONNECT www.test:443 HTTP/1.1\r\nHost: www.test:443\r\n{s.auth()}\r\n".encode())
+        assert sock.recv(1000).startswith(b"HTTP/1.1 200")
+        tls = context.wrap_socket(sock, server_hostname="www.test")
+        data = b""
+        if alpn == "h2":
+            head = b"\x82\x87\x04\x03/1k\x01\x08www.test"
+            tls.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\4" + bytes(5) + bytes([0, 0, len(head), 1, 5, 0, 0, 0, 1]) + head)
+        else:
+            tls.sendall(b"GET /1k HTTP/1.1\r\nHost: www.test\r\n\r\n")
+        while data.count(b"x") < 1024:
+            more = tls.recv(65536)
+            assert more, data
+            data += more
+        if alpn == "h2":
+            tls.sendall(bytes(3) + b"\4\1" + bytes(4))
+        held.append(tls)
+    return held
 
 
 def signing(b, rounds, seconds):
@@ -673,7 +849,7 @@ def main():
     p.add_argument("--rounds", type=int, default=3)
     p.add_argument("--seconds", type=float, default=3)
     p.add_argument("--against", type=pathlib.Path)
-    p.add_argument("words", nargs="*", help="throughput, instructions, signing, resumption, memory, door, deciding, arriving, starting, searching, rules")
+    p.add_argument("words", nargs="*", help="throughput, instructions, engines, signing, resumption, memory, door, deciding, arriving, starting, searching, rules")
     a = p.parse_args()
     os.environ["PATH"] += ":/usr/sbin:/sbin"
     if os.cpu_count() < 2:
@@ -682,7 +858,7 @@ def main():
     os.environ["TEST_TMP"] = tempfile.mkdtemp(prefix="sallyport-bench-")
     b = Bench(a.against and a.against.resolve())
     try:
-        for part in (throughput, instructions, signing, resumption, memory, door, deciding, arriving, starting, searching, rules):
+        for part in (throughput, instructions, engines, signing, resumption, memory, door, deciding, arriving, starting, searching, rules):
             if not a.words or any(w in part.__name__ for w in a.words):
                 part(b, a.rounds, a.seconds)
     finally:
