@@ -16567,11 +16567,12 @@ count_init(void)
 }
 
 /* The cell of that key, whose window then ends at `ends`; one whose window is over is taken, for `owner`, and
- * by one that has its share only in the place of its own. NULL: all that are near are in use. */
+ * by one that has its share only in the place of its own; COUNT_OWNERS is who looks, and takes none. NULL: all
+ * that are near are in use, or who looks finds none. */
 static struct count_cell *
 count_find(uint64_t key, int64_t now, int64_t ends, uint32_t owner)
 {
-	bool full = atomic_load(&count_table->taken[owner]) >= COUNT_SHARE;
+	bool full = owner < COUNT_OWNERS && atomic_load(&count_table->taken[owner]) >= COUNT_SHARE;
 
 	for (int taking = 0; taking < 2; taking++)
 		for (uint64_t i = 0; i < COUNT_NEAR; i++) {
@@ -16579,7 +16580,8 @@ count_find(uint64_t key, int64_t now, int64_t ends, uint32_t owner)
 			int64_t ended = atomic_load(&c->ends);
 			uint32_t was = atomic_load(&c->owner);
 
-			if (ended <= now && (taking ? !full || (was == owner && ended != 0) : atomic_load(&c->key) == key) &&
+			if (ended <= now && owner < COUNT_OWNERS &&
+			    (taking ? !full || (was == owner && ended != 0) : atomic_load(&c->key) == key) &&
 			    atomic_compare_exchange_strong(&c->ends, &ended, ends)) {
 				atomic_store(&c->key, key);
 				atomic_fetch_add(&count_table->taken[owner], 1);
@@ -16594,8 +16596,8 @@ count_find(uint64_t key, int64_t now, int64_t ends, uint32_t owner)
 }
 
 /* Adds n, which may be negative, to the counter of that name, which begins anew once `ends` has passed, and
- * answers what it has then. first: only where it has nothing. Negative: no cell is free, or this process
- * shares none. */
+ * answers what it has then. first: only where it has nothing; of 0 that is a look, which makes no counter.
+ * Negative: no cell is free, there is nothing to look at, or this process shares none. */
 static int64_t
 count_add(struct slice name, int64_t ends, int64_t n, bool first, uint32_t owner)
 {
@@ -16605,10 +16607,9 @@ count_add(struct slice name, int64_t ends, int64_t n, bool first, uint32_t owner
 	uint64_t number = (uint64_t)ends << COUNT_BITS, was;
 	struct count_cell *c;
 
-	if (count_table == NULL)
-		return -1;
 	tls_sha256_join(&name, 1, hash);
-	if (ends <= now || (c = count_find(load_be64(hash), now, ends, owner % COUNT_OWNERS)) == NULL)
+	owner = first && n == 0 ? COUNT_OWNERS : owner % COUNT_OWNERS;
+	if (count_table == NULL || ends <= now || (c = count_find(load_be64(hash), now, ends, owner)) == NULL)
 		return -1;
 	was = atomic_load(&c->value);
 	do {
@@ -27519,7 +27520,7 @@ l_host_tally(lua_State *L)
 /* host.count(name, ends, n, owner [, first]) -> count | nil
  *
  * Adds n to a counter that all workers share, until `ends` (Unix s); nil: it cannot be counted. owner: the name of
- * whose share a new one is. See count_add. */
+ * whose share a new one is. first: only where it has nothing; with 0, a look: nil where there is none. See count_add. */
 static int
 l_host_count(lua_State *L)
 {

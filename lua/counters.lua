@@ -45,6 +45,23 @@ function M.add(name, window, n, owner, kept)
   return host.count(name, ends, n, owner)
 end
 
+--- What a counter has, and when its window ends; 0 where nothing was counted. None is made by a look.
+function M.look(name, window, kept)
+  local ends = M.ends(window, time.wall())
+  name = key_of(name, window)
+  return host.count(kept and host.sha256_hex(name) or name, ends, 0, "", true) or 0, ends
+end
+
+--- The same of one that is kept, as the store has it: of a server that does not run, and of another process. 0: nothing is kept.
+function M.kept(name, window)
+  local ends = M.ends(window, time.wall())
+  local record = require("store").peek("counter", host.sha256_hex(key_of(name, window)))
+  return record and record.ends == ends and record.n or 0, ends
+end
+
+--- What names the store whose rules are counted here, to whoever asks for their counters: derived of its key.
+function M.store() return require("store").derive "counters" end
+
 local function write()
   local ops, names = {}, {}
   for name, of in pairs(dirty) do

@@ -79,7 +79,7 @@ local match_keys = {
   tunnel = "function", pure = "boolean",
 }
 local rule_keys = {
-  kind = "string", api = "integer", name = "string", title = "string", fields = "table", help = "string", body = "table", reader = "string table", members = "table function", answer = "table", tools = "function",
+  kind = "string", api = "integer", name = "string", title = "string", fields = "table", help = "string", body = "table", reader = "string table", members = "table function", answer = "table", tools = "function", counters = "table function",
   on_response = "function", on_request = "function", validate = "function", examples = "table",
 }
 local presets_keys = {
@@ -100,6 +100,10 @@ local member_keys = { secret = "boolean", nested = "boolean", optional = "boolea
 local state_keys = { secrets = "table", expires_at = "integer", granted = "table", plain = "table" }
 local example_keys = { cred = "table", req = "table", answers = "table", response = "table", want = "table" }
 local rule_example_keys = { rule = "table", req = "table", with = "table", want = "string boolean", counts = "table" }
+local counter_keys = {
+  label = "string", key = "string", per = "string", window = "string integer", limit = "integer", kept = "boolean", unit = "string", scale = "integer",
+  warn = "integer", held = "string",
+}
 local preset_example_keys = { preset = "string", want = "table" }
 local match_example_keys = { items = "table", bundles = "table", host = "string", question = "table", want = "table" }
 
@@ -645,6 +649,57 @@ function Check:reader(t, pol)
   return true
 end
 
+local COUNTERS_MAX = 8
+local pers = { agent = true, credential = true, host = true, all = true }
+
+-- One counter of a rule, copied, with what is left out | nil, why
+local function counter_row(given)
+  if type(given) ~= "table" then return nil, "is a list of tables" end
+  for k, v in pairs(given) do
+    local want = type(k) == "string" and counter_keys[k]
+    if not want then return nil, ("has a row with the key '%s'%s"):format(tostring(k), M.meant(k, counter_keys)) end
+    if not listed(want, type_of(v)) then return nil, ("has a row whose %s is %s, not %s"):format(k, with_article(type_of(v)), with_article(spoken(want))) end
+  end
+  local out = { per = "all", kept = false, scale = 1 }
+  for k, v in pairs(given) do out[k] = v end
+  for _, name in ipairs { "label", "key", "window" } do
+    if out[name] == nil then return nil, ("has a row without %s"):format(name) end
+  end
+  for _, name in ipairs { "label", "key", "held", "unit" } do
+    local text = out[name]
+    if text and (#text > 100 or not utf8.len(text) or text:find("%c") or text == "" and name ~= "key") then return nil, ("has a row whose %s is no text of one line, at most 100 bytes"):format(name) end
+  end
+  if not pers[out.per] then return nil, "has a row whose per is none of agent, credential, host, all" end
+  if not require("counters").ends(out.window, 0) then return nil, 'has a row whose window is neither whole seconds, at most 40 days, nor "day" or "month"' end
+  if out.scale < 1 then return nil, "has a row whose scale is under 1" end
+  return out
+end
+
+local function counter_rows(list)
+  if type(list) ~= "table" or #list > COUNTERS_MAX then return nil, ("is a list of at most %d rows"):format(COUNTERS_MAX) end
+  local out = {}
+  for k, given in pairs(list) do
+    if math.type(k) ~= "integer" or k < 1 or k > #list then return nil, "is a list of rows" end
+    local why
+    out[k], why = counter_row(given)
+    if not out[k] then return nil, why end
+  end
+  return out
+end
+
+--- What a rule with these fields (M.view) counts: its `counters`, each with what it leaves out; none where the type says nothing | nil, why.
+-- call: sandbox.call
+function M.counters(pol, view, call)
+  local list = pol.counters or {}
+  if type(list) == "function" then
+    local ok, got = call(pol.name, list, view)
+    if not ok then return nil, tostring(got) end
+    list = got
+  end
+  local rows, why = counter_rows(list)
+  return rows, why and "counters " .. why
+end
+
 -- A traffic rule (lua/rules.lua). It reads the head; with `body` the body, too, which then is held back until it has spoken.
 function Check:rule(t, pol)
   pol.fields = self:fields(t.fields or {})
@@ -661,6 +716,13 @@ function Check:rule(t, pol)
   end
   if not self:reader(t, pol) then return nil end
   pol.tools = t.tools
+  if type(t.counters) == "table" then
+    local rows, why = counter_rows(t.counters)
+    if not rows then return self:fail("counters", "counters " .. why) end
+    pol.counters = rows
+  else
+    pol.counters = t.counters
+  end
   pol.on_response = t.on_response
   if t.answer then
     local names = self:strings(table.move(t.answer, 1, #t.answer, 1, {}), "answer")
@@ -694,7 +756,7 @@ M.key_tables = {
   type = type_keys, match = match_keys, presets = presets_keys, rule = rule_keys, field = field_keys, split = member_keys, strip = strip_keys,
   carriers = carrier_keys, body = body_keys, stand_in = stand_in_keys, example = example_keys, state = state_keys,
   preset_example = preset_example_keys, match_example = match_example_keys,
-  rule_example = rule_example_keys, seal = require("seal").keys,
+  rule_example = rule_example_keys, counter = counter_keys, seal = require("seal").keys,
 }
 
 function Check:table(t)

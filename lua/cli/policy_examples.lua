@@ -369,12 +369,37 @@ function M.asked(pol, values, r, with, count)
   })
 end
 
+-- What an example counted and `counters` does not say, or says of another window; nil: nothing. counted: { [key] = { window, kept } }
+local function undeclared(pol, ex, counted)
+  if not pol.counters then return nil end
+  local rows, why = policy.counters(pol, require("config").freeze(policy.view(pol, ex.rule or {})), sandbox.call)
+  if not rows then return why end
+  local with, url = ex.with or {}, require("http").parse_url((ex.req or {}).url or "https://api.example.com/")
+  local names = { agent = with.agent or "a", credential = with.credential or "", host = url and url.host or "", all = "*" }
+  local declared = {}
+  for _, row in ipairs(rows) do
+    for key, kept in pairs { [row.key] = row.kept, [row.held or false] = false } do
+      if key then
+        local at, to = key:find("{}", 1, true)
+        declared[at and key:sub(1, at - 1) .. names[row.per] .. key:sub(to + 1) or key] = { row.window, kept }
+      end
+    end
+  end
+  for key, how in pairs(counted) do
+    local is = declared[key]
+    if not key:find("^warned ") and not is then return ("it counts under the key %q, which `counters` does not say"):format(key) end
+    if is and is[1] ~= how[1] then return ("it counts %q in the window %s, and `counters` says %s"):format(key, how[1], is[1]) end
+    if is and is[2] ~= how[2] then return ("of %q `counters` says kept = %s, and it counts otherwise"):format(key, is[2]) end
+  end
+end
+
 -- want: the reason, or the sentence of a limit; true: any refusal; nothing: it goes on.
 local function run_rule_example(pol, ex, check, i)
   if ex.req and not check:keys(ex.req, request_keys, "req", { "examples", i, "req" }) then return check.why end
   if ex.with and not check:keys(ex.with, with_keys, "with", { "examples", i, "with" }) then return check.why end
-  local counts = ex.counts or {}
-  local code, message, _, options = M.asked(pol, ex.rule or {}, ex.req or {}, ex.with or {}, function(key, _, n)
+  local counts, counted = ex.counts or {}, {}
+  local code, message, _, options = M.asked(pol, ex.rule or {}, ex.req or {}, ex.with or {}, function(key, window, n, _, kept)
+    counted[key:match("\n(.*)$")] = { window, kept == true }
     return (counts[key:match("\n(.*)$")] or counts[key:match("\n(.*)$") == "a" and "" or false] or 0) + n
   end)
   if code == "rule_failed" then
@@ -382,6 +407,8 @@ local function run_rule_example(pol, ex, check, i)
     return check.why or message
   end
   local got = code and message:gsub("^rule example: ", "") or nil
+  local unsaid = undeclared(pol, ex, counted)
+  if unsaid then return unsaid end
   if ex.want == true then return not got and "it goes on, the example wants a refusal" or nil end
   return differs("the reason", got, ex.want)
 end
@@ -462,6 +489,12 @@ function M.notes(pol)
   local notes, answered = {}, false
   if pol.kind == "rule" and #pol.examples == 0 then
     notes[1] = "it has no examples, so nothing says what it refuses: examples = { { req = {…}, want = \"…\" } }"
+  end
+  if pol.kind == "rule" and not pol.counters then
+    local code = pol.source:gsub("%-%-[^\n]*", "")
+    if code:find("%f[%w_]limit%s*%(") or code:find("%.count%s*%(") then
+      notes[#notes + 1] = "it counts, and does not say what: with counters = { … } `rule show` and the page say how far it came"
+    end
   end
   if pol.kind ~= "type" then return notes end
   for _, ex in ipairs(pol.examples) do answered = answered or ex.answers ~= nil end

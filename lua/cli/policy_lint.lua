@@ -485,7 +485,14 @@ function M.check(pol)
     self.i = self.i + 1
   end
   while self.scopes[1] do self:close() end
-  for _, text in ipairs(require("cli.policy_examples").notes(pol)) do self:say({ at = 1 }, "examples", text) end
+  for _, text in ipairs(require("cli.policy_examples").notes(pol)) do self:say({ at = 1 }, text:find("`rule show`", 1, true) and "counters" or "examples", text) end
+  for _, ex in ipairs(pol.kind == "rule" and pol.counters and pol.examples or {}) do
+    local rows, why = require("policy").counters(pol, require("config").freeze(require("policy").view(pol, ex.rule or {})), require("sandbox").call)
+    if not rows then
+      self:say({ at = 1 }, "counters", why)
+      break
+    end
+  end
   if pol.kind == "type" then
     local line = comparisons.find(source, comparisons.fields(pol))
     for _, t in ipairs(line and self.list or {}) do

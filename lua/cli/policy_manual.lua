@@ -863,6 +863,7 @@ A whole rule, which lets nobody order at night, and no more than 100 orders a da
         if hour < ctx.rule.from or hour >= ctx.rule.to then return deny("orders are taken by day") end
         return limit(100, 86400)
       end,
+      counters = { { label = "orders", key = "{}", per = "agent", window = 86400, limit = 100 } },
       examples = {
         { req = { method = "GET", url = "https://api.acme.test/v1/orders" } },
         { req = { method = "POST", url = "https://api.acme.test/v1/orders" }, with = { wall = 3600 * 3 }, want = "orders are taken by day" },
@@ -976,6 +977,45 @@ have one counter.
     if ctx.count(ctx.agent, 60, 0) >= 20 then return limit(20, 60) end
     ctx.count(ctx.agent, 60, 1)
     return ask("an order of more than 500")
+
+## rule.counters
+{ row … }, or function(rule) -> { row … }: what a rule with these fields counts, at most 8 rows, so that `rule show`, `rule counters`, the page
+and the API can say how far each agent, credential or host came. Nothing is counted by it. Where a type has it, an example that
+counts anything else, or in another window, fails. rule: the fields.
+    counters = function(rule) return { { label = "orders", key = "{}", per = "agent", window = "day", limit = rule.orders } } end
+
+## counter.label
+What is counted, in a word or two.
+
+## counter.key
+The key of limit() or ctx.count, in which {} stands for the name by which `per` tells counters apart. limit() without a key: "{}", per = "agent".
+    counters = { { label = "bytes", key = "{} bytes", per = "host", window = 3600 } }
+
+## counter.per
+"agent", "credential", "host": each of the bundle has one; a request that carries no credential has the name "". "all", or left out: there is
+one, and {} is *. Of hosts, those with a * in their names cannot be listed.
+
+## counter.window
+As of limit(): seconds, "day" or "month".
+
+## counter.limit
+The count at which no more goes through.
+
+## counter.kept
+true where it survives a restart.
+
+## counter.unit
+What the rule itself counts: "bytes", "USD" (shown with a $). Without it requests, by limit(), which counts those that it refuses, too.
+
+## counter.scale
+How much of what is counted is one unit: 1000000 where "USD" is counted in millionths.
+    counters = { { label = "money", key = "usd {}", per = "agent", window = "month", limit = 20000000, unit = "USD", scale = 1000000 } }
+
+## counter.warn
+The count from which it is shown as near its limit.
+
+## counter.held
+The key of a second counter, in the same window and not kept: of what is counted, so much is only reserved, for requests in flight.
 
 ## rule.examples
 Run at every `policy put`: { rule = fields, req = { method, url, headers, body }, with = { agent, bundle, credential, wall, offset },

@@ -1,4 +1,5 @@
 --- sallyport rule add, list, show, set, enable, disable, move, remove: rules of traffic in bundles (lua/rules.lua).
+local counting = require "cli.rule_counters"
 local db = require "cli.db"
 local fields = require "cli.fields"
 local policy = require "policy"
@@ -128,18 +129,66 @@ local function add(args, opt, ctx)
   return 0
 end
 
+-- The fullest counter of a rule, and how many more there are.
+local function fullest(of)
+  local c, more = of.counters[1], #of.counters + (of.more or 0) - 1
+  if not c then return "-" end
+  return ("%s%s%s"):format(c.of and c.of .. ": " or "", counting.said(c), more > 0 and (" +%d"):format(more) or "")
+end
+
 local function list(_, opt, ctx)
   db.open(ctx)
-  local rows, out = {}, report.array()
+  local rows, out, shown = {}, report.array(), {}
   for _, row in ipairs(all()) do
     if not opt.bundle or opt.bundle == row.bundle then
-      local r = row.rule
-      out[#out + 1] = shape(row.bundle, r, row.place)
-      rows[#rows + 1] = { row.bundle, row.place, r.name, r.type, r.enabled == false and "disabled" or "enabled",
-        table.concat(r.hosts or { "every host" }, ",") }
+      shown[#shown + 1], out[#out + 1] = row, shape(row.bundle, row.rule, row.place)
     end
   end
-  ctx.out(ctx.json and report.json(out) or terminal.columns(ctx, { "BUNDLE", "PLACE", "RULE", "TYPE", "STATE", "HOSTS" }, rows))
+  if ctx.json then
+    ctx.out(report.json(out))
+    return 0
+  end
+  local counted, silent = counting.of(ctx, shown)
+  for i, row in ipairs(shown) do
+    local r = row.rule
+    rows[i] = { row.bundle, row.place, r.name, r.type, r.enabled == false and "disabled" or "enabled", fullest(counted[i]),
+      table.concat(r.hosts or { "every host" }, ",") }
+  end
+  ctx.out(terminal.columns(ctx, { "BUNDLE", "PLACE", "RULE", "TYPE", "STATE", "COUNTED", "HOSTS" }, rows))
+  if silent then ctx.note(("note: what rules counted is not known: %s"):format(silent)) end
+  return 0
+end
+
+-- Rows of what one rule counted, behind `head`.
+local function counted_rows(of, silent, rows)
+  for _, c in ipairs(of.counters) do
+    rows[#rows + 1] = { "counted", ("%s%s%s"):format(c.of and (c.of == "" and "no credential: " or c.of .. ": ") or "", counting.said(c, true),
+      c.count and c.ends_at and ", until " .. report.time(c.ends_at) or "") }
+  end
+  if of.more then rows[#rows + 1] = { "", ("and %d more"):format(of.more) } end
+  if of.note then rows[#rows + 1] = { "", of.note } end
+  local lacks = false
+  for _, c in ipairs(of.counters) do lacks = lacks or not c.count end
+  if silent and lacks then rows[#rows + 1] = { "", ("what is not here is not known: %s"):format(silent) } end
+end
+
+local function counters(args, _, ctx)
+  db.open(ctx)
+  local shown = args[1] and { named(args[1]) } or all()
+  local out, silent = counting.of(ctx, shown)
+  for _, of in ipairs(out) do of.silent = silent end
+  if ctx.json then
+    ctx.out(report.json(args[1] and out[1] or report.array(out)))
+    return 0
+  end
+  local rows = {}
+  for _, of in ipairs(out) do
+    local mine = {}
+    counted_rows(of, silent, mine)
+    for i, row in ipairs(mine) do rows[#rows + 1] = { i == 1 and of.rule or "", row[2] } end
+    if args[1] and not mine[1] then ctx.note(("A rule of the type %s says of no counter: sallyport policy help rule.counters"):format(of.type)) end
+  end
+  if rows[1] then ctx.out(terminal.columns(ctx, { "RULE", "COUNTED" }, rows)) end
   return 0
 end
 
@@ -164,6 +213,8 @@ local function show(args, _, ctx)
     if v ~= nil then rows[#rows + 1] = { f.name, value_text(v) }
     elseif f.default ~= nil then rows[#rows + 1] = { f.name, value_text(f.default) .. " (the default)" } end
   end
+  local of, silent = counting.of(ctx, { row })
+  counted_rows(of[1], silent, rows)
   ctx.out(terminal.columns(ctx, nil, rows))
   return 0
 end
@@ -249,7 +300,16 @@ examples:
       { name = "bundle", arg = "BUNDLE", help = "where it stands; else in `default`" }), run = add },
   { words = "rule list", args = "[--bundle B]", min = 0, max = 0, summary = "the rules of bundles, in their order",
     options = { { name = "bundle", arg = "BUNDLE", help = "of this bundle alone" } }, run = list },
-  { words = "rule show", args = "NAME", min = 1, max = 1, summary = "one rule, with its fields", run = show },
+  { words = "rule show", args = "NAME", min = 1, max = 1, summary = "one rule, with its fields and what it counted", run = show },
+  { words = "rule counters", args = "[NAME]", min = 0, max = 1, summary = "what rules counted, as it stands now", help = [[
+For each agent, credential or host that a rule counts for: how far it came, of how many, and when that begins anew. Those
+nearest to their limit come first, 20 of a rule. The server says it, on its control socket; where none runs, there are those
+that survive a restart. Nothing is counted by it.
+
+examples:
+  sallyport rule counters
+  sallyport rule counters spend --json
+]], run = counters },
   { words = "rule set", args = "NAME [FIELD=VALUE …]", min = 1, max = math.huge, summary = "changes fields, or what it is asked about",
     options = with { name = "ask-again", help = "takes away what a person allowed for always" }, run = set },
   { words = "rule enable", args = "NAME", min = 1, max = 1, summary = "has it asked again", run = switch(true) },

@@ -58,7 +58,8 @@ local function answer_of(row, things, cells)
   local words = row.words or row.pick
   if row.lines then return { type = "array", items = ref "record" } end
   if words == "log" then return ref "summary" end
-  if words == "credential presets" and row.id == nil then return row.parts[1] and ref "preset" or { type = "array", items = ref "preset" } end
+  local either = words == "credential presets" and row.id == nil and "preset" or words == "rule counters" and "counted"       -- one with a name, else all
+  if either then return row.parts[1] and ref(either) or { type = "array", items = ref(either) } end
   if words == "set" then return { type = "object" } end
   if row.answers then return (members(row.answers, 1)) end
   if row.member then return things.bundle.properties[row.member] end

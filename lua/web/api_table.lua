@@ -89,7 +89,7 @@ end
 local ends = { remove = true, revoke = true }
 -- Verbs that have another address below.
 local apart = { ["credential presets"] = true, ["policy put"] = true, ["policy test"] = true, ["policy try"] = true, ["policy diff"] = true, ["policy history"] = true,
-  ["gateway scope"] = true, ["seal revoke"] = true }
+  ["gateway scope"] = true, ["seal revoke"] = true, ["rule counters"] = true }
 
 local function of_family(rows, f)
   local first, path, id = f[1], f[2], f[3]
@@ -148,6 +148,8 @@ local function make()
     takes = { text("source", "a draft; what is in force unless it is there") }, about = "runs its examples" })
   add(rows, "POST", "/policies/{name}/try", "policy try", { family = "policy", scope = "policy", and_takes = text("source", "a draft; what is in force unless it is there"),
     about = "what it makes of a request, which is not sent" })
+  add(rows, "GET", "/counters", "rule counters", { takes = {}, about = "what all rules counted, as it stands" })
+  add(rows, "GET", "/rules/{name}/counters", "rule counters", { takes = {}, absent = true, about = "what one rule counted, as it stands" })
   add(rows, "GET", "/policies/{name}/history", "policy history")
   add(rows, "GET", "/policies/{name}/diff", "policy diff", { takes = {} })
   add(rows, "POST", "/seal/revoke", "seal revoke")

@@ -4,6 +4,7 @@
 local M = {}
 
 local BODY_MAX = 64 << 10
+local NAME_MAX = 1024           -- bytes of a counter's name: bundle, rule and key
 local PORTS_MAX = 28            -- listeners of a handover, less those that are no port's
 local LISTENERS_MAX = 32        -- HANDOVER_MAX in proxy.c
 local STREAM, DATAGRAM, IPV4, TCP, UDP = 1, 2, 2, 6, 17   -- socket(7), ip(7): the same on all of Linux's machines
@@ -166,6 +167,28 @@ local function metrics(self, req, uid, shown)
   return { status = 200, text = require("metrics").now(self.store) }
 end
 
+local LOOKED = 200              -- counters in one request
+
+-- POST /counters { store =, counters = [[name, window, kept]…] } -> { counts = [n…], ends = [Unix s…] }: what rules counted, which the workers alone
+-- share. For the store's owner and root.
+local function counters(self, req, uid)
+  if req.method ~= "POST" then return fault(405, "method_not_allowed", "POST is its method") end
+  if uid ~= 0 and uid ~= require("host").uid() then return fault(403, "forbidden", ("user %d may not do this"):format(uid)) end
+  local text = require("web.body").read(self, req, BODY_MAX)
+  if not text then return nil end
+  local value = type(text) == "string" and require("json").decode(text)
+  local list, look = type(value) == "table" and value.counters, require "counters"
+  if type(list) ~= "table" or #list == 0 or #list > LOOKED then return fault(400, "bad_request", ("the body is JSON: {\"counters\": [[NAME, WINDOW, KEPT]]}, up to %d"):format(LOOKED)) end
+  if value.store ~= look.store() then return fault(409, "other_store", "the server here has another data directory") end
+  local counts, ends = self.json.array {}, self.json.array {}
+  for i, c in ipairs(list) do
+    local right = type(c) == "table" and type(c[1]) == "string" and #c[1] <= NAME_MAX and look.ends(c[2], 0) and type(c[3]) == "boolean"
+    if not right then return fault(400, "bad_request", ("counter %d is none"):format(i)) end
+    counts[i], ends[i] = look.look(c[1], c[2], c[3])
+  end
+  return { status = 200, body = { counts = counts, ends = ends } }
+end
+
 --- pipeline.request for a request of the control socket.
 function M.answer(self, req)
   local came, _, _, uid = req:came()
@@ -175,7 +198,8 @@ function M.answer(self, req)
     if out.status ~= 200 then return req:fail(out.status, out.code, out.body.message, out.body.hint, { close = true }) end
     return req:respond(200, { { "Content-Type", "text/plain; version=0.0.4; charset=utf-8" } }, out.text)
   end
-  local out = answer(self, req, uid)
+  local out
+  if req.path == "/counters" then out = counters(self, req, uid) else out = answer(self, req, uid) end
   if not out then return end
   if out.status ~= 200 then return req:fail(out.status, out.code, out.body.message, out.body.hint, { close = true }) end
   req:respond(200, { { "Content-Type", "application/json" } }, self.json.encode(out.body) .. "\n")

@@ -63,6 +63,7 @@ pre{overflow-x:auto;background:var(--card);border:1px solid var(--line);border-r
 .cards a{display:block;height:100%;padding:.75rem;border:1px solid var(--line);border-radius:.5rem;background:var(--card);text-decoration:none;color:inherit}
 .cards a:hover{border-color:var(--go)}
 svg{width:100%;height:auto;max-width:44rem}
+svg.gauge{display:block;width:6rem;margin:.3rem 0}
 svg .ok{fill:var(--go)}svg .no{fill:var(--bad)}svg .base{fill:var(--line)}
 i.ok,i.no{display:inline-block;width:.75rem;height:.75rem;border-radius:.2rem;background:var(--go)}i.no{background:var(--bad)}
 .ends{display:flex;justify-content:space-between;max-width:44rem;margin:0}

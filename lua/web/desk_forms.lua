@@ -498,7 +498,7 @@ local function kept_there(args)
 end
 
 -- What has pages of its own, and no form: doctor --remove is the command line's.
-local elsewhere = { set = true, env = true, log = true, doctor = true, status = true, ["policy put"] = true }
+local elsewhere = { ["rule counters"] = true, set = true, env = true, log = true, doctor = true, status = true, ["policy put"] = true }
 
 --- GET and POST do/FAMILY/VERB
 function M.answer(desk, words, query, form)

@@ -220,7 +220,8 @@ local lists = {
       { "do/agent/add", "Add an agent" } },
   bundles = { "bundle", { { "Credentials", "credentials" }, { "Agents", "agents" }, { "Hosts", "domains" } }, "",
     { "attach", "detach", "set", "remove" }, { "do/bundle/add", "Add a bundle" } },
-  rules = { "rule", { { "Type", "type" }, { "Bundle", "bundle" }, { "Place", "place", true }, { "State", "state" } },
+  rules = { "rule", { { "Type", "type" }, { "Counted", function(r, counted) return counted[r.name] or "" end },
+    { "State", "state" }, { "Bundle", "bundle" }, { "Place", "place", true } },
     "There is none yet: a rule can refuse what a bundle allows, by hour, size, rate or content.",
       { "set", "move", "enable", "disable", "remove" }, { "do/rule/add", "Add a rule" } },
   users = { "user", { { "State", "state" }, { "Tenants",
@@ -249,17 +250,19 @@ local lists = {
 
 local function name_of(item) return item.name or item.id end
 
+local fullest     -- desk -> { [rule's name] = its fullest counter in words }
+
 local function list_of(desk, key)
   local l = lists[key]
   if not commands.find(l[1] .. " list") then return false end
   local got = ask(desk, l[1], "list")
   if type(got.value) ~= "table" then return wrong(got) end
-  local titles, rows, numbers = { "Name" }, {}, {}
+  local titles, rows, numbers, counted = { "Name" }, {}, {}, key == "rules" and got.value[1] and fullest(desk) or nil
   for i, c in ipairs(l[2]) do titles[i + 1], numbers[i + 1] = c[1], c[3] end
   for i, item in ipairs(got.value) do
     local row = { link(desk, key .. "/" .. name_of(item), nil, name_of(item)) }
     for _, c in ipairs(l[2]) do
-      local v = type(c[2]) == "function" and c[2](item) or type(c[2]) == "string" and item[c[2]] or ""
+      local v = type(c[2]) == "function" and c[2](item, counted) or type(c[2]) == "string" and item[c[2]] or ""
       row[#row + 1] = getmetatable(v) and getmetatable(v).__name == "html" and v or joined(v)
     end
     rows[i] = row
@@ -309,6 +312,48 @@ local function for_whom(desk, c, url)
 <input name="url" value="{u}" size="40" spellcheck="false"></label><button>Explain</button></form>{rows}{more}]], { base = desk.base, n = c.name, u = url,
     rows = rows[1] and grid({ "Agent", "By the bundle", "What becomes of it", "" }, rows) or html "<p>No agent holds a bundle that it is in.</p>",
     more = more > 0 and html("<p>And {n} more.</p>", { n = more }) })
+end
+
+-- How full a counter is, beside its numbers.
+local function gauge(c)
+  if not c.count or not c.limit or c.limit <= 0 then return "" end
+  local part = math.min((c.count + (c.reserved or 0)) / c.limit, 1)
+  return html('<svg class="gauge" viewBox="0 0 100 8" aria-hidden="true"><rect class="base" width="100" height="8"/><rect class="{c}" width="{w}" height="8"/></svg>',
+    { c = c.state == "open" and "ok" or "no", w = math.floor(part * 100 + 0.5) })
+end
+
+local function counted_words(c)
+  local said = require("cli.rule_counters").said(c)
+  return c.state == "reached" and html('<strong class="bad">{s}</strong>', { s = said }) or c.state == "near" and html('<span class="bad">{s}</span>', { s = said }) or said
+end
+
+-- What a rule counted, as it stands now.
+local function counters(desk, name)
+  local got, rows = ask(desk, "rule", "counters", name), {}
+  local of = got.value
+  if got.error or type(of) ~= "table" then return wrong(got) end
+  for i, c in ipairs(of.counters or {}) do
+    rows[i] = { c.of == "" and "no credential" or c.of or "everybody", html("{g}{s}", { g = gauge(c), s = counted_words(c) }), require("cli.rule_counters").window(c),
+      c.count and ago(c.ends_at) or "" }
+  end
+  if not rows[1] then
+    return html("<h2>Counters</h2><p>{t}</p>", { t = of.note and "They cannot be read: " .. of.note
+      or "It counts nothing, or its type does not say what." })
+  end
+  return html("<h2>Counters</h2>{live}", { live = living(5, html("{silent}{rows}{more}", {
+    silent = of.silent and html('<p class="warn">How they stand now is not known: {s}. Shown are those that survive a restart.</p>', { s = of.silent }),
+    rows = grid({ "Of", "Counted", "In", "Begins anew" }, rows),
+    more = (of.more or of.note) and html("<p>{m}{n}</p>", { m = of.more and ("And %d more. "):format(of.more), n = of.note and of.note:gsub("^%l", string.upper) .. "." }) })) })
+end
+
+-- The fullest counter of each rule, by its name.
+function fullest(desk)
+  local out = {}
+  for _, of in ipairs(ask(desk, "rule", "counters").value or {}) do
+    local c = of.counters and of.counters[1]
+    out[of.rule] = c and html("{g}{w}{s}", { g = gauge(c), w = c.of and c.of ~= "" and c.of .. ": ", s = counted_words(c) })
+  end
+  return out
 end
 
 local function item_page(desk, key, name, query)
@@ -361,8 +406,9 @@ local function item_page(desk, key, name, query)
     more = html("{a}<h2>Lately</h2>{r}{l}", { a = about, r = lately or html "<p>No request of it is in the log.</p>", l = buttons { link(desk, "log", { { l[1], name } },
       "Its requests", "button"), key == "agents" and link(desk, "explain", { { "agent", name } }, "Explain a request", "button") or nil } })
   end
+  if key == "rules" then more = counters(desk, name) end
   shown.value.name = nil        -- the title says it
-  return { title = ("%s %s"):format(titled(forms.thing(l[1])), name), line = { l[1], commands.find(l[1] .. " show") and "show" or "list", commands.find(l[1] .. " show") and name or nil },
+  return { title = ("%s %s"):format(titled(forms.thing(l[1])), name), live = key == "rules", line = { l[1], commands.find(l[1] .. " show") and "show" or "list", commands.find(l[1] .. " show") and name or nil },
     body = html("{members}{acts}{more}", { members = forms.members(shown.value), acts = buttons(acts), more = more }) }
 end
 

@@ -108,12 +108,23 @@ local function micros(text) return math.ceil(tonumber(text) * 1000000 - 0.5) end
 
 local function dollars(n) return ("$%.2f"):format(n / 1000000) end
 
--- The counters of a rule: { name, limit, what it shows } each.
-local function counters(rule)
+-- What a rule limits: { name, limit, what it shows } each.
+local function limits(rule)
   local out = {}
   if rule.usd ~= "" then out[#out + 1] = { "usd", micros(rule.usd), dollars } end
   if rule.tokens > 0 then out[#out + 1] = { "tokens", rule.tokens, function(n) return n .. " tokens" end } end
   if rule.requests > 0 then out[#out + 1] = { "requests", rule.requests, function(n) return n .. " requests" end } end
+  return out
+end
+
+-- The counters of a rule, as `counters` says them. What calls in flight may cost is counted a second time, under `held`.
+local function counters(rule)
+  local out = {}
+  for i, c in ipairs(limits(rule)) do
+    local name, limit = c[1], c[2]
+    out[i] = { label = name, key = name .. " {}", per = rule.per, window = rule.period, limit = limit, kept = true, warn = limit * 4 // 5,
+      held = name ~= "requests" and "held " .. name .. " {}" or nil, unit = name == "usd" and "USD" or name, scale = name == "usd" and 1000000 or 1 }
+  end
   return out
 end
 
@@ -164,14 +175,14 @@ return {
     { name = "per", type = "enum", values = { "agent", "credential", "all" }, default = "agent", help = "What has a budget of its own" },
     { name = "unbounded", type = "integer", min = 1, default = 32000, help = "Output tokens of a call that names no bound" },
   },
-  body = {}, answer = { "usage", "usageMetadata" },
+  body = {}, answer = { "usage", "usageMetadata" }, counters = counters,
   validate = function(rule)
     if rule.usd ~= "" and not (rule.usd:find("^%d+%.?%d*$") and #rule.usd <= 9) then return nil, "usd", "is an amount: 12.50" end
-    if #counters(rule) == 0 then return nil, "usd", "one of usd, tokens and requests is needed" end
+    if #limits(rule) == 0 then return nil, "usd", "one of usd, tokens and requests is needed" end
     return true
   end,
   on_request = function(req, ctx)
-    local rule, list = ctx.rule, counters(ctx.rule)
+    local rule, list = ctx.rule, limits(ctx.rule)
     local input, output, price
     if rule.usd ~= "" or rule.tokens > 0 then
       local why
@@ -193,6 +204,9 @@ return {
         end
       end
     end
+    for _, h in ipairs(held) do
+      if h[1] ~= "requests" then ctx.count("held " .. h[2], rule.period, h[3]) end
+    end
     ctx.memo.held, ctx.memo.price = held, price
   end,
   on_response = function(res, ctx)
@@ -213,7 +227,8 @@ return {
         if not res.whole then n = math.max(n, reserved) end
       end
       local now = ctx.count(key, rule.period, n - reserved, true)
-      for _, c in ipairs(counters(rule)) do
+      if name ~= "requests" then ctx.count("held " .. key, rule.period, -reserved) end
+      for _, c in ipairs(limits(rule)) do
         if c[1] == name and now >= c[2] * 4 // 5 then
           ctx.warn(key, ("%s of %s are spent %s"):format(c[3](now), c[3](c[2]), spoken(ctx)))
         end

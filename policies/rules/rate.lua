@@ -22,6 +22,14 @@ return {
     if not rule.requests and not rule.bytes then return nil, "requests", "is missing, and so is bytes: one of them is needed" end
     return true
   end,
+  counters = function(rule)
+    local out = {}
+    if rule.requests then out[1] = { label = "requests", key = "{}", per = rule.per, window = rule.window, limit = rule.requests, kept = rule.kept } end
+    if rule.bytes then
+      out[#out + 1] = { label = "bytes", key = "{} bytes", per = rule.per, window = rule.window, limit = rule.bytes, unit = "bytes", kept = rule.kept }
+    end
+    return out
+  end,
   on_request = function(req, ctx)
     local rule = ctx.rule
     local keys = { agent = ctx.agent, host = req.host, credential = ctx.credential or "", all = "*" }

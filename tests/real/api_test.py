@@ -184,6 +184,8 @@ def test_all_that_the_page_does(t):
     assert a.ask("PATCH", "/rules/slow", {"fields": {"requests": 1000}})["fields"]["requests"] == 1000
     for what in ("disable", "enable"):
         assert a.ask("POST", "/rules/slow/" + what)["state"] == what + "d"
+    assert [(c["of"], c["count"], c["limit"]) for c in a.ask("GET", "/rules/slow/counters")["counters"]] == [("a", 0, 1000), ("helper", 0, 1000)]
+    assert [c["rule"] for c in a.ask("GET", "/counters")] == ["slow"] and a.ask("GET", "/rules/none/counters", want=404)
     a.ask("DELETE", "/rules/slow")
     source = a.ask("GET", "/policies/bearer")["text"]
     mine = s.home / "bearer.lua"

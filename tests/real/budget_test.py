@@ -116,8 +116,14 @@ def test_in_flight(t):
     got = []
     threads = [threading.Thread(target=lambda: got.append(call(s, 1000).status)) for _ in range(4)]
     [x.start() for x in threads]
+    def stands():
+        return {k: v for k, v in json.loads(s.cli("rule", "counters", "spend", "--json").stdout)["counters"][0].items() if k in ("of", "count", "reserved", "limit", "unit", "state")}
+    seen = []
+    wait(lambda: seen.append(stands()) or seen[-1].get("reserved", 0) > 0 or 200 in got, 5, "what is in flight")
+    assert 200 in got or seen[-1] == {"of": "a", "count": 0, "reserved": 0.6018, "limit": 1, "unit": "USD", "state": "open"}, seen
     [x.join() for x in threads]
     assert sorted(got) == [200, 403, 403, 403], got
+    wait(lambda: stands() == {"of": "a", "count": 0.0135, "reserved": 0, "limit": 1, "unit": "USD", "state": "open"}, 5, "what was spent")
     r = call(s, 1700)
     assert r.status == 403 and b"$0.99 is left" in r.body, r.body
     s.cli("rule", "set", "spend", "usd=0.61")
@@ -126,6 +132,7 @@ def test_in_flight(t):
     s.cli("rule", "set", "spend", "usd=0.04")
     assert call(s, 10).status == 200
     wait(lambda: 'ev=rule_warning rule=spend text="' in s.log(), 5, "a warning")
+    assert stands()["state"] in ("near", "reached"), stands()
     assert call(s, 10).status in (200, 403)
 
 
@@ -140,9 +147,13 @@ def test_restart(t):
         assert call(s).status == 200 and s.request(target="/slow").status == 200 and s.request(target="/fast").status == 200
     spent(s, 90)
     time.sleep(2.5)
+    stood = s.cli("rule", "counters").stdout
     for how in (signal.SIGTERM, signal.SIGKILL):
         os.killpg(s.group, how) if how == signal.SIGKILL else s.process.terminate()
         s.process.wait(40)
+        kept = s.cli("rule", "counters").stdout
+        assert "a: 90 of 100000 tokens in a day" in stood and "a: 90 of 100000 tokens in a day" in kept and "a: 3 of 3 requests in 50000m" in kept, (stood, kept)
+        assert kept.count("a: at most 3 requests") == 1 and "what is not here is not known: no server runs" in kept, kept
         s.serve(*flags)
         assert left(s) == LIMIT - 90
         assert s.request(target="/slow").status == 429 and s.request(target="/fast").status == 200

@@ -87,7 +87,7 @@ def spec_of(words, cell):
 
 
 # What changes no record of the store. Every other command has a record of kind `change` that names it.
-READS = set("""credential list, credential show, credential presets, credential test, agent list, bundle list, bundle show, rule list, rule show, approval list, approval show, seal show, explain, log, status,
+READS = set("""credential list, credential show, credential presets, credential test, agent list, bundle list, bundle show, rule list, rule show, rule counters, approval list, approval show, seal show, explain, log, status,
     proposal list, proposal show, gateway list, tenant list, user list, role list, client list, key list, token list, connection list, connection show, policy list, policy show, policy new, policy test,
     policy history, policy diff, policy try, policy replay, policy check, policy api, policy help, ca, backup, serve, service print, nft, completion, man, version, lua, run, admin, top""".replace("\n", " ").replace("  ", "").split(","))
 READS = {words.strip() for words in READS}
@@ -211,6 +211,8 @@ def test_every_command(t):
     assert run("rule move", "daily", "1")["fields"] == {"from": "8:00"} and len(run("rule list")) == 2
     run("rule remove", "daily")
     run("rule show", "slowly")
+    run("rule set", "slowly", "per=all")
+    assert run("rule counters", "slowly", cell="counted")["counters"][0]["limit"] == 5 and len(run("rule counters")) == 1
     run("rule remove", "slowly")
     assert run("domain remove", "work", "docs.test")["domains"] == []
     approvals(t, m)

@@ -92,6 +92,33 @@ def test_counted(t):
     r = s.request()
     assert r.get("x-sallyport-error") == "too_many" and int(r.get("retry-after")) > 0 and b"rule slowly: 5 in" in r.body, r.body
     assert [s.request(auth=s.auth(name="b")).status for _ in range(6)] == [200] * 5 + [429]
+    own = '''return { kind = "rule", api = 1, name = "orders", title = "t", fields = { { name = "most", type = "integer", default = 9 } },
+      counters = function(rule) return { { label = "orders", key = "order of {} at 1", per = "%s", window = "month", limit = rule.most, unit = "orders", warn = 3 } } end,
+      on_request = function(req, ctx) ctx.count("order of " .. req.host .. " at 1", "month", 3) end, examples = { {} } }'''
+    wrong = s.dir / "orders.lua"
+    wrong.write_text(own % "agent")
+    refused = s.cli("policy", "test", str(wrong), check=False)
+    assert refused.returncode == 1 and 'it counts under the key "order of api.example.com at 1", which `counters` does not say' in refused.stdout + refused.stderr, refused
+    wrong.write_text((own % "host").replace("unit =", "unity ="))
+    refused = s.cli("policy", "check", str(wrong), check=False)
+    assert refused.returncode == 1 and "counters has a row with the key 'unity': did you mean unit?" in refused.stdout, refused
+    wrong.write_text(own.replace("  counters = function", "  validate = function") % "host")
+    assert "it counts, and does not say what" in s.cli("policy", "check", str(wrong), check=False).stdout
+    wrong.write_text((own % "host").replace('"month", limit', '"day", limit'))
+    assert "in the window month, and `counters` says day" in (refused := s.cli("policy", "put", str(wrong), check=False)).stderr, refused
+    s.policy("orders", own % "host")
+    s.cli("rule", "add", "ordered", "--type", "orders")
+    s.cli("rule", "move", "ordered", "1")
+    assert s.request().status == 429
+    def counted(name): return json.loads(s.cli("rule", "counters", name, "--json").stdout)
+    for _ in range(2):      # what looks counts nothing
+        own = counted("slowly")
+        assert [(c["of"], c["count"], c["refused"], c["limit"], c["state"]) for c in own["counters"]] == [("a", 5, 6, 5, "reached"), ("b", 5, 1, 5, "reached")], own
+        own = counted("ordered")["counters"]
+        assert [(c["of"], c["count"], c["state"], c["unit"]) for c in own] == [("api.test", 3, "near", "orders")], own
+    assert "counted  api.test: 3 of 9 orders in a month, near its limit, until 20" in s.cli("rule", "show", "ordered").stdout
+    assert "a: 5 of 5 requests, 6 refused +1" in s.cli("rule", "list").stdout
+    s.cli("rule", "remove", "ordered")
     s.cli("rule", "set", "slowly", "requests=7")
     got = [s.request(auth=s.auth(name="b")).status for _ in range(3)]
     assert got[0] == 200 and got[-1] == 429, got

@@ -33,6 +33,15 @@ main(void)
 	meter_check("a process that shares none counts nothing", meters == NULL);
 	if (!count_init())
 		return 1;
+	{
+		struct slice x = {"x", 1};
+		int64_t ends = clock_wall() + 1000, before = count_add(x, ends, 0, true, 7);
+
+		meter_check("a look makes no counter", before == -1 && count_table->taken[7] == 0);
+		meter_check("a counter is looked at by anybody, and stays as it is", count_add(x, ends, 3, false, 7) == 3 &&
+		    count_add(x, ends, 0, true, 9) == 3 && count_add(x, ends, 0, true, 7) == 3 &&
+		    count_table->taken[7] == 1 && count_table->taken[9] == 0);
+	}
 	for (int i = 0; i < 4; i++)
 		if ((pid[i] = fork()) == 0) {
 			for (int k = 0; k < 50000; k++) {
