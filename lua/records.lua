@@ -414,6 +414,9 @@ function M.is_local(text)
   return text:find("^unix:") ~= nil or host == "::1" or host ~= nil and host:find("^127%.") ~= nil
 end
 
+--- What a webhook is told of (lua/webhook.lua).
+M.webhook_events = { "proposal", "approval", "refusals", "credential" }
+
 --- A webhook's address as it is shown: its origin, for what stands behind it is a key to many of them -> origin, the rest | nil, why
 function M.webhook(s)
   local url = require("http").parse_url(s)
@@ -517,6 +520,8 @@ M.setting_list = {
     help = "is told what needs a person, signed: secret=@FILE, target=@FILE, address=CIDR; sallyport help messages" },
   { name = "webhook-format", arg = "json|slack|ntfy", check = choice("json", "slack", "ntfy"), default = "json",
     help = "how: JSON, as Slack takes it, or as ntfy does" },
+  { name = "webhook-events", arg = "EVENT", many = true, check = choice(table.unpack(M.webhook_events)), default = M.webhook_events,
+    help = "of what: " .. table.concat(M.webhook_events, ", ") },
   { name = "admin", arg = "ADDR:PORT|unix:PATH", many = true, check = M.page_listener, default = {},
     help = "the page for operators (user add --operator); beyond this machine with TLS alone: sallyport help page" },
   { name = "admin-url", arg = "URL", check = M.public_url,

@@ -79,6 +79,21 @@ local function send(hook, m)
   return nil, "status " .. answer.status, answer.status >= 500 or answer.status == 429 or answer.status == 408
 end
 
+--- One message to the webhook, now and once: true | nil, why
+function M.test(home)
+  local hook = kept()
+  if not hook then return nil, "there is no webhook, or its secret is missing" end
+  return send(hook, { event = "test", at = require("dates").iso(now()), text = clean(("A test message of the Sallyport at %s: it reaches you, and is signed."):format(home)) })
+end
+
+-- Whether a kind of event is told of at all.
+local function wanted(settings, event)
+  for _, name in ipairs(settings.webhook_events or require("records").webhook_events) do
+    if name == event then return true end
+  end
+  return false
+end
+
 -- A message that waits, taken by whoever moves its time first. false: the server did not take it now.
 local function deliver(key)
   local store, hook = require "store", kept()
@@ -140,7 +155,7 @@ end
 -- Tells of something that an agent did: { event =, agent =, text =, url =, … }. settings: records.settings; without a webhook it does
 -- nothing. Yields.
 local function tell(settings, share, message)
-  if not settings.webhook then return end
+  if not settings.webhook or not wanted(settings, message.event) then return end
   local all, own = waiting(share, message.agent)
   if all >= share[2] or own >= share[3] then return log(("event=%s agent=%s err=full"):format(message.event, message.agent)) end
   local op, key = queued(share, message)
@@ -239,7 +254,7 @@ function M.tick(settings)
   require("host").spawn(function()
     local _ <close> = setmetatable({}, { __close = function() busy = false end })
     bursts(settings)
-    if mine("scan", SCAN_EVERY) then scan() end
+    if wanted(settings, "credential") and mine("scan", SCAN_EVERY) then scan() end
     if mine("retry", RETRY_EVERY) then retry() end
   end)
 end

@@ -94,42 +94,15 @@ local function set_login(args, ctx, s)
   return 0
 end
 
--- webhook URL [target=@FILE] [secret=@FILE] [address=CIDR]: what stands behind the host is kept as a secret, for whoever knows it can write there.
+-- webhook URL [target=@FILE] [secret=@FILE] [address=CIDR]: as `webhook set`, whose options are settings here.
 local function set_webhook(args, ctx, s)
-  local value = settings.read(ctx, s, args[2], s.name)
-  local _, rest = records.webhook(args[2])
-  local core, fields = require "secret.core", require "cli.fields"
-  local plain, why = { name = s.name, value = value }, nil
-  local kept = require("store").get("meta", "set/" .. s.name)
-  local secrets = { target = core.of(rest), key = kept and kept.secrets and kept.secrets.key }
-  for i = 3, #args do
-    local a
-    a, why = fields.assignment(ctx, args[i])
-    if not a or a.key then report.usage(why or "a field is given as FIELD=VALUE") end
-    if a.name == "target" then secrets.target = fields.secret(ctx, a, a.name)
-    elseif a.name == "secret" then secrets.key = fields.secret(ctx, a, a.name)
-    elseif a.name == "address" and a.from == "literal" then
-      plain.address, why = records.cidr(a.value)
-      if not plain.address then report.usage("address: " .. why) end
-    else
-      report.usage("webhook takes its address and, perhaps, target=@FILE, secret=@FILE, address=CIDR")
-    end
-  end
-  local shown_once
-  if not secrets.key then
-    shown_once = "sp_hook_" .. ctx.host.random_token("")
-    secrets.key = core.of(shown_once)
-  end
-  db.change(function() return { { op = "put", db = "meta", key = "set/" .. s.name, plain = plain, secrets = secrets } } end)
-  local out = shown(s, value, true)
-  out.secret = shown_once
+  local hook = require "cli.webhook"
+  local told, made = hook.keep(ctx, { url = args[2] }, table.move(args, 3, #args, 1, {}), true)
+  local out = shown(s, told.url, true)
+  out.secret = made
   report.answer(ctx, { [s.name] = out })
-  ctx.note(("%s is told from now on; sallyport help messages says what it gets."):format(value))
   say_flag(ctx, s)
-  if shown_once then
-    ctx.note("Messages are signed with this secret, shown this once:")
-    ctx.out(shown_once .. "\n")
-  end
+  hook.show_once(ctx, made)
   return 0
 end
 

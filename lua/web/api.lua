@@ -17,7 +17,7 @@ local take = require("web.turn").new()  -- of a change, from the look at its ETa
 
 -- Where the record lies whose version an ETag is: database, and what its key begins with.
 local places = { credential = { "credential", "" }, bundle = { "bundle", "" }, agent = { "agent", "a/" }, tenant = { "agent", "a/" },
-  user = { "user", "u/" }, role = { "user", "r/" }, gateway = { "gateway", "" }, connection = { "grant", "g/" }, set = { "meta", "set/" } }
+  user = { "user", "u/" }, role = { "user", "r/" }, gateway = { "gateway", "" }, connection = { "grant", "g/" }, set = { "meta", "set/" }, webhook = { "meta", "set/" } }
 
 -- Settings of the scope `policy`: where connections go, and whom they trust.
 local roads = { ["upstream-ca"] = true, ["connect-to"] = true }
@@ -255,6 +255,10 @@ end
 -- An item as `show`, or the family's list, has it | nil
 local function item_of(request, family, id)
   if id:sub(1, 1) == "-" then return nil end
+  if family == "webhook" then
+    local got = commands.run({ "webhook", "show" }, { home = request.home })
+    return not got.error and got.value or nil
+  end
   if family == "set" then
     local all = commands.run({ "set" }, { home = request.home }).value
     return type(all) == "table" and all[id] or nil
@@ -313,6 +317,7 @@ local function failed(request, row, values, got, made)
   if got.changed then return fault(412, "changed_meanwhile", message, hint) end
   if message:find("^this is a fault in sallyport") then return fault(500, "internal", "this is a fault in sallyport", hint) end
   if row.absent then return fault(404, "not_found", message, hint) end
+  if message:find("is asked for again where", 1, true) then return fault(403, "secret_needed", message, hint) end
   if got.code == 2 then return fault(400, "bad_request", message, hint) end
   if row.id and not item_of(request, row.family, values[row.id]) then return fault(404, "not_found", message, hint) end
   if row.makes and row.family and type(made) == "string" and item_of(request, row.family, made) then return fault(409, "exists", message, hint) end
@@ -439,6 +444,7 @@ local function handle(request)
   end
   if request.path == "/metrics" then return metrics(request, who) end
   local row, values = rows.find(method, path)
+  if row and row.id == "webhook" then values.webhook = "webhook" end      -- there is one
   if not row then
     if not values[1] then return fault(404, "not_found", "there is no such resource", M.BASE .. "/openapi.json lists them") end
     table.sort(values)

@@ -158,6 +158,14 @@ local function make()
   add(rows, "PUT", "/settings/{name}", "set", { scope = "setting", family = "set", id = "name", about = "keeps a value",
     takes = { { name = "value", kind = "value", required = true, about = "a text, or a list of them" } } })
   add(rows, "DELETE", "/settings/{name}", "set", { scope = "setting", family = "set", id = "name", more = { "--default" }, about = "the default again" })
+  add(rows, "GET", "/webhook", "webhook show", { family = "webhook", id = "webhook", absent = true })
+  add(rows, "PATCH", "/webhook", "webhook set", { family = "webhook", id = "webhook", about = "sets it, or changes what is named", takes = {
+    { name = "url", kind = "text", place = 1, about = "https://HOST/…: what stands behind the host is a secret" }, { name = "format", kind = "text", option = "format", of = { "json", "slack", "ntfy" } },
+    { name = "events", kind = "list", option = "event", about = "of " .. table.concat(require("records").webhook_events, ", ") },
+    { name = "address", kind = "text", option = "address", about = "a CIDR of your own network that it may resolve to; empty: none" },
+    { name = "secrets", kind = "secrets", about = "secret: what messages are signed with, needed again where the address changes; target: what stands behind the host" } } })
+  add(rows, "DELETE", "/webhook", "webhook remove", { family = "webhook", absent = true })
+  add(rows, "POST", "/webhook/test", "webhook test", { about = "sends it one message now" })
   add(rows, "GET", "/log", "log", { lines = true, about = "records of the log, the oldest first" })
   add(rows, "GET", "/log/summary", "log", { takes = { { name = "since", kind = "text", option = "since", about = "15m, 24h, or a moment" },
     { name = "until", kind = "text", option = "until", about = "15m, 24h, or a moment" } }, more = { "--summary" }, about = "counts by host" })

@@ -11,7 +11,7 @@ local allowed = {
   agent = true, bundle = true, domain = true, rule = true, gateway = true, tenant = true, user = true, role = true, client = true,
   key = true, connection = true, approval = true, proposal = true, explain = true, log = true, env = true, status = true,
     doctor = true, disconnect = true,
-  seal = { revoke = true }, set = true,
+  seal = { revoke = true }, set = true, webhook = true,
   policy = { list = true, show = true, put = true, test = true, try = true, history = true, rollback = true, use = true, diff = true,
     remove = true },
 }
@@ -22,7 +22,7 @@ M.hidden = { home = true, json = true, help = true, follow = true, resolve = tru
 
 --- Settings that a page changes. The others name files and helpers, open listeners, or say where connections go.
 M.SETTINGS = { memory = true, ["body-max"] = true, ["seal-max"] = true, ["approval-wait"] = true, ["dial-timeout"] = true,
-  ["answer-timeout"] = true, ["idle-timeout"] = true, ["upstream-http"] = true,
+  ["answer-timeout"] = true, ["idle-timeout"] = true, ["upstream-http"] = true, ["webhook-format"] = true, ["webhook-events"] = true,
   workers = true, ["gateway-workers"] = true, log = true, ["log-size"] = true, ["log-age"] = true,
     echo = true }
 

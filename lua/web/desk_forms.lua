@@ -284,11 +284,11 @@ end
 local lists = { credential = "credentials", agent = "agents", bundle = "bundles", domain = "bundles", rule = "rules",
   policy = "policies",
   user = "door", tenant = "door", role = "door", gateway = "door", client = "door", key = "door", connection = "door",
-    set = "settings", approval = "approvals", proposal = "approvals" }
+    set = "settings", webhook = "messages", approval = "approvals", proposal = "approvals" }
 
 local things = { credential = "credential", agent = "agent", bundle = "bundle", domain = "host", rule = "rule", policy = "policy",
   user = "person", tenant = "tenant",
-  role = "role", gateway = "gateway", client = "client", key = "key", connection = "connection", approval = "request",
+  role = "role", gateway = "gateway", webhook = "webhook", client = "client", key = "key", connection = "connection", approval = "request",
     seal = "sealed texts" }
 --- What the members of a family are called.
 function M.thing(family) return things[family] or family end
@@ -498,7 +498,7 @@ local function kept_there(args)
 end
 
 -- What has pages of its own, and no form: doctor --remove is the command line's.
-local elsewhere = { ["rule counters"] = true, set = true, env = true, log = true, doctor = true, status = true, ["policy put"] = true }
+local elsewhere = { ["rule counters"] = true, ["webhook set"] = true, set = true, env = true, log = true, doctor = true, status = true, ["policy put"] = true }
 
 --- GET and POST do/FAMILY/VERB
 function M.answer(desk, words, query, form)

@@ -530,8 +530,72 @@ local function settings(desk, query, form)
       html("{v}{d}", { v = value, d = not kept.set and html " <small>default</small>" or false }),
       commands.SETTINGS[s.name] and box or html("<small>sallyport set {n}</small>", { n = s.name }) }
   end
-  return { title = "Settings", line = { "set" }, body = html("{note}<p>An empty field brings the default back.</p>{rows}",
-    { note = note or false, rows = grid({ "Setting", "Value", "Change" }, rows) }) }
+  return { title = "Settings", line = { "set" }, body = html("{note}<p>An empty field brings the default back. {messages}.</p>{rows}",
+    { note = note or false, messages = link(desk, "messages", nil, "Who is told what needs a person"), rows = grid({ "Setting", "Value", "Change" }, rows) }) }
+end
+
+-- ---- messages ------------------------------------------------------------------------------------
+
+local formats = { { "json", "JSON" }, { "slack", "Slack's" }, { "ntfy", "plain text, as ntfy takes it" } }
+local events = { proposal = "An agent proposes something", approval = "A request waits for a person", refusals = "An agent is refused again and again",
+  credential = "A credential fails, or ends soon" }
+
+-- Who is told what needs a person: a form that keeps all of it in one change.
+local function messages(desk, query, form)
+  local kept, note = ask(desk, "webhook", "show").value, nil
+  kept = type(kept) == "table" and kept.url and kept or nil
+  local state = kept and require("host").sha256_hex(require("json").encode { kept, require("store").peek("meta", "set/webhook").version }):sub(1, 16) or "none"
+  local f = form or {}
+  if form then
+    local args, typed, chosen = { "webhook", "set" }, {}, 0
+    local url, address = (form.url or ""):match("^%s*(.-)%s*$"), (form.address or ""):match("^%s*(.-)%s*$")
+    -- what stands behind the host is a secret: it is in no line that is shown, nor in the form again
+    local origin, rest = require("records").webhook(url)
+    local target = origin and rest ~= "/" and rest or form.target or ""
+    if url ~= "" and url ~= (kept and kept.url) and (not origin or origin ~= (kept and kept.url)) then args[3] = origin or url end
+    for _, s in ipairs { { "target", target }, { "secret", form.secret or "" } } do
+      if s[2] ~= "" then typed[s[1]], args[#args + 1] = s[2], s[1] .. "=-" end
+    end
+    if address ~= (kept and kept.address or "") then args[#args + 1] = "--address=" .. address end
+    if (form.format or "") ~= "" then args[#args + 1] = "--format=" .. form.format end
+    for _, event in ipairs(require("records").webhook_events) do
+      if form["e." .. event] then chosen, args[#args + 1] = chosen + 1, "--event=" .. event end
+    end
+    local why = form.seen ~= state and "Somebody changed this since you opened the page. Sent again, this form overwrites that." or url:find("^%-") and "That is no address."
+      or url == "" and "It needs an address: https://…" or chosen == 0 and "Choose what it is told of; to tell it nothing, remove it." or url:find("%c") and "It is one line." or nil
+    if not why then
+      local did = commands.run(args, { home = desk.home, asked = desk.who, typed = typed })
+      if not did.error then return { see = forms.keep(desk, commands.find "webhook set", args, did) } end
+      why = did.error.message
+    end
+    note = html('<div class="warn" role="alert"><strong>{w}</strong></div>', { w = why })
+    f.url = origin
+  end
+  local all, boxes, options = {}, {}, {}
+  for _, event in ipairs(kept and kept.events or require("records").webhook_events) do all[event] = true end
+  for i, event in ipairs(require("records").webhook_events) do
+    local on = form and form["e." .. event] or not form and all[event]
+    boxes[i] = html('<label class="on"><input type="checkbox" name="e.{e}" value="on"{on}> {t}</label>', { e = event, t = events[event], on = on and html " checked" })
+  end
+  for i, o in ipairs(formats) do
+    options[i] = html('<option value="{v}"{on}>{t}</option>', { v = o[1], t = o[2], on = o[1] == (f.format or kept and kept.format or "json") and html " selected" })
+  end
+  local function secret(name, label, help)
+    return html('<label for="w-{n}">{l}</label><input id="w-{n}" name="{n}" type="password" autocomplete="off" spellcheck="false" placeholder="{p}" aria-describedby="w-{n}-help"><small id="w-{n}-help">{h}</small>',
+      { n = name, l = label, h = help, p = kept and "•••••••• (kept; type to replace it)" })
+  end
+  return { status = note and 400 or 200, title = "Messages", line = { "webhook", "set", "https://HOST/…", "target=-", "secret=-", "--format", kept and kept.format or "json", "--event", "EVENT" }, body = html([[
+{note}<p>{now}</p><form method="post" action="{base}messages">{csrf}<input type="hidden" name="seen" value="{seen}">
+<label for="w-url">Address</label><input id="w-url" name="url" value="{url}" type="url" required spellcheck="false" placeholder="https://hooks.example.com" aria-describedby="w-url-help"><small id="w-url-help">What stands behind the host is kept as a secret, and not shown again.</small>
+{target}{secret}<label for="w-format">Format</label><select id="w-format" name="format">{options}</select><fieldset><legend>It is told when</legend>{boxes}</fieldset>
+<details{open}><summary>More</summary><label for="w-address">In your own network, at</label><input id="w-address" name="address" value="{address}" spellcheck="false" placeholder="10.0.0.0/8" aria-describedby="w-address-help"><small id="w-address-help">A network that the host may resolve to; without it the guard lets public addresses through alone.</small></details>
+<p class="row"><button class="go">Keep it</button></p></form>{acts}]], { note = note, base = desk.base, csrf = desk.csrf "messages", seen = state, options = options, boxes = boxes,
+    now = kept and html("<strong>{u}</strong> is told what needs a person. Where its address changes, the secret that messages are signed with is asked for again.", { u = kept.url })
+      or "Nobody is told yet. An HTTPS address of yours can be, of Slack's, of ntfy's; a link in a message needs a sign-in before it answers anything.",
+    url = f.url or kept and kept.url, address = f.address or kept and kept.address, open = (f.address or "") ~= "" and html " open",
+    target = secret("target", "What stands behind the host", "With its slash: /services/T0/B0/… Or type it as a part of the address."),
+    secret = secret("secret", "Secret for the signature", kept and "" or "Left empty, one is made and shown once."),
+    acts = kept and html("<h2>Is it taken?</h2>{b}", { b = buttons { link(desk, "do/webhook/test", nil, "Send a test message", "button"), link(desk, "do/webhook/remove", nil, "Remove it", "button") } }) }) }
 end
 
 -- ---- log -----------------------------------------------------------------------------------------
@@ -1054,11 +1118,11 @@ end
 
 -- ---- the router ----------------------------------------------------------------------------------
 
-local pages = { [""] = home, connect = connect, door = door, variables = variables, settings = settings, log = log, allow = allow, record = record,
+local pages = { [""] = home, connect = connect, door = door, variables = variables, settings = settings, messages = messages, log = log, allow = allow, record = record,
   explain = explain, policies = policies, environment = environment }
-local posts = { settings = true, environment = true, variables = true, explain = true }
+local posts = { messages = true, settings = true, environment = true, variables = true, explain = true }
 -- The part of the bar that a page is of.
-local under = { record = "log", allow = "log", explain = "log", users = "door", tenants = "door", gateways = "door",
+local under = { messages = "settings", record = "log", allow = "log", explain = "log", users = "door", tenants = "door", gateways = "door",
   connections = "door", keys = "door", roles = "door", clients = "door", environment = "agents", proposals = "approvals" }
 
 --- answer(desk, the path behind the session's, its query, the form of a POST | nil) -> { title, body, status?, see?, live? }, which

@@ -9,6 +9,7 @@ import rotation_test
 import sallyport
 from claude_test import World
 from mcp_test import Mcp
+from messages_test import Hook
 from oauth_test import Command, Person
 from real import wait
 
@@ -87,7 +88,7 @@ def spec_of(words, cell):
 
 
 # What changes no record of the store. Every other command has a record of kind `change` that names it.
-READS = set("""credential list, credential show, credential presets, credential test, agent list, bundle list, bundle show, rule list, rule show, rule counters, approval list, approval show, seal show, explain, log, status,
+READS = set("""credential list, credential show, credential presets, credential test, agent list, bundle list, bundle show, rule list, rule show, rule counters, webhook show, webhook test, approval list, approval show, seal show, explain, log, status,
     proposal list, proposal show, gateway list, tenant list, user list, role list, client list, key list, token list, connection list, connection show, policy list, policy show, policy new, policy test,
     policy history, policy diff, policy try, policy replay, policy check, policy api, policy help, ca, backup, serve, service print, nft, completion, man, version, lua, run, admin, top""".replace("\n", " ").replace("  ", "").split(","))
 READS = {words.strip() for words in READS}
@@ -211,6 +212,14 @@ def test_every_command(t):
     assert run("rule move", "daily", "1")["fields"] == {"from": "8:00"} and len(run("rule list")) == 2
     run("rule remove", "daily")
     run("rule show", "slowly")
+    hook = Hook()
+    s.cli("set", "connect-to", f"other.test:443:127.0.0.1:{hook.server_port}")
+    s.cli("set", "upstream-ca", sallyport.certs() / "root.pem")
+    s.canaries.append(run("webhook set", "https://other.test/canary-json-hook")["secret"])
+    assert run("webhook show")["events"] == ["proposal", "approval", "refusals", "credential"]
+    assert run("webhook test") == {"sent": True, "url": "https://other.test"} and run("webhook remove") == {"removed": ["https://other.test"]}
+    s.cli("set", "connect-to", "--default")
+    s.cli("set", "upstream-ca", "--default")
     run("rule set", "slowly", "per=all")
     assert run("rule counters", "slowly", cell="counted")["counters"][0]["limit"] == 5 and len(run("rule counters")) == 1
     run("rule remove", "slowly")

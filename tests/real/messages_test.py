@@ -9,6 +9,8 @@ import threading
 import time
 
 import sallyport
+from admin_test import Admin
+from api_test import Api
 from approval_test import OK, Asked, opened
 from proposal_test import ASK, own
 from real import wait
@@ -191,6 +193,69 @@ def test_again(t):
     s.serve("--upstream-ca", sallyport.certs() / "root.pem")
     wait(lambda: len(hook.taken("proposal")) >= 10, 60, "what waited comes after a restart")
     assert "canary" not in s.log()
+
+
+def test_set(t):
+    """a webhook is set, changed, tried and removed by command, page and API alike: what stands behind its host and its secret are never shown, the secret is asked for again where the address changes, and each change is one record"""
+    hook = Hook()
+    s, _ = t.proxy(workers=1, serve=False)
+    s.cli("set", "connect-to", f"{HOST}:443:127.0.0.1:{hook.server_port}", f"second.test:443:127.0.0.1:{hook.server_port}")
+    s.serve("--upstream-ca", sallyport.certs() / "root.pem")
+    desk = Admin(t, s).sign_in()
+    api = Api(t, s, "read", "write")
+    url, other, key, key2 = "canary-hook-one", "canary-hook-two", "canary-hook-key-1", "canary-hook-key-2"
+    s.canaries += [url, other, key, key2]
+
+    def changes(): return [r for r in map(json.loads, s.cli("log", "--json", "--kind", "change").stdout.splitlines()) if any("webhook" in c["record"] for c in r["changes"])]
+
+    assert api.ask("GET", "/webhook", want=404) and api.ask("POST", "/webhook/test", want=422)["message"] == "there is no webhook"
+    form = lambda: next(f for f in desk.page.forms if f["action"].endswith("/messages"))
+    desk.get("settings")
+    desk.click("Who is told what needs a person")
+    for bad in ({"url": "http://hook.test/x"}, {"url": "https://u:p@hook.test/"}, {"url": f"https://{HOST}/", "address": "10.0.0.0/99"}, {"url": f"https://{HOST}/", "e__proposal": None},
+                {"url": f"https://{HOST}/", "format": "<b>"}, {"url": "--default"}):
+        boxes = {} if "e__proposal" in bad else {"e__proposal": "on"}
+        mine = {**form(), "fields": {k: v for k, v in form()["fields"].items() if not k.startswith("e.")}}
+        desk.submit(mine, **{"format": "ntfy", **boxes, **{k: v for k, v in bad.items() if v is not None}})
+        assert desk.status == 400 and not changes(), (bad, desk.page.text)
+    desk.get("messages")
+    desk.submit({**form(), "fields": {**form()["fields"], "e.refusals": ""}}, url=f"https://{HOST}/{url}", secret=key, format="json")
+    assert desk.status == 200 and f"sallyport webhook set https://{HOST}" in desk.page.text and key not in desk.html, desk.page.text
+    assert len(changes()) == 1 and changes()[0]["door"] == "page", changes()
+    desk.get("messages")
+    assert f"{HOST} is told" in desk.page.text.replace("https://", "") and url not in desk.html and key not in desk.html
+    desk.click("Send a test message")
+    desk.submit()
+    (path, headers, body), = hook.taken("test")
+    assert path == "/" + url and is_ours(key, headers["Sallyport-Signature"], body) and "test message" in json.loads(body)["text"], (path, body)
+    # elsewhere, and to another place behind the host, with the secret alone
+    for where in ({"url": "https://second.test/" + other}, {"url": f"https://{HOST}/" + other}, {"target": "/" + other}, {"address": "127.0.0.0/8"}):
+        desk.get("messages")
+        desk.submit(form(), **where)
+        assert desk.status == 400 and "is asked for again where their address changes" in desk.page.text and other not in desk.html, (where, desk.page.text)
+        body = {"secrets": {"target": where["target"]}} if "target" in where else where
+        assert api.ask("PATCH", "/webhook", body, want=403)["error"] == "secret_needed", where
+    assert len(changes()) == 1
+    assert api.ask("GET", "/webhook")["url"] == f"https://{HOST}"
+    got = api.ask("PATCH", "/webhook", {"url": "https://second.test/" + other, "secrets": {"secret": key2}, "format": "slack", "events": ["proposal"]})
+    assert got["url"] == "https://second.test" and (got["format"], got["events"]) == ("slack", ["proposal"]) and "secret" not in got, got
+    assert len(changes()) == 2 and changes()[-1]["door"] == "api", changes()
+    assert api.ask("PATCH", "/webhook", {"format": "json"})["events"] == ["proposal"]
+    assert api.ask("POST", "/webhook/test") == {"sent": True, "url": "https://second.test", "notes": ["The message was taken: it is signed, says that it is a test, and was sent once."]}
+    path, headers, body = hook.taken("test")[-1]
+    assert path == "/" + other and is_ours(key2, headers["Sallyport-Signature"], body) and not is_ours(key, headers["Sallyport-Signature"], body)
+    # what it is not told of waits nowhere
+    for _ in range(25):
+        s.request(host="no.test", wire=None)
+    own(s, "POST", "/v1/proposals", ASK)
+    wait(lambda: hook.taken("proposal"), 10, "what it is told of")
+    assert not hook.taken("refusals")
+    hook.fails = [500]
+    assert "status 500" in api.ask("POST", "/webhook/test", want=422)["message"]
+    assert "canary" not in s.cli("webhook", "show").stdout + s.cli("set").stdout
+    s.cli("webhook", "set", f"https://{HOST}/{url}")        # the command line changes it without
+    api.ask("DELETE", "/webhook")
+    assert api.ask("DELETE", "/webhook", want=404) and s.cli("webhook", "show", check=False).returncode == 1
 
 
 def test_guard(t):

@@ -78,7 +78,7 @@ def full(t, workers=1):
 
 MARKUP, HUGE, DASH, CONTROL = "<x-canary onclick=x>\"'&amp;\u202e", "A" * 5000, "--home=/", "\x01"
 # What has pages of its own, and no form at do/…
-NO_FORM = r".* (list|show|presets)$|env$|log$|set$|status$|doctor$|policy put$"
+NO_FORM = r".* (list|show|presets|counters)$|env$|log$|set$|status$|doctor$|policy put$|webhook set$"
 
 
 class Forms:
@@ -127,7 +127,7 @@ def test_every_form(t):
                       'if page.find(c.words) then print(c.words) end end end\n')
     forms = Forms(desk, s.cli("lua", str(script)).stdout.splitlines())
     assert not forms.lacks, forms.lacks
-    apart = {"policies", "settings", "variables", "environment", "proposals", "account", "connect", "log", "explain", "credentials"} - {k[0] for k in forms.found}
+    apart = {"policies", "settings", "variables", "environment", "proposals", "account", "connect", "log", "explain", "credentials", "messages"} - {k[0] for k in forms.found}
     assert len(forms.found) > 100 and not apart, (len(forms.found), apart, sorted(forms.seen, key=str))
     pid, sent = page_pid(s), 0
 
