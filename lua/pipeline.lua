@@ -350,6 +350,7 @@ end
 
 local function allowed_message(code, req)
   if code == "host_not_allowed" then return ("%s:%d is not allowed for this agent"):format(errors.host(req.host), req.port) end
+  if code == "service_disabled" then return ("the credential for %s is disabled"):format(errors.host(req.host)) end
   if code == "method_not_allowed" then
     return ("%s is not allowed on this path of %s"):format(req.websocket and "WebSocket" or "this method", errors.host(req.host))
   end
@@ -1661,7 +1662,7 @@ function M:on_connect(req)
 end
 
 local refused_codes = {
-  mint_denied = true, sealed_elsewhere = true, sealed_expired = true, foreign_credential = true, host_not_allowed = true, path_not_allowed = true, method_not_allowed = true, ambiguous_path = true,
+  mint_denied = true, sealed_elsewhere = true, sealed_expired = true, foreign_credential = true, host_not_allowed = true, service_disabled = true, path_not_allowed = true, method_not_allowed = true, ambiguous_path = true,
 }
 
 -- A request goes out with its own key, as it came. What would make a server see another method or path stays away, or is

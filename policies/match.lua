@@ -434,7 +434,7 @@ local function refuse(list, q, path)
     for _, item in ipairs(level_items(level, HINT_MAX)) do
       local shape = item.shape
       if not shape.enabled then
-        disabled = disabled or item
+        disabled = disabled or shape.ports.has[q.port] and (q.tls or shape.plain) and item_covers(item, path) and item or nil
       elseif not (q.tls or shape.plain) then
         plain = plain or item
       elseif not shape.ports.has[q.port] then
@@ -456,7 +456,7 @@ local function refuse(list, q, path)
     return nil, "host_not_allowed", ("the URL is signed with another key than the placeholder of %s; a domain entry would "
       .. "let it pass"):format(foreign.name)
   end
-  if disabled then return nil, "host_not_allowed", ("the credential %s for it is disabled"):format(disabled.name) end
+  if disabled then return nil, "service_disabled", ("the credential %s for it is disabled"):format(disabled.name) end
   return nil, "host_not_allowed"
 end
 

@@ -30,6 +30,8 @@ def test_credentials_change(t):
     assert {q.get("authorization") for q in up.requests[-12:]} == {"Bearer canary-command-2"}
     s.cli("credential", "disable", "api")
     assert {r.status for r in everywhere(s)} == {403}
+    r = s.request()     # as Agent Vault says it: nothing to propose
+    assert r.get("x-sallyport-error") == "service_disabled" and r.get("x-agent-vault-proxy-error") == "true" and b"proposal_hint" not in r.body and b"the credential api for it is disabled" in r.body, r.body
     s.cli("credential", "enable", "api")
     assert {r.status for r in everywhere(s)} == {200}
     s.cli("credential", "remove", "api")

@@ -269,7 +269,7 @@ local cases = {
 
   -- ---- disabled
   ["a disabled credential decides nothing"] = function()
-    decides({ credential("a", { enabled = false }) }, "GET https://api.test/", "host_not_allowed")
+    decides({ credential("a", { enabled = false }) }, "GET https://api.test/", "service_disabled")
     decides({ credential("a", { enabled = false }), credential "b" }, "GET https://api.test/", "b")
     decides({ credential("a", { enabled = false }), domain "api.test" }, "GET https://api.test/", "api.test")
   end,
@@ -317,6 +317,13 @@ local cases = {
     is(hint({ credential("a", { ports = { 80 } }) }, "GET http://api.test/"), "allowed on this host: https")
     is(hint({ credential("a", { enabled = false }) }, "GET https://api.test/"), "the credential a for it is disabled")
     is(hint({}, "GET https://api.test/"), nil)
+  end,
+  ["service_disabled where a credential that is disabled would fit, and nothing else is there; host_not_allowed where it would not"] = function()
+    local off = credential("a", { enabled = false, paths = { "/v1" } })
+    decides({ off }, "GET https://api.test/v1", "service_disabled")
+    decides({ off }, "GET https://api.test/v2", "host_not_allowed")
+    decides({ off }, "GET https://api.test:1/v1", "host_not_allowed")
+    decides({ off, credential("b", { paths = { "/v2" } }) }, "GET https://api.test/v1", "path_not_allowed")
   end,
   ["a refusal names nothing of bundles that the agent does not hold"] = function()
     local index = index_of { credential("secret-project", { bundles = { "other" }, enabled = false }) }

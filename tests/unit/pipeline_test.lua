@@ -823,7 +823,7 @@ local cases = {
       return s.code("POST https://api.test/oauth/token", more)
     end
     is(put {}, "respond")
-    is(put { enabled = false }, "host_not_allowed")
+    is(put { enabled = false }, "service_disabled")
     is(put { bundles = { "other" } }, "host_not_allowed")
     is(put { fields = { token_url = "https://login.test/oauth/token", client_id = "id" } }, "forward")
     is(s.code("POST https://login.test/oauth/token", more), "respond")
@@ -901,7 +901,7 @@ local cases = {
   end,
   ["what was taken away while a request waited is not sent"] = function()
     for how, want in pairs {
-      remove = "host_not_allowed", disable = "host_not_allowed", hosts = "host_not_allowed", revoke = "agent_unknown",
+      remove = "host_not_allowed", disable = "service_disabled", hosts = "host_not_allowed", revoke = "agent_unknown",
       secret = "forward",
     } do
       local s = with_oauth { spawn = true }
@@ -950,7 +950,7 @@ local cases = {
     s.credential "gh"
     is(s.code "GET https://api.test/", "forward")
     s.credential("gh", { enabled = false })
-    is(s.code "GET https://api.test/", "host_not_allowed")
+    is(s.code "GET https://api.test/", "service_disabled")
     s.credential("gh", { hosts = { "new.test" } })
     is(s.code "GET https://api.test/", "host_not_allowed")
     is(s.code "GET https://new.test/", "forward")
@@ -1121,7 +1121,7 @@ local cases = {
     is(s.code "GET https://api.test/v1/x", "forward")
     is(s.code "GET https://api.test/b", "path_not_allowed")
     s.credential("gh", { enabled = false })
-    is(s.code "GET https://api.test/v1/x", "host_not_allowed")
+    is(s.code "GET https://api.test/v1/x", "service_disabled")
   end,
   ["what became of a request is kept where its route alone decided, and until its token ends"] = function()
     local s = with_bearer()

@@ -118,7 +118,7 @@ local function cli(...)
 end
 case("a changed field of the credential", get, get, { header = { ["x-n"] = "1" } }, { steps = cli("credential", "set", "NAME", "word=other") })
 case("a changed method list", get, get, refused(403, "method_not_allowed"), { steps = cli("credential", "set", "NAME", "--method", "POST") })
-case("a credential that is disabled", get, get, refused(403, "host_not_allowed"), { steps = cli("credential", "disable", "NAME") })
+case("a credential that is disabled", get, get, refused(403, "service_disabled"), { steps = cli("credential", "disable", "NAME") })
 case("a credential that is removed", get, get, refused(403, "host_not_allowed"), { steps = cli("credential", "remove", "NAME") })
 case("a credential's further field", get, get, plus(judged, { header = { ["x-n"] = "2", ["x-more"] = "m" } }),
   { steps = cli("credential", "set", "NAME", "headers.X-More=m") })
