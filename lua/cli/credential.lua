@@ -677,6 +677,11 @@ local function add(args, opt, ctx)
     .. "  %s credential test %s\n  %s explain GET %s"):format(name, report.several(plain.hosts), joined(plain.bundles),
     not plain.from and "Its secret is sealed and no command shows it again." or "Its secret is fetched when it is needed, and never kept here.",
     me, name .. (trial.needs_url(plain) and " " .. url or ""), me, example))
+  local led, more = require("web.bounds").leads_now(plain, 10)
+  if led[1] then
+    for i, text in ipairs(led) do led[i] = report.clean(text) end
+    ctx.note(("note: variables say where its secret goes, as they are set now:\n  %s%s"):format(table.concat(led, "\n  "), more > 0 and ("\n  and %d more"):format(more) or ""))
+  end
   if files[1] then
     ctx.note(("Its answers lead elsewhere, or its libraries look there first: agents may read there, without the credential:\n"
       .. "  %s\n  (until `credential remove %s`, or one by one: domain remove %s HOST)"):format(table.concat(files, "\n  "), name, plain.bundles[1]))

@@ -38,12 +38,18 @@ local function path_check(host, path, mode, kind)
   return OK, ("%s, mode %s"):format(path, octal(s.mode))
 end
 
+local SOCKET_MAX = 107          -- bytes of a Unix socket's path: sun_path, less its NUL
+
 local function files(ctx, say)
   local host, h = ctx.host, ctx.home
   local level, text, fix = path_check(host, h, tonumber("700", 8), "dir")
   say("data directory", level, text, fix)
   local is = host.stat(h)
   if not is or is.type ~= "dir" then return end
+  if #h + #"/page" > SOCKET_MAX then
+    say("page", WARN, ("the path of the data directory has %d bytes: with more than %d no page and no API are on the control socket (unix(7))"):format(#h, SOCKET_MAX - #"/page"),
+      "sallyport admin, and sallyport set admin 127.0.0.1:7443, have the page all the same; --home names a shorter path")
+  end
   say("key file", path_check(host, h .. "/key", tonumber("600", 8), "file"))
   local bad = false
   for _, name in ipairs(require("cli.files").names(h .. "/store")) do

@@ -55,6 +55,30 @@ local function varied(record)
   return names
 end
 
+--- Where variables that are set lead the secret of this credential, in words, for who typed it: they may have been set by somebody else, and before. At
+-- most `most`: { "${SITE} is acme, for the agent bob" … }, how many more there are.
+function M.leads_now(record, most)
+  local db, out, more, names, sorted = require "cli.db", {}, 0, varied(record), {}
+  for name in pairs(names) do sorted[#sorted + 1] = name end
+  table.sort(sorted)
+  local function note(variable, value, whose)
+    if not value then return end
+    if #out >= most then more = more + 1 else out[#out + 1] = ("${%s} is %s, for %s"):format(variable, value, whose) end
+  end
+  for _, variable in ipairs(sorted) do
+    for _, b in ipairs(record.bundles or {}) do
+      local bundle = require("store").peek("bundle", b)
+      note(variable, bundle and (bundle.variables or {})[variable], "agents with " .. b)
+      for _, a in db.each("agent", "a/") do
+        local has = false
+        for _, own in ipairs(a and not a.revoked and a.bundles or {}) do has = has or own == b end
+        if has then note(variable, (a.variables or {})[variable], "the agent " .. a.name) end
+      end
+    end
+  end
+  return out, more
+end
+
 -- The places to which variables lead secrets that are kept: { ["CREDENTIAL\0VARIABLE=value"] = { credential, variable } }, for each bundle that holds it and
 -- each agent with the bundle. over: { [database] = { [key] = record } }, in place of what is in the store; nil: no credential has such a variable.
 local function led(over)

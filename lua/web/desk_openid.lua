@@ -6,6 +6,7 @@ local openid = require "web.openid"
 local M = {}
 
 local WAITING_MAX = 32      -- sign-ins under way: one of the address with the most makes room
+local AFTER_MAX = 200       -- bytes of a link, or of a place to go on to: what is longer is none of ours
 local LIFE = 600            -- s for a person at the provider's page
 
 M.provider = openid.provider
@@ -20,6 +21,9 @@ function M.leave(site, client, after)
   local p = openid.provider()
   local m = p and configured(site) and openid.metadata(question(client, site, "POST", "/login/oidc"), p)
   if not m then return nil, "The organisation's sign-in does not answer." end
+  for name, text in pairs(after) do
+    if #text > AFTER_MAX then after[name] = nil end
+  end
   site.waiting = site.waiting or {}
   require("web.waiting").room(site.waiting, site.now(), WAITING_MAX)
   local path, w = access.random(), { key = access.random(), till = site.now() + LIFE, of = require("web.sessions").network(client.at), after = after,

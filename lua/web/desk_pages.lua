@@ -494,10 +494,10 @@ end
 local function door(desk)
   local parts = {}
   for _, key in ipairs { "gateways", "tenants", "users", "connections", "keys", "roles", "clients" } do
-    parts[#parts + 1] = html("<h2>{t}</h2>{l}", { t = titled(key), l = list_of(desk, key) })
+    parts[#parts + 1] = html('<h2>{t}</h2>{l}<p class="dim">On the command line: <code>{c}</code></p>', { t = titled(key), l = list_of(desk, key),
+      c = commands.line { lists[key][1], "list" } })
   end
-  return { title = "Door", line = { "gateway", "list" },
-    body = html("<p>MCP hosts come in here: each gateway is an address that people paste as a custom connector.</p>{parts}",
+  return { title = "Door", body = html("<p>MCP hosts come in here: each gateway is an address that people paste as a custom connector.</p>{parts}",
     { parts = parts }) }
 end
 
@@ -930,7 +930,7 @@ local function environment(desk, query, form)
   end
   parts[#parts + 1] = html("<h2>Claude Code: in settings.json</h2><pre>{t}</pre>",
     { t = require("json").encode({ env = got.value }, { indent = 2 }) })
-  return { title = "Environment of " .. name,
+  return { title = "Environment of " .. name, line = { "env", "--agent", name, "--ttl", form.ttl or "24h" },
     body = html('<p class="note" role="status">Shown this once: a token stands in these lines.</p>{parts}', { parts = parts }) }
 end
 
@@ -1080,7 +1080,7 @@ local function account(desk, name, form)
 <form method="post" action="{base}account/{n}">{csrf}<button class="go">Go on</button></form>]],
       { uri = uri, base = desk.base, n = name, csrf = desk.csrf("account/" .. name) }), line = { "connect", name } }
   end
-  return { title = title, body = html('<p>{l}</p><p class="dim">Come back to this window when it says that you may.</p>',
+  return { title = title, line = { "connect", name }, body = html('<p>{l}</p><p class="dim">Come back to this window when it says that you may.</p>',
     { l = begin(desk, name, env, opened) }) }
 end
 

@@ -386,6 +386,21 @@ def test_secrets(t):
     a.ask("PATCH", "/credentials/hook", {"fields": {"token_url": "https://c.test/t", "scopes": ["a", "b"]}})
 
 
+def test_variables_that_were_there_before(t):
+    """a variable that was set before a credential with it in a host came: whoever brings the secret is told where it goes, and it goes nowhere else by page or API from then on"""
+    s, _ = t.proxy(workers=1)
+    s.canaries += [SECRET]
+    a = Api(t, s, "read", "write")
+    a.ask("PATCH", "/bundles/default", {"variables": {"SITE": "theirs"}})
+    a.ask("PATCH", "/agents/a", {"variables": {"SITE": "own"}})
+    new = {"name": "led", "type": "bearer", "hosts": ["${SITE}.api.test"], "fields": {"token": SECRET}}
+    made = a.ask("POST", "/credentials", new, want=201)
+    assert any("variables say where its secret goes, as they are set now:\n  ${SITE} is theirs, for agents with default\n  ${SITE} is own, for the agent a" in n for n in made["notes"]), made
+    for path, value in (("/bundles/default", "other"), ("/agents/a", "other")):
+        assert "says where the secret of led goes" in a.ask("PATCH", path, {"variables": {"SITE": value}}, want=422)["message"]
+    assert not any("variables" in n for n in a.ask("POST", "/credentials", {**new, "name": "still", "hosts": ["api.test"]}, want=201)["notes"])
+
+
 def test_hostile(t):
     """bodies, names, paths and queries that are wrong are refused with a reason and change nothing"""
     s, up = t.proxy(workers=1, serve=False)

@@ -197,6 +197,15 @@ def page_and_api(s, path):
     wait(lambda: page_pid(s) is None, 15, "its end")
     assert once("DELETE", "/api/v1/credentials/three")[0] == 200 and page_pid(s) not in (None, pid), "another one"
     assert (s.home / "page").stat().st_mode & 0o777 == 0o600
+    # it ends ten minutes after the last request, not after its start
+    s.set_clock(0, 590_000)
+    assert once("GET", "/api/v1/status")[0] == 200
+    pid = page_pid(s)
+    s.set_clock(0, 1_180_000)
+    assert once("GET", "/api/v1/status")[0] == 200 and page_pid(s) == pid
+    s.set_clock(0, 1_785_000)
+    wait(lambda: page_pid(s) is None, 15, "its end, for nobody asks")
+    assert once("GET", "/api/v1/status")[0] == 200 and page_pid(s) not in (None, pid), "another one, once somebody does"
 
 
 def test_handed_over(t):

@@ -162,6 +162,10 @@ def test_every_form(t):
     assert held.status() == 403
     for at, page, text in desk.every():
         assert desk.status == 200 and not any(tag == "x-canary" for tag, _ in page.tags) and "\u202e" not in text and SECRET not in text, at
+        assert "On the command line" in page.text, (at, "every page has the command that does the same")
+    text = desk.get("door").text
+    for family in ("gateway", "tenant", "user", "connection", "key", "role", "client"):
+        assert f"sallyport {family} list" in text, (family, text)
     print("#", len(forms.found), "forms,", sum(map(len, forms.seen.values())), "pages,", sent, "sent")
 
 
