@@ -149,6 +149,29 @@ def test_who(t):
     assert a.raw("GET", "/metrics", Authorization="Bearer " + token)[0] == 401
 
 
+def test_names(t):
+    """Prometheus' parser reads back whatever a name holds, and what is beyond the room for names as other"""
+    s = t.bare()
+    script = s.dir / "names.lua"
+    script.write_text(r"""
+      local metrics, name = require "metrics", 'a"b\\c\nd{e="f"} 1\ng'
+      local row = { sum = 5 }
+      for i = 0, 23 do row[i] = i end
+      -- cells of no name are 256 bytes: a key, a kind, two names of 72, twelve counters; the first three are what had no room
+      local beyond = ("\0"):rep(160) .. string.pack("=" .. ("I8"):rep(12), 0, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0)
+      local host = { meters = function() return beyond .. ("\0"):rep(3 * 256 + 3 * 25 * 8), 1 << 30 end, beats = function() return "", 32 end }
+      local read = metrics.read(host)
+      read.requests[#read.requests + 1] = { agent = name, credential = "", refused = { [0] = 0, 0, 0, 0, 2, 0 }, allowed = { [0] = 1, 0, 0, 0, 0, 0 } }
+      read.took, read.codes = { row, row, row }, { [name] = 4 }
+      io.write(metrics.text(read, { version = "1" }))
+    """)
+    n = Numbers(s.cli("lua", str(script)).stdout)
+    name = 'a"b\\c\nd{e="f"} 1\ng'
+    assert n.get("requests_total", agent="other", credential="other", decision="allow", status="2xx") == 7 and n.get("requests_total") == 10
+    assert n.get("requests_total", agent=name, decision="deny", status="4xx") == 2 and n.get("requests_total", agent=name, status="none") == 1 and n.get("errors_total", code=name) == 4
+    assert n.get("own_seconds_count") == sum(range(24)) and n.get("own_seconds_bucket", le="0.004") == 0 + 1 + 2
+
+
 def health(s):
     c = http.client.HTTPConnection("127.0.0.1", s.port, timeout=20 * sallyport.SLOW)
     c.request("GET", "/healthz")
