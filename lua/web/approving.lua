@@ -37,7 +37,9 @@ local function ends(at)
   return s < 3600 and ("%d min"):format(math.max(s, 0) // 60) or s < 172800 and ("%d h"):format(s // 3600) or ("%d days"):format(s // 86400)
 end
 
-local function gone() return page.says(404, "Nothing to answer", "It was answered already, or its time is over.") end
+local function gone()
+  return page.page(404, "Nothing to answer", html '<p>It was answered already, or its time is over.</p><p><a href="/approvals">All that waits</a></p>')
+end
 
 -- ---- the list --------------------------------------------------------------------------------------
 
@@ -68,7 +70,7 @@ function M.list(q)
 <form method="post" action="/logout">{csrf}<button>Sign out</button></form>]], {
     note = note and html('<p role="status"><strong>{n}</strong></p>', { n = note }),
     lists = page.living(LOOK, html("<h2>Requests that wait</h2>{asked}<h2>What agents ask for</h2>{waits}", {
-      asked = asked[1] and html("<ul>{l}</ul>", { l = asked }) or html "<p>None.</p>", waits = waits[1] and html("<ul>{l}</ul>", { l = waits }) or html "<p>Nothing.</p>" })),
+      asked = asked[1] and html("<ul>{l}</ul>", { l = asked }) or html "<p>None. A rule that asks holds a request here until somebody answers.</p>", waits = waits[1] and html("<ul>{l}</ul>", { l = waits }) or html "<p>Nothing. An agent that is refused a host reads in the answer how to ask.</p>" })),
     to = not query.live and "?live=on" or "", live = query.live and "Stop loading this page again" or "Load this page again every ten seconds",
     csrf = hidden("csrf", sessions.csrf(session.key, "logout")) }), query.live and { { "Refresh", LIVE } } or nil, nil, require "web.live")
 end

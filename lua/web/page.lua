@@ -63,7 +63,8 @@ local STYLE = [[
 :root{color-scheme:light dark;font:1rem/1.5 system-ui,sans-serif}
 body{margin:0;padding:1rem;display:grid;justify-items:center}
 main{width:100%;max-width:28rem;box-sizing:border-box;overflow-wrap:anywhere}
-h1{font-size:1.4rem}
+h1{font-size:1.4rem;line-height:1.2}h2{font-size:1.15rem;margin:1.5rem 0 .5rem}
+ul{margin:0;padding:0;list-style:none}li{margin:.5rem 0}
 label{display:block;margin:.6rem 0}
 .pick{padding-left:1.8rem}
 .pick input{float:left;margin:.35rem 0 0 -1.8rem;width:1.1rem;height:1.1rem}
