@@ -1388,8 +1388,7 @@ loop_run(const bool *stop)
 /* ---- organs ----------------------------------------------------------------
  * Every type, variable and function of Parts II and III that Part I uses, by the section that has it.
  * A first reading may take each group at the word of its line. Invariant: no function here waits for a
- * peer. l_fail, l_answer and l_judge_hello may raise a Lua error (longjmp): the first two are for
- * bindings, the third runs inside lua_protect. */
+ * peer. l_fail and l_answer may raise a Lua error (longjmp): they are for bindings. */
 #define REQ_WHO_MAX 69          /* 64 hexadecimal digits; or four bytes and a name ("key:NAME", at the door) */
 struct agent;           /* what one agent holds (req) */
 struct conn;            /* a client's connection (req) */
@@ -1681,7 +1680,7 @@ static const char *l_message(lua_State *co);
 static bool door_passes(struct slice name);
 
 /* -- bind: request: starts the task that decides a request, and tells Lua of the request's answer.
- * The entries are functions of lua/pipeline.lua, and hello.judge of lua/hello.lua; req_import finds them. */
+ * The entries are functions of lua/pipeline.lua, lua/answers.lua and others (req_import, which finds them). */
 enum req_entry { ENTRY_CONNECT, ENTRY_REQUEST, ENTRY_ANSWER, ENTRY_REJUDGE, ENTRY_HELLO, ENTRY_KNOWS, ENTRY_SOCKS,
 	ENTRY_HANDOVER, ENTRY_ENDED, ENTRY_JUDGE, ENTRY_HEARD, ENTRY_READING };
 
@@ -1693,7 +1692,6 @@ static void req_tell_answer(const struct req *r, const struct http_head *h);
 static bool req_judge_answer(struct req *r, const struct http_head *h);
 static void req_tell_end(struct req *r);
 static bool conn_rejudge(void);
-static int l_judge_hello(lua_State *L);
 static bool lua_ask(enum req_entry entry, const char *what, lua_Integer id, struct slice in, struct buf *out);
 
 /* -- bind: host: the bound on connections that follows from `memory`, and detached tasks. */
@@ -6785,6 +6783,18 @@ blind_pump(struct conn *c, struct flow *f)
 	return false;
 }
 
+/* What the ClientHello in r->up_bytes is, as lua/hello.lua has it: a state of r->hello. Sets r->host to the name in it. */
+static int
+req_judge_hello(struct req *r)
+{
+	static struct buf b = {.max = 1 + sizeof r->host};
+
+	if (!lua_ask(ENTRY_HELLO, r->host, 0, buf_slice(&r->up_bytes), &b) || b.n == 0)
+		return HELLO_REFUSE;
+	slice_cstr((struct slice){b.p + 1, b.n - 1}, r->host, sizeof r->host);  /* where it names none, all stays */
+	return b.p[0] - '0';
+}
+
 /* No byte of a tunnel goes on before its ClientHello, which may come in pieces, has named the host.
  * False: the tunnel waits for more, or is over. */
 static bool
@@ -6799,8 +6809,7 @@ blind_hello(struct conn *c)
 		if (io != IO_OK)
 			return io != IO_AGAIN && conn_close(c, false);
 		in = peer_data(&c->peer);
-		if (!buf_add(&r->up_bytes, in.p, in.n) || !lua_protect(l_judge_hello, r))
-			r->hello = HELLO_REFUSE;
+		r->hello = buf_add(&r->up_bytes, in.p, in.n) ? req_judge_hello(r) : HELLO_REFUSE;
 		peer_consume(&c->peer, in.n);
 	}
 	if (r->hello == HELLO_PASS && peer_put(&r->up->peer, r->up_bytes.p, r->up_bytes.n)) {
@@ -15336,8 +15345,8 @@ door_step_name(struct conn *c)
 		return (n >= 0 || errno != EAGAIN) && conn_close(c, true);
 	c->req = r;
 	c->host[host.n] = c->at->over != NULL ? '\0' : c->host[0];
-	if (c->at->over == NULL && peeked[0] == 0x16 && (!buf_addv(&r->up_bytes, in) || !lua_protect(l_judge_hello, r)))
-		r->hello = HELLO_REFUSE;
+	if (c->at->over == NULL && peeked[0] == 0x16)
+		r->hello = buf_addv(&r->up_bytes, in) ? req_judge_hello(r) : HELLO_REFUSE;
 	if (c->at->over == NULL && (r->hello == HELLO_MORE || r->hello == HELLO_REFUSE || (r->hello == HELLO_ANY && sniff_is_http(in)))) {
 		c->tunnel = r->hello == HELLO_ANY;      /* plain HTTP: each request names its host */
 		c->state = c->tunnel ? CONN_HEAD : c->state;
@@ -21100,10 +21109,6 @@ struct fetch {
 	bool head_only;         /* the caller wants no body: it may never end */
 	struct defer defer;     /* another turn */
 	int status;
-	int retry_after;        /* seconds; -1: not said */
-	/* WWW-Authenticate, its lines joined (RFC 9110 5.3); a line that does not fit is left out */
-	char challenge[4096];
-	char session[256];      /* MCP-Session-Id; "": none, or one that does not fit */
 	const char *error;      /* static; NULL: an answer came whole */
 	char detail[160];       /* a copy: the upstream's own words go with it */
 };
@@ -21141,8 +21146,6 @@ static bool
 fetch_read_head(struct fetch *f)
 {
 	static struct http_head head;   /* dead before this returns */
-	struct slice retry, session;
-	uint64_t seconds;
 	bool whole;
 
 	if (!peer_take_head(&f->up->peer, &f->head_bytes, &f->scanned, &whole))
@@ -21154,26 +21157,13 @@ fetch_read_head(struct fetch *f)
 		return fetch_finish(f, "cut", "a malformed answer");
 	if (head.status >= 200) {
 		f->status = head.status;
-		/* RFC 9110 10.2.3, the seconds form; a date is rare there and counts as not said */
-		retry = http_value(&head, SLICE("retry-after"));
-		f->retry_after = slice_number(retry, 999999, &seconds) ? (int)seconds : -1;
-		session = http_value(&head, SLICE("mcp-session-id"));
-		if (session.n > 0 && session.n < sizeof f->session)
-			snprintf(f->session, sizeof f->session, "%.*s", (int)session.n, session.p);
-		for (int i = -1; (i = http_find(&head, SLICE("www-authenticate"), (size_t)i + 1)) >= 0;) {
-			struct slice v = head.field[i].value;
-			size_t n = strlen(f->challenge);
-
-			if (v.n + 3 <= sizeof f->challenge - n)
-				snprintf(f->challenge + n, sizeof f->challenge - n, "%s%.*s", n != 0 ? ", " : "", (int)v.n, v.p);
-		}
 		if (f->head_only)
 			return fetch_finish(f, NULL, NULL);
 		flow_init(&f->down_flow, &f->up->peer, NULL, (int)head.body, head.length, false);
 		f->down_flow.into = &f->body;
 		if (head.body == BODY_LENGTH && head.length > f->body.max)
 			return fetch_finish(f, "too_large", "the answer's body");
-		return true;            /* head_bytes stay: the caller may want them */
+		return true;            /* head_bytes stay: l_fetch_push reads them */
 	}
 	buf_clear(&f->head_bytes);
 	f->scanned = 0;
@@ -21237,7 +21227,6 @@ fetch_start(struct fetch *f, const char *host, uint16_t port, bool use_tls, stru
     const struct cidr *allow, size_t nallow, bool through)
 {
 	buf_init(&f->head_bytes, HTTP_HEAD_MAX);
-	f->retry_after = -1;
 	if ((f->up = upstream_new("", host, port, use_tls, ident, through)) == NULL) {
 		fetch_finish(f, "unreachable", "out of memory");
 		return;
@@ -26492,60 +26481,6 @@ req_tell_answer(const struct req *r, const struct http_head *h)
 		task_run(task);
 }
 
-/* Of a request that has ended: answers.ended is told when its task runs, which may be later, and frees this. */
-struct ended {
-	int64_t id;
-	int status;
-	bool answered, whole;
-	uint64_t up, down;      /* bytes of bodies */
-};
-
-static int
-ended_push(lua_State *co, void *arg)
-{
-	const struct ended e = *(struct ended *)arg;
-
-	free(arg);
-	l_push(co, e.id);
-	l_push(co, e.status);
-	l_push(co, e.answered);
-	l_push(co, e.whole);
-	return 4 + l_two(co, e.up, e.down);
-}
-
-/* Calls answers.ended. */
-static void
-req_tell_end(struct req *r)
-{
-	struct ended *e = malloc(sizeof *e);
-	struct task *task = e != NULL ? task_new(req_entry_ref[ENTRY_ENDED], ended_push, e, NULL, NULL) : NULL;
-
-	if (task != NULL) {
-		*e = (struct ended){r->told, r->up_status != 0 ? r->up_status : r->status, r->up_status != 0,
-		    (r->answer_begun || r->answer_held) && r->down_flow.done, r->bytes_up, r->bytes_down};
-		task_run(task);
-	} else {
-		free(e);
-	}
-	r->told = 0;
-}
-
-/* Calls hello.judge(bytes, host), and sets r->hello. */
-static int
-l_judge_hello(lua_State *L)
-{
-	struct req *r = lua_touserdata(L, 1);
-
-	lua_rawgeti(L, LUA_REGISTRYINDEX, req_entry_ref[ENTRY_HELLO]);
-	l_push_slice(L, buf_slice(&r->up_bytes));
-	lua_pushstring(L, r->host);
-	lua_call(L, 2, 2);
-	r->hello = (int)lua_tointeger(L, -2);
-	if (lua_isstring(L, -1))
-		text_copy(r->host, sizeof r->host, lua_tostring(L, -1));
-	return 0;
-}
-
 /* -- questions of C's that Lua answers at once */
 struct question {
 	enum req_entry entry;
@@ -26587,6 +26522,17 @@ lua_ask(enum req_entry entry, const char *what, lua_Integer id, struct slice in,
 	return ok && q.yes;
 }
 
+/* Tells the rules that listen to its answer how the request ended. */
+static void
+req_tell_end(struct req *r)
+{
+	const uint64_t how[] = {(uint64_t)(r->up_status != 0 ? r->up_status : r->status), r->up_status != 0,
+	    (r->answer_begun || r->answer_held) && r->down_flow.done, r->bytes_up, r->bytes_down};
+
+	lua_ask(ENTRY_ENDED, "", r->told, (struct slice){(const char *)how, sizeof how}, NULL);
+	r->told = 0;
+}
+
 /* Asks the rules that judge answers, before anything of it goes to the client. False: req_fail was called. They do not
  * get what was attached, nor the value of a field that may be a session or will be sealed. */
 static bool
@@ -26623,9 +26569,9 @@ req_import(void)
 	static const char *const names[][2] = {
 		[ENTRY_CONNECT] = {"pipeline", "connect"}, [ENTRY_REQUEST] = {"pipeline", "request"},
 		[ENTRY_ANSWER] = {"pipeline", "answer"}, [ENTRY_REJUDGE] = {"pipeline", "rejudge"},
-		[ENTRY_HELLO] = {"hello", "judge"}, [ENTRY_KNOWS] = {"pipeline", "knows"},
+		[ENTRY_HELLO] = {"hello", "asked"}, [ENTRY_KNOWS] = {"pipeline", "knows"},
 		[ENTRY_SOCKS] = {"socks", "request"}, [ENTRY_HANDOVER] = {"handover", "call"},
-		[ENTRY_ENDED] = {"answers", "ended"}, [ENTRY_JUDGE] = {"answers", "judge"},
+		[ENTRY_ENDED] = {"answers", "over"}, [ENTRY_JUDGE] = {"answers", "judge"},
 		[ENTRY_HEARD] = {"answers", "heard"}, [ENTRY_READING] = {"reading", "piece"},
 	};
 
@@ -26841,7 +26787,11 @@ static const luaL_Reg l_tls[] = {
 static int
 l_fetch_push(lua_State *L, bool late)
 {
+	static struct http_head head;   /* dead before this returns */
 	struct fetch *f = lua_touserdata(L, 3);
+	struct buf *challenge;
+	struct slice session;
+	uint64_t seconds;
 
 	if (!f->wait.done && !late)
 		return -1;
@@ -26852,10 +26802,17 @@ l_fetch_push(lua_State *L, bool late)
 		return l_three(L, L_NIL, f->error, f->detail);
 	lua_createtable(L, 0, 3);
 	l_set(L, "status", f->status);
-	if (f->retry_after >= 0)
-		l_set(L, "retry_after", f->retry_after);
-	l_set(L, "challenge", L_TEXT(f->challenge));
-	l_set(L, "session", L_TEXT(f->session));
+	http_parse_response(f->head_bytes.p, f->head_bytes.n, f->method, &head);        /* it was taken before */
+	/* RFC 9110 10.2.3, the seconds form; a date is rare there and counts as not said */
+	if (slice_number(http_value(&head, SLICE("retry-after")), 999999, &seconds))
+		l_set(L, "retry_after", (lua_Integer)seconds);
+	session = http_value(&head, SLICE("mcp-session-id"));
+	l_set(L, "session", session.n > 0 && session.n < 256 ? session : NO_SLICE);
+	challenge = l_text(L, false, 0);        /* its lines joined (RFC 9110 5.3); one that does not fit is left out */
+	for (int i = -1; (i = http_find(&head, SLICE("www-authenticate"), (size_t)i + 1)) >= 0;)
+		if (head.field[i].value.n + challenge->n + 3 <= 4096)
+			buf_join(challenge, (struct slice[]){challenge->n != 0 ? SLICE(", ") : SLICE(""), head.field[i].value}, 2);
+	l_set(L, "challenge", challenge->n != 0 ? buf_slice(challenge) : NO_SLICE);
 	if (l_flag(L, 1, "text")) {
 		l_set(L, "text", buf_slice(&f->body));
 		l_set(L, "head", buf_slice(&f->head_bytes));

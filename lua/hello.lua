@@ -56,6 +56,12 @@ local function named(name)
   return name and PASS or REFUSE, name
 end
 
+--- C asks: the answer of M.judge as one text, a digit and then the name, if there is one.
+function M.asked(host, _, bytes)
+  local is, name = M.judge(bytes, host)
+  return is .. (name or "")
+end
+
 --- More is to come; it names `host` (canonical), or needs not; it does not, or it is no TLS.
 function M.judge(bytes, host)
   local text, whole = message(bytes)

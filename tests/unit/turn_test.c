@@ -107,7 +107,7 @@ test_held_body(void)
 static void
 test_fetch(const char *name, const char *head, const char *unit)
 {
-	struct fetch f = {.method = SLICE("GET"), .retry_after = -1, .up_flow.done = true};
+	struct fetch f = {.method = SLICE("GET"), .up_flow.done = true};
 
 	buf_init(&f.head_bytes, HTTP_HEAD_MAX);
 	buf_init(&f.body, FETCH_BODY_MAX);
