@@ -16604,21 +16604,19 @@ count_find(uint64_t key, int64_t now, int64_t ends, uint32_t owner)
 	return NULL;
 }
 
-/* Adds n, which may be negative, to the counter of that name, which begins anew once `ends` has passed, and
+/* Adds n, which may be negative, to the counter of that key, which begins anew once `ends` has passed, and
  * answers what it has then. first: only where it has nothing; of 0 that is a look, which makes no counter.
  * Negative: no cell is free, there is nothing to look at, or this process shares none. */
 static int64_t
-count_add(struct slice name, int64_t ends, int64_t n, bool first, uint32_t owner)
+count_add(uint64_t key, int64_t ends, int64_t n, bool first, uint32_t owner)
 {
 	const int64_t most = ((int64_t)1 << COUNT_BITS) - 1;
-	uint8_t hash[32];
 	int64_t now = clock_wall(), has;
 	uint64_t number = (uint64_t)ends << COUNT_BITS, was;
 	struct count_cell *c;
 
-	tls_sha256_join(&name, 1, hash);
 	owner = first && n == 0 ? COUNT_OWNERS : owner % COUNT_OWNERS;
-	if (count_table == NULL || ends <= now || (c = count_find(load_be64(hash), now, ends, owner)) == NULL)
+	if (count_table == NULL || ends <= now || (c = count_find(key, now, ends, owner)) == NULL)
 		return -1;
 	was = atomic_load(&c->value);
 	do {
@@ -27476,14 +27474,20 @@ l_host_tally(lua_State *L)
 
 /* host.count(name, ends, n, owner [, first]) -> count | nil
  *
- * Adds n to a counter that all workers share, until `ends` (Unix s); nil: it cannot be counted. owner: the name of
- * whose share a new one is. first: only where it has nothing; with 0, a look: nil where there is none. See count_add. */
+ * Adds n to a counter that all workers share, until `ends` (Unix s); nil: it cannot be counted. name: or its key, the
+ * first 64 bits of its SHA-256 as an integer. owner: the name of whose share a new one is. first: only where it has
+ * nothing; with 0, a look: nil where there is none. See count_add. */
 static int
 l_host_count(lua_State *L)
 {
 	int64_t ends = luaL_checkinteger(L, 2), n = luaL_checkinteger(L, 3);
+	bool hashed = lua_isinteger(L, 1);
+	struct slice name = hashed ? NO_SLICE : l_check_slice(L, 1);
+	uint8_t hash[32];
 
-	n = count_add(l_check_slice(L, 1), ends, n, lua_toboolean(L, 5), text_hash(luaL_checkstring(L, 4)));
+	if (!hashed)
+		tls_sha256_join(&name, 1, hash);
+	n = count_add(hashed ? (uint64_t)lua_tointeger(L, 1) : load_be64(hash), ends, n, lua_toboolean(L, 5), text_hash(luaL_checkstring(L, 4)));
 	return n < 0 ? l_one(L, L_NIL) : l_one(L, n);
 }
 

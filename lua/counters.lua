@@ -7,7 +7,7 @@ local WINDOW_MAX = 40 * 86400   -- s
 local BATCH = 200               -- counters that one commit writes
 local COMMIT = 10000            -- ms
 local NAMES_MAX = 500           -- whose key is kept
-local keys, kept_keys = {}, 0   -- window -> { name = key of the counter }
+local keys, kept_keys = {}, 0   -- window -> { name = { key = of the counter, text = a kept one's name in the store, kept = its key } }
 local dirty, writing = {}, false        -- name -> { ends, owner }: those that changed since they were written
 
 --- When a window ends, that `wall` lies in: of so many seconds since 1970, of a "day" or a "month" in UTC. nil: it is none.
@@ -23,39 +23,42 @@ function M.ends(window, wall)
   return (wall // window + 1) * window
 end
 
-local function key_of(name, window)
+-- As host.count has it.
+local function key(hash) return tonumber("0x" .. hash:sub(1, 16)) end
+
+local function keys_of(name, window)
   local of = keys[window]
-  local key = of and of[name]
-  if key then return key end
+  local known = of and of[name]
+  if known then return known end
   if kept_keys >= NAMES_MAX then keys, kept_keys = {}, 0 end
-  key = name .. "\n" .. window
+  local text = host.sha256_hex(name .. "\n" .. window)
+  known = { text = text, key = key(text) }
   keys[window] = keys[window] or {}
-  keys[window][name], kept_keys = key, kept_keys + 1
-  return key
+  keys[window][name], kept_keys = known, kept_keys + 1
+  return known
 end
 
 --- Adds n to the counter of that name and window -> what it has then | nil: it cannot be counted. owner: the agent of whose share it is.
 function M.add(name, window, n, owner, kept)
   local ends = M.ends(window, time.wall())
-  name = key_of(name, window)
+  local known = keys_of(name, window)
   if kept then
-    name = host.sha256_hex(name)
-    dirty[name] = { ends, owner }
+    dirty[known.text], known.kept = { ends, owner }, known.kept or key(host.sha256_hex(known.text))
   end
-  return host.count(name, ends, n, owner)
+  return host.count(kept and known.kept or known.key, ends, n, owner)
 end
 
 --- What a counter has, and when its window ends; 0 where nothing was counted. None is made by a look.
 function M.look(name, window, kept)
   local ends = M.ends(window, time.wall())
-  name = key_of(name, window)
-  return host.count(kept and host.sha256_hex(name) or name, ends, 0, "", true) or 0, ends
+  local known = keys_of(name, window)
+  return host.count(kept and known.text or known.key, ends, 0, "", true) or 0, ends
 end
 
 --- The same of one that is kept, as the store has it: of a server that does not run, and of another process. 0: nothing is kept.
 function M.kept(name, window)
   local ends = M.ends(window, time.wall())
-  local record = require("store").peek("counter", host.sha256_hex(key_of(name, window)))
+  local record = require("store").peek("counter", keys_of(name, window).text)
   return record and record.ends == ends and record.n or 0, ends
 end
 
