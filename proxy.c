@@ -4921,6 +4921,7 @@ struct req {
 	struct http_head head;  /* slices into bytes; behind its fields, those that policies add */
 	enum req_form form;
 	struct kept *kept;      /* owned reference: what goes out is as in an earlier request */
+	struct kept *asked;     /* owned reference: its rules are asked about this one */
 	bool looked;            /* the type's apply read something of this request, so no decision is kept */
 	bool secure;            /* scheme https */
 	bool websocket;
@@ -5136,6 +5137,7 @@ req_free(struct req *r)
 	seal_free(r->seal);
 	mcp_free(r->mcp);
 	kept_unref(r->kept);
+	kept_unref(r->asked);
 	upstream_drop(&r->up);
 	flow_free(&r->up_flow);         /* a filter's bytes are its agent's, who goes with req_unclaim */
 	flow_free(&r->down_flow);
@@ -20934,17 +20936,15 @@ kept_holds(const struct kept *k, uint64_t config, uint64_t state)
 	return k->config == config && (k->state == 0 || k->state == state) && now >= k->since && now < k->until;
 }
 
-/* The decision that was kept of an earlier request like `r`, if it holds. */
-static struct kept *
-kept_find(const struct req *r)
+static bool
+kept_holds_now(const struct kept *k)
 {
-	struct kept *k = *kept_slot(r, r->head.nfields);
 	uint64_t config, state;
 
-	if (k == NULL || !kept_fits(k, r) || req_sealed(r) || !store_generations(&config, &state))
-		return NULL;
+	if (!store_generations(&config, &state))
+		return false;
 	store_read_reset();     /* a snapshot kept open would hide the next change */
-	return kept_holds(k, config, state) ? k : NULL;
+	return kept_holds(k, config, state);
 }
 
 /* Takes it over. False: Lua decides. */
@@ -20953,6 +20953,10 @@ kept_take(struct req *r, struct kept *k)
 {
 	struct known_found found = {.n = 0};
 
+	/* what rules set stands first behind what came: it has to be as it was */
+	for (size_t i = k->came; i < r->head.nfields; i++)
+		if (i >= k->n || !slice_eq(r->head.field[i].name, k->field[i].name) || !slice_eq(r->head.field[i].value, k->field[i].value))
+			return false;
 	if (k->known != NULL && (!known_scan_encoded(k->known, r->path, &found) || !known_scan_encoded(k->known, req_query_now(r), &found)))
 		return false;
 	for (size_t i = 0; k->known != NULL && i < k->came; i++)
@@ -20980,21 +20984,22 @@ kept_take(struct req *r, struct kept *k)
 	return r->task_done = r->task_ok = true;
 }
 
-static struct kept *kept_asked;         /* borrowed: its rules are asked at this moment (req:asked) */
-
 /* Is the request decided as an earlier one like it? False: Lua decides; *ask is what asks the rules of its bundle about
- * it, where there are some, and has to run at once. */
+ * it, where there are some. */
 static bool
 kept_again(struct req *r, int *ask)
 {
-	struct kept *k = kept_find(r);
+	struct kept *k = *kept_slot(r, r->head.nfields);
 
-	if (k == NULL || k->ask_ref < 0)
-		return k != NULL && kept_take(r, k);
+	if (k == NULL || !kept_fits(k, r) || req_sealed(r) || !kept_holds_now(k))
+		return false;
+	if (k->ask_ref < 0)
+		return kept_take(r, k);
 	req_claim(r, k->agent, k->share);       /* what has no turn yet is not counted */
 	if (ask != NULL && task_running == NULL && !r->held && !r->too_many) {
 		*ask = k->ask_ref;
-		kept_asked = k;
+		r->asked = k;
+		k->refs++;
 	}
 	return false;
 }
@@ -21026,7 +21031,7 @@ kept_make(struct req *r)
 	char room[KEPT_ROUTE_MAX];
 
 	if (scrub_tables > SCRUB_TABLES_MAX || r->action != REQ_FORWARD || r->kept != NULL || r->looked || r->body_set || r->body_secret ||
-	    (r->body_read && r->form != REQ_DOOR) || r->head.body == BODY_CHUNKED ||
+	    r->head.body == BODY_CHUNKED ||
 	    r->new_path != NULL || r->new_query != NULL || r->up_flow.filter != NULL || r->up_flow.reader != 0 ||
 	    r->subst != NULL || r->seal != NULL || r->taken[0] != '\0')
 		return NULL;
@@ -26227,7 +26232,7 @@ req_push(lua_State *co, void *arg)
 	return 1 + l_two(co, L_TEXT(r->token), kept_route(r, room));
 }
 
-static int ask_handle = LUA_NOREF;      /* registry: the handle of each request about which rules are asked, until they were */
+static int ask_handle = LUA_NOREF;      /* registry: the handle of requests about which rules are asked, until they were; of one at a time */
 
 /* Pushes the argument of a kept decision's function that asks the rules. */
 static int
@@ -26241,7 +26246,12 @@ ask_push(lua_State *co, void *arg)
 		ask_handle = luaL_ref(co, LUA_REGISTRYINDEX);
 	}
 	lua_rawgeti(co, LUA_REGISTRYINDEX, ask_handle);
-	r->handle = h = lua_touserdata(co, -1);
+	h = lua_touserdata(co, -1);
+	if (h->r != NULL) {             /* that request waits for its body */
+		h = l_new(co, sizeof *h, 0, &l_type_req);
+		lua_replace(co, -2);
+	}
+	r->handle = h;
 	h->r = r;
 	return 1;
 }
@@ -26254,11 +26264,9 @@ static int
 l_req_asked(lua_State *L)
 {
 	struct req *r = l_check_req(L, 1);
-	struct kept *k = kept_asked;
 
-	kept_asked = NULL;
 	req_close(r);
-	if (k == NULL || !lua_toboolean(L, 2) || !kept_take(r, k))
+	if (r->asked == NULL || !lua_toboolean(L, 2) || (r->up_flow.into != NULL && !kept_holds_now(r->asked)) || !kept_take(r, r->asked))
 		return req_push(L, r);
 	r->task_done = false;   /* the task goes on */
 	return 0;
@@ -26268,8 +26276,8 @@ l_req_asked(lua_State *L)
  *
  * Keeps what was decided and attached for later requests like this one, while the store is of
  * these generations (state 0: any), until `until` (wall clock, seconds), and for requests without
- * a known placeholder. share: the agent's share of requests. ask(req) is called for each of them, must not wait,
- * and calls req:asked. Does nothing where a part of the request had a say that kept_make does not compare. */
+ * a known placeholder. share: the agent's share of requests. ask(req) is called for each of them, may wait for the
+ * body alone, and calls req:asked. Whether one's body had a say otherwise, the caller knows. Does nothing where a part of the request had a say that kept_make does not compare. */
 static int
 l_req_keep(lua_State *L)
 {

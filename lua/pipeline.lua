@@ -748,6 +748,53 @@ local function read_members(self, req, view, list)
   return { of = of, reader = reader, why = why, whole = true }
 end
 
+-- What these rules read of the body: { reader = one that reads it whole, needs = wants', pushes = is one asked about pushes?,
+-- streams = those that a reader reads it for }
+local function reads_of(self, req, list)
+  local out = { needs = {}, pushes = false, streams = {} }
+  for _, rule in ipairs(list) do
+    local pol = rule.pol or {}
+    out.pushes = out.pushes or pol.reader ~= nil
+    if pol.members then
+      out.streams[#out.streams + 1] = req.has_body and rule or nil
+    elseif pol.body and req.has_body then
+      out.reader = rule
+      wants(self, out.needs, pol.body.max, ("rule %s reads it"):format(rule.name))
+    end
+  end
+  return out
+end
+
+-- Waits for it. readings() -> of the path. { push = | why =, members = } | nil, code, message, hint, options
+local function read_for(self, req, view, reads, readings)
+  local reader, needs, out = reads.reader, reads.needs, {}
+  if reader then
+    local ok, why = read_whole(self, req, needs.max)
+    if not ok then
+      return nil, body_refused(self, req, why, needs, "rule " .. reader.name, ("sallyport policy edit %s (body = { max })"):format(reader.type))
+    end
+    if (req.length or needs.max) > HEAVY then take_turns(self) end
+  end
+  if reads.pushes and require("pktline").wanted(req, readings()) then
+    local push, why, told = pushed(self, req, view)
+    if push == false then return nil, why, told end
+    out.push, out.why = push, why
+  end
+  if reads.streams[1] then
+    local members, code, message, hint, options = read_members(self, req, view, reads.streams)
+    if not members then return nil, code, message, hint, options end
+    out.members = members
+  end
+  return out
+end
+
+-- What this rule is told of the body, and nothing that another one, or an earlier request, was told.
+local function shows(seen, rule, view, reader, members)
+  local pol = rule.pol
+  seen.body = pol and pol.body and (reader or members and members.whole) and view.body or nil
+  seen.found = members and pol and pol.members and rules.found(rule, members.of, members.reader, members.why) or nil
+end
+
 local LATE = "rule %s: a person is to be asked about it, and this body is too long to be held meanwhile"
 local AS_HELD = "send less at once; the operator has bodies up to body-max held with body = {}: sallyport policy edit %s"
 
@@ -821,23 +868,16 @@ local function ruled(self, req, agent, bundle, name, deadline, blind)
     method = blind and "CONNECT" or method_of(req.method, req.websocket), host = req.host,
     readings = function() return not blind and paths.readings(self.path_readings, req.path) or nil end,
   }
-  local asked, needs, reader, pushes, streams = {}, {}, nil, false, {}
+  local asked = {}
   reading.forget(req)
   if self.followed then self.followed.again(req) end
   local hidden, methods = nil, {}
   for _, rule in ipairs(list) do
     if rules.covers(rule, question) then
       asked[#asked + 1] = rule
-      local reads = rule.pol and rule.pol.body
-      pushes = pushes or rule.pol and rule.pol.reader ~= nil
-      if (reads or rule.pol and (rule.pol.reader or rule.pol.members or rule.pol.on_response and not rule.pol.answer)) and blind then
+      local pol = rule.pol
+      if blind and pol and (pol.body or pol.reader or pol.members or pol.on_response and not pol.answer) then
         return "rule_denied", ("rule %s: it reads bodies or answers, and nobody can see what goes through a tunnel"):format(rule.name)
-      end
-      if rule.pol and rule.pol.members then
-        streams[#streams + 1] = req.has_body and rule or nil
-      elseif reads and req.has_body then
-        reader = rule
-        wants(self, needs, reads.max, ("rule %s reads it"):format(rule.name))
       end
     elseif req.method == "POST" and req.has_body and rule.methods and not blind and rules.covers(rule, question, true) then
       hidden = hidden or rule
@@ -852,24 +892,10 @@ local function ruled(self, req, agent, bundle, name, deadline, blind)
     end
   end
   if not asked[1] and not hidden then return false end
-  if reader then
-    local ok, why = read_whole(self, req, needs.max)
-    if not ok then
-      return body_refused(self, req, why, needs, "rule " .. reader.name, ("sallyport policy edit %s (body = { max })"):format(reader.type))
-    end
-    if (req.length or needs.max) > HEAVY then take_turns(self) end
-  end
-  local view = req:view()
-  local push, why, told = nil, nil, nil
-  if pushes and require("pktline").wanted(req, question.readings()) then
-    push, why, told = pushed(self, req, view)
-    if push == false then return why, told end
-  end
-  local members, code, message, hint, options
-  if streams[1] then
-    members, code, message, hint, options = read_members(self, req, view, streams)
-    if not members then return code, message, hint, options end
-  end
+  local view, reads = req:view(), reads_of(self, req, asked)
+  local got, code, message, hint, options = read_for(self, req, view, reads, question.readings)
+  if not got then return code, message, hint, options end
+  local push, why, members, reader = got.push, got.why, got.members, reads.reader
   local as, through = req, view
   if members and members.late then as, through = rules.still(req, view) end
   local seen, shown, now = rules.request(as, question, through)
@@ -879,7 +905,6 @@ local function ruled(self, req, agent, bundle, name, deadline, blind)
   with.req, with.count = req, recorder.counting(req, with.count)
   for _, rule in ipairs(asked) do
     now.asked = rule
-    seen.body = rule.pol and rule.pol.body and (reader or members and members.whole) and view.body or nil
     local answers = rule.follows and require("answers") or nil
     self.followed = self.followed or answers
     with.memos = answers and answers.memos(req) or with.memos
@@ -887,7 +912,7 @@ local function ruled(self, req, agent, bundle, name, deadline, blind)
     if late then
       members.late[#members.late + 1], code = rule, nil
     else
-      seen.found = members and rule.pol and rule.pol.members and rules.found(rule, members.of, members.reader, members.why) or nil
+      shows(seen, rule, view, reader, members)
       if seen.found then recorder.read(req, rule, seen.found) end
       code, message, hint, options = rules.ask(rule, self.sandbox.call, shown, with)
     end
@@ -921,8 +946,8 @@ local function ruled(self, req, agent, bundle, name, deadline, blind)
   return self.config.applied ~= generation and "changed"
 end
 
--- The bundle's rules that are asked about such requests, of whatever path, where heads alone are read: those of the same route can go the
--- same way (req:keep) once they were asked. nil: there is more to it.
+-- The bundle's rules that are asked about such requests, of whatever path: those of the same route can go the same way (req:keep) once they
+-- were asked. nil: there is more to it.
 local function light(self, req, bundle)
   local list, out = self.config:rules(bundle), {}
   if not list or req.form == "door" then return list == false and out or nil end
@@ -930,8 +955,8 @@ local function light(self, req, bundle)
   for _, rule in ipairs(rules.at(list, req.host)) do
     if rules.covers_method(rule, question.method) then
       local pol = rule.pol
-      if not pol or pol.tools or rule.follows and not (pol.answer and not pol.answer[1])
-        or (pol.body or pol.reader or pol.members) and req.has_body then return nil end
+      -- a GET's Accept says whether its answer lists tools
+      if not pol or pol.tools and not (req.method == "POST" and req.has_body) or rule.follows and not (pol.answer and not pol.answer[1]) then return nil end
       out[#out + 1] = rule
     elseif req.method == "POST" and req.has_body then
       return nil
@@ -955,26 +980,59 @@ local function asks_again(self, list, agent, bundle, name, req)
     return is
   end
   local question = { host = req.host }
-  function question.readings() return paths.readings(self.path_readings, handle.path) end
+  local function readings() return paths.readings(self.path_readings, handle.path) end
+  question.readings = readings
   local members = { method = req.method, scheme = req.scheme, host = req.host, port = req.port }
-  for _, rule in ipairs(list) do answers = answers or rule.follows and require("answers") or nil end
+  local has_body, reads, narrows = req.has_body, false, false
+  for _, rule in ipairs(list) do
+    answers = answers or rule.follows and require("answers") or nil
+    reads = reads or has_body and (rule.pol.body or rule.pol.reader or rule.pol.members) ~= nil
+    narrows = narrows or rule.pol.tools ~= nil
+  end
   self.followed = self.followed or answers
-  local ask = rules.asker(list, self.sandbox.run, with, question.readings, function(rule) answers.add(self, handle, rule, with) end)
-  return function(now)
-    if now ~= handle then       -- it is the same handle for each, whose view is made once
-      local own
-      handle = now
-      own, seen = rules.request(handle, question, handle:view())
+  local own, view, now, turn, got, read = nil, nil, nil, 0, nil, nil
+  local ask = rules.asker(list, self.sandbox.run, with, readings, reads and function(rule)
+    turn = turn + 1
+    now.asked = turn
+    shows(own, rule, view, read.reader, got.members)
+  end, (answers or narrows) and function(rule)
+    local rows = rule.pol.tools and rules.rows(rule, self.sandbox.call)
+    if rule.pol.tools and not rows then return false end
+    if rows then handle:narrow(rows) end
+    if rule.follows then answers.add(self, handle, rule, with) end
+  end)
+  -- Those of them that are asked about this path, and what was read for them of the body | nil: all is decided anew
+  local function body_of(asked, at)
+    local covered = {}
+    for _, rule in ipairs(list) do
+      if not rule.paths or rules.covers_path(rule.paths, at()) then covered[#covered + 1] = rule end
+    end
+    local wanted = reads_of(self, asked, covered)
+    local is = read_for(self, asked, asked == handle and view or asked:view(), wanted, at)
+    if is and not (is.members and is.members.late) then return wanted, is end
+  end
+  return function(asked)
+    local wanted, is
+    if reads then       -- It waits: other requests are asked about meanwhile, and whatever is set below is then theirs.
+      wanted, is = body_of(asked, function() return paths.readings(self.path_readings, asked.path) end)
+      if not is then return self:on_request(asked:asked(false)) end
+    end
+    if asked ~= handle then     -- it is the same handle for most, whose view is made once
+      handle, view = asked, asked:view()
+      own, seen, now = rules.request(handle, question, view)
       for member, value in pairs(members) do own[member] = value end
     end
+    read, got = wanted, is
+    own.pushed = is and (is.push or is.why) or nil
     looks, with.wall = 0, nil
     with.memos = answers and answers.memos(handle) or nil       -- nil: each request gets its own, too
     fine = ask(seen)
-    local own, token, path = handle:asked(fine)
-    if answers then answers.forget(handle, own ~= nil) end
-    if not own then return end
-    counted[own] = counts_of(told, looks)
-    return self:on_request(own, token, path)
+    own.body, own.found, own.pushed, read, got = nil, nil, nil, nil, nil
+    local anew, token, path = handle:asked(fine)
+    if answers then answers.forget(handle, anew ~= nil) end
+    if not anew then return end
+    counted[anew] = counts_of(told, looks)
+    return self:on_request(anew, token, path)
   end
 end
 
@@ -1239,7 +1297,7 @@ local function no_token(opened, code, info)
     connect and ("the operator can mend it: sallyport connect %s"):format(opened.name) or nil, { retry_after = info.retry_after }
 end
 
--- true, nil, state, until: so it is while the store's state is of this generation (0: any), until then |
+-- true, nil, state, until: so it is while the store's state is of this generation (0: any), until then (nil: its body had a say) |
 -- true, "own": nothing is attached, and its own key passes | nil, "changed" | nil, code, message, hint, options
 local function attach(self, req, agent, opened, routed, deadline, sealed)
   local pol, cred, waited, generation = opened.pol, opened.view, false, self.config.applied
@@ -1367,7 +1425,7 @@ local function attach(self, req, agent, opened, routed, deadline, sealed)
     local lost, why, hint = astray(self, agent, req, opened, req:known(agent.known))
     if lost then return nil, lost, why, hint end
   end
-  return true, nil, state, fresh
+  return true, nil, state, not max and fresh or nil
 end
 
 -- ---- token requests of the sandbox's own -------------------------------------------------------
@@ -1735,7 +1793,7 @@ local function send(self, req, agent, plan, opened, routed, websocket, deadline,
     forward.watch, forward.websocket = not sealed and (opened.pol.refresh ~= nil or opened.pol.clock == true or opened.rec.from ~= nil), websocket
     go(self, req, agent, plan.log.bundle, sealed and sealed.hosts or opened.rec.hosts, forward)
     local config, state, fresh = self.config, message, hint
-    if again and not config.recording and opened.still and state and fresh > 0 and not names_in_line(req, routed)
+    if again and not config.recording and opened.still and state and fresh and fresh > 0 and not names_in_line(req, routed)
       and not (opened.challenges and seal.challenged(opened.seal_rows, req.query)[1]) then
       req:keep(config.applied, state, math.floor(math.min(fresh, config:ends(req.token, agent))), agent.requests, agent.known,
         asks_again(self, again, agent, plan.log.bundle, opened.name, req))
@@ -1946,6 +2004,7 @@ local function serve(self, req, agent, route, deadline, only)
     if refused_codes[wrong] then refuse(req, agent, wrong, message, hint, options) else errors.fail(req, wrong, message, hint, options) end
     return true
   end
+  local searched = sealed_body(self, req, agent)        -- its body had a say
   local ready, ready_plan, ready_routed = ready_for(self, agent, route)
   if ready then
     local turn = log_decided(self, req, ready_plan.log)
@@ -1955,7 +2014,7 @@ local function serve(self, req, agent, route, deadline, only)
     local code, said, advice, more = ruled(self, req, agent, bundle, ready.name, deadline)
     if code == "changed" or code == "asked" then return false, code == "asked" end
     if code then return fail_ruled(self, req, code, said, advice, more) or true end
-    return send(self, req, agent, ready_plan, ready, code == false or ready_routed, false, deadline, light(self, req, bundle))
+    return send(self, req, agent, ready_plan, ready, code == false or ready_routed, false, deadline, not searched and light(self, req, bundle))
   end
   if req.method == "TRACE" then return refuse(req, agent, "trace") or true end
   local names, skips = self.config:at_token_endpoint(agent, req), nil
@@ -2003,7 +2062,7 @@ local function serve(self, req, agent, route, deadline, only)
     refuse(req, agent, "token_endpoint",
       ("credential %s: this is its own token endpoint; the proxy alone talks to it"):format(own.name))
   else
-    local again = make_ready(self, req, agent, route, kept, opened, plan, unasked) and light(self, req, bundle)
+    local again = make_ready(self, req, agent, route, kept, opened, plan, unasked) and not searched and light(self, req, bundle)
     return send(self, req, agent, plan, opened, routed, req.websocket, deadline, again)
   end
   return true

@@ -392,8 +392,9 @@ function M.ask(rule, call, seen, with)
 end
 
 --- A function that asks these rules about requests that are shown one after the other: true: none of them says anything against it.
--- (What one says is asked of M.ask.) run: sandbox.run; readings() -> of the path. told(rule): of one that follows answers, once it was asked.
-function M.asker(list, run, with, readings, told)
+-- (What one says is asked of M.ask.) run: sandbox.run; readings() -> of the path. before(rule), told(rule): each that is asked, and once it was
+-- (false: it has something against it); nil: nobody wants to know.
+function M.asker(list, run, with, readings, before, told)
   local contexts = {}
   for i, rule in ipairs(list) do contexts[i] = rule.pol and context(rule, with) end
   return function(seen)
@@ -401,12 +402,13 @@ function M.asker(list, run, with, readings, told)
       local rule = list[i]
       if not rule.paths or M.covers_path(rule.paths, readings()) then
         if not rule.pol then return false end
+        if before then before(rule) end
         local ok, got, more = run(rule.type, rule.pol.on_request, seen, contexts[i])
         if got ~= nil or more ~= nil or not ok then
           local what = ok and type(got) == "table" and answers[got]
           if not what or settled(rule, what, with) then return false end
         end
-        if rule.follows then told(rule) end
+        if told and told(rule) == false then return false end
       end
     end
     return true

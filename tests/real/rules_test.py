@@ -252,3 +252,107 @@ def test_answer_h2(t):
     assert "[2 403 1]" in r.stdout and "[2 200 0]" in r.stdout and "[2 403 0]" in r.stdout and "canary" not in r.stdout, r
     records = [(x["path"], x["status"], x["decision"], x["reason"]) for x in s.records()]
     assert records.count(("/a", 403, "deny", "rule judge")) == 2, records
+
+
+COUNTED = """local n = 0
+return { kind = "type", api = 1, name = "counted", title = "t", pure = true, fields = { { name = "token", secret = true, required = true } },
+  apply = function(req, cred)
+    n = n + 1
+    req.headers:set("authorization", "Bearer " .. cred.token)
+    req.headers:set("x-n", n)
+  end }"""
+# Says what it was shown, and spoils it for whoever gets it next.
+SAYS = """return { kind = "rule", api = 1, name = "says", title = "t", body = {}, on_request = function(req, ctx)
+  local body = req.json()
+  if not body then return nil end
+  if body.spoilt or ctx.memo.spoilt then return deny("what an earlier request showed") end
+  body.spoilt, ctx.memo.spoilt = true, true
+  if body.stop then return deny(("%s of %s: %s %s"):format(ctx.agent, ctx.credential, tostring(body.stop), req.path)) end
+end }"""
+
+
+def push(*refs):
+    lines = [f"{'0' * 40} {'1' * 40} refs/heads/{ref}".encode() for ref in refs]
+    lines[0] += b"\0 report-status"
+    return b"".join(b"%04x%s" % (len(x) + 4, x) for x in lines) + b"0000PACK"
+
+
+def test_short_way(t):
+    """what a rule reads of a body is this request's on the short way, too: another ref, body, tool, agent, credential and path is judged anew"""
+    listed = json.dumps({"jsonrpc": "2.0", "id": 1, "result": {"tools": [{"name": "read_page"}, {"name": "drop_page"}]}})
+    s, up = t.proxy(workers=1, serve=False, upstream={"reply": f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(listed)}\r\n\r\n{listed}"})
+    s.policy("counted", COUNTED)
+    s.policy("says", SAYS)
+    s.agent("b")
+    for host in ("git", "json", "json2", "tools", "form"):
+        s.credential({"name": host, "type": "counted", "host": f"{host}.test", "secrets": {"token": f"canary-short-{host}"}})
+    s.cli("rule", "add", "pushes", "--type", "git_branches", "--host", "git.test", "refs=agent/*")
+    s.cli("rule", "add", "says", "--type", "says", "--host", "json.test", "--host", "json2.test")
+    s.cli("rule", "add", "at", "--type", "says", "--host", "json.test", "--path", "/kept")
+    s.cli("rule", "add", "careful", "--type", "mcp_tools", "--host", "tools.test", "allow=read_*")
+    s.cli("rule", "add", "to", "--type", "fields", "--host", "form.test", "member=to", "only=*@acme.com")
+    s.serve("--upstream-ca", sallyport.certs() / "root.pem", *(x for h in ("git", "json", "json2", "tools", "form") for x in ("--connect-to", f"{h}.test:443:127.0.0.1:{up.port}")))
+    wires = {}
+
+    def post(host, body, target="/", kind="application/json", agent="a"):
+        if (host, agent) not in wires:
+            wires[host, agent] = s.tunnel(f"{host}.test", auth=s.auth(name=agent))
+        return s.request(method="POST", host=f"{host}.test", target=target, headers={"Content-Type": kind}, body=body, wire=wires[host, agent])
+
+    def short(host, *args, times=3, **options):
+        """so many that go through, of which the type's apply sees at most one more than before"""
+        seen = [post(host, *args, **options).status and up.requests[-1] for _ in range(times)]
+        assert all(r.get("authorization") == f"Bearer canary-short-{host}" for r in seen), (host, args)
+        assert seen[-1].get("x-n") == seen[0].get("x-n"), (host, args, "not the short way")
+        return seen
+
+    def no(part, host, *args, **options):
+        before, r = len(up.requests), post(host, *args, **options)
+        assert len(up.requests) == before and part in r.body.decode("latin-1"), (part, host, args, r.status, r.body)
+
+    for at in ("/a.git/git-receive-pack", "/b.git/git-receive-pack"):
+        what = dict(target=at, kind="application/x-git-receive-pack-request")
+        short("git", push("agent/x"), **what)
+        no("refs/heads/main may not be pushed to", "git", push("main"), **what)
+        no("refs/heads/main may not be pushed to", "git", push("agent/x", "main"), **what)
+        no("cannot be read", "git", b"0009hello0000", **what)
+        assert short("git", push("agent/y"), **what)[-1].body == push("agent/y")
+    short("git", push("main"), target="/git-upload-pack", kind="application/x-git-receive-pack-request")        # it is no push
+    no("refs/heads/main may not", "git", push("main"), target="/a.git/git-receive-pack", kind="application/x-git-receive-pack-request")
+    for host in ("json", "json2"):
+        for agent in ("a", "b"):
+            short(host, b'{"a": 1}', agent=agent)
+            no(f"{agent} of {host}: true /x", host, b'{"stop": true}', target="/x", agent=agent)
+            no(f"{agent} of {host}: 2 /y", host, b'{"stop": 2}', target="/y", agent=agent)
+            short(host, b'{"a": 1}', target="/x", agent=agent)
+    short("json", b'{"a": 1}', target="/kept")
+    no("rule says: a of json: true /kept", "json", b'{"stop": true}', target="/kept")
+    call = '{"jsonrpc":"2.0","id":1,"method":"%s","params":{"name":"%s"}}'
+    for _ in range(2):
+        short("tools", b'{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{}}')
+        for _ in range(3):
+            r = post("tools", b'{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{}}')
+            assert [x["name"] for x in json.loads(r.body)["result"]["tools"]] == ["read_page"], r.body
+        no("the tool drop_page is not allowed here", "tools", (call % ("tools/call", "drop_page")).encode())
+        no("duplicate", "tools", b'{"method":"tools/list","method":"tools/call"}')
+        short("tools", (call % ("tools/call", "read_page")).encode())
+    for _ in range(2):
+        short("form", b'{"to": "x@acme.com"}')
+        no("rule to", "form", b'{"to": "x@evil.com"}')
+        no("rule to", "form", b'{"to": ["x@acme.com", "x@evil.com"]}')
+        short("form", b'{"to": "y@acme.com"}')
+    # What waits for its body is not judged by what came meanwhile, nor goes a way that has ended.
+    git = dict(target="/a.git/git-receive-pack", kind="application/x-git-receive-pack-request")
+    slow = [s.tunnel("git.test"), s.tunnel("git.test")]
+    bodies, before = [push("main"), push("agent/z")], len(up.requests)
+    for wire, body in zip(slow, bodies):
+        wire.send(f"POST {git['target']} HTTP/1.1\r\nHost: git.test\r\nContent-Type: {git['kind']}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body[:60])
+    short("git", push("agent/x"), **git)
+    no("refs/heads/main may not", "git", push("main", "agent/x"), **git)
+    s.cli("rule", "add", "later", "--type", "hours", "--host", "git.test", "from=8:00", "to=18:00", "--path", "/none")
+    for wire, body in zip(slow, bodies):
+        wire.send(body[60:])
+    heads = [wire.recv(15 * sallyport.SLOW) for wire in slow]
+    assert b"refs/heads/main may not" in heads[0] and heads[1].startswith(b"HTTP/1.1 200") and b"read_page" in heads[1], heads
+    assert [r.body for r in up.requests[before:]].count(push("agent/z")) == 1 and not any(r.body == push("main") for r in up.requests[before:])
+    assert not s.leaks()
