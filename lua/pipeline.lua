@@ -725,7 +725,8 @@ local function read_members(self, req, view, list)
     local own, why = rules.members(rule, self.sandbox.call)
     if not own then return nil, "rule_failed", ("rule %s: its script failed"):format(rule.name), nil, { trouble = why } end
     if not of.why and rule.pol.reads[of.kind] then table.move(own, 1, #own, #members + 1, members) end
-    hold = math.max(hold, rule.pol.body and math.min(rule.pol.body.max or self.config.body_max, self.config.body_max) or reading.HOLD)
+    local most = rule.pol.asks and self.config.body_max or rule.pol.body and rule.pol.body.max or rule.pol.body and self.config.body_max
+    hold = math.max(hold, most and math.min(most, self.config.body_max) or reading.HOLD)
   end
   if not members[1] then return { of = of } end
   -- Of a form that is sent in chunks nothing but their terminator would be left to hold back, once no more can come.
@@ -795,8 +796,8 @@ local function shows(seen, rule, view, reader, members)
   seen.found = members and pol and pol.members and rules.found(rule, members.of, members.reader, members.why) or nil
 end
 
-local LATE = "rule %s: a person is to be asked about it, and this body is too long to be held meanwhile"
-local AS_HELD = "send less at once; the operator has bodies up to body-max held with body = {}: sallyport policy edit %s"
+local LATE = "rule %s: a person is to be asked about it, and this body is over body-max, so it cannot be held meanwhile"
+local LESS = "send less at once; the operator can allow more: sallyport set body-max SIZE"
 
 -- A rule's word is told to the log. code, message, hint, options
 local function ruled_out(self, req, agent, rule, code, message, hint, options)
@@ -814,7 +815,7 @@ local function ask_late(self, req, members, seen, shown, then_, why)
   for _, rule in ipairs(members.late) do
     seen.found = rules.found(rule, members.of, members.reader, why)
     local code, message, hint, options = rules.ask(rule, self.sandbox.call, shown, with)
-    if code == "approval_timeout" then code, message, hint, options = "body_too_large", LATE:format(rule.name), AS_HELD:format(rule.type), nil end
+    if code == "approval_timeout" then code, message, hint, options = "body_too_large", LATE:format(rule.name), LESS, nil end
     if code then return ruled_out(self, req, nil, rule, code, message, hint, options) end
   end
 end

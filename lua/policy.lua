@@ -628,7 +628,8 @@ function M.members_wrong(list)
   end
 end
 
--- pol.reader: "pkt-line"; pol.reads: the kinds of body that are read as they stream, pol.members: what is looked for in them
+-- pol.reader: "pkt-line"; pol.reads: the kinds of body that are read as they stream, pol.members: what is looked for in them; pol.asks: it
+-- may ask a person, who is asked before a byte of the body goes on
 function Check:reader(t, pol)
   if t.reader == nil or t.reader == "pkt-line" then
     if t.members then return self:fail("members", 'members are read by reader = "json", "form" or "multipart"') end
@@ -645,7 +646,7 @@ function Check:reader(t, pol)
   if not t.members then return self:fail("reader", "this reader needs members: the paths of what it looks for") end
   local why = type(t.members) == "table" and M.members_wrong(t.members)
   if why then return self:fail("members", "members " .. why) end
-  pol.members = t.members
+  pol.members, pol.asks = t.members, code_of(self.source):find("%f[%w_]ask%f[^%w_]") ~= nil
   return true
 end
 

@@ -926,7 +926,7 @@ rule is asked, behind all others, when nothing of it can change any more, and wh
 the end of the JSON value, the last piece of a form, the last delimiter of multipart. A form of which no length is given is held whole,
 one over body-max is refused (413). A refusal ends the upstream's connection within the body.
 A server that acts on half a body may have acted by then: where that matters say body = { max } without a reader, which refuses a longer
-one. ask(…) refuses such a body (413), for it cannot be held while a person thinks; with body = {} beside it one up to body-max is held.
+one. Where the source says ask, a body of up to body-max is held before a byte of it goes on; ask(…) of a longer one refuses it (413).
     reader = { "json", "form" }, members = { "to", "message.*.to" },
     on_request = function(req)
       local found, why = req.members()

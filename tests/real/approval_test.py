@@ -218,6 +218,43 @@ def test_large(t):
     assert r.status == 413 and b"a person is asked about it" in r.body, r.body
 
 
+STREAMS = """return { kind = "rule", api = 1, name = "streams", title = "t", reader = "json", members = { "to" }, on_request = function(req)
+  local found = req.members()
+  for _, to in ipairs(found and found.values.to or {}) do
+    if to ~= "us" then return ask("it writes to " .. to, "writing") end
+  end
+end }"""
+
+
+def test_streams(t):
+    """a rule that reads a body as it streams asks about one below body-max, and none of it goes on before; its digest is of the whole body"""
+    s, up = t.proxy(workers=2, credentials=[API], upstream=OK)
+    s.policy("streams", STREAMS)
+    s.cli("rule", "add", "streams", "--type", "streams")
+    s.cli("set", "approval-wait", "1s")
+    body = b'{"text": "%s", "to": "them"}' % (b"x" * (1 << 20))
+    other = body.replace(b"xx", b"xy", 1)
+    head = {"method": "POST", "headers": {"Content-Type": "application/json"}}
+    assert s.request(body=body.replace(b"them", b"us"), **head).status == 200
+    before = len(up.requests)
+    r = s.request(body=body, **head)
+    assert (r.status, r.get("x-sallyport-error")) == (403, "approval_timeout") and b"it writes to them" in r.body, r.body
+    s.cli("approval", "allow", opened(s)[0]["id"])
+    assert s.request(body=other, **head).get("x-sallyport-error") == "approval_timeout" and len(up.requests) == before
+    assert s.request(body=body, **head).status == 200 and up.requests[-1].body == body
+    assert s.request(body=body, **head).status == 403          # once
+    s.cli("approval", "allow", questions(s)[0]["id"], "--for", "hour")
+    assert [s.request(body=x, **head).status for x in (body, other)] == [200, 200] and up.requests[-1].body == other
+    pieces = b"".join(b"%x\r\n%s\r\n" % (len(x), x) for x in (body[:300000], body[300000:])) + b"0\r\n\r\n"
+    wire = s.tunnel()
+    wire.send(b"POST / HTTP/1.1\r\nHost: api.test\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n" + pieces)
+    assert wire.recv(15 * sallyport.SLOW).startswith(b"HTTP/1.1 200") and up.requests[-1].body == body
+    s.cli("set", "body-max", "512k")
+    r = s.request(body=body.replace(b"them", b"all"), **head)
+    assert r.status == 413 and b"over body-max" in r.body, r.body
+    assert s.request(body=body.replace(b"them", b"us"), **head).status == 200          # it streams, and nobody is asked
+
+
 def test_restart(t):
     """a restart withdraws questions and answers "once", with a record; what was put back on the disk is no answer"""
     s, up = world(t, wait="1s")
