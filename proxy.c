@@ -11680,6 +11680,7 @@ struct scrub_table {
 	uint16_t nstarts, start[256]; /* by the byte with which a form of a value begins: the first in scrub_starts + 1; 0: none */
 	uint64_t lead[4];       /* the characters in grams, upper case as lower: a bit each */
 	uint64_t names;         /* the first two letters of HTML's names for these: a bit each (scrub_name) */
+	uint64_t pairs[64];     /* the first two characters of grams, of each six bits (scrub_fold): a bit each */
 	bool runs[SCRUB_CODINGS]; /* of a run of escapes not each is tried (scrub_far) */
 	uint8_t of[32];         /* SHA-256 of the values and their places */
 	uint64_t bloom[(1 << SCRUB_BLOOM_BITS) / 64];
@@ -11850,6 +11851,13 @@ scrub_key(const char *p)
 	return v | 0x20202020;
 }
 
+/* Six bits of a character, of upper case as of lower. */
+static inline unsigned
+scrub_fold(char c)
+{
+	return (c >> 1 & 32) | (c & 31);
+}
+
 static uint32_t
 scrub_hash(uint32_t key)
 {
@@ -11894,6 +11902,7 @@ scrub_table_add(struct scrub_table *t, struct slice value, unsigned v, unsigned 
 		uint16_t *slot = &t->slot[h >> (SCRUB_BLOOM_BITS - SCRUB_SLOT_BITS)];
 
 		t->bloom[h / 64] |= (uint64_t)1 << h % 64;
+		t->pairs[scrub_fold(lead[i])] |= (uint64_t)1 << scrub_fold(lead[i + 1]);
 		t->gram[t->n] = (struct scrub_gram){key, *slot, (uint8_t)v, (uint8_t)form, (uint8_t)i};
 		*slot = (uint16_t)++t->n;
 	}
@@ -11939,6 +11948,7 @@ static bool
 scrub_table_make(const struct scrub *s, const uint32_t *where, size_t n, struct secret **place)
 {
 	struct scrub_table *now;
+	bool ends = false;      /* has a value a ";", which may end a number behind its last digit? */
 
 	if ((*place = secret_new(sizeof *now + n * SCRUB_FORMS * (SCRUB_LEAD - SCRUB_GRAM + 3) * sizeof now->gram[0])) == NULL)
 		return false;
@@ -11946,15 +11956,17 @@ scrub_table_make(const struct scrub *s, const uint32_t *where, size_t n, struct 
 	now = (struct scrub_table *)(void *)(*place)->p;
 	now->ngrams = (uint32_t)n * SCRUB_FORMS * (SCRUB_LEAD - SCRUB_GRAM + 1);
 	now->step = SCRUB_LEAD;
-	for (size_t i = 0; i < n; i++)
+	for (size_t i = 0; i < n; i++) {
+		ends = ends || memchr(s->value[where[2 * i]].value.p, ';', s->value[where[2 * i]].value.n) != NULL;
 		for (unsigned form = 0; form < SCRUB_FORMS; form++)
 			if (scrub_form_own(s->value[where[2 * i]].value, form))
 				scrub_table_add(now, s->value[where[2 * i]].value, where[2 * i], form);
+	}
 	for (const char *p = scrub_names; *p != '\0'; p += 2 + p[1])
 		now->names |= (uint64_t)scrub_leads(now, *p) << scrub_name(p + 2);
 	/* no lead has a character that begins or ends an escape, and but for percent's an escape is one byte of a value */
 	for (unsigned k = SCRUB_PERCENT; k < SCRUB_CODINGS; k++)
-		now->runs[k] = !scrub_leads(now, scrub_escape[k]) && (k != SCRUB_HTML || !scrub_leads(now, ';')) &&
+		now->runs[k] = !scrub_leads(now, scrub_escape[k]) && (k != SCRUB_HTML || !ends) &&
 		    (k <= SCRUB_TWICE || (now->lead[2] | now->lead[3]) == 0);
 	return true;
 }
@@ -12147,6 +12159,31 @@ scrub_may_escape(const struct scrub_table *t, unsigned coding, const char *p)
 	return coding != SCRUB_PERCENT || scrub_leads(t, scrub_byte(p + 1)) || (p[1] == '2' && p[2] == '5');
 }
 
+/* May it begin a gram whose first two characters are these? */
+static inline bool
+scrub_may_pair(const struct scrub_table *t, unsigned coding, const char *p)
+{
+	size_t n = scrub_usual(coding, p), used = n == 0 || p[n] != *p ? 1 : scrub_usual(coding, p + n);
+
+	return !t->runs[coding] || n == 0 || used == 0 || (t->pairs[scrub_fold(scrub_usual_char(coding, p, n))] >>
+	    scrub_fold(used == 1 ? p[n] : scrub_usual_char(coding, p + n, used)) & 1) != 0;
+}
+
+/* Where the next escape is looked for, once that at p was tried or may begin no gram. A spelling that begins behind it and
+ * whose first escape is passed over has the one at that place in its lead, with a gram: it has no more characters than bytes. */
+static inline const char *
+scrub_far(const struct scrub_scan *z, unsigned coding, const char *p)
+{
+	const char c = scrub_escape[coding], *far = p + z->t->step + SCRUB_GRAM - 1;
+
+	if (!z->t->runs[coding] || z->t->step < SCRUB_GRAM || z->in.p + z->in.n - p <= SCRUB_UNIT_MAX ||
+	    (ascii_eight(p + 1, c) == 0 && ascii_eight(far - 7, c) == 0))
+		return p + 1;
+	while (*far != c)
+		far--;
+	return far > p ? far : p + 1;
+}
+
 /* Finds the next such escape from `from` on. Of a text full of others few are looked at: a spelling that began behind one
  * would have in its lead all that the next SCRUB_LEAD bytes have, so none begins before the last that is in no gram. */
 static void
@@ -12154,21 +12191,25 @@ scrub_find_escape(struct scrub_scan *z, unsigned coding, size_t from)
 {
 	const char c = scrub_escape[coding], *p, *end, *far;
 	uint64_t v;
+	bool may;
 
 	z->escape[coding] = z->in.n;
 	if (from >= z->in.n)            /* of an empty text p may be NULL */
 		return;
 	p = z->in.p + from;
 	end = z->in.p + z->in.n;
-	for (; p < end; p++) {
+	for (; p < end; p = scrub_far(z, coding, p)) {
 		v = 0;
 		for (unsigned i = 0; i < 4 && end - p >= 8 && (v = ascii_eight(p, c)) == 0; i++)
 			p += 8;         /* memchr costs more where the next one is near */
 		if ((p = v != 0 ? p + __builtin_ctzll(v) / 8 : memchr(p, c, (size_t)(end - p))) == NULL)
 			break;
-		if (end - p <= 2 * SCRUB_UNIT_MAX || scrub_may_escape(z->t, coding, p))
+		if (end - p <= 2 * SCRUB_UNIT_MAX)
 			break;
-		for (far = p; z->t->step == SCRUB_LEAD - 6 && !scrub_leads(z->t, c) && end - p > 2 * SCRUB_UNIT_MAX; p = far) {
+		may = scrub_may_escape(z->t, coding, p);
+		if (may && scrub_may_pair(z->t, coding, p))
+			break;
+		for (far = p; !may && z->t->step == SCRUB_LEAD - 6 && !scrub_leads(z->t, c) && end - p > 2 * SCRUB_UNIT_MAX; p = far) {
 			if (p[15] == c || p[12] == c)   /* a guess: it is known before the escape is read */
 				far = p + (p[15] == c ? 15 : 12);
 			else if ((v = ascii_eight(p + 9, c)) != 0)
@@ -12180,28 +12221,6 @@ scrub_find_escape(struct scrub_scan *z, unsigned coding, size_t from)
 		}
 	}
 	z->escape[coding] = p != NULL && p < end ? (size_t)(p - z->in.p) : z->in.n;
-}
-
-/* Where the next escape is looked for, once that at in.p[at] was tried. A spelling whose first escape is passed over has
- * the one at that place in its lead, with a gram: before it are fewer characters than the last gram of the shortest
- * lead. Some may be the end of an escape that is not the spelling's. */
-static size_t
-scrub_far(const struct scrub_scan *z, unsigned coding, size_t at)
-{
-	const char c = scrub_escape[coding], *p = z->in.p + at, *far = p + 1, *end = z->in.p + z->in.n;
-	size_t longest = 1, n;
-
-	if (end - p > 2 * SCRUB_UNIT_MAX && ascii_eight(p + 1, c) == 0 && ascii_eight(p + 8, c) == 0)
-		return at + 1;
-	for (size_t i = 1; z->t->runs[coding] && end - p > 2 * SCRUB_UNIT_MAX; i++) {
-		n = *p == c ? scrub_usual(coding, p) : 1;
-		longest = n > longest ? n : longest;
-		if (i + longest > z->t->step + 4)       /* i - 1 characters, and longest - 1 of another escape */
-			break;
-		p += n != 0 ? n : 1;
-		far = *p == c ? p : far;
-	}
-	return (size_t)(far - z->in.p);
 }
 
 static void
@@ -12372,7 +12391,7 @@ scrub_next(struct scrub_scan *z, struct scrub_hit *hit)
 			if (known)
 				scrub_try(z, key, z->escape[first], k, false, hit);
 		}
-		scrub_find_escape(z, first, scrub_far(z, first, z->escape[first]));
+		scrub_find_escape(z, first, (size_t)(scrub_far(z, first, z->in.p + z->escape[first]) - z->in.p));
 	}
 	if (z->t != NULL && scrub_dear(z->s))
 		*hit = (struct scrub_hit){z->at, z->in.n - z->at, 0, SCRUB_PLAIN, SCRUB_RAW};

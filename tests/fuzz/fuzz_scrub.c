@@ -5,8 +5,11 @@
 #define ONE "k/ \"&]9z<%-0\\secret"
 #define TWO "machine-made"
 
-static struct scrub *fuzz_list;
-static const struct scrub_table *fuzz_table;
+#define THREE "npm_0123456789abcdefABCDEF"
+
+/* The second has no character that begins an escape: of a run of escapes not each is read. */
+static struct scrub *fuzz_lists[2];
+static const struct scrub_table *fuzz_tables[2];
 
 int LLVMFuzzerInitialize(int *argc, char ***argv);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n);
@@ -17,9 +20,12 @@ LLVMFuzzerInitialize(int *argc, char ***argv)
 	(void)argc;
 	(void)argv;
 	if (!secret_init() || !scrub_init() ||
-	    !scrub_add(&fuzz_list, secret_copy(ONE, sizeof ONE - 1), 0, SLICE("PLACEHOLDER"), SLICE(""), false) ||
-	    !scrub_add(&fuzz_list, secret_copy(TWO, sizeof TWO - 1), 0, SLICE("OTHER"), SLICE(""), true) ||
-	    !scrub_table(fuzz_list, true, &fuzz_table))
+	    !scrub_add(&fuzz_lists[0], secret_copy(ONE, sizeof ONE - 1), 0, SLICE("PLACEHOLDER"), SLICE(""), false) ||
+	    !scrub_add(&fuzz_lists[0], secret_copy(TWO, sizeof TWO - 1), 0, SLICE("OTHER"), SLICE(""), true) ||
+	    !scrub_add(&fuzz_lists[1], secret_copy(THREE, sizeof THREE - 1), 0, SLICE("PLACEHOLDER"), SLICE(""), false) ||
+	    !scrub_add(&fuzz_lists[1], secret_copy(TWO, sizeof TWO - 1), 0, SLICE("OTHER"), SLICE(""), true) ||
+	    !scrub_table(fuzz_lists[0], true, &fuzz_tables[0]) || !scrub_table(fuzz_lists[1], true, &fuzz_tables[1]) ||
+	    fuzz_tables[0]->runs[SCRUB_JSON] || !fuzz_tables[1]->runs[SCRUB_JSON])
 		abort();
 	return 0;
 }
@@ -48,7 +54,9 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
 	struct slice in = {(const char *)data, n}, cuts = {NULL, 0};
 	struct scrub_tally tally = {.free = true};
 	size_t share = 0;
-	unsigned kind = n != 0 ? data[0] % 5 : 0;
+	unsigned kind = n != 0 ? data[0] % 5 : 0, which = n != 0 ? data[0] / 5 % 2 : 0;
+	struct scrub *fuzz_list = fuzz_lists[which];
+	const struct scrub_table *fuzz_table = fuzz_tables[which];
 	struct filter *f;
 	struct buf out;
 	bool ok;
@@ -61,7 +69,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
 	if (kind == 0) {                /* whole */
 		buf_addv(&out, in);
 		if (buf_reserve(&out, 1) && (!scrub_body(fuzz_list, &out, &tally) ||
-		    memmem(out.p, out.n, ONE, sizeof ONE - 1) != NULL || memmem(out.p, out.n, TWO, sizeof TWO - 1) != NULL))
+		    memmem(out.p, out.n, which == 0 ? ONE : THREE, (which == 0 ? sizeof ONE : sizeof THREE) - 1) != NULL || memmem(out.p, out.n, TWO, sizeof TWO - 1) != NULL))
 			abort();
 	} else if (kind == 1) {
 		f = filter_scrub_ws_new(fuzz_list, fuzz_table, &tally, &share);
