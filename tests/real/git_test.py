@@ -1,4 +1,5 @@
 """git against git http-backend behind nginx, with a `basic` credential that the sandbox never has."""
+import os
 import subprocess
 
 import sallyport
@@ -134,7 +135,9 @@ def test_branches_ask(t):
     run(["git", "commit", "-q", "--allow-empty", "-m", "0"], env, cwd=one)
     run(["git", "push", "-q", "origin", "HEAD:main"], env, cwd=one)
     s.cli("rule", "add", "pushes", "--type", "git_branches", "moves=ask")
-    run(["git", "commit", "-q", "--allow-empty", "-m", "1"], env, cwd=one)
+    (one / "large").write_bytes(os.urandom(200 << 10))         # of a length that git says; what is over http.postBuffer, 1 MiB, it sends in chunks
+    run(["git", "add", "large"], env, cwd=one)
+    run(["git", "commit", "-q", "-m", "1"], env, cwd=one)
     done = []
     th = threading.Thread(target=lambda: done.append(subprocess.run(["git", "push", "-q", "origin", "HEAD:main"], env=env, cwd=one, capture_output=True)))
     th.start()
@@ -146,6 +149,12 @@ def test_branches_ask(t):
     th.join(30)
     assert done[0].returncode == 0, done
     s.cli("set", "approval-wait", "1s")
-    run(["git", "commit", "-q", "--allow-empty", "-m", "2"], env, cwd=one)
+    (one / "large").write_bytes(os.urandom(3 << 20))
+    run(["git", "commit", "-q", "-am", "2"], env, cwd=one)
     r = subprocess.run(["git", "push", "origin", "HEAD:main"], env=env, cwd=one, capture_output=True, text=True)
     assert r.returncode != 0 and "nobody answered within 1s" in r.stderr and "remote: the question" in r.stderr, r.stderr
+    found = [q for q in json.loads(s.cli("approval", "list", "--json").stdout) if q["state"] == "open"]
+    s.cli("approval", "allow", found[0]["id"], "--for", "hour")
+    run(["git", "push", "-q", "origin", "HEAD:main"], env, cwd=one)
+    head = run(["git", "rev-parse", "HEAD"], env, cwd=one)
+    assert run(["git", "ls-remote", "origin", "main"], env, cwd=one).split()[0] == head.strip()
