@@ -34,7 +34,7 @@ main(void)
 	if (!count_init())
 		return 1;
 	{
-		struct slice x = {"x", 1};
+		uint64_t x = 0x0123456789abcdef;
 		int64_t ends = clock_wall() + 1000, before = count_add(x, ends, 0, true, 7);
 
 		meter_check("a look makes no counter", before == -1 && count_table->taken[7] == 0);
