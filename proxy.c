@@ -12446,12 +12446,13 @@ scrub_begun(struct scrub_scan *z)
 }
 
 /* Puts characters of what was sent in the place of a spelling that was found, from text[from] on: as
- * many, in the same form, and such as are themselves in all codings. */
+ * many, in the same form, and such as are themselves in all codings: behind a backslash, which may be JSON's within JSON,
+ * "/" is. */
 static void
 scrub_overwrite(const struct scrub_value *v, const struct scrub_hit *hit, char *text, size_t from)
 {
 	for (size_t i = from; i < hit->at + hit->n; i++) {
-		char c = scrub_char(v->sent, hit->form, i - hit->at);
+		char c = i == from && i != 0 && text[i - 1] == '\\' ? '/' : scrub_char(v->sent, hit->form, i - hit->at);
 
 		text[i] = ascii_alnum(c) || memchr("-._~+/", c, 6) != NULL ? c : '*';
 	}
@@ -14642,6 +14643,8 @@ filter_scrub_take(struct filter_scrub *s, struct slice in, bool end)
 
 	s->f.hurry = s->f.hurry || in.n >= s->left;     /* nothing behind this piece is searched */
 	hold = !end && !s->f.hurry;
+	/* where nothing began, a backslash stays: scrub_overwrite asks for it */
+	drop -= s->z == NULL && drop != 0 && drop == s->gone && to->p[drop - 1] == '\\';
 	buf_drop(to, drop);
 	s->gone -= drop;
 	if (s->z == NULL)
