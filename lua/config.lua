@@ -272,13 +272,16 @@ end
 
 -- All that the table of records refuses, when a worker begins.
 local function name_refused(self)
+  local n = 0
   for _, db in ipairs(self.store.LISTED) do
     for key, _, why in self.store.records(db, "") do
       if why then self:say_refused(db, key, why) end
+      n = n + 1
+      if n % PAGE == 0 then self.time.sleep(0) end
     end
   end
   local _, parts = self.store.listed("meta")
-  if parts > 0 then self.log(("ev=table_damaged parts=%d"):format(parts)) end
+  if math.type(parts) and parts > 0 then self.log(("ev=table_damaged parts=%d"):format(parts)) end
 end
 
 -- Everything anew, beside the index that serves meanwhile.
@@ -333,8 +336,8 @@ local function apply_changes(self, changes)
       self.bundle_rules:drop(key)
     elseif place_of(db, key) then
       if db == "credential" then self.opened:drop(key) end
-      local rec, why = self.store.peek(db, key)
-      if not index_put(self, build, db, key, rec, why ~= nil and why ~= "absent") then break end
+      local rec, code, why = self.store.peek(db, key)
+      if not index_put(self, build, db, key, rec, code ~= nil and code ~= "absent" and (why or code)) then break end
       slice_end(self, i // 2 + 1)
     end
   end

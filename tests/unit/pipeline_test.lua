@@ -482,6 +482,14 @@ local cases = {
     for _, line in ipairs(s.logged) do named = named + (line:find("record_refused db=credential key=gh", 1, true) and 1 or 0) end
     is(named, 1)
   end,
+  ["a credential that is found damaged when its change is followed is named with the reason"] = function()
+    local s = with_bearer()
+    s.config:sync(0)
+    s.store.damaged["credential/gh"] = true
+    s.credential "gh"
+    is(s.code "GET https://api.test/", "host_not_allowed")
+    assert(table.concat(s.logged, "\n"):find("record_refused db=credential key=gh err=damaged", 1, true), table.concat(s.logged, "\n"))
+  end,
   ["a credential that is damaged after it was indexed is refused too"] = function()
     local s = with_bearer()
     s.config:sync(0)
