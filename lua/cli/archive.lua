@@ -244,8 +244,11 @@ end
 
 -- Under the backup's data key, if there is one: a new store is made, and one that is there has the same.
 local function opened(raw, home, datakey)
-  if datakey and not raw:next("meta") then return made(raw, home, datakey) end
-  local ok, code, fault = raw:unlock(home)
+  local there, code, fault = raw:next("meta")
+  if not there and code then return nil, code end       -- not sure whether there is one: it is not overwritten
+  if datakey and not there then return made(raw, home, datakey) end
+  local ok
+  ok, code, fault = raw:unlock(home)
   return ok, code == "wrong_key" and datakey and "other_store" or code, fault
 end
 
@@ -339,7 +342,7 @@ local function make(home)
   local raw <close> = store.replace()
   local ok, code, fault = raw:begin(home)
   if not ok then return nil, code, fault end
-  if raw:next("meta") then return nil, "exists" end
+  if next_entry(raw, "meta") then return nil, "exists" end      -- what cannot be read is not overwritten
   local datakey
   datakey, code, fault = store.datakey(home)
   if datakey and not require("host").sync(home) then return nil, "io", { place = "key" } end
