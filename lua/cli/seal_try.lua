@@ -6,6 +6,7 @@ local M = {}
 
 local ANSWER_MAX = 1 << 20      -- bytes, as the server takes them
 local RELATIVE_MAX, MS_MIN = 315360000, 100000000000    -- proxy.c: a larger number is a time; and one in milliseconds
+local NUMBER_MAX = 1e15         -- and a number over it says nothing
 local SIGNATURE_MIN = 32        -- bytes of a JWT's signature that is sealed alone
 local SIGNS = { HS256 = true, HS384 = true, HS512 = true, RS256 = true, RS384 = true, RS512 = true, ES256 = true, ES384 = true, ES512 = true,
   PS256 = true, PS384 = true, PS512 = true, EdDSA = true, ES256K = true, Ed25519 = true, Ed448 = true }
@@ -133,8 +134,9 @@ end
 
 -- Seconds from `now`; said: what the answer says of it | nil
 local function seconds(row, said, now, most)
-  local left, n = type(row.ttl) == "number" and row.ttl or seal.TTL, tonumber(said)
-  if n and n > 0 then
+  local left, n = type(row.ttl) == "number" and row.ttl or seal.TTL, nil
+  if type(said) == "number" or type(said) == "string" and said:find("^%-?%d[%d.eE+-]*$") then n = tonumber(said) end
+  if n and n > 0 and n < NUMBER_MAX then
     n = math.tointeger(n // 1)
     left = n < RELATIVE_MAX and n or (n < MS_MIN and n or n // 1000) - now
   elseif not n and type(said) == "string" then
