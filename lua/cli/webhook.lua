@@ -63,11 +63,12 @@ function M.keep(ctx, given, texts, all)
     made = "sp_hook_" .. ctx.host.random_token("")
     secrets.key = core.of(made)
   end
-  local ops = { { op = "put", db = "meta", key = KEY, plain = plain, secrets = secrets } }
+  -- over what was read alone: somebody else's new address does not get the secret of before
+  local ops = { { op = "put", db = "meta", key = KEY, version = kept and kept.version or 0, plain = plain, secrets = secrets } }
   for name, value in pairs { ["webhook-format"] = given.format or false, ["webhook-events"] = given.events or false } do
     if value then ops[#ops + 1] = { op = "put", db = "meta", key = "set/" .. name, plain = { name = name, value = settings.read(ctx, records.setting(name), value, name) } } end
   end
-  db.change(function() return ops end)
+  db.change(function() return table.move(ops, 1, #ops, 1, {}) end)
   ctx.note(("%s is told from now on; sallyport help messages says what it gets."):format(plain.value))
   return shape(plain), made
 end

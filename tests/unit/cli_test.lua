@@ -153,6 +153,20 @@ return {
     end)
   end,
 
+  ["a webhook that somebody else sets meanwhile stays theirs: no address of theirs gets a secret that was read before"] = with_home(function(w)
+    w.ok("webhook", "set", "https://one.test/x")
+    local records, of = require "records", require("secret.core").of
+    local read = records.webhook
+    function records.webhook(s)
+      records.webhook = read
+      assert(store.commit({ { op = "put", db = "meta", key = "set/webhook", plain = { name = "webhook", value = "https://two.test" },
+        secrets = { key = of "another key", target = of "/y" } } }, require("time").now() + 10000))
+      return read(s)
+    end
+    w.refused("changed the same record", "webhook", "set", "https://three.test/x")
+    is(records.webhook, read)
+    has(w.ok("webhook", "show"), "https://two.test")
+  end),
   ["a credential has no more secrets than an answer is searched for"] = with_home(function(w)
     local args = { "credential", "add", "many", "--type", "api_key", "--host", "a.test", "key=@" .. w.key }
     for i = 1, 29 do args[#args + 1] = ("headers.X-Part-%d=@%s"):format(i, w.key) end
