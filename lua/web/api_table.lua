@@ -164,7 +164,7 @@ local function make()
     { name = "events", kind = "list", option = "event", about = "of " .. table.concat(require("records").webhook_events, ", ") },
     { name = "address", kind = "text", option = "address", about = "a CIDR of your own network that it may resolve to; empty: none" },
     { name = "secrets", kind = "secrets", about = "secret: what messages are signed with, needed again where the address changes; target: what stands behind the host" } } })
-  add(rows, "DELETE", "/webhook", "webhook remove", { family = "webhook", absent = true })
+  add(rows, "DELETE", "/webhook", "webhook remove", { family = "webhook", id = "webhook", absent = true })
   add(rows, "POST", "/webhook/test", "webhook test", { about = "sends it one message now" })
   add(rows, "GET", "/log", "log", { lines = true, about = "records of the log, the oldest first" })
   add(rows, "GET", "/log/summary", "log", { takes = { { name = "since", kind = "text", option = "since", about = "15m, 24h, or a moment" },

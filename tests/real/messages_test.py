@@ -254,7 +254,11 @@ def test_set(t):
     assert "status 500" in api.ask("POST", "/webhook/test", want=422)["message"]
     assert "canary" not in s.cli("webhook", "show").stdout + s.cli("set").stdout
     s.cli("webhook", "set", f"https://{HOST}/{url}")        # the command line changes it without
-    api.ask("DELETE", "/webhook")
+    api.ask("GET", "/webhook")
+    tag = api.headers["ETag"]
+    api.ask("PATCH", "/webhook", {"format": "ntfy"})
+    assert api.ask("DELETE", "/webhook", want=412, If_Match=tag)["error"] == "changed_meanwhile"
+    api.ask("DELETE", "/webhook", If_Match=api.headers["ETag"])
     assert api.ask("DELETE", "/webhook", want=404) and s.cli("webhook", "show", check=False).returncode == 1
 
 
