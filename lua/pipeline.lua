@@ -1825,16 +1825,17 @@ end
 -- ---- sealed texts --------------------------------------------------------------------------------
 
 -- May a sealed text stand in this body, so that it must be read first? In a form or JSON body, where a credential of the
--- agent's has rows that open there: towards the hosts where they do, and in what is short towards any.
-local function sealed_body(self, req, agent)
+-- agent's has rows that open there: towards the hosts where they do, and in what is short towards any. any: or may one stand in
+-- another body of this kind, however long, of a request that is decided as this one?
+local function sealed_body(self, req, agent, any)
   local build = self.config.build
-  if not build or not req.has_body or next(build.sealing) == nil or (req.length or 0) > seal.BODY_MAX then return false end
+  if not build or not req.has_body or next(build.sealing) == nil or not any and (req.length or 0) > seal.BODY_MAX then return false end
   local of = require("body").of(req:view().headers)
   if not (of.form or of.json) then return false end
   for name, bodies in pairs(build.sealing) do
     local own = build.items["credential/" .. name]
     if own and (of.form and bodies.form or of.json and bodies.json) and holds(agent, own) then
-      if req.length and req.length <= SEALED_LOOK then return true end
+      if any or req.length and req.length <= SEALED_LOOK then return true end
       local opened = self.config:open(name)
       for _, row in ipairs(opened and opened.seal_rows or {}) do
         if row.bodies and belongs(self, agent, reach_of(opened.rec, row), req) then return true end
@@ -2005,7 +2006,7 @@ local function serve(self, req, agent, route, deadline, only)
     if refused_codes[wrong] then refuse(req, agent, wrong, message, hint, options) else errors.fail(req, wrong, message, hint, options) end
     return true
   end
-  local searched = sealed_body(self, req, agent)        -- its body had a say
+  local searched = sealed_body(self, req, agent, true)
   local ready, ready_plan, ready_routed = ready_for(self, agent, route)
   if ready then
     local turn = log_decided(self, req, ready_plan.log)

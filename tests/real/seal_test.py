@@ -62,7 +62,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_POST(self):
         Handler.made += 1
         token = f"canary-made-session-{Handler.made}"
-        self.rfile.read(int(self.headers["content-length"] or 0))
+        self.server.body = self.rfile.read(int(self.headers["content-length"] or 0))
         self.server.got.append((self.path, self.headers["authorization"]))
         said = {"token": token, "expires_in": 3600}
         if "ttl=" in self.path:
@@ -324,6 +324,19 @@ def test_ends(t):
     assert use(s, text) == (403, "sealed_expired")
 
 
+def test_bodies(t):
+    """a body that is too long to be looked into goes by, and the one behind it, on the same way, is looked into"""
+    s, server = arrange(t)
+    s.policy("session", POLICY.replace('"query=tok"', '"query=tok", "json=/key"'))
+    s.cli("credential", "set", "api", "--seal-host", "far.test")
+    s.credential({"name": "far", "type": "bearer", "host": "far.test", "secrets": {"token": "canary-far"}})
+    text, more = make(s), {"host": "far.test", "headers": {"Content-Type": "application/json"}}
+    for _ in range(2):
+        assert s.request("POST", "/long", body=b'{"x":"%s"}' % (b"y" * (1 << 20)), **more).status == 200
+    assert s.request("POST", "/long", body=json.dumps({"key": text}).encode(), **more).status == 200
+    assert re.fullmatch(rb'\{"key": "canary-made-session-\d+"\}', server.body), server.body
+
+
 def test_redirects_and_records(t):
     """a sealed text in a Location opens where its row says, follows no redirect to another host, and is `sealed` in a record's path"""
     t.need("curl")
@@ -417,7 +430,8 @@ def test_policy_try_says_what_is_sealed(t):
     as_json, jwt = {"Content-Type": "application/json"}, "eyJhbGciOiJIUzI1NiJ9.e30." + "A" * 43
     cases = [("/one", {"body": '{"token":"canary-a-1","expires_in":600,"list":[{"key":"canary-a-2"},{"key":""},{"key":null}]}'}), ("/one", {"body": '{"token":7}'}),
              ("/one", {"body": '{"token":"canary-b-1"}', "headers": {"X-Session": "canary-b-2", "Set-Cookie": "sid=canary-b-3; Path=/"}}),
-             ("/one", {"body": '{"token":"canary-c-1","expires_in":"2100-01-01T00:00:00Z"}'}), ("/one", {"body": '{"other":"x"}'}), ("/one", {"body": "no JSON"}),
+             ("/one", {"body": '{"token":"canary-c-1","expires_in":"2100-01-01T00:00:00Z"}'}), ("/one", {"body": '{"token":"canary-h-1","expires_in":1e300}'}),
+             ("/one", {"body": '{"token":"canary-h-2","expires_in":"0x10"}'}), ("/one", {"body": '{"other":"x"}'}), ("/one", {"body": "no JSON"}),
              ("/one", {"body": '{"list":[{"key":"canary-d-1"}]}', "status": 400}), ("/one", {"body": '{"token":"canary-e-1"}', "status": 206}),
              ("/two", {"body": json.dumps({"b": jwt})}), ("/two", {"body": '{"a":"canary-f-1","b":"canary-f-2"}'}),
              ("/form", {"body": "token=canary-g-1&lives=120", "headers": {"Content-Type": "application/x-www-form-urlencoded"}}), ("/none", {"body": '{"token":"open"}'})]
