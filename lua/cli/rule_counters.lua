@@ -14,8 +14,26 @@ local KEY_MAX = 200         -- bytes of a counter's key, as rules.lua has it
 
 -- ---- whom a rule counts for --------------------------------------------------------------------------
 
+-- The agents and credentials of each bundle: { agent = { [bundle] = records }, credential = the same }
+local function holders()
+  local out = { agent = {}, credential = {} }
+  local function add(kind, record)
+    for _, b in ipairs(record.bundles or {}) do
+      local list = out[kind][b] or {}
+      out[kind][b], list[#list + 1] = list, record
+    end
+  end
+  for _, a in db.each("agent", "a/") do
+    if a and not a.revoked then add("agent", a) end
+  end
+  for _, c in db.each("credential", "") do
+    if c then add("credential", c) end
+  end
+  return out
+end
+
 -- What stands in a bundle: { agent = { names }, credential = { names }, host = { names }, wild = { hosts of which there are any number } }
-local function held_by(bundle)
+local function held_by(bundle, holds)
   local out = { agent = {}, credential = {}, host = {}, wild = {}, all = { "*" } }
   local seen, open = {}, false
   local function host(h)
@@ -24,18 +42,10 @@ local function held_by(bundle)
     local to = (h:find("*", 1, true) or h:find("${", 1, true)) and out.wild or out.host
     to[#to + 1] = h
   end
-  for _, a in db.each("agent", "a/") do
-    for _, b in ipairs(a and not a.revoked and a.bundles or {}) do
-      if b == bundle then out.agent[#out.agent + 1] = a.name end
-    end
-  end
-  for _, c in db.each("credential", "") do
-    for _, b in ipairs(c and c.bundles or {}) do
-      if b == bundle then
-        out.credential[#out.credential + 1] = c.name
-        for _, h in ipairs(c.hosts or {}) do host(h) end
-      end
-    end
+  for _, a in ipairs(holds.agent[bundle] or {}) do out.agent[#out.agent + 1] = a.name end
+  for _, c in ipairs(holds.credential[bundle] or {}) do
+    out.credential[#out.credential + 1] = c.name
+    for _, h in ipairs(c.hosts or {}) do host(h) end
   end
   for _, d in db.each("bundle", bundle .. "/") do
     if d then host(d.host) open = true end
@@ -77,9 +87,10 @@ local function candidates(row, most, known)
   if not rows then return nil, why end
   local out, left, wild = {}, 0, nil
   for _, r in ipairs(rows) do
-    known[row.bundle] = known[row.bundle] or held_by(row.bundle)
-    local names = known[row.bundle][r.per]
-    if r.per == "host" then names, wild = hosts_of(rule, known[row.bundle]) end
+    known.holds = known.holds or holders()
+    known.of[row.bundle] = known.of[row.bundle] or held_by(row.bundle, known.holds)
+    local names = known.of[row.bundle][r.per]
+    if r.per == "host" then names, wild = hosts_of(rule, known.of[row.bundle]) end
     for _, name in ipairs(names) do
       local key, held = key_for(r.key, name), r.held and key_for(r.held, name)
       if #out >= most then left = left + 1
@@ -145,7 +156,7 @@ end
 --- The counters of these rules ({ bundle, rule, place } each): { { rule, bundle, type, counters = { … }, more = n | nil, note = text | nil } … }, and why
 -- the server was not asked | nil.
 function M.of(ctx, rows)
-  local out, known, list, looked = {}, {}, {}, 0
+  local out, known, list, looked = {}, { of = {} }, {}, 0
   for i, row in ipairs(rows) do
     local of, left, wild = candidates(row, math.min(LOOKED, math.max(LOOKED_ALL - looked, 0)), known)
     out[i] = { rule = row.rule.name, bundle = row.bundle, type = row.rule.type, counters = report.array(), of = of or {},

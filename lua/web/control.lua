@@ -179,7 +179,8 @@ local function counters(self, req, uid)
   local value = type(text) == "string" and require("json").decode(text)
   local list, look = type(value) == "table" and value.counters, require "counters"
   if type(list) ~= "table" or #list == 0 or #list > LOOKED then return fault(400, "bad_request", ("the body is JSON: {\"counters\": [[NAME, WINDOW, KEPT]]}, up to %d"):format(LOOKED)) end
-  if value.store ~= look.store() then return fault(409, "other_store", "the server here has another data directory") end
+  local store = look.store()
+  if not store or value.store ~= store then return fault(409, "other_store", "the server here has another data directory") end
   local counts, ends = self.json.array {}, self.json.array {}
   for i, c in ipairs(list) do
     local right = type(c) == "table" and type(c[1]) == "string" and #c[1] <= NAME_MAX and look.ends(c[2], 0) and type(c[3]) == "boolean"
