@@ -2129,7 +2129,8 @@ enum tls_state { TLS_HANDSHAKE, TLS_OPEN, TLS_CLOSED /* close_notify came */, TL
 
 struct tls_bufs {               /* one pair of record buffers */
 	struct tls_bufs *next;
-	unsigned char in[BR_SSL_BUFSIZE_INPUT], out[BR_SSL_BUFSIZE_OUTPUT];
+	/* An agent may have OpenSSL write records of 512 bytes (RFC 6066 4), with 29 more each. */
+	unsigned char in[BR_SSL_BUFSIZE_INPUT], out[BR_SSL_BUFSIZE_OUTPUT + 16384 / 512 * 29];
 };
 
 struct tls {
@@ -2626,8 +2627,7 @@ tls_new(struct slice host, bool is_client)
 	wipe(seed, sizeof seed);
 	if (!is_client)
 		t->u.eng.rng.digest_class = &tls_rng_hash;
-	br_ssl_engine_set_buffers_bidi(&t->u.eng, t->bufs->in, sizeof t->bufs->in, t->bufs->out,
-	    sizeof t->bufs->out);
+	br_ssl_engine_set_buffers_bidi(&t->u.eng, t->bufs->in, sizeof t->bufs->in, t->bufs->out, BR_SSL_BUFSIZE_OUTPUT);
 	return t;
 }
 
@@ -10393,11 +10393,13 @@ ossl_seal(struct tls *t)
 	if (n == 0 || t->failed)
 		return;
 	memcpy(plain, t->bufs->out, n);
-	t->plain_n = 0;
 	ossl.ERR_clear_error();
-	if ((k = ossl.SSL_write(t->ssl, plain, (int)n)) <= 0)
+	if ((k = ossl.SSL_write(t->ssl, plain, (int)n)) > 0)
+		t->plain_n = 0;         /* else tls_detach wipes what lies there */
+	else
 		ossl_stopped(t, k);
-	assert(k > 0 || t->failed);     /* there was room: nothing is half written */
+	if (k <= 0 && !t->failed)       /* there was room: it waits for the rest of a message that the peer began */
+		tls_fail(t, "half a handshake message came", 0);
 	wipe(plain, n);
 }
 

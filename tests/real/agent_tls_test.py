@@ -149,12 +149,14 @@ def test_causes(t):
 class Client:
     """A client on libssl itself, which does what Python's ssl has no call for."""
 
-    def __init__(self, s, version):
+    def __init__(self, s, version, small=False):
         self.lib = ctypes.CDLL("libssl.so.3")
         for name in "TLS_client_method", "SSL_CTX_new", "SSL_new":
             getattr(self.lib, name).restype = ctypes.c_void_p
         self.context = ctypes.c_void_p(self.lib.SSL_CTX_new(ctypes.c_void_p(self.lib.TLS_client_method())))
         self.lib.SSL_CTX_ctrl(self.context, 124, ctypes.c_long(version.value), None)    # SSL_CTRL_SET_MAX_PROTO_VERSION
+        if small:
+            self.lib.SSL_CTX_set_tlsext_max_fragment_length(self.context, ctypes.c_uint8(1))        # 512 bytes
         wire = raw(s)
         self.sock = wire.sock
         self.sock.settimeout(None)
@@ -213,6 +215,47 @@ def test_floods(t):
     took, grown = spent(pid) - before, private(pid) - memory
     assert s.request().status == 200 and pid == workers(s)[0]
     assert "asan" in str(s.binary) or (took < 1.5 and grown < 1024), (took, grown)
+
+
+def test_small_records(t):
+    """a client that asks for records of 512 bytes (RFC 6066 4) gets bodies of many such, over TLS 1.3 and 1.2"""
+    body = bytes(range(256)) * 1024
+    s, up = arrange(t, reply={"steps": [f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n", body.decode("latin-1")]})
+    assert s.request().body == body
+    pid = workers(s)[0]
+    for version in VERSIONS.values():
+        c, got, most = Client(s, version, True), b"", 0
+        c.say(GET)
+        while not got.endswith(b"\r\n\r\n" + body):
+            part = c.hear()
+            assert part, got[:300]
+            got, most = got + part, max(most, len(part))
+        assert most <= 512, most
+        c.close()
+    assert pid == workers(s)[0]
+
+
+def test_half_message(t):
+    """a client that begins a message of the handshake behind its request, and does not end it: its connection ends, and nobody else's"""
+    s, up = arrange(t)
+    assert s.request().status == 200
+    pid = workers(s)[0]
+    c = Client(s, ssl.TLSVersion.TLSv1_2)
+    ours, theirs = socket.socketpair()
+    c.lib.SSL_set_wfd(c.tls, theirs.fileno())
+    c.lib.SSL_ctrl(c.tls, 52, ctypes.c_long(512), None)       # SSL_CTRL_SET_MAX_SEND_FRAGMENT
+    assert c.lib.SSL_set_cipher_list(c.tls, b"ALL:COMPLEMENTOFALL:@SECLEVEL=0") == 1
+    assert c.lib.SSL_ctrl(c.tls, 55, ctypes.c_long(0), b"a" * 255) == 1                   # SSL_CTRL_SET_TLSEXT_HOSTNAME
+    c.sock.setblocking(False)
+    assert c.say(GET) and c.lib.SSL_renegotiate(c.tls) == 1 and c.lib.SSL_do_handshake(c.tls) == -1
+    sent = ours.recv(65536)
+    first = 5 + int.from_bytes(sent[3:5], "big")
+    assert sent[0] == 23 and sent[first] == 22 and len(sent) > first + 517, (sent[:5], len(sent))        # the request; a ClientHello of two records
+    c.sock.setblocking(True)
+    c.sock.sendall(sent[:first + 5 + int.from_bytes(sent[first + 3:first + 5], "big")])
+    assert c.hear() == b""
+    c.close()
+    assert s.request().status == 200 and pid == workers(s)[0]
 
 
 def test_garbage(t):

@@ -221,6 +221,54 @@ def test_floods(t):
     assert "asan" in str(s.binary) or (took < 1.5 and grown < 2048), (took, grown)
 
 
+def test_half_message(t):
+    """a server that begins a message of the handshake within a request, and does not end it: that request fails, and nobody else's"""
+    s, clients, port = arrange(t)
+    begun = threading.Event()
+    long = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)(
+        lambda tls, _: u.lib.SSL_SESSION_set1_ticket_appdata(ctypes.c_void_p(u.lib.SSL_get_session(ctypes.c_void_p(tls))), bytes(2000), ctypes.c_size_t(2000)))
+
+    def half(server, tls):
+        """The first record of a ticket that needs several."""
+        ours, theirs = socket.socketpair()
+        wire = socket.socket(fileno=os.dup(server.lib.SSL_get_fd(tls)))
+        server.lib.SSL_set_wfd(tls, theirs.fileno())
+        server.lib.SSL_ctrl(tls, 52, ctypes.c_long(512), None)          # SSL_CTRL_SET_MAX_SEND_FRAGMENT
+        server.lib.SSL_CTX_set_session_ticket_cb(server.context, long, None, None)
+        assert server.lib.SSL_new_session_ticket(tls) == server.lib.SSL_do_handshake(tls) == 1
+        sent = ours.recv(65536)
+        first = 5 + int.from_bytes(sent[3:5], "big")
+        assert len(sent) > first
+        wire.sendall(sent[:first])
+        begun.set()
+        while wire.recv(65536):
+            pass
+    u = OpenSSL(half)
+    u.lib.SSL_get_session.restype = ctypes.c_void_p
+    for name, at in ("api", port), ("half", u.port):
+        add(s, name, host=host(name))
+    s.cli("set", "upstream-tls", "openssl")
+    serve(s, api=port, half=u.port)
+    assert ask(s, target="/hello.txt").status == 200
+    pids = workers(s)
+    w = s.tunnel(host("half"))
+    w.send(f"PUT /x HTTP/1.1\r\nHost: {host('half')}\r\nContent-Length: 10000000\r\n\r\n".encode())
+    assert begun.wait(20 * sallyport.SLOW)
+    answer = b""
+    for _ in range(1000):       # the rest of the body, until the answer
+        try:
+            w.send(b"x" * 10000)
+            answer = w.recv(0.05)
+        except TimeoutError:
+            continue
+        except OSError:
+            pass
+        break
+    assert answer == b"" or b" 502 " in answer, answer
+    assert ask(s, target="/hello.txt").status == 200 and pids == workers(s)
+    s.wait_record({"host": host("half"), "error": "upstream_tls"})
+
+
 def test_client_certificates(t):
     """over TLS 1.3 and 1.2: RSA and EC certificates are shown, sessions of two identities are apart, what nginx says without one"""
     for protocols in "TLSv1.3", "TLSv1.2":
