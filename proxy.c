@@ -15685,12 +15685,14 @@ h2_on_header(nghttp2_session *s, const nghttp2_frame *f, nghttp2_rcbuf *name_, n
 			nghttp2_rcbuf_incref(st->pseudo[i] = value_);
 			return 0;
 		}
-	if (!http_is_token(name) || (st->socket && slice_eq(name, SLICE("content-length"))))
+	if (!http_is_token(name))
 		return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
 	if (st->headed)
 		return put_field(&st->trailers, name, value) ? 0 : NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
 	if (!st->begun)
 		stream_begin(st);
+	if (st->socket && slice_eq(name, SLICE("content-length")))
+		return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
 	if (slice_eq(name, SLICE("cookie"))) {          /* RFC 9113 8.2.3: in HTTP/1.1 there is one field of them */
 		if (st->cookies.n != 0)
 			buf_add(&st->cookies, "; ", 2);

@@ -439,6 +439,12 @@ def test_websocket(t):
     c.send(frame(RST, 0, n, struct.pack(">I", 8)))
     wait(lambda: up.websockets == 0, 5, "the server hears of a stream that is cancelled")
     s.wait_record({"host": "api.test", "status": 101, "h2": True, "path": "/chat"})
+    had = len(up.requests)
+    for fields in [("content-length", "5"), *asked[5:]], [*asked[5:], ("content-length", "5")]:      # such a request has no body
+        n = c.next_id()
+        c.send(frame(HEADERS, END_HEADERS, n, block(*asked[:5], *fields)) + frame(DATA, 0, n, b"hello"))
+        assert str(c.status(n)).startswith("reset "), c.heads.get(n)
+    assert len(up.requests) == had
     asked[3] = (":path", "/no")                          # 200 without an upgrade would be a WebSocket here
     n = opened()
     assert n in c.resets and n not in c.heads, (c.heads.get(n), c.resets)
