@@ -1023,6 +1023,7 @@ local function asks_again(self, list, agent, bundle, name, req)
       own, seen, now = rules.request(handle, question, view)
       for member, value in pairs(members) do own[member] = value end
     end
+    if answers then answers.forget(handle, true) end    -- an earlier request's, whose task failed before it came to that
     read, got = wanted, is
     own.pushed = is and (is.push or is.why) or nil
     looks, with.wall = 0, nil
