@@ -2721,6 +2721,16 @@ tls_why(const struct tls *t)
 	return t->why;
 }
 
+static bool
+tls_has_output(const struct tls *t)
+{
+	size_t n;
+
+	if (t->alert_at < t->alert_n || t->out_n != 0)
+		return true;
+	return tls_live(t) && t->ssl == NULL && br_ssl_engine_sendrec_buf(&t->u.eng, &n) != NULL;
+}
+
 /* Moves up to n bytes from `in` into the engine, or, if `in` is NULL, from the engine to `out`. `room`
  * is BearSSL's function that gives the engine's buffer, `moved` the one that acknowledges bytes of it. */
 static size_t
@@ -2732,6 +2742,9 @@ tls_move(struct tls *t, unsigned char *(*room)(const br_ssl_engine_context *, si
 	unsigned char *p;
 
 	while (at < n && tls_live(t) && (p = room(eng, &k)) != NULL) {
+		/* BearSSL refuses data that came with a Finished while its own waits (False Start, RFC 7918) */
+		if (in != NULL && eng->incrypt && !t->done && tls_has_output(t))
+			break;
 		if (k > n - at)
 			k = n - at;
 		memcpy(in != NULL ? (char *)p : out + at, in != NULL ? in + at : (char *)p, k);
@@ -2776,16 +2789,6 @@ tls_alert_next(const struct tls *t, const char *p)
 
 	return t->done && !t->failed && t->ssl == NULL && t->bufs != NULL && *p == 21 &&
 	    br_ssl_engine_recvrec_buf(&t->u.eng, &room) != NULL && room == 5;
-}
-
-static bool
-tls_has_output(const struct tls *t)
-{
-	size_t n;
-
-	if (t->alert_at < t->alert_n || t->out_n != 0)
-		return true;
-	return tls_live(t) && t->ssl == NULL && br_ssl_engine_sendrec_buf(&t->u.eng, &n) != NULL;
 }
 
 /* Wire bytes out, records and flights gathered as far as there is room. */

@@ -351,6 +351,38 @@ test_handshakes(void)
 	    tls_accept((struct slice){"a\0b", 3}, NULL) == NULL, NULL);
 }
 
+/* False Start (RFC 7918): a browser's first data comes with its Finished, before ours was sent. */
+static void
+test_false_start(void)
+{
+	struct pair *x = pair_named("start.example.com", "start.example.com", 443, "");
+	br_ssl_engine_context *eng = &x->c->u.eng;
+	struct slice got;
+	unsigned char *p;
+	size_t n;
+
+	move(x->c, &x->up, x->s);               /* ClientHello */
+	move(x->s, &x->down, x->c);             /* ServerHello to ServerHelloDone */
+	x->up.n += tls_drain(x->c, x->up.p + x->up.n, sizeof x->up.p - x->up.n);
+	eng->application_data = 1;              /* what BearSSL's client never does by itself */
+	eng->record_type_out = 23;              /* application_data */
+	p = br_ssl_engine_sendapp_buf(eng, &n);
+	tls_check("a client's first data before the server's Finished", p != NULL && n > 5, NULL);
+	memcpy(p, "early", 5);
+	br_ssl_engine_sendapp_ack(eng, 5);
+	br_ssl_engine_flush(eng, 0);
+	while ((p = br_ssl_engine_sendrec_buf(eng, &n)) != NULL) {
+		memcpy(x->up.p + x->up.n, p, n);
+		x->up.n += n;
+		br_ssl_engine_sendrec_ack(eng, n);
+	}
+	while (move(x->c, &x->up, x->s) || move(x->s, &x->down, x->c))
+		;
+	got = tls_peek(x->s);
+	tls_check("is read once the handshake is over", tls_status(x->s) == TLS_OPEN && slice_eq(got, SLICE("early")), state_name(x->s));
+	pair_free(x);
+}
+
 /* A session made for one host must not be resumed through a tunnel to another, whatever SNI says. */
 static void
 test_session_binding(void)
@@ -1517,6 +1549,7 @@ main(int argc, char **argv)
 	test_certificates();
 	test_leaf_cache();
 	test_handshakes();
+	test_false_start();
 	test_session_binding();
 	test_alpn();
 	test_renegotiation();
