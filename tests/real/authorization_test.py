@@ -101,7 +101,7 @@ class Box:
         self.log = s.dir / "behind.log"
         if server:
             t.start([NODE, HERE / server, NPM, *(["server"] if server == "door.mjs" else []), str(self.up)], self.log)
-            wait(lambda: self.log.exists() and '"ready"' in self.log.read_text(), 20, "the MCP server")
+            wait(lambda: self.log.exists() and '"ready"' in self.log.read_text(), 60, "the MCP server")
         s.cli("set", "public-url", public or self.base)
         s.cli("credential", "add", "tools", "--type", "bearer", "--host", "127.0.0.1", "--port", str(self.up), "--plain-http", "--address", "127.0.0.0/8",
               "token=-", stdin="canary-upstream-1")

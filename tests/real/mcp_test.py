@@ -28,7 +28,7 @@ class Mcp:
         self.url = f"http://127.0.0.1:{self.port}/{'sse' if kind == 'sse' else 'mcp'}"
         self.log = pathlib.Path(directory) / f"mcp-{self.port}-{time.monotonic_ns()}.log"
         self.process = t.start([NODE, HERE / "mcp.mjs", NPM, str(self.port), str(self.as_port), *([kind] if kind != "http" else [])], self.log)
-        wait(lambda: self.log.exists() and '"ready"' in self.log.read_text(), 20, "the MCP server")
+        wait(lambda: self.log.exists() and '"ready"' in self.log.read_text(), 60, "the MCP server")
 
     def events(self, event):
         return [e for e in map(json.loads, filter(lambda l: l.startswith('{"event"'), self.log.read_text().splitlines())) if e["event"] == event]
