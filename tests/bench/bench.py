@@ -62,7 +62,7 @@ http {{
   }}
 }}
 """
-HAPROXY = """
+HAPROXY_HEAD = """
 global
   nbthread 1
   maxconn 8192
@@ -73,7 +73,8 @@ defaults
   timeout client 600s
   timeout server 600s
   http-reuse always
-frontend f
+"""
+HAPROXY = HAPROXY_HEAD + """frontend f
   bind 127.0.0.1:{px} ssl crt {certs}/ok.pem
   default_backend b
 backend b
@@ -441,18 +442,6 @@ http {{
   server {{ listen 127.0.0.1:{h2} ssl http2 backlog=4096; location = /rpc {{ default_type application/grpc; return 200 "0123456789abcdef"; }} }}
 }}
 """
-ENGINES_HAPROXY = """
-global
-  nbthread 1
-  maxconn 8192
-  tune.ssl.cachesize 20000
-defaults
-  mode http
-  timeout connect 10s
-  timeout client 600s
-  timeout server 600s
-  http-reuse always
-"""
 RELAY = r"""
 import socket, sys, threading
 to, token = int(sys.argv[2]), sys.argv[3]
@@ -486,7 +475,7 @@ def engines(b, rounds, seconds):
     b.start(OTHER_CORE, ["nginx", "-e", b.d / "e.err", "-c", b.conf("e.conf", ENGINES, **ports)], ports["h2"])
     ports["h1"] = ports["h2"]
     fronts = {name: free_port() for name in ports}
-    text = ENGINES_HAPROXY + "".join(
+    text = HAPROXY_HEAD + "".join(
         f"frontend f{name}\n  bind 127.0.0.1:{fronts[name]} ssl crt {{certs}}/ok.pem alpn h2,http/1.1\n  default_backend b{name}\nbackend b{name}\n"
         f"  http-request set-header Authorization \"Bearer {{secret}}\"\n  server s 127.0.0.1:{port} ssl verify required ca-file {{certs}}/root.pem "
         f"sni str(www.test) verifyhost www.test{' alpn h2' if name == 'h2' else ''}\n" for name, port in ports.items())
