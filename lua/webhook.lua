@@ -6,6 +6,7 @@
 -- whs { told = { ["credential NAME CODE"] = when } }, written in the commit that queues the messages.
 --
 -- Signature: Sallyport-Signature: t=SECONDS,v1=HEX, the HMAC-SHA256 under the webhook's secret of "SECONDS.BODY".
+-- A message comes at least once: where its answer is lost or late it is sent again, with the same message_id.
 local M = {}
 
 local QUEUE, TOLD = "whq/", "whs"
@@ -68,9 +69,9 @@ local function send(hook, m)
   local secret, wall = require "secret", tostring(now())
   local body, kind = bodies[hook.format](m)
   local signature = "t=" .. wall .. ",v1=" .. secret.hex(secret.hmac(hook.secrets.key, "sha256", wall .. "." .. body))
-  local headers = { { "Content-Type", kind }, { "User-Agent", "sallyport" }, { "Sallyport-Signature", signature } }
+  local headers = { { "Content-Type", kind }, { "User-Agent", "sallyport" }, { "Sallyport-Signature", signature }, { "Sallyport-Message", m.message_id } }
   if hook.format == "ntfy" then
-    headers[4], headers[5] = { "Title", "Sallyport: " .. m.event }, m.url and { "Click", m.url }
+    headers[5], headers[6] = { "Title", "Sallyport: " .. m.event }, m.url and { "Click", m.url }
   end
   local answer, code = require("route").client.request({ method = "POST", url = hook.value, target = hook.secrets.target, headers = headers, body = body,
     exact = true, addresses = hook.address and { hook.address } or nil, expect = {}, max = 64 << 10 }, require("time").now() + SEND)
@@ -79,11 +80,13 @@ local function send(hook, m)
   return nil, "status " .. answer.status, answer.status >= 500 or answer.status == 429 or answer.status == 408
 end
 
+local function random_id() return require("host").sha256_hex((require("host").random_token ""):sub(1, 43)):sub(1, 16) end
+
 --- One message to the webhook, now and once: true | nil, why
 function M.test(home)
   local hook = kept()
   if not hook then return nil, "there is no webhook, or its secret is missing" end
-  return send(hook, { event = "test", at = require("dates").iso(now()), text = clean(("A test message of the Sallyport at %s: it reaches you, and is signed."):format(home)) })
+  return send(hook, { event = "test", message_id = random_id(), at = require("dates").iso(now()), text = clean(("A test message of the Sallyport at %s: it reaches you, and is signed."):format(home)) })
 end
 
 -- Whether a kind of event is told of at all.
@@ -103,6 +106,7 @@ local function deliver(key)
     store.write { { op = "del", db = "lease", key = key } }
     return
   end
+  row.message.message_id = key:match("[^/]+$")
   local plain = { message = row.message, at = row.at, tries = row.tries + 1, due = now() + math.min(WAIT << row.tries, WAIT_MAX) + SEND // 1000 }
   if not store.write({ { op = "put", db = "lease", key = key, version = row.version, plain = plain } }, require("time").now() + COMMIT) then return end
   local ok, why, again = send(hook, row.message)
@@ -129,9 +133,8 @@ end
 
 -- The operation that queues a message of a share, and its key.
 local function queued(share, message)
-  local host = require "host"
   message.at, message.text = require("dates").iso(now()), clean(message.text)
-  local key = share[1] .. host.sha256_hex((host.random_token ""):sub(1, 43)):sub(1, 16)
+  local key = share[1] .. random_id()
   return { op = "put", db = "lease", key = key, version = 0, plain = { message = message, at = now(), tries = 0, due = 0 } }, key
 end
 
