@@ -15694,8 +15694,6 @@ h2_on_header(nghttp2_session *s, const nghttp2_frame *f, nghttp2_rcbuf *name_, n
 		return put_field(&st->trailers, name, value) ? 0 : NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
 	if (!st->begun)
 		stream_begin(st);
-	if (st->socket && slice_eq(name, SLICE("content-length")))
-		return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
 	if (slice_eq(name, SLICE("cookie"))) {          /* RFC 9113 8.2.3: in HTTP/1.1 there is one field of them */
 		if (st->cookies.n != 0)
 			buf_add(&st->cookies, "; ", 2);
@@ -15807,6 +15805,7 @@ h2_on_frame(nghttp2_session *s, const nghttp2_frame *f, void *user)
 {
 	struct stream *st = f->hd.stream_id == 0 ? NULL : nghttp2_session_get_stream_user_data(s, f->hd.stream_id);
 	bool opens = f->hd.type == NGHTTP2_HEADERS && st != NULL && !st->headed;
+	bool sized = opens && st->socket && st->sized;          /* a WebSocket goes on until one of both ends it */
 	const struct h2 *h = user;
 	int rc = 0;
 
@@ -15815,8 +15814,9 @@ h2_on_frame(nghttp2_session *s, const nghttp2_frame *f, void *user)
 	if (st == NULL || (f->hd.type != NGHTTP2_HEADERS && f->hd.type != NGHTTP2_DATA))
 		return 0;
 	st->ended = st->ended || (f->hd.flags & NGHTTP2_FLAG_END_STREAM) != 0;
-	if (opens && (!stream_end_head(st) || (!st->is_client && !stream_conn(st))))
-		rc = nghttp2_submit_rst_stream(s, NGHTTP2_FLAG_NONE, st->id, st->is_client ? NGHTTP2_INTERNAL_ERROR : NGHTTP2_REFUSED_STREAM);
+	if (opens && (!stream_end_head(st) || (!st->is_client && (sized || !stream_conn(st)))))
+		rc = nghttp2_submit_rst_stream(s, NGHTTP2_FLAG_NONE, st->id, st->is_client ? NGHTTP2_INTERNAL_ERROR :
+		    sized ? NGHTTP2_PROTOCOL_ERROR : NGHTTP2_REFUSED_STREAM);
 	if (opens || st->ended)
 		stream_wake(st);
 	return rc == 0 ? 0 : NGHTTP2_ERR_CALLBACK_FAILURE;
