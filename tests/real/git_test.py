@@ -54,15 +54,16 @@ def test_clone_and_push(t):
     run(["git", "push", "-q", "origin", "HEAD:main"], env, cwd=one)
     run(["git", "clone", "-q", "-b", "main", "https://git.test/repo.git", two], env)
     assert (two / "data").read_bytes() == (one / "data").read_bytes()
-    s.wait_record({"host": "git.test", "credential": "git", "method": "POST", "status": 200})
+    r = s.wait_record({"host": "git.test", "credential": "git", "method": "POST", "status": 200})
+    assert not r.get("h2"), "libcurl 7.84 to 8.1 may ask git for more behind the end of a push's body over HTTP/2, and git waits for ever"
     # without the credential the server refuses
     s.cli("credential", "disable", "git")
-    r = subprocess.run(["git", "ls-remote", "https://git.test/repo.git"], env=env, capture_output=True, text=True)
+    r = subprocess.run(["git", "ls-remote", "https://git.test/repo.git"], env=env, capture_output=True, text=True, timeout=60 * sallyport.SLOW)
     assert r.returncode != 0
 
 
 def refs(repo):
-    out = subprocess.run(["git", "-C", repo, "for-each-ref", "--format=%(refname)"], capture_output=True, text=True).stdout
+    out = subprocess.run(["git", "-C", repo, "for-each-ref", "--format=%(refname)"], capture_output=True, text=True, timeout=60 * sallyport.SLOW).stdout
     return set(out.split())
 
 
@@ -80,7 +81,7 @@ def test_branches(t):
 
     def push(*args, cwd=one, config=()):
         more = [x for c in config for x in ("-c", c)]
-        r = subprocess.run(["git", *more, "push", *args], env=env, cwd=cwd, capture_output=True, text=True, timeout=60)
+        r = subprocess.run(["git", *more, "push", *args], env=env, cwd=cwd, capture_output=True, text=True, timeout=60 * sallyport.SLOW)
         return r.returncode == 0, f"{r.returncode} {r.stderr}"
 
     def refused(said, why, *which):
@@ -139,7 +140,8 @@ def test_branches_ask(t):
     run(["git", "add", "large"], env, cwd=one)
     run(["git", "commit", "-q", "-m", "1"], env, cwd=one)
     done = []
-    th = threading.Thread(target=lambda: done.append(subprocess.run(["git", "push", "-q", "origin", "HEAD:main"], env=env, cwd=one, capture_output=True)))
+    th = threading.Thread(target=lambda: done.append(subprocess.run(["git", "push", "-q", "origin", "HEAD:main"], env=env, cwd=one, capture_output=True,
+                                                                    timeout=60 * sallyport.SLOW)))
     th.start()
     import json
     found = []
@@ -151,7 +153,7 @@ def test_branches_ask(t):
     s.cli("set", "approval-wait", "1s")
     (one / "large").write_bytes(os.urandom(3 << 20))
     run(["git", "commit", "-q", "-am", "2"], env, cwd=one)
-    r = subprocess.run(["git", "push", "origin", "HEAD:main"], env=env, cwd=one, capture_output=True, text=True)
+    r = subprocess.run(["git", "push", "origin", "HEAD:main"], env=env, cwd=one, capture_output=True, text=True, timeout=60 * sallyport.SLOW)
     assert r.returncode != 0 and "nobody answered within 1s" in r.stderr and "remote: the question" in r.stderr, r.stderr
     found = [q for q in json.loads(s.cli("approval", "list", "--json").stdout) if q["state"] == "open"]
     s.cli("approval", "allow", found[0]["id"], "--for", "hour")
