@@ -1609,11 +1609,13 @@ static ssize_t handover_read(struct handover *h, int fd, char *out, size_t n);
 /* -- h2: HTTP/2. h2_step is the step of an agent's connection. Each stream is the wire of another peer, a conn's or an
  * upstream's: stream_read is read(2) there, stream_flush sends what waits, h2_leave ends a stream, or a session. h2_join
  * makes such an upstream for a request, from one that is open and offered HTTP/2: that one itself where its server chose
- * HTTP/1.1; NULL: no memory. h2_find: an open one of that key that takes one more stream. */
+ * HTTP/1.1; NULL: no memory. h2_find: an open one of that key that takes one more stream, or one to wait for (`leads`).
+ * h2_settled: what waits for that one goes on; `alone`: and until HTTP/2 is seen there, nobody waits for its like. */
 #ifndef SALLYPORT_LEAN
 #define H2_BUILT true
 static bool h2_step(struct conn *c);
 static struct upstream *h2_find(const struct req *r, const char *key);
+static void h2_settled(struct upstream *u, bool alone);
 static struct upstream *h2_join(struct req *r, struct upstream *u);
 static ssize_t stream_read(struct peer *p, char *out, size_t n);
 static int stream_flush(struct peer *p);        /* enum io */
@@ -1624,6 +1626,7 @@ static void grpc_fail(struct req *r, struct slice message, struct slice hint); /
 #define H2_BUILT false
 #define h2_step conn_step_linger
 #define h2_find(r, key) NULL
+#define h2_settled(u, alone) ((void)(u))
 #define h2_join(r, u) (u)
 #define stream_read(p, out, n) (-1)
 #define stream_flush(p) IO_ERR
@@ -3976,6 +3979,9 @@ struct upstream {
 	uint64_t requests;      /* how many it served before this one */
 	bool tls;
 	bool h2;                /* HTTP/2 may be spoken: it is offered; without TLS it is known */
+	bool leads;             /* and not yet known to be, nor for how many streams: requests of its key wait */
+	bool awaited;           /* one does */
+	LIST_ENTRY(upstream) h2_link; /* where `h2`, unless it is a stream */
 	bool unread;            /* its bytes are relayed unread: the server may be the first to speak */
 	unsigned trusts;        /* upstream_trusts when it was made */
 	unsigned via;           /* via.epoch of the upstream proxy that it goes through; 0: none */
@@ -4001,6 +4007,7 @@ struct upstream {
 
 static TAILQ_HEAD(upstreams, upstream) upstream_idle = TAILQ_HEAD_INITIALIZER(upstream_idle); /* newest first */
 static size_t upstream_idle_n;
+static LIST_HEAD(, upstream) upstream_h2 = LIST_HEAD_INITIALIZER(upstream_h2); /* newest first */
 static struct tls_trust *upstream_trust; /* owned; the system's roots and upstream-ca */
 static unsigned upstream_trusts;        /* how often upstream_trust was replaced */
 
@@ -4019,6 +4026,10 @@ upstream_free(struct upstream *u)
 {
 	upstream_unlink(u);
 	timer_stop(&u->timer);
+	if (u->h2 && u->peer.stream == NULL)
+		LIST_REMOVE(u, h2_link);
+	if (u->leads)           /* where its own request left it in the dial, another may lead */
+		h2_settled(u, u->state == UP_FAILED || u->peer.h2 != NULL);
 	if (u->state == UP_DIAL)
 		net_dial_cancel(&u->dial);
 	if (u->state == UP_OPEN && u->peer.tls != NULL && !u->peer.failed && u->peer.out == NULL) {
@@ -6255,32 +6266,42 @@ req_pool_key(const struct req *r, bool tls, bool h2, char key[UPSTREAM_KEY_MAX])
 }
 _Static_assert(UPSTREAM_KEY_MAX > 2 * REQ_NAME_MAX + 256 + 48 + 64, "a pool key fits");
 
-/* Always false, as conn_close. */
+/* Also goes on with a request that waited (CONN_DIAL without an upstream): once its deadline has passed, it dials. Always
+ * false, as conn_close. */
 static bool
 conn_begin_dial(struct conn *c)
 {
 	struct req *r = c->req;
+	bool waited = c->state == CONN_DIAL;
 	bool tls = r->action == REQ_FORWARD && r->secure, h2 = H2_BUILT && r->action == REQ_FORWARD && !r->websocket &&
 	    (r->http == 2 || (r->http == 0 && tls && c->peer.stream != NULL));
+	struct upstream *found = NULL;
 	char key[UPSTREAM_KEY_MAX];
 
 	/* The client's own fields were counted as they came: beside a secret they would tell its length. */
-	if (r->action == REQ_FORWARD && (!req_put_head(r, &r->out_head) ||
+	if (r->action == REQ_FORWARD && !waited && (!req_put_head(r, &r->out_head) ||
 	    r->out_head.n > r->bytes.n + REQ_ATTACHED_MAX))
 		return conn_fail(c, 502, "injection_failed", "what is attached to the head is over 20 KiB");
 	r->sent = true;
 	c->state = CONN_DIAL;
-	conn_deadline(c, net_dial_ms + CONN_DECIDE_MS); /* dial and handshake have deadlines of their own */
 	req_pool_key(r, tls, h2, key);
 	if (h2 && upstream_wants_http1(key, false))
 		req_pool_key(r, tls, h2 = false, key);
 	if (r->action == REQ_FORWARD && !r->retried && !r->websocket &&
 	    (r->up = upstream_take(key, r->allow, r->nallow)) == NULL && h2)
-		r->up = h2_find(r, key);
-	if (r->up != NULL && r->up->peer.h2 != NULL)
-		r->up = h2_join(r, r->up);
-	else if (r->up == NULL && (r->up = upstream_new(key, r->dial_host, r->dial_port, tls, r->ident, r->via)) != NULL)
-		r->up->h2 = h2;
+		found = h2_find(r, key);
+	if (found != NULL && found->leads && (!waited || clock_now() < c->deadline)) {
+		found->awaited = true;
+		if (!waited)            /* one that hangs leaves time to dial */
+			conn_deadline(c, net_dial_ms / 4);
+		return false;
+	}
+	conn_deadline(c, net_dial_ms + CONN_DECIDE_MS); /* dial and handshake have deadlines of their own */
+	if ((found != NULL && !found->leads) || (r->up != NULL && r->up->peer.h2 != NULL))
+		r->up = h2_join(r, r->up != NULL ? r->up : found);
+	else if (r->up == NULL && (r->up = upstream_new(key, r->dial_host, r->dial_port, tls, r->ident, r->via)) != NULL &&
+	    (r->up->h2 = r->up->leads = h2))
+		LIST_INSERT_HEAD(&upstream_h2, r->up, h2_link);
 	if (r->up == NULL)
 		return conn_fail(c, 503, "injection_unavailable", "out of memory");
 	r->up->owner = c;
@@ -6343,12 +6364,14 @@ conn_step_dial(struct conn *c)
 {
 	struct req *r = c->req;
 
-	if (r->up->state == UP_FAILED) {
+	if ((r->up == NULL || r->up->state < UP_OPEN) && (c->peer.failed || (req_body_consumed(r) && conn_client_gone(c))))
+		return conn_close(c, true);
+	if (r->up == NULL)      /* it waits */
+		conn_begin_dial(c);
+	if (c->state == CONN_DIAL && r->up != NULL && r->up->state == UP_FAILED)
 		conn_dial_failed(c);
-		return true;
-	}
-	if (r->up->state != UP_OPEN)
-		return req_body_consumed(r) && conn_client_gone(c) && conn_close(c, true);
+	if (c->state != CONN_DIAL || r->up == NULL || r->up->state != UP_OPEN)
+		return c->state != CONN_DIAL;
 	if (r->action == REQ_BLIND) {
 		if (c->at->control)     /* nobody asked for a tunnel: the request's head is its first bytes */
 			peer_put(&r->up->peer, r->bytes.p, r->bytes.n);
@@ -7005,7 +7028,8 @@ conn_expire(struct conn *c)
 		else
 			conn_fail(c, 503, "injection_unavailable", "the decision took too long");
 	} else if (c->state == CONN_DIAL) {
-		conn_fail(c, 504, "upstream_timeout", "the upstream did not open in time");
+		if (r->up != NULL)
+			conn_fail(c, 504, "upstream_timeout", "the upstream did not open in time");
 	} else if (c->state == CONN_H2) {
 		c->last = true;
 	} else {                /* in all other states it ends the connection */
@@ -15478,7 +15502,6 @@ struct stream {
 struct h2 {
 	nghttp2_session *s;     /* owned */
 	struct h2_wake wake;    /* of the peer that carries the session */
-	LIST_ENTRY(h2) link;    /* of an upstream: among all of the worker */
 	bool is_client;         /* the peer is an upstream's */
 	int64_t heard;          /* monotonic ms: when something came */
 	LIST_HEAD(, stream) streams;
@@ -15491,7 +15514,8 @@ struct h2 {
 	size_t head_n;
 };
 
-static LIST_HEAD(, h2) h2_ups = LIST_HEAD_INITIALIZER(h2_ups); /* sessions with upstreams, idle ones too */
+static uint32_t h2_alone[256];  /* by their hash: keys whose requests do not wait, as h2_settled was told last. One that is pushed
+	 * out costs a wait in vain, one of another's hash a connection more. */
 
 /* -- nghttp2's memory holds fields and bodies: it is wiped */
 static void *
@@ -15814,6 +15838,9 @@ h2_on_frame(nghttp2_session *s, const nghttp2_frame *f, void *user)
 
 	if (f->hd.type == NGHTTP2_GOAWAY && h->is_client && f->goaway.error_code == NGHTTP2_HTTP_1_1_REQUIRED)
 		upstream_wants_http1(OWNER(h->wake.peer, struct upstream, peer)->key, true);
+	if (f->hd.type == NGHTTP2_SETTINGS && h->is_client && (f->hd.flags & NGHTTP2_FLAG_ACK) == 0)
+		h2_settled(OWNER(h->wake.peer, struct upstream, peer), /* with few streams, one would lead after the other */
+		    nghttp2_session_get_remote_settings(s, NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS) < H2_STREAMS / 4);
 	if (st == NULL || (f->hd.type != NGHTTP2_HEADERS && f->hd.type != NGHTTP2_DATA))
 		return 0;
 	st->ended = st->ended || (f->hd.flags & NGHTTP2_FLAG_END_STREAM) != 0;
@@ -16126,8 +16153,6 @@ h2_new(struct peer *p, bool is_client)
 	    .skip = is_client ? 0 : NGHTTP2_CLIENT_MAGIC_LEN};
 	nghttp2_submit_settings(h->s, NGHTTP2_FLAG_NONE, settings + is_client, is_client ? 4 : 3);
 	nghttp2_session_set_local_window_size(h->s, NGHTTP2_FLAG_NONE, 0, H2_STREAMS * (is_client ? H2_WINDOW_UP : H2_WINDOW));
-	if (is_client)
-		LIST_INSERT_HEAD(&h2_ups, h, link);
 	return p->h2 = h;
 }
 
@@ -16224,8 +16249,6 @@ h2_leave(struct peer *p)
 			stream_gone(st, NGHTTP2_NO_ERROR);
 		}
 		loop_undefer(&h->wake.defer);
-		if (h->is_client)
-			LIST_REMOVE(h, link);
 		nghttp2_session_del(h->s);
 		free(h);
 		p->h2 = NULL;
@@ -16287,17 +16310,34 @@ h2_event(struct upstream *u)
 static struct upstream *
 h2_find(const struct req *r, const char *key)
 {
-	for (struct h2 *h = LIST_FIRST(&h2_ups); h != NULL; h = LIST_NEXT(h, link)) {
-		struct upstream *u = OWNER(h->wake.peer, struct upstream, peer);
+	struct upstream *hope = NULL;
 
-		if (strcmp(u->key, key) == 0 && !u->idle && !u->tainted && u->trusts == upstream_trusts && h->n < H2_STREAMS &&
+	for (struct upstream *u = LIST_FIRST(&upstream_h2); u != NULL; u = LIST_NEXT(u, h2_link)) {
+		const struct h2 *h = u->peer.h2;
+
+		if (strcmp(u->key, key) != 0)
+			continue;
+		if (u->leads)           /* an open one is about to tell how many streams it takes */
+			hope = hope == NULL && (h != NULL || h2_alone[u->hash % COUNT(h2_alone)] != u->hash) ? u : hope;
+		else if (h != NULL && !u->idle && !u->tainted && u->trusts == upstream_trusts && h->n < H2_STREAMS &&
 		    nghttp2_session_get_outbound_queue_size(h->s) < H2_STREAMS &&
 		    nghttp2_session_check_request_allowed(h->s) &&
 		    h->n < nghttp2_session_get_remote_settings(h->s, NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS) &&
 		    (!u->guarded || net_guard(&u->at, r->allow, r->nallow) == NULL))
 			return u;
 	}
-	return NULL;
+	return hope;
+}
+
+static void
+h2_settled(struct upstream *u, bool alone)
+{
+	for (struct conn *c = u->awaited ? LIST_FIRST(&conn_list) : NULL; c != NULL; c = LIST_NEXT(c, link))
+		if (c->state == CONN_DIAL && c->req->up == NULL && text_hash(c->req->agent) == u->dial.owner)
+			loop_defer(&c->defer, conn_turn);       /* it looks for itself */
+	u->leads = u->awaited = false;
+	if (alone || u->peer.h2 != NULL)
+		h2_alone[u->hash % COUNT(h2_alone)] = alone ? u->hash : 0;
 }
 
 static struct upstream *
@@ -16306,9 +16346,11 @@ h2_join(struct req *r, struct upstream *u)
 	struct upstream *own = u->peer.h2 == NULL ? u : NULL, *s, *other;
 	struct stream *st;
 
-	if (own != NULL && own->tls && !tls_is_h2(own->peer.tls))
+	if (own != NULL && own->tls && !tls_is_h2(own->peer.tls)) {
+		h2_settled(own, true);
 		return own;
-	if (own != NULL && !r->retried && (other = h2_find(r, own->key)) != NULL) {   /* requests that came together dialled each */
+	}
+	if (own != NULL && !r->retried && (other = h2_find(r, own->key)) != NULL && !other->leads) {   /* another was up before */
 		upstream_drop(&own);
 		u = other;
 	} else if (own != NULL && h2_new(&own->peer, true) != NULL) {

@@ -4,6 +4,7 @@ import socket
 import ssl
 import struct
 import subprocess
+import threading
 import time
 
 import peers
@@ -44,11 +45,12 @@ class Wire:
 
 class Server:
     """Plays `script(server, wire, stream, fields)` for each request's head; `began(wire)` stands for our SETTINGS. A connection
-    that chose HTTP/1.1 gets 200 for each request (`old`: their heads)."""
+    that chose HTTP/1.1 gets 200 for each request (`old`: their heads), once `hold` of them came. The first `stalls` connections
+    get no byte."""
 
-    def __init__(self, script, plain=False, alpn=("h2",), began=None):
-        self.script, self.plain, self.began = script, plain, began
-        self.seen, self.frames, self.wires, self.ended, self.old = [], [], [], 0, []
+    def __init__(self, script, plain=False, alpn=("h2",), began=None, hold=0, stalls=0):
+        self.script, self.plain, self.began, self.hold, self.stalls = script, plain, began, hold, stalls
+        self.seen, self.frames, self.wires, self.ended, self.old, self.accepted = [], [], [], 0, [], []
         self.context = peers.server_context(sallyport.certs(), "ok")
         self.context.set_alpn_protocols(list(alpn))
         self.sock = socket.create_server(("127.0.0.1", 0), backlog=100)
@@ -57,13 +59,19 @@ class Server:
 
     def serve(self, sock):
         wire = peers.Wire(sock)
+        self.accepted.append(sock)
         try:
+            if sock in self.accepted[:self.stalls]:
+                while wire.recv(60):
+                    pass
+                return
             if not self.plain:
                 wire.start_tls(self.context, server_side=True)
                 while wire.tls.selected_alpn_protocol() == "http/1.1":
                     if not (came := peers.read_head(wire.recv)):
                         raise ConnectionError
                     self.old.append(came)
+                    wait(lambda: len(self.old) >= self.hold, 30, what="requests on as many connections")
                     wire.send(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nold")
             w = Wire(wire)
             self.wires.append(w)
@@ -320,17 +328,125 @@ def test_one_connection(t):
     assert [c.status(i) for i in ids] == [200] * 20 and len(server.wires) == had
 
 
+def at_once(t, wait_for, **servers):
+    """The proxy, and a client for each server, which is behind NAME.test. What waits for another's connection does so for a quarter
+    of `wait_for`."""
+    s, _ = t.proxy(serve=False, credentials=[{"name": "any", "host": "*.test", "secrets": {"token": TOKEN}}])
+    s.serve("--upstream-ca", sallyport.certs() / "root.pem", "--dial-timeout", wait_for,
+            *(x for name, port in servers.items() for x in ("--connect-to", f"{name}.test:443:127.0.0.1:{port}")))
+    return s, *(Client(s, host=f"{name}.test") for name in servers)
+
+
+def hold(n, began=None):
+    """A server that answers the first n requests when all of them came, and one for /up when its body did, and later ones at
+    once; and [the most that one connection had then]."""
+    lock, held, most = threading.Lock(), [], [0]
+
+    def script(server, w, i, fields):
+        with lock:
+            held.append((dict(fields)[":path"] == "/up", w, i))
+            came = len(held)
+        if came < n:
+            return
+        if came > n:
+            return ok(server, w, i, fields)
+        most[0] = max(sum(y is x for _, y, _ in held) for _, x, _ in held)
+        for up, w, i in sorted(held, key=lambda one: one[0]):
+            while up and w.frame()[:2] != (DATA, END_STREAM):
+                pass
+            ok(server, w, i, fields)
+
+    return Server(script, began=began), most
+
+
 def test_at_once(t):
-    """20 requests at once that find no connection: all are answered, and those behind them share what is open"""
-    server = Server(ok)
-    s = arrange(t, server)
-    c = Client(s)
-    ids = [c.ask(path=f"/{i}") for i in range(20)]
-    assert [c.status(i) for i in ids] == [200] * 20
-    had = len(server.wires)
-    assert had <= 20
-    ids = [c.ask(path=f"/more{i}") for i in range(20)]
-    assert [c.status(i) for i in ids] == [200] * 20 and len(server.wires) == had
+    """32 requests at once that find no connection, one of them with a body to come: they wait for one dial, and share one connection, as later ones do"""
+    server, _ = hold(32)
+    s, c = at_once(t, "4m", api=server.port)
+    ids = [c.ask(path=f"/{i}") for i in range(31)]
+    up = c.ask(("content-length", "3"), path="/up", method="POST", end=False)
+    assert [c.status(i) for i in ids] == [200] * 31
+    c.send(frame(DATA, END_STREAM, up, b"abc"))
+    assert c.status(up) == 200 and len(server.accepted) == 1, len(server.accepted)
+    ids = [c.ask(path=f"/more{i}") for i in range(32)]
+    assert [c.status(i) for i in ids] == [200] * 32 and len(server.accepted) == 1, len(server.accepted)
+    wait(lambda: len(s.records()) == 64, what="the records")
+    assert all(r["upstream_h2"] for r in s.records())
+
+
+def test_at_once_apart(t):
+    """two agents, and a server that never finishes their first handshakes: each agent's requests wait for its own dial, and share its own connection; a proxy that is told to end answers what waits, and ends"""
+    server, _ = hold(14)
+    server.stalls, seen, answer = 2, set(), server.script
+    server.script = lambda server, w, n, fields: (seen.add((w, dict(fields)[":path"])), answer(server, w, n, fields))
+    s, a = at_once(t, "4m", api=server.port)
+    s.agent("b")
+    b = Client(s, wire=s.tunnel("api.test", context=s.client_context(alpn=["h2"]), auth=s.auth(name="b")))
+    first = [(c, c.ask(path="/first")) for c in (a, b)]
+    wait(lambda: len(server.accepted) == 2, what="a dial of each agent")
+    ids = [(c, c.ask(path=path)) for c, path in ((a, "/a"), (b, "/b")) for _ in range(7)]
+    assert a.lives() and b.lives()              # all was read
+    s.process.terminate()
+    for c, n in first:
+        c.send(frame(RST, 0, n, struct.pack(">I", 8)))  # another dials, for all of its agent
+    assert [c.status(n) for c, n in ids] == [200] * 14
+    assert len(server.accepted) == 4 and len(seen) == 2 == len({w for w, _ in seen}) and {p for _, p in seen} == {"/a", "/b"}, seen
+    s.process.wait(20 * sallyport.SLOW)
+
+
+def test_at_once_few(t):
+    """32 requests at once to a server that takes 4 streams: none of its connections sees a fifth, none is refused, all are in progress at once"""
+    server, most = hold(32, began=lambda w: w.send(frame(SETTINGS, 0, 0, struct.pack(">HI", 3, 4))))
+    s, c = at_once(t, "4m", few=server.port)
+    ids = [c.ask(authority="few.test") for _ in range(32)]
+    assert [c.status(i) for i in ids] == [200] * 32
+    assert most[0] == 4 and 8 <= len(server.accepted) <= 29 and len(server.seen) == 32, (most, len(server.accepted), len(server.seen))
+
+
+def test_at_once_not(t):
+    """32 requests at once where no connection of HTTP/2 comes of the first dial: its server chose HTTP/1.1, and has 32 connections; it refuses"""
+    server = Server(ok, alpn=("http/1.1",), hold=32)
+    s, old, gone = at_once(t, "4m", old=server.port, gone=free_port())
+    ids = [old.ask(authority="old.test") for _ in range(32)]
+    answers = [old.answer(i) for i in ids]
+    assert [(a[0], a[2]) for a in answers] == [(200, b"old")] * 32 and len(server.accepted) == 32, (answers, len(server.accepted))
+    ids = [gone.ask(authority="gone.test") for _ in range(32)]
+    answers = [gone.answer(i) for i in ids]
+    assert all(a[0] == 502 and b"connection refused" in a[2] for a in answers), answers
+
+
+def test_at_once_hangs(t):
+    """a server that never finishes its first handshake: the others wait for a quarter of dial-timeout, and dial; what is cancelled leaves, or ends with its agent's connection"""
+    hangs, left, goes = Server(ok, stalls=1), Server(ok, stalls=2), Server(ok, stalls=1)
+    s, c = at_once(t, "4s", hangs=hangs.port)
+    s2, b, d = at_once(t, "4m", left=left.port, goes=goes.port)
+
+    def ask(client, server, host, dials):
+        """8 streams, of which the first has begun to dial, and the last has a body to come"""
+        first = client.ask(authority=host)
+        wait(lambda: len(server.accepted) == dials, what="the dial")
+        return first, [client.ask(authority=host) for _ in range(6)] + [client.ask(method="POST", authority=host, end=False)]
+
+    def reset(*streams):
+        return b"".join(frame(RST, 0, i, struct.pack(">I", 8)) for i in streams)
+
+    hung, others = ask(c, hangs, "hangs.test", 1)
+    first, waiting = ask(b, left, "left.test", 1)
+    b.send(reset(*waiting, first))
+    wait(lambda: left.ended == 1, what="the end of the first dial")
+    assert b.lives() and len(left.accepted) == 1, len(left.accepted)
+    ask(b, left, "left.test", 2)
+    b.close()
+    wait(lambda: left.ended == 2, what="the end of the second dial")
+    b = Client(s2, host="left.test")
+    assert b.status(b.ask(authority="left.test")) == 200 and len(left.accepted) == 3, len(left.accepted)
+    first, waiting = ask(d, goes, "goes.test", 1)
+    d.send(reset(first))                        # another dials, for all that wait
+    assert [d.status(i) for i in waiting] == [200] * 7 and len(goes.accepted) == 2, len(goes.accepted)
+    assert [c.status(i) for i in others] == [200] * 7 and len(hangs.accepted) >= 2
+    c.send(reset(hung))
+    wait(lambda: hangs.ended >= 1, what="the end of the connection that hangs")
+    assert s.alive() and s2.alive()
 
 
 def test_http1(t):
