@@ -6790,13 +6790,13 @@ blind_cut(struct conn *c)
 }
 
 /* Pumps one direction. When its source has ended and all bytes are sent, its destination is half-closed: but in TLS,
- * whose close_notify ends both directions here, for a stream, whose client still waits for a WebSocket's Close.
- * True: one end is gone. */
+ * whose close_notify ends both directions here, for a stream, whose client still waits for a WebSocket's Close. Nor where
+ * the source was cut: a stream is reset then (RFC 8441 5). True: one end is gone. */
 static bool
 blind_pump(struct conn *c, struct flow *f)
 {
 	enum flow_io io = f->shut ? FLOW_WAIT : conn_pump_back(c, f);
-	bool open = f->src->stream != NULL && f->dst->tls != NULL;
+	bool open = !f->end || (f->src->stream != NULL && f->dst->tls != NULL);
 
 	if (io == FLOW_BAD && f->filter != NULL && f->filter->fault != NULL)
 		text_copy(c->req->code, sizeof c->req->code, f->filter->fault->code);

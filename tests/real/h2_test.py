@@ -404,6 +404,10 @@ def test_websocket(t):
         try:
             while (part := wire.recv(60)) not in (b"", b"leave"):
                 wire.send(part)
+                if part in (b"cut", b"reset"):
+                    if part == b"reset":
+                        wire.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    return wire.sock.close()
                 if part.endswith(b"last"):
                     return wire.send(b"bye")
         finally:
@@ -435,6 +439,11 @@ def test_websocket(t):
     n = opened()
     c.send(frame(DATA, 0, n, b"leave"))                 # the server ends
     c.until(lambda: n in c.ended, what="the server's end")
+    for said, end in (b"cut", "the server's TLS has no close_notify"), (b"reset", "its connection is reset"):
+        n = opened()
+        c.send(frame(DATA, 0, n, said))
+        c.until(lambda: n in c.ended or n in c.resets, what=end)
+        assert c.bodies[n] == said and n not in c.ended and c.resets[n] == 8, (end, c.bodies[n], c.resets)      # CANCEL (RFC 8441 5)
     n = opened()
     c.send(frame(RST, 0, n, struct.pack(">I", 8)))
     wait(lambda: up.websockets == 0, 5, "the server hears of a stream that is cancelled")
