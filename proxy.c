@@ -10057,7 +10057,8 @@ ossl_judge(X509_STORE_CTX *ctx, void *arg)
 	return v->err == 0;
 }
 
-/* Called when the server asks for a certificate of ours, and in a handshake with an agent. 0: it fails. */
+/* Called when the server asks for a certificate of ours, and in a handshake with an agent, where it has two ClientHellos for
+ * each. 0: it fails. */
 static int
 ossl_show(SSL *ssl, void *arg)
 {
@@ -10078,7 +10079,7 @@ ossl_show(SSL *ssl, void *arg)
 		text = buf_slice(&der);
 	ok = ossl.SSL_use_certificate_ASN1(ssl, id->chain[0].data, (int)id->chain[0].data_len) == 1 &&
 	    ossl.SSL_use_PrivateKey_ASN1(br_skey_decoder_key_type((void *)id->key->p) == BR_KEYTYPE_RSA ? EVP_PKEY_RSA : EVP_PKEY_EC,
-	    ssl, (const unsigned char *)text.p, (long)text.n) == 1;
+	    ssl, (const unsigned char *)text.p, (long)text.n) == 1 && ossl.SSL_ctrl(ssl, SSL_CTRL_CHAIN, 0, NULL) == 1;
 	for (size_t i = 1; i < id->chain_n && ok; i++) {
 		above = ossl_x509((struct slice){(const char *)id->chain[i].data, id->chain[i].data_len});
 		ok = above != NULL && ossl.SSL_ctrl(ssl, SSL_CTRL_CHAIN_CERT, 1, above) == 1;

@@ -334,6 +334,36 @@ def test_door(t):
         for name, c in contexts.items():
             version, _, session = client(c)
             assert version == name and client(c, session)[1], name
+        assert flight(port, True) == flight(port, False)        # RFC 8446 4.1.4: its second ClientHello brings the chain no second time
+
+
+def flight(port, share):
+    """The sizes of EncryptedExtensions and Certificate, for a client whose first ClientHello has a key share of X25519, or none."""
+    def extension(kind, value):
+        return struct.pack(">HH", kind, len(value)) + value
+
+    def hello(share):
+        extensions = extension(43, b"\2\3\4") + extension(10, b"\0\2\0\x1d") + extension(13, b"\0\4\4\3\x08\4") + \
+            extension(51, struct.pack(">H", len(share)) + share)
+        body = b"\3\3" + b"r" * 32 + b"\0" + b"\0\2\x13\1" + b"\1\0" + struct.pack(">H", len(extensions)) + extensions
+        message = b"\1\0" + struct.pack(">H", len(body)) + body
+        return b"\x16\3\1" + struct.pack(">H", len(message)) + message
+
+    def record():
+        kind, _, n = struct.unpack(">BHH", wire.read(5))
+        message = wire.read(n)
+        return record() if kind == 20 else (kind, message)      # ChangeCipherSpec says nothing
+    with socket.create_connection(("127.0.0.1", port), 20 * sallyport.SLOW) as sock, sock.makefile("rb") as wire:
+        key, retry = b"\0\x1d\0\x20" + b"\x09" + bytes(31), bytes.fromhex("cf21ad74e59a6111be1d8c021e65b891c2a211167abb8c5e079e09e2c8a8339c")
+        sock.sendall(hello(key if share else b""))
+        kind, message = record()
+        assert (kind, message[6:38] == retry) == (22, not share), message
+        if not share:
+            sock.sendall(hello(key))
+            assert record()[0] == 22
+        sizes = record(), record()
+        assert [kind for kind, _ in sizes] == [23, 23], sizes
+        return [len(message) for _, message in sizes]
 
 
 def attempt(client, c):
