@@ -98,7 +98,8 @@ end
 local function domain_item(rec)
   return {
     kind = "domain", name = rec.host, bundles = { rec.bundle }, hosts = { rec.host }, ports = rec.ports,
-    methods = rec.methods, paths = rec.paths, tunnel = rec.tunnel == "raw" and "raw" or rec.tunnel == true, enabled = true, order = rec.created or 0,
+    methods = rec.methods, paths = rec.paths, tunnel = rec.tunnel == "raw" and "raw" or rec.tunnel == true, enabled = rec.enabled ~= false,
+    order = rec.created or 0,
   }
 end
 
@@ -334,6 +335,7 @@ local function apply_changes(self, changes)
     elseif db == "bundle" and not key:find("/", 1, true) then
       self.bundle_variables:drop(key)
       self.bundle_rules:drop(key)
+      self.agents, self.tokens = cache_new(AGENTS_MAX), cache_new(AGENTS_MAX)   -- which of theirs are enabled
     elseif place_of(db, key) then
       if db == "credential" then self.opened:drop(key) end
       local rec, code, why = self.store.peek(db, key)
@@ -427,21 +429,32 @@ end
 
 -- ---- agents --------------------------------------------------------------------------------------
 
---- An agent by name, as the pipeline uses it: { name, bundles, hosts = cache } | nil: it may do nothing; "revoked",
--- "expired"
+--- Does a bundle give nothing for now? One that was changed on the disk is not taken out: `rules` refuses all that it decides.
+function M:bundle_off(name)
+  local rec = self.store.peek("bundle", name)
+  return rec ~= nil and rec.enabled == false
+end
+
+--- An agent by name, as the pipeline uses it: { name, bundles = those that are enabled, off = { [name] = true } of the others, first = the first
+-- that it holds, enabled or not, hosts = cache } | nil: it may do nothing; "revoked", "disabled", "expired"
 function M:agent_named(name)
   local agent = self.agents:get(name)
   if not agent then
     local rec, why = self.store.get("agent", "a/" .. name)
     if why == "damaged" then self:say_refused("agent", "a/" .. name) end
     if not rec then return nil end
-    agent = { name = name, bundles = rec.bundles or {}, revoked = rec.revoked == true, expires_at = rec.expires_at,
+    agent = { name = name, bundles = {}, off = {}, first = (rec.bundles or {})[1], revoked = rec.revoked == true, disabled = rec.enabled == false,
+      expires_at = rec.expires_at,
       variables = rec.variables, requests = rec.requests, series = rec.series, kind = rec.kind, id = rec.id, epoch = rec.epoch }
     agent.in_bundle = {}
-    for _, b in ipairs(agent.bundles) do agent.in_bundle[b] = true end
+    for _, b in ipairs(rec.bundles or {}) do
+      if self:bundle_off(b) then agent.off[b] = true
+      else agent.bundles[#agent.bundles + 1], agent.in_bundle[b] = b, true end
+    end
     self.agents:put(name, agent)
   end
   if agent.revoked then return nil, "revoked" end
+  if agent.disabled then return nil, "disabled" end
   if agent.expires_at and self.time.wall() >= agent.expires_at then return nil, "expired" end
   return agent
 end
@@ -451,7 +464,7 @@ function M:forget_agents()
   if self.applied ~= self.store.generation() then self.agents, self.tokens = cache_new(AGENTS_MAX), cache_new(AGENTS_MAX) end
 end
 
---- The agent whose token has this SHA-256 (hex), or whose door that is (doors.lua) | nil: unknown; nil, "expired" | "revoked" | "rotated", whose it was.
+--- The agent whose token has this SHA-256 (hex), or whose door that is (doors.lua) | nil: unknown; nil, "expired" | "revoked" | "disabled" | "rotated", whose it was.
 function M:agent(hash)
   local token = self.tokens:get(hash)
   if not token and doors.is(hash) then

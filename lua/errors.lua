@@ -13,7 +13,7 @@ M.codes = {
   ambiguous_path   = { 400, "servers read this path in different ways, and they lead to different decisions",
                        "send the path without percent-encoded slashes, dot segments, backslashes, doubled slashes or ;parameters" },
   host_not_allowed = { 403, "this host is not allowed", LIST .. "; POST /v1/proposals there asks a person for more" },
-  service_disabled = { 403, "the credential for this host is disabled", "the operator can enable it: sallyport credential enable NAME" },
+  service_disabled = { 403, "what allows this host is disabled", "the operator can enable it: sallyport credential enable, sallyport domain enable" },
   method_not_allowed = { 403, "this method is not allowed here", LIST },
   path_not_allowed = { 403, "this path is not allowed", LIST },
   rule_denied      = { 403, "a rule of the bundle refuses this request", LIST },

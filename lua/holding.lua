@@ -22,7 +22,10 @@ end
 -- The credentials that the agent has, in the order in which they count: that of its bundles, then their own.
 local function held_by(agent)
   local rank, list = {}, {}
-  for i, b in ipairs(agent.bundles or {}) do rank[b] = rank[b] or i end
+  for i, b in ipairs(agent.bundles or {}) do
+    local bundle = require("store").peek("bundle", b)
+    if not bundle or bundle.enabled ~= false then rank[b] = rank[b] or i end
+  end
   for _, cred in stored() do
     local best
     for _, b in ipairs(cred and cred.enabled ~= false and cred.bundles or {}) do

@@ -344,21 +344,35 @@ local function unknown(req, how, name)
   local code = how and "agent_" .. how or "agent_unknown"
   req:log { decision = "deny", reason = code, ended = name }
   if req.form ~= "tunnel" then return errors.challenge(req, code) end
+  if how == "disabled" then
+    return errors.fail(req, "agent_unknown", ("the agent %s is disabled"):format(name),
+      ("its token is good again once the operator enables it: sallyport agent enable %s"):format(name), { close = true })
+  end
   return errors.fail(req, "agent_unknown", how and "this agent's token has ended: it was " .. how, nil, { close = true })
 end
 
 
 local function allowed_message(code, req)
   if code == "host_not_allowed" then return ("%s:%d is not allowed for this agent"):format(errors.host(req.host), req.port) end
-  if code == "service_disabled" then return ("the credential for %s is disabled"):format(errors.host(req.host)) end
+  if code == "service_disabled" then return ("what allows %s is disabled"):format(errors.host(req.host)) end
   if code == "method_not_allowed" then
     return ("%s is not allowed on this path of %s"):format(req.websocket and "WebSocket" or "this method", errors.host(req.host))
   end
   if code == "path_not_allowed" then return ("this path of %s is not allowed for this agent"):format(errors.host(req.host)) end
 end
 
+-- What an agent is told that holds bundles which give nothing for now | nil
+local function off_hint(agent)
+  local names = {}
+  for name in pairs(agent.off or {}) do names[#names + 1] = name end
+  table.sort(names)
+  return names[1] and ("disabled among this agent's bundles: %s; the operator can enable them: sallyport bundle enable %s")
+    :format(table.concat(names, ", "), names[1])
+end
+
 local function refuse_decided(self, req, agent, code, message, hint)
   if not message then message = allowed_message(code, req) end
+  if code == "host_not_allowed" then hint = hint or off_hint(agent) end
   if hint then hint = hint .. "; GET /discover on the proxy lists what this agent may reach" end
   return refuse(req, agent, code, message, hint)
 end
@@ -1590,7 +1604,7 @@ end
 
 --- What an agent may reach, and with what in the credentials' places.
 function M:discover(agent)
-  local out = { agent = agent.name, vault = agent.bundles[1], services = self.json.array {}, available_credentials = self.json.array {}, allowed = self.json.array {} }
+  local out = { agent = agent.name, vault = agent.first, services = self.json.array {}, available_credentials = self.json.array {}, allowed = self.json.array {} }
   discover_page_all(self, agent, out, "credential", "", function(row)
     local rec = row.record
     if rec.enabled == false then return nil end
@@ -1601,7 +1615,7 @@ function M:discover(agent)
   end)
   for _, bundle in ipairs(agent.bundles) do
     discover_page_all(self, agent, out, "bundle", bundle .. "/", function(row)
-      return discover_domain(self, agent, row.record, bundle)
+      return row.record.enabled ~= false and discover_domain(self, agent, row.record, bundle)
     end)
   end
   return out
@@ -2205,7 +2219,7 @@ function M.answer(...) return here:on_answer(...) end
 
 -- For the commands that decide on a request that nobody sent (lua/cli/decision.lua).
 M.parts = {
-  decide = decide, relays = relays, foreign = foreign, at_endpoint = at_endpoint,
+  decide = decide, off_hint = off_hint, relays = relays, foreign = foreign, at_endpoint = at_endpoint,
   skips_of = skips_of, allowed_message = allowed_message, judge_second = judge_second,
   names_in_line = names_in_line, minted = minted, mint_question = mint_question, inject = inject,
   sealed_in = sealed_in, judge_sealed = judge_sealed, decide_request = decide_request, belongs = belongs, method_of = method_of,

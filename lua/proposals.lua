@@ -335,7 +335,7 @@ local function keep(self, agent, new)
   local id = require("host").sha256_hex((require("host").random_token(""))):sub(1, 8)
   ops[#ops + 1] = { op = "put", db = "proposal", key = agent.id .. "/" .. id, version = 0,
     plain = { proposal = id, agent = agent.name, agent_id = agent.id,
-    bundle = agent.bundles[1], created = wall, ["until"] = wall + M.LIFE, state = "pending", services = new.services,
+    bundle = agent.first, created = wall, ["until"] = wall + M.LIFE, state = "pending", services = new.services,
       credentials = new.credentials,
     message = new.message, user_message = new.user_message } }
   ops.context = { by = "agent " .. agent.name, door = "proxy", page = "POST /v1/proposals" }
@@ -391,10 +391,12 @@ end
 function M.answer(self, req, agent, body)
   local id, wall = req.path:match("^/v1/proposals/(%x+)$"), self.time.wall()
   if body then
-    if not agent.bundles[1] then return nil, "path_not_allowed", "this agent holds no bundle to which anything could be added",
+    if not agent.first then return nil, "path_not_allowed", "this agent holds no bundle to which anything could be added",
       "the operator grants one: sallyport agent set" end
+    if agent.off[agent.first] then return nil, "path_not_allowed", ("the bundle %s, to which it would be added, is disabled"):format(agent.first),
+      "the operator can enable it: sallyport bundle enable " .. agent.first end
     local new, why = M.parse(body, function(key) return held_as(self, agent, key) end)
-    if new then why = missing(self.store, new, agent.bundles[1]) end
+    if new then why = missing(self.store, new, agent.first) end
     if why then return nil, "bad_request", "the proposal cannot be read: " .. why,
       "sallyport help proposals has the shape" end
     local code
@@ -404,7 +406,7 @@ function M.answer(self, req, agent, body)
     if not id then return nil, "store_unavailable" end
     local url = M.link(self.config.settings, "p", id)
     require("webhook").proposal(self.config.settings, id, agent.name, new.services)
-    return 201, { id = id, status = "pending", vault = agent.bundles[1], approval_url = url,
+    return 201, { id = id, status = "pending", vault = agent.first, approval_url = url,
       message = ("Proposal created. A person approves it %swith `sallyport proposal approve %s`, or on the page (sallyport admin).%s"):format(
       url and ("at %s, "):format(url) or "", id, new.value and " The value that came along was not kept: a person types it." or "") }
   end

@@ -456,7 +456,9 @@ local function refuse(list, q, path)
     return nil, "host_not_allowed", ("the URL is signed with another key than the placeholder of %s; a domain entry would "
       .. "let it pass"):format(foreign.name)
   end
-  if disabled then return nil, "service_disabled", ("the credential %s for it is disabled"):format(disabled.name) end
+  if disabled then
+    return nil, "service_disabled", ("the %s %s for it is disabled"):format(disabled.shape.kind == "domain" and "domain entry" or "credential", disabled.name)
+  end
   return nil, "host_not_allowed"
 end
 

@@ -1,4 +1,4 @@
---- sallyport agent add, list, set, rotate, revoke, remove
+--- sallyport agent add, list, set, enable, disable, rotate, revoke, remove
 local db = require "cli.db"
 local home = require "cli.home"
 local records = require "records"
@@ -150,7 +150,7 @@ local function list(_, _, ctx)
       out[#out + 1] = { name = key:sub(3), state = "damaged" }
     else
       local mine = held[a.name] or {}
-      local state = a.revoked and "revoked" or a.expires_at and a.expires_at <= now and "expired" or "active"
+      local state = shape.agent_state(a, now)
       rows[#rows + 1] = { a.name, table.concat(a.bundles or {}, ","), state, #mine,
         a.expires_at and report.time(a.expires_at) or "never", a.requests or "",
         report.clean(table.concat(variables.lines(a.variables), " ")), "" }
@@ -244,6 +244,25 @@ local function rotate(args, _, ctx)
   return 0
 end
 
+-- enable and disable. Its tokens, bundles and doors stay; what was sealed for it does not (its record's epoch moves), as with a credential.
+local function switch(on)
+  return function(args, _, ctx)
+    db.open(ctx)
+    db.switch("agent", "a/" .. args[1], function()
+      local record = db.need("agent", args[1])
+      tokens.refuse_tenant(record)
+      if record.revoked then
+        report.fail(("'%s' is revoked"):format(args[1]), ("sallyport agent add %s begins anew"):format(args[1]))
+      end
+      return record
+    end, on, not on)
+    ctx.note(on and ("'%s' is enabled: its tokens are good again from the next request."):format(args[1])
+      or ("'%s' is disabled: its requests are refused from the next one, open tunnels included. sallyport agent enable %s"):format(args[1], args[1]))
+    report.answer(ctx, shape.agent_named(args[1]))
+    return 0
+  end
+end
+
 local function revoke(args, _, ctx)
   db.open(ctx)
   local now = require("time").wall()
@@ -317,6 +336,22 @@ examples:
   sallyport agent set claude WORKSPACE=wrk_123
   sallyport agent set claude --uid bot
 ]], run = set },
+  { words = "agent enable", args = "NAME", min = 1, max = 1, summary = "use it again, with the tokens it has",
+    help = [[
+Undoes `agent disable`, from the next request.
+
+example:
+  sallyport agent enable claude
+]], run = switch(true) },
+  { words = "agent disable", args = "NAME", min = 1, max = 1, summary = "it may do nothing until it is enabled",
+    help = [[
+Refuses every request of the agent, inside open tunnels too: 407, and 403 in a tunnel, with a message that says so. Its tokens, bundles
+and sockets stay, so that `agent enable` is all it takes. What was sealed for it opens no more, even then. `agent revoke` is for a
+token that somebody else may have.
+
+example:
+  sallyport agent disable claude
+]], run = switch(false) },
   { words = "agent rotate", args = "NAME", min = 1, max = 1, summary = "a new token; every older one ends",
     help = [[
 Prints a new token, once. Every older token of the agent ends at once, those that `env` made too.

@@ -35,7 +35,7 @@ local restore_hints = {
 local function reach()
   local now, agents, set = require("time").wall(), {}, {}
   for _, a in db.each("agent", "a/") do
-    if a and not a.revoked and not (a.expires_at and a.expires_at <= now) then agents[a.name] = true end
+    if a and not a.revoked and a.enabled ~= false and not (a.expires_at and a.expires_at <= now) then agents[a.name] = true end
   end
   for key, token in db.each("agent", "t/") do
     if token and agents[token.agent] and not (token.expires_at and token.expires_at <= now) then
@@ -51,9 +51,10 @@ local function reach()
   for key, u in db.each("user", "u/") do
     if u and not u.disabled then set["u/" .. key] = "user " .. u.name end
   end
-  for key in db.each("bundle", "") do
+  for key, b in db.each("bundle", "") do
     local bundle, host = key:match("^([^/]+)/(.+)$")
-    if host then set["b/" .. key] = ("%s in bundle %s"):format(host, bundle) end
+    if not host and b and b.enabled ~= false then set["b/" .. key] = "bundle " .. key end
+    if host and not (b and b.enabled == false) then set["b/" .. key] = ("%s in bundle %s"):format(host, bundle) end
   end
   return set
 end
@@ -85,7 +86,7 @@ local function restore(args, _, ctx)
   report.answer(ctx, { home = ctx.home, in_force_again = report.array(back) })
   if back[1] then
     ctx.note("note: not there, or not in force, before, and in force again:\n  " .. table.concat(back, "\n  ")
-      .. "\n(agent revoke, agent rotate, credential remove, domain remove end them.)")
+      .. "\n(agent revoke, agent rotate, credential remove, domain remove end them; agent, bundle, domain and credential disable.)")
   end
   return 0
 end

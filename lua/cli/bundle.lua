@@ -1,4 +1,4 @@
---- sallyport bundle add, list, show, attach, detach, remove; sallyport domain add, remove
+--- sallyport bundle add, list, show, set, attach, detach, enable, disable, remove; sallyport domain add, set, enable, disable, remove
 local db = require "cli.db"
 local records = require "records"
 local variables = require "variables"
@@ -14,7 +14,7 @@ end
 
 local function joined(list, empty) return list and #list > 0 and table.concat(list, ",") or empty end
 
---- What bundles hold, read once: { bundle = { credentials = {names}, domains = {records}, agents = {names} } }.
+--- What bundles hold, read once: { bundle = { credentials = {names}, domains = {records}, agents = {names}, off = whether it is disabled } }.
 local function contents()
   local all = {}
   local function of(name)
@@ -32,7 +32,7 @@ local function contents()
     if bundle and b then
       table.insert(of(bundle).domains, b)
     else
-      of(key).variables = b and b.variables or {}
+      of(key).variables, of(key).off = b and b.variables or {}, b and b.enabled == false
       for i, rule in ipairs(b and b.rules or {}) do of(key).rules[i] = rule.name end
     end
   end
@@ -42,7 +42,7 @@ end
 local function domain_line(d)
   return ("%s%s  %s%s"):format(d.host, d.tunnel and "" or "  " .. joined(d.methods, "GET,HEAD,OPTIONS"), joined(d.ports, "443"),
     (d.paths and "  " .. joined(d.paths) or "") .. (d.tunnel and (d.tunnel == "raw" and "  tunnel=raw" or "  tunnel") or "") .. (d.tls and "  tls " .. d.tls or "")
-      .. (d.addresses and "  " .. joined(d.addresses, "") or ""))
+      .. (d.addresses and "  " .. joined(d.addresses, "") or "") .. (d.enabled == false and "  disabled" or ""))
 end
 
 local function answer(ctx, name) report.answer(ctx, shape.bundle(name, contents()[name])) end
@@ -68,10 +68,10 @@ local function list(_, _, ctx)
   table.sort(names)
   for i, name in ipairs(names) do
     local held = all[name]
-    rows[i] = { name, report.several(held.credentials, "-"), #held.domains, report.several(held.agents, "-") }
+    rows[i] = { name, held.off and "disabled" or "enabled", report.several(held.credentials, "-"), #held.domains, report.several(held.agents, "-") }
     out[i] = shape.bundle(name, held)
   end
-  ctx.out(ctx.json and report.json(out) or terminal.columns(ctx, { "BUNDLE", "CREDENTIALS", "DOMAINS", "AGENTS" }, rows))
+  ctx.out(ctx.json and report.json(out) or terminal.columns(ctx, { "BUNDLE", "STATE", "CREDENTIALS", "DOMAINS", "AGENTS" }, rows))
   return 0
 end
 
@@ -83,7 +83,7 @@ local function show(args, _, ctx)
     ctx.out(report.json(shape.bundle(args[1], held)))
     return 0
   end
-  local rows = { { "bundle", args[1] }, { "agents", joined(held.agents, "-") }, { "credentials", joined(held.credentials, "-") } }
+  local rows = { { "bundle", args[1] }, { "state", held.off and "disabled" or "enabled" }, { "agents", joined(held.agents, "-") }, { "credentials", joined(held.credentials, "-") } }
   for _, d in ipairs(held.domains) do rows[#rows + 1] = { "domain", domain_line(d) } end
   if held.rules[1] then rows[#rows + 1] = { "rules", joined(held.rules) } end
   for _, v in ipairs(variables.lines(held.variables)) do rows[#rows + 1] = { "variable", v } end
@@ -111,6 +111,18 @@ local function set(args, _, ctx)
     left[1] and report.clean(table.concat(left, "  ")) or "none"))
   answer(ctx, args[1])
   return 0
+end
+
+-- enable and disable.
+local function switch(on)
+  return function(args, _, ctx)
+    db.open(ctx)
+    db.switch("bundle", args[1], function() return db.need("bundle", args[1]) end, on)
+    ctx.note(on and ("'%s' is enabled from the next request."):format(args[1])
+      or ("'%s' gives nothing from the next request: its agents are left with their other bundles."):format(args[1]))
+    answer(ctx, args[1])
+    return 0
+  end
 end
 
 --- Puts credentials into a bundle, or takes them out.
@@ -177,34 +189,61 @@ local function checked(list, check, option, ctx)
   return out
 end
 
+-- What a domain entry cannot be, as it would stand after the change.
+local function judge_domain(plain)
+  local host, tunnel = plain.host, plain.tunnel
+  if tunnel and host == "*" then
+    report.usage("a tunnel is relayed unseen: name its hosts", "sallyport domain add BUNDLE pinned.example.com --tunnel")
+  end
+  if tunnel == "raw" and host:find("*", 1, true) then
+    report.usage("a raw tunnel is anything that an agent likes to say: name its hosts, one by one",
+      ("sallyport domain add %s db%s --port 5432 --tunnel=raw"):format(plain.bundle, host:sub(2)))
+  end
+  if tunnel and plain.paths then report.usage("a tunnel is relayed unseen: it has no paths that anybody could look at") end
+  if tunnel and plain.methods then report.usage("a tunnel is relayed unseen: it has no methods that anybody could look at") end
+  if plain.tls and host == "*" then report.usage("an old box has a name: name it") end
+  if plain.tls and tunnel then report.usage("in a tunnel the client judges the server's TLS, not we", "leave out --tls") end
+end
+
+-- What the options say, over the record's plain part.
+local function read_domain(plain, opt, ctx)
+  if opt.tunnel and opt.tunnel ~= true and opt.tunnel ~= "raw" then report.usage("--tunnel is TLS with that host; --tunnel=raw is anything") end
+  if opt.tls then
+    local tls, why = records.tls(opt.tls)
+    if not tls then report.usage("--tls: " .. why) end
+    plain.tls = tls == "legacy" and tls or nil
+  end
+  plain.tunnel = opt.tunnel or plain.tunnel
+  plain.paths = checked(opt.path, records.path, "path", ctx) or plain.paths
+  plain.methods = checked(opt.method, records.method, "method", ctx) or plain.methods
+  plain.ports = checked(opt.port, records.port, "port", ctx) or plain.ports
+  plain.addresses = checked(opt.address, records.cidr, "address", ctx) or plain.addresses
+  judge_domain(plain)
+end
+
+local function domain_host(text)
+  local host, why = records.host(text, true)
+  if not host then report.usage(why) end
+  return host
+end
+
+-- Ends the command: the bundle has no such entry.
+local function no_domain(bundle, host)
+  local near = records.nearest(host, db.names("bundle", bundle .. "/"))
+  report.fail(("'%s' has no domain entry for %s"):format(bundle, host),
+    near and ("did you mean %s?"):format(near) or ("sallyport bundle show %s"):format(bundle))
+end
+
+local function need_domain(bundle, host)
+  return db.peek("bundle", bundle .. "/" .. host, "the domain entry") or no_domain(bundle, host)
+end
+
 local function domain_add(args, opt, ctx)
   db.open(ctx)
   db.need("bundle", args[1])
-  local host, why = records.host(args[2], true)
-  if not host then report.usage(why) end
-  if opt.tunnel and host == "*" then
-    report.usage("a tunnel is relayed unseen: name its hosts",
-      "sallyport domain add BUNDLE pinned.example.com --tunnel")
-  end
-  if opt.tunnel and opt.tunnel ~= true and opt.tunnel ~= "raw" then report.usage("--tunnel is TLS with that host; --tunnel=raw is anything") end
-  if opt.tunnel == "raw" and host:find("*", 1, true) then
-    report.usage("a raw tunnel is anything that an agent likes to say: name its hosts, one by one",
-      ("sallyport domain add %s db%s --port 5432 --tunnel=raw"):format(args[1], host:sub(2)))
-  end
-  if opt.tunnel and opt.path then report.usage("a tunnel is relayed unseen: it has no paths that anybody could look at") end
-  if opt.tunnel and opt.method then report.usage("a tunnel is relayed unseen: it has no methods that anybody could look at") end
-  local tls
-  if opt.tls then
-    tls, why = records.tls(opt.tls)
-    if not tls then report.usage("--tls: " .. why) end
-    if host == "*" then report.usage("an old box has a name: name it") end
-    if opt.tunnel then report.usage("in a tunnel the client judges the server's TLS, not we", "leave out --tls") end
-  end
-  local plain = { bundle = args[1], host = host, tunnel = opt.tunnel, tls = tls == "legacy" and tls or nil, paths = checked(opt.path, records.path, "path", ctx),
-    methods = checked(opt.method, records.method, "method", ctx),
-    ports = checked(opt.port, records.port, "port", ctx),
-    addresses = checked(opt.address, records.cidr, "address", ctx) }
-  local key, replaced = args[1] .. "/" .. host, false
+  local plain = { bundle = args[1], host = domain_host(args[2]) }
+  read_domain(plain, opt, ctx)
+  local key, replaced = args[1] .. "/" .. plain.host, false
   db.change(function()
     local old = db.peek("bundle", key, "the domain entry")
     replaced = old ~= nil
@@ -217,23 +256,69 @@ local function domain_add(args, opt, ctx)
   return 0
 end
 
+local clearable = { method = "methods", port = "ports", path = "paths", address = "addresses", tls = "tls", tunnel = "tunnel" }
+
+--- What the options name is changed; the rest of the entry stays.
+local function domain_set(args, opt, ctx)
+  db.open(ctx)
+  db.need("bundle", args[1])
+  local host = domain_host(args[2])
+  if not next(opt) then report.usage("nothing to change was named", "--method, --port, --path, --address, --tls, --tunnel, or --clear one of them") end
+  for _, name in ipairs(opt.clear or {}) do
+    if not clearable[name] then report.usage(("--clear does not know '%s'"):format(report.clean(name):sub(1, 40)), "it takes method, port, path, address, tls, tunnel") end
+    if opt[name] then report.usage(("--clear=%s and --%s name one thing"):format(name, name)) end
+  end
+  local plain
+  db.change(function()
+    local old = need_domain(args[1], host)
+    plain = db.plain(old)
+    for _, name in ipairs(opt.clear or {}) do plain[clearable[name]] = nil end
+    read_domain(plain, opt, ctx)
+    return { { op = "put", db = "bundle", key = args[1] .. "/" .. host, version = old.version, plain = plain } }
+  end)
+  ctx.note(("Changed: agents with '%s' may reach %s"):format(args[1], domain_line(plain)))
+  answer(ctx, args[1])
+  return 0
+end
+
+local function domain_switch(on)
+  return function(args, _, ctx)
+    db.open(ctx)
+    db.need("bundle", args[1])
+    local host = domain_host(args[2])
+    db.switch("bundle", args[1] .. "/" .. host, function() return need_domain(args[1], host) end, on)
+    ctx.note(("%s of '%s' is %s from the next request."):format(host, args[1], on and "enabled" or "disabled"))
+    answer(ctx, args[1])
+    return 0
+  end
+end
+
 local function domain_remove(args, _, ctx)
   db.open(ctx)
   db.need("bundle", args[1])
-  local host, why = records.host(args[2], true)
-  if not host then report.usage(why) end
+  local host = domain_host(args[2])
   local key = args[1] .. "/" .. host
   local _, code = require("store").peek("bundle", key)
-  if code == "absent" then
-    local near = records.nearest(host, db.names("bundle", args[1] .. "/"))
-    report.fail(("'%s' has no domain entry for %s"):format(args[1], host),
-      near and ("did you mean %s?"):format(near) or ("sallyport bundle show %s"):format(args[1]))
-  end
+  if code == "absent" then no_domain(args[1], host) end
   db.change(function() return { { op = "del", db = "bundle", key = key } } end, ctx)
   ctx.note(("Removed %s from '%s'."):format(host, args[1]))
   if not ctx.gathers then answer(ctx, args[1]) end
   return 0
 end
+
+local domain_options = {
+  { name = "method", arg = "METHOD", many = true,
+    help = "GET, HEAD and OPTIONS unless named; WEBSOCKET is the upgrade" },
+  { name = "port", arg = "PORT", many = true, help = "443 unless named" },
+  { name = "path", arg = "PREFIX", many = true, whole = true, help = "all unless named; /v1 covers /v1 and /v1/…" },
+  { name = "address", arg = "CIDR", many = true, help = "it may resolve to this private range" },
+  { name = "tls", arg = "legacy", help = "an old box of your own network: takes its CN for a name, and CBC ciphers" },
+  { name = "tunnel", arg = "raw", bare = true,
+    help = "relay TLS unread, for clients that pin certificates; =raw: anything, such as a database's protocol" },
+}
+local domain_changes = table.move(domain_options, 1, #domain_options, 1, {})
+domain_changes[#domain_changes + 1] = { name = "clear", arg = "NAME", many = true, of = { "method", "port", "path", "address", "tls", "tunnel" },
+  help = "take it off again: method, port, path, address, tls, tunnel" }
 
 local grant = "bundles are given to agents: sallyport agent set AGENT --bundle BUNDLE"
 
@@ -289,6 +374,20 @@ Takes credentials out of a bundle; they stay in the store.
 example:
   sallyport bundle detach default gh
 ]], run = move(false) },
+  { words = "bundle enable", args = "NAME", min = 1, max = 1, summary = "what it holds counts again", help = [[
+Undoes `bundle disable`, from the next request.
+
+example:
+  sallyport bundle enable research
+]], run = switch(true) },
+  { words = "bundle disable", args = "NAME", min = 1, max = 1, summary = "keep it, but let it give nothing", help = [[
+A disabled bundle gives its agents nothing, from the next request: no credential, host, variable or placeholder of it. They are left
+with the other bundles that they hold; who holds no other may reach nothing, not what `default` holds either. New proposals of agents
+whose first bundle it is are refused. What was sealed by its credentials opens again once it is enabled.
+
+example:
+  sallyport bundle disable research
+]], run = switch(false) },
   { words = "bundle remove", args = "NAME", min = 1, max = 1,
     summary = "an empty bundle goes, its domain entries too",
     help = [[
@@ -299,21 +398,13 @@ example:
 ]], run = remove },
   { words = "domain add", args = "BUNDLE HOST", min = 2, max = 2,
     summary = "a host agents may reach without a credential",
-    options = {
-      { name = "method", arg = "METHOD", many = true,
-        help = "GET, HEAD and OPTIONS unless named; WEBSOCKET is the upgrade" },
-      { name = "port", arg = "PORT", many = true, help = "443 unless named" },
-      { name = "path", arg = "PREFIX", many = true, whole = true, help = "all unless named; /v1 covers /v1 and /v1/…" },
-      { name = "address", arg = "CIDR", many = true, help = "it may resolve to this private range" },
-      { name = "tls", arg = "legacy", help = "an old box of your own network: takes its CN for a name, and CBC ciphers" },
-      { name = "tunnel", arg = "raw", bare = true,
-        help = "relay TLS unread, for clients that pin certificates; =raw: anything, such as a database's protocol" },
-    },
+    options = domain_options,
     help = [[
 Lets agents that hold the bundle reach a host without any credential. HOST is a name, *.example.com for
 everything below it, or '*' for the whole public internet. A credential for the same host comes first.
 A tunnel is TLS that names the host of its CONNECT (SNI); where a client sends no name, or speaks something else,
---tunnel=raw relays whatever comes, to exact hosts alone.
+--tunnel=raw relays whatever comes, to exact hosts alone. An entry of that host is replaced whole; `domain set` changes
+a part of it.
 
 examples:
   sallyport domain add default docs.example.org
@@ -324,6 +415,28 @@ examples:
   sallyport domain add default db.example.com --port 5432 --tunnel=raw
   sallyport domain add default printer.corp.example --address 10.0.0.0/8 --tls legacy
 ]], run = domain_add },
+  { words = "domain set", args = "BUNDLE HOST", min = 2, max = 2, summary = "change what may be done there", options = domain_changes,
+    help = [[
+Changes a domain entry, named as `bundle show` shows it: each option takes the place of what stood there, and what no
+option names stays. --clear takes one off again, so that all paths count, say.
+
+examples:
+  sallyport domain set default docs.example.org --method GET,POST --port 443,8443
+  sallyport domain set default docs.example.org --clear port
+]], run = domain_set },
+  { words = "domain enable", args = "BUNDLE HOST", min = 2, max = 2, summary = "it counts again", help = [[
+Undoes `domain disable`, from the next request.
+
+example:
+  sallyport domain enable default docs.example.org
+]], run = domain_switch(true) },
+  { words = "domain disable", args = "BUNDLE HOST", min = 2, max = 2, summary = "keep it, but let nobody through by it", help = [[
+A disabled entry matches nothing, from the next request: what another one allows goes on, such as a '*'; else agents are told
+403 service_disabled. `domain add` of the same host puts a new entry in its place, which counts.
+
+example:
+  sallyport domain disable default docs.example.org
+]], run = domain_switch(false) },
   { words = "domain remove", args = "BUNDLE HOST", min = 2, max = 2, summary = "it may be reached no more",
     help = [[
 Removes a domain entry, named as `bundle show` shows it.

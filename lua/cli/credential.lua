@@ -781,17 +781,11 @@ local function set(args, opt, ctx)
   return 0
 end
 
---- enable and disable: one member changes, the sealed fields stay as they are.
+--- enable and disable.
 local function switch(on)
   return function(args, _, ctx)
     db.open(ctx)
-    db.change(function()
-      local record = db.need("credential", args[1])
-      local plain = db.plain(record)
-      plain.enabled = on
-      return { { op = "put", db = "credential", key = args[1], version = record.version, plain = plain,
-        keep = true, moves = not on } }
-    end)
+    db.switch("credential", args[1], function() return db.need("credential", args[1]) end, on, not on)
     ctx.note(("'%s' is %s from the next request."):format(args[1], on and "enabled" or "disabled"))
     report.answer(ctx, shape.credential_named(args[1]))
     return 0

@@ -195,6 +195,17 @@ function M.change(build, ctx)
   report.fail(why[1], why[2])
 end
 
+--- Enables a record, or disables it: one member changes, the sealed fields stay as they are. need() -> the record as it is. moves: what was sealed
+-- for it opens no more.
+function M.switch(name, key, need, on, moves)
+  M.change(function()
+    local record = need()
+    local plain = M.plain(record)
+    plain.enabled = on
+    return { { op = "put", db = name, key = key, version = record.version, plain = plain, keep = name == "credential" or nil, moves = moves or nil } }
+  end)
+end
+
 -- What store.get and peek add to the plain members.
 local added = { version = true, id = true, epoch = true, secrets = true, sealed = true, unverified = true }
 

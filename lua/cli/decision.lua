@@ -9,6 +9,7 @@ local worker = require "worker"
 local parts = require("pipeline").parts
 local decide, relays, foreign, at_endpoint, skips_of, allowed_message =
   parts.decide, parts.relays, parts.foreign, parts.at_endpoint, parts.skips_of, parts.allowed_message
+local off_hint = parts.off_hint
 local judge_second, names_in_line, minted, mint_question, inject =
   parts.judge_second, parts.names_in_line, parts.minted, parts.mint_question, parts.inject
 local hides_method, judge_posts, body_refused = parts.hides_method, parts.judge_posts, parts.body_refused
@@ -80,15 +81,18 @@ local function strangers(self, rows, agent, host)
   }, trace)
   add_rows(self, rows, trace)
   for i = before + 1, #rows do
-    rows[i].why = ("its bundle %s is not one of the agent's"):format(rows[i].bundle)
+    local name = rows[i].bundle
+    rows[i].why = (agent.off[name] and "its bundle %s is disabled" or "its bundle %s is not one of the agent's"):format(name)
   end
 end
 
 -- Where no agent is named: one that holds every bundle, `default` first, the others by name.
-local function agent_of_all(build)
-  local agent = { bundles = {}, in_bundle = {} }
-  for _, set in pairs(build and build.bundle_sets or {}) do
-    for bundle in pairs(set) do agent.in_bundle[bundle] = true end
+local function agent_of_all(config)
+  local agent = { bundles = {}, in_bundle = {}, off = {} }
+  for _, set in pairs(config.build and config.build.bundle_sets or {}) do
+    for bundle in pairs(set) do
+      if config:bundle_off(bundle) then agent.off[bundle] = true else agent.in_bundle[bundle] = true end
+    end
   end
   for bundle in pairs(agent.in_bundle) do agent.bundles[#agent.bundles + 1] = bundle end
   table.sort(agent.bundles, function(a, b)
@@ -302,14 +306,14 @@ function M.explain(pipeline, spec)
   local self = pipeline or worker.build { command = true }
   local synced, lost = self.config:sync(self.time.now() + WAIT_MAX)
   if not synced then return nil, lost end
-  local agent
+  local agent, how
   if spec.agent then
     if not self.store.peek("agent", "a/" .. spec.agent) then
       return nil, ("there is no agent '%s'"):format(spec.agent)
     end
-    agent = self.config:agent_named(spec.agent)
+    agent, how = self.config:agent_named(spec.agent)
   else
-    agent = agent_of_all(self.config.build)
+    agent = agent_of_all(self.config)
   end
   local url, websocket = parse_target(self, spec.url)
   if not url then return nil, websocket end
@@ -320,7 +324,7 @@ function M.explain(pipeline, spec)
     result.message, result.hint = message or errors.codes[code][2], hint or errors.codes[code][3]
     return result
   end
-  if not agent then return deny("agent_unknown") end
+  if not agent then return deny("agent_unknown", how and ("the agent %s is %s"):format(spec.agent, how), how == "disabled" and "sallyport agent enable " .. spec.agent or nil) end
   if spec.method == "TRACE" then return deny("trace") end
   local found, broken = self.config:candidates(agent, url.host)
   if not found then return deny("policy_failed", tostring(broken)) end
@@ -363,7 +367,7 @@ function M.explain(pipeline, spec)
     return deny("token_endpoint", ("this is the token endpoint of %s; the proxy alone talks to it"):format(fetcher),
       spec.method == "POST" and stand_in_message(fetcher) or nil)
   elseif not own then
-    return deny(bundle, allowed_message(bundle, { host = url.host, port = url.port, websocket = websocket }), routed)
+    return deny(bundle, allowed_message(bundle, { host = url.host, port = url.port, websocket = websocket }), routed or bundle == "host_not_allowed" and off_hint(agent) or nil)
   end
   result.bundle, result.host, result.port, result.tls = bundle, url.host, url.port, url.scheme == "https"
   local named = own.domain and { own.name } or (self.store.peek("credential", own.name) or {}).hosts
@@ -425,8 +429,9 @@ function M.trial(pipeline, spec)
   if not opened then return nil, code, ("credential %s: %s"):format(spec.credential, tostring(why)) end
   local url, websocket = parse_target(self, spec.url)
   if not url then return nil, "bad_request", websocket end
-  local agent = spec.agent and self.config:agent_named(spec.agent) or nil
-  if spec.agent and not agent then return nil, "agent_unknown", ("the agent %s may do nothing"):format(spec.agent) end
+  local agent, how
+  if spec.agent then agent, how = self.config:agent_named(spec.agent) end
+  if spec.agent and not agent then return nil, "agent_unknown", ("the agent %s may do nothing%s"):format(spec.agent, how and ": it is " .. how or "") end
   local item, second, third = trial_decides(self, opened, url, websocket and "WEBSOCKET" or spec.method, agent)
   if not item then return nil, second, third end
   opened, code, why = self.config:filled(opened, agent, second)

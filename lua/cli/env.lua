@@ -72,9 +72,9 @@ local function list(opt, ctx)
     report.usage("--agent is missing: whose environment?", "sallyport env --agent NAME; sallyport agent list")
   end
   local agent = db.need("agent", name)
-  if agent.revoked or (agent.expires_at and agent.expires_at < now) then
-    report.fail(("'%s' is %s"):format(name, agent.revoked and "revoked" or "expired"),
-      "sallyport agent add, or agent set --ttl")
+  local state = require("cli.shape").agent_state(agent, now)
+  if state ~= "active" then
+    report.fail(("'%s' is %s"):format(name, state), state == "disabled" and "sallyport agent enable " .. name or "sallyport agent add, or agent set --ttl")
   end
   local ttl, why = records.duration(opt.ttl or "24h")
   if not ttl then report.usage("--ttl: " .. why) end

@@ -148,8 +148,9 @@ local function proxy_url(ctx, opt, agent, servers)
     return nil
   end
   local now = require("time").wall()
-  if agent.revoked or agent.expires_at and agent.expires_at < now then
-    report.fail(("'%s' is %s"):format(agent.name, agent.revoked and "revoked" or "expired"), "sallyport agent add, or agent set --ttl")
+  local state = require("cli.shape").agent_state(agent, now)
+  if state ~= "active" then
+    report.fail(("'%s' is %s"):format(agent.name, state), state == "disabled" and "sallyport agent enable " .. agent.name or "sallyport agent add, or agent set --ttl")
   end
   local ttl, bad = records.duration(opt.ttl or "24h")
   if not ttl then report.usage("--ttl: " .. bad) end

@@ -357,7 +357,7 @@ local function only_agent(ctx)
   local opened = store.open(ctx.home, { keyless = true })
   if opened then
     for key, record in require("store").stored("agent", "a/") do
-      if record and not record.revoked and record.kind ~= "tenant" then names[#names + 1] = key:sub(3) end
+      if record and not record.revoked and record.enabled ~= false and record.kind ~= "tenant" then names[#names + 1] = key:sub(3) end
     end
     store.close()
   end

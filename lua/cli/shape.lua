@@ -46,13 +46,18 @@ function M.credential_named(name)
   return M.credential(db.need("credential", name), require("time").wall())
 end
 
+--- What an agent is, in a word. a: its record
+function M.agent_state(a, now)
+  return a.revoked and "revoked" or a.enabled == false and "disabled" or a.expires_at and a.expires_at <= now and "expired" or "active"
+end
+
 --- An agent's record; `tokens`: those of it that count (tokens.by_agent).
 function M.agent(a, tokens, now)
   local shown = report.array()
   local through = require("doors").of(require("store").peek("agent", "d/doors"), a.name)
   for i, t in ipairs(tokens or {}) do shown[i] = { label = t.label, created = t.created, expires_at = t.expires_at } end
   return { name = a.name, bundles = report.array(a.bundles), tokens = shown, created = a.created, expires_at = a.expires_at,
-    state = a.revoked and "revoked" or a.expires_at and a.expires_at <= now and "expired" or "active",
+    state = M.agent_state(a, now),
     variables = a.variables or {}, requests = a.requests, uid = through.uid and report.array(through.uid),
     from = through.from and report.array(through.from) }
 end
@@ -67,7 +72,7 @@ end
 
 --- A domain entry.
 function M.domain(d)
-  return { host = d.host, methods = not d.tunnel and report.array(d.methods or { "GET", "HEAD", "OPTIONS" }) or nil, ports = report.array(d.ports or { 443 }),
+  return { host = d.host, state = d.enabled == false and "disabled" or "enabled", methods = not d.tunnel and report.array(d.methods or { "GET", "HEAD", "OPTIONS" }) or nil, ports = report.array(d.ports or { 443 }),
     paths = d.paths and report.array(d.paths), addresses = d.addresses and report.array(d.addresses), tunnel = d.tunnel or false, tls = d.tls,
     created = d.created }
 end
@@ -76,7 +81,7 @@ end
 function M.bundle(name, held)
   local domains = report.array()
   for i, d in ipairs(held.domains) do domains[i] = M.domain(d) end
-  return { name = name, credentials = report.array(held.credentials), agents = report.array(held.agents), domains = domains,
+  return { name = name, state = held.off and "disabled" or "enabled", credentials = report.array(held.credentials), agents = report.array(held.agents), domains = domains,
     rules = report.array(held.rules or {}), variables = held.variables }
 end
 

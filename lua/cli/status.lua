@@ -11,13 +11,15 @@ local troubles = require "troubles"
 local HOUR_MS = 3600 * 1000
 local NAMED = 8            -- lines of one kind on the screen; --json has all
 
--- Active, revoked and expired agents, and those that end within a week.
+-- Active, disabled, revoked and expired agents, and those that end within a week.
 local function agents(now)
-  local out = { active = 0, ended = 0, ending = report.array() }
+  local out = { active = 0, disabled = 0, ended = 0, ending = report.array() }
   for _, a, damaged in db.each("agent", "a/") do
     if a and a.kind == "tenant" then goto tenant end
     if not a or damaged or a.revoked or a.expires_at and a.expires_at <= now then
       out.ended = out.ended + 1
+    elseif a.enabled == false then
+      out.disabled = out.disabled + 1
     else
       out.active = out.active + 1
       if troubles.ends_soon(a, now) then
@@ -67,7 +69,7 @@ local function lines_of(ctx, s)
   local function row(name, text) rows[#rows + 1] = { name, text } end
   row("proxy", s.running and ("runs on %s"):format(table.concat(s.listen, ", ")) or "does not run: sallyport serve")
   row("data", ("%s, %s free"):format(s.home, s.free and ("%.1f GiB"):format(s.free / (1 << 30)) or "?"))
-  row("agents", ("%d active%s"):format(s.agents.active, s.agents.ended > 0 and (", %d ended"):format(s.agents.ended) or ""))
+  row("agents", ("%d active%s%s"):format(s.agents.active, s.agents.disabled > 0 and (", %d disabled"):format(s.agents.disabled) or "", s.agents.ended > 0 and (", %d ended"):format(s.agents.ended) or ""))
   for i, a in ipairs(s.agents.ending) do
     if i <= NAMED then row("", ("%s ends at %s"):format(a.name, a.expires_at)) end
   end

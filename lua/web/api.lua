@@ -17,7 +17,7 @@ local take = require("web.turn").new()  -- of a change, from the look at its ETa
 
 -- Where the record lies whose version an ETag is: database, and what its key begins with.
 local places = { credential = { "credential", "" }, bundle = { "bundle", "" }, agent = { "agent", "a/" }, tenant = { "agent", "a/" },
-  user = { "user", "u/" }, role = { "user", "r/" }, gateway = { "gateway", "" }, connection = { "grant", "g/" }, set = { "meta", "set/" }, webhook = { "meta", "set/" } }
+  domain = { "bundle", "" }, user = { "user", "u/" }, role = { "user", "r/" }, gateway = { "gateway", "" }, connection = { "grant", "g/" }, set = { "meta", "set/" }, webhook = { "meta", "set/" } }
 
 -- Settings of the scope `policy`: where connections go, and whom they trust.
 local roads = { ["upstream-ca"] = true, ["connect-to"] = true }
@@ -189,16 +189,20 @@ local function arguments_of(row, values, given, members)
       local one = m.kind == "text" or m.kind == "value" and type(value) ~= "table"
       if m.kind == "value" and type(value) == "boolean" then value = tostring(value) end
       local list = one and { text_of(value, m.name) } or list_of(value, m.name)
+      if not list[1] then bad(("%s is empty%s"):format(m.name, m.kind == "value" and ": DELETE gives the default again" or "")) end
       for _, text in ipairs(list) do place(text, m.name) end
     elseif m.option then
+      local off = value == false
       if m.kind == "switch" then
-        if type(value) ~= "boolean" then bad(("%s is true or false"):format(m.name)) end
-        if value then behind[#behind + 1] = "--" .. m.option end
+        if type(value) ~= "boolean" and not (m.word and value == m.word) then bad(("%s is true or false%s"):format(m.name, m.word and ", or " .. m.word or "")) end
+        if value then behind[#behind + 1] = value == true and "--" .. m.option or ("--%s=%s"):format(m.option, value) end
       else
-        for _, text in ipairs(m.kind == "list" and list_of(value, m.name) or { text_of(value, m.name) }) do
-          behind[#behind + 1] = ("--%s=%s"):format(m.option, text)
-        end
+        local list = m.kind == "list" and list_of(value, m.name) or { text_of(value, m.name) }
+        off = not list[1]
+        if off and not m.clears then bad(("%s is empty: leave it out"):format(m.name)) end
+        for _, text in ipairs(list) do behind[#behind + 1] = ("--%s=%s"):format(m.option, text) end
       end
+      if off and m.clears then behind[#behind + 1] = "--clear=" .. m.option end
     elseif m.kind == "map" then
       for _, name in ipairs(map_of(value, m.name)) do args[#args + 1] = ("%s=%s"):format(name, text_of(value[name], name)) end
     end
@@ -258,6 +262,14 @@ local function item_of(request, family, id)
   if family == "webhook" then
     local got = commands.run({ "webhook", "show" }, { home = request.home })
     return not got.error and got.value or nil
+  end
+  if family == "domain" then        -- BUNDLE/HOST
+    local bundle, host = id:match("^([^/]+)/(.+)$")
+    local got = commands.run({ "bundle", "show", bundle }, { home = request.home })
+    for _, item in ipairs(not got.error and got.value.domains or {}) do
+      if item.host == host then return item end
+    end
+    return nil
   end
   if family == "set" then
     local all = commands.run({ "set" }, { home = request.home }).value
@@ -445,6 +457,7 @@ local function handle(request)
   if request.path == "/metrics" then return metrics(request, who) end
   local row, values = rows.find(method, path)
   if row and row.id == "webhook" then values.webhook = "webhook" end      -- there is one
+  if row and row.id == "entry" then values.entry = ("%s/%s"):format(values.bundle, require("records").host(values.host, true) or values.host) end
   if not row then
     if not values[1] then return fault(404, "not_found", "there is no such resource", M.BASE .. "/openapi.json lists them") end
     table.sort(values)

@@ -62,7 +62,10 @@ local function answer_of(row, things, cells)
   if either then return row.parts[1] and ref(either) or { type = "array", items = ref(either) } end
   if words == "set" then return { type = "object" } end
   if row.answers then return (members(row.answers, 1)) end
-  if row.member then return things.bundle.properties[row.member] end
+  if row.member then
+    local list = things.bundle.properties[row.member]
+    return row.pick and list.items or list
+  end
   local cell = cells[words] or ""
   local thing, several = cell:match("^(%l+)(%[?%]?)")
   if thing and things[thing] then
@@ -83,14 +86,18 @@ local VALUE = { type = array { "string", "number", "boolean", "array", "object" 
 
 local function schema_of(m)
   local out
-  if m.kind == "switch" then out = { type = "boolean" }
-  elseif m.kind == "list" then out = { type = "array", items = TEXTS.items }
+  if m.kind == "switch" and m.word then out = { oneOf = array { { type = "boolean" }, { const = m.word } } }
+  elseif m.kind == "switch" then out = { type = "boolean" }
+  elseif m.kind == "list" then
+    out = { type = "array", items = m.of and { type = "string", enum = array(table.move(m.of, 1, #m.of, 1, {})) } or TEXTS.items,
+      minItems = (m.place or m.option and not m.clears) and 1 or nil }
   elseif m.kind == "map" then out = { type = "object", additionalProperties = { type = "string" } }
   elseif m.kind == "secrets" then out = { type = "object", additionalProperties = { type = "string", writeOnly = true }, writeOnly = true }
   elseif m.kind == "fields" then out = { type = "object", additionalProperties = VALUE }
-  elseif m.kind == "value" then out = { oneOf = array { { type = "string" }, { type = "integer" }, { type = "boolean" }, TEXTS } }
+  elseif m.kind == "value" then out = { oneOf = array { { type = "string" }, { type = "integer" }, { type = "boolean" },
+    { type = "array", items = TEXTS.items, minItems = 1 } } }
   else out = { type = "string" } end
-  if m.of then out.enum = array(table.move(m.of, 1, #m.of, 1, {})) end
+  if m.of and m.kind ~= "list" then out.enum = array(table.move(m.of, 1, #m.of, 1, {})) end
   out.description = m.about
   return out
 end

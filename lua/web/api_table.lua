@@ -1,8 +1,9 @@
 --- The JSON API's resources: each is a command that a page may run (web.commands), with an address, a method and a scope.
 -- Both the server (web.api) and its document (web.api_document) are made from this table.
 -- A row: { method, path, words | nil, scope, parts = names within the path, body = members, query = members, more = arguments,
---   id = the family's item, without = a member of the command's that it does not take, about }
--- A member: { name, kind = "text" | "switch" | "list" | "number" | "map" | "secrets" | "fields", of = values, option = its name,
+--   id = the family's item ("entry": BUNDLE/HOST), without = a member of the command's that it does not take, about }
+-- A member: { name, kind = "text" | "switch" | "list" | "number" | "map" | "secrets" | "fields", of = values, option = its name, word = what a switch may be beside true and false,
+--   clears = whether false, or an empty list, takes it off,
 --   place = which argument, required, about }
 local commands = require "web.commands"
 local M = {}
@@ -43,9 +44,11 @@ local function arguments(c)
   return out, pairs_
 end
 
-local function of_option(o)
+-- clears: the command has --clear, which false and an empty list stand for.
+local function of_option(o, clears)
   local name = (o.many and plural[o.name] or o.name):gsub("-", "_")
-  return { name = name, option = o.name, about = o.help, of = o.of, kind = (not o.arg or o.bare) and "switch" or o.many and "list" or "text" }
+  return { name = name, option = o.name, about = o.help, of = o.of, kind = (not o.arg or o.bare) and "switch" or o.many and "list" or "text",
+    word = o.bare and o.arg or nil, clears = clears and o.name ~= "clear" or nil }
 end
 
 -- What a command takes, behind the arguments that stand in the path.
@@ -56,8 +59,10 @@ local function members_of(c, given, named)
     local a = args[i]
     out[#out + 1] = { name = a.several and a.name .. "s" or a.name, kind = a.several and "list" or "text", place = i, required = a.required }
   end
+  local clears = false
+  for _, o in ipairs(c.options or {}) do clears = clears or o.name == "clear" end
   for _, o in ipairs(c.options or {}) do
-    if not commands.hidden[o.name] and not apart_from[o.name] and o.name ~= named then out[#out + 1] = of_option(o) end
+    if not commands.hidden[o.name] and not apart_from[o.name] and o.name ~= named then out[#out + 1] = of_option(o, clears) end
   end
   if pairs_ == "variables" then out[#out + 1] = { name = "variables", kind = "map", about = "variables of this name" } end
   if pairs_ == "fields" then
@@ -138,7 +143,11 @@ local function make()
   add(rows, "POST", "/agents/{name}/environment", "env", { family = "agent", id = "name", named = "agent", about = "its environment, with a token of its own" })
   add(rows, "GET", "/bundles/{bundle}/domains", "bundle show", { member = "domains", about = "hosts without a credential" })
   add(rows, "POST", "/bundles/{bundle}/domains", "domain add", { makes = true })
-  add(rows, "DELETE", "/bundles/{bundle}/domains/{host}", "domain remove")
+  local entry = "/bundles/{bundle}/domains/{host}"
+  add(rows, "GET", entry, nil, { family = "domain", id = "entry", pick = "bundle show", member = "domains", about = "one of them" })
+  add(rows, "PATCH", entry, "domain set", { family = "domain", id = "entry" })
+  add(rows, "DELETE", entry, "domain remove", { family = "domain", id = "entry" })
+  for _, verb in ipairs { "enable", "disable" } do add(rows, "POST", entry .. "/" .. verb, "domain " .. verb, { family = "domain", id = "entry" }) end
   add(rows, "PUT", "/gateways/{gateway}/scopes/{scope}", "gateway scope")
   add(rows, "DELETE", "/gateways/{gateway}/scopes/{scope}", "gateway scope", { more = { "--remove" }, about = "take the scope away" })
   add(rows, "PUT", "/policies/{name}", "policy put", { family = "policy", id = "name", scope = "policy", takes = {

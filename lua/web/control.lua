@@ -82,7 +82,7 @@ local function capture(self, agent, query)
     local held, aws = require("holding").of(record, function(text) notes[#notes + 1] = text end)
     env = {}
     for _, v in ipairs(require("env").build { proxy = "127.0.0.1:" .. port, agent = agent.name, ca = query.ca or "",
-      bundle = query.bundle or query.ca or "", vault = agent.bundles[1], placeholders = held, aws = aws ~= nil }) do env[v[1]] = v[2] end
+      bundle = query.bundle or query.ca or "", vault = agent.first, placeholders = held, aws = aws ~= nil }) do env[v[1]] = v[2] end
   end
   local ca = self.store.peek("meta", "ca")
   if not ca or type(ca.pem) ~= "string" then return fault(503, "injection_unavailable", "the CA of this store is missing or damaged") end

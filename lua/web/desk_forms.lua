@@ -141,6 +141,15 @@ local function types_of(desk, kind)
   return values, titles
 end
 
+-- What stands in a domain entry, as its form shows it: emptied there, it is taken off.
+local kept_members = { method = "methods", port = "ports", path = "paths", address = "addresses", tls = "tls", tunnel = "tunnel" }
+local function kept_of(spec, entry, name)
+  local kept = entry and entry[kept_members[name]]
+  if not kept then return end
+  spec.default = type(kept) == "table" and table.concat(kept, "\n") or kept == true and "yes" or kept
+  spec.clears = true
+end
+
 -- What a command's form asks: a list of inputs, the type whose fields are among them.
 local function specs_of(desk, c, form)
   local out, args, several = {}, arguments(c)
@@ -165,6 +174,7 @@ local function specs_of(desk, c, form)
     record = type(got.value) == "table" and got.value or nil
     pol = record and load_type(record.type)
   end
+  local entry = c.words == "domain set" and form.a1 and form.a2 and require("store").peek("bundle", form.a1 .. "/" .. form.a2) or nil
   if pol then of_fields(pol, out, record) end
   for _, o in ipairs(c.options or {}) do
     if not commands.hidden[o.name] then
@@ -172,8 +182,10 @@ local function specs_of(desk, c, form)
       if o.name == "type" and (c.words == "credential add" or c.words == "rule add") then
         spec.kind, spec.required = "choice", form["o.preset"] == nil
         spec.values, spec.titles = types_of(desk, c.words == "rule add" and "rule" or "type")
-      elseif not o.arg or o.bare then
+      elseif not o.arg then
         spec.kind = "switch"
+      elseif o.bare then        -- --tunnel or --tunnel=raw
+        spec.kind, spec.values, spec.bare = "choice", { "yes", o.arg }, true
       elseif o.of then
         spec.kind, spec.values = "choice", o.of
       elseif o.many then
@@ -181,7 +193,8 @@ local function specs_of(desk, c, form)
       else
         spec.list = names(desk, o.arg)
       end
-      out[#out + 1] = spec
+      if c.words == "domain set" then kept_of(spec, entry, o.name) end
+      if c.words ~= "domain set" or o.name ~= "clear" then out[#out + 1] = spec end
     end
   end
   if pol or (c.args or ""):find("=", 1, true) then
@@ -212,9 +225,11 @@ local function arguments_of(c, form, specs, pol)
         if line:sub(1, 1) == "-" then return nil, "it cannot begin with a dash", s.name end
         put(line)
       end
+    elseif s.clears and value == "" then
+      put("--clear=" .. s.name:sub(3))
     elseif s.name:find("^o%.") and value ~= "" then
       local name = s.name:sub(3)
-      if s.kind == "switch" then
+      if s.kind == "switch" or s.bare and value == "yes" then
         put("--" .. name)
       elseif s.kind == "lines" then
         for line in each_line(value) do put(("--%s=%s"):format(name, line)) end
@@ -268,11 +283,13 @@ end
 
 -- What the form of a change was made from: two people who change one thing at once do not overwrite each other unseen. A text | nil: nothing is
 -- changed by this command that was there before.
-local kept_as = { credential = { "credential", "" }, agent = { "agent", "a/" }, bundle = { "bundle", "" }, user = { "user", "u/" } }
+local kept_as = { credential = { "credential", "" }, agent = { "agent", "a/" }, bundle = { "bundle", "" }, domain = { "bundle", "" }, user = { "user", "u/" } }
+local function key_of(family, form) return family == "domain" and ("%s/%s"):format(form.a1, form.a2 or "") or form.a1 end
+
 local function seen_of(desk, c, form)
   local family = c.words:match("^(%S+) set$")
   local at = kept_as[family]
-  local record = at and form.a1 and require("store").peek(at[1], at[2] .. form.a1)
+  local record = at and form.a1 and require("store").peek(at[1], at[2] .. key_of(family, form))
   if record then return ("%s-%s"):format(record.id or "", record.version) end
   if family ~= "rule" or not form.a1 then return nil end
   local got = commands.run({ "rule", "show", form.a1 }, { home = desk.home, asked = desk.who })
@@ -516,7 +533,7 @@ function M.answer(desk, words, query, form)
   if not args then return M.show(desk, c, form, { at = at_input, message = typed }) end
   if seen_of(desk, c, form) ~= form.seen then return changed() end
   local at, version = kept_as[words:match("^(%S+) set$")], math.tointeger(tonumber((form.seen or ""):match("%-(%d+)$")))
-  local expect = at and version and { at[1], at[2] .. form.a1, version } or nil
+  local expect = at and version and { at[1], at[2] .. key_of(words:match("^%S+"), form), version } or nil
   local why = words == "credential set" and record and bounds.leads(args, pol, record) and bounds.unled(record, typed)
     or kept_there(args)
   if why then return M.show(desk, c, form, { message = why }) end

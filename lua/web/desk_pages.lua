@@ -216,10 +216,10 @@ local lists = {
       { "set", "test", "enable", "disable", "remove" }, { "connect", "Connect an app" } },
   agents = { "agent", { { "Bundles", "bundles" }, { "State", "state" }, { "Tokens", function(a) return count(a.tokens) end, true },
     { "Ends", function(a) return ago(a.expires_at) end } },
-    "There is none yet: an agent is whoever may send requests here.", { "set", "rotate", "revoke", "remove" },
+    "There is none yet: an agent is whoever may send requests here.", { "set", "rotate", "enable", "disable", "revoke", "remove" },
       { "do/agent/add", "Add an agent" } },
-  bundles = { "bundle", { { "Credentials", "credentials" }, { "Agents", "agents" }, { "Hosts", "domains" } }, "",
-    { "attach", "detach", "set", "remove" }, { "do/bundle/add", "Add a bundle" } },
+  bundles = { "bundle", { { "State", "state" }, { "Credentials", "credentials" }, { "Agents", "agents" }, { "Hosts", "domains" } }, "",
+    { "attach", "detach", "set", "enable", "disable", "remove" }, { "do/bundle/add", "Add a bundle" } },
   rules = { "rule", { { "Type", "type" }, { "Counted", function(r, counted) return counted[r.name] or "" end },
     { "State", "state" }, { "Bundle", "bundle" }, { "Place", "place", true } },
     "There is none yet: a rule can refuse what a bundle allows, by hour, size, rate or content.",
@@ -370,19 +370,23 @@ local function item_page(desk, key, name, query)
     body = wrong(shown or {}) } end
   local acts, more, about = {}, false, nil
   for i, verb in ipairs(l[4]) do
-    if commands.find(l[1] .. " " .. verb) and not (shown.value.state == "enabled" and verb == "enable")
-      and not (shown.value.state == "disabled" and verb == "disable") then acts[#acts + 1] = link(desk, ("do/%s/%s"):format(l[1], verb), { { "a1", name } },
+    local state = shown.value.state
+    local idle = verb == "enable" and state ~= "disabled" or verb == "disable" and (state == "disabled" or state == "revoked")
+    if commands.find(l[1] .. " " .. verb) and not idle then acts[#acts + 1] = link(desk, ("do/%s/%s"):format(l[1], verb), { { "a1", name } },
       verb == "set" and "Change" or titled(verb), i == 1 and key ~= "agents" and "button go" or "button") end
   end
   if key == "bundles" then
     local rows = {}
     for i, d in ipairs(shown.value.domains or {}) do
-      rows[i] = { d.host, d.tunnel and "tunnel" or joined(d.methods), joined(d.ports),
-        link(desk, "do/domain/remove", { { "a1", name }, { "a2", d.host } }, "Remove") }
+      local acts = {}
+      for j, verb in ipairs { "set", d.state == "disabled" and "enable" or "disable", "remove" } do
+        acts[j] = html('{l} ', { l = link(desk, "do/domain/" .. verb, { { "a1", name }, { "a2", d.host } }, html('{v}<span class="skip"> {h}</span>', { v = forms.verbs[verb], h = d.host })) })
+      end
+      rows[i] = { d.host, d.state, d.tunnel == "raw" and "anything, unread" or d.tunnel and "TLS, unread" or joined(d.methods), joined(d.ports), joined(d.paths) or "", acts }
     end
     shown.value.domains = nil
     more = html("<h2>Hosts without a credential</h2>{rows}{go}",
-      { rows = rows[1] and grid({ "Host", "Methods", "Ports", "" }, rows) or html "<p>None.</p>",
+      { rows = rows[1] and grid({ "Host", "State", "Methods", "Ports", "Paths", "" }, rows) or html "<p>None.</p>",
       go = buttons { link(desk, "do/domain/add", { { "a1", name } }, "Open a host", "button") } })
   elseif key == "credentials" or key == "agents" then
     if key == "agents" then
@@ -918,8 +922,8 @@ local function environment(desk, query, form)
     { base = desk.base, csrf = desk.csrf "environment", n = name }), line = { "env", "--agent", name } }
   end
   local got = ask(desk, "env", "--agent=" .. name, "--ttl=" .. (form.ttl or "24h"), "--label=page")
-  if got.error or type(got.value) ~= "table" then return { status = 400, title = "Environment of " .. name,
-    body = wrong(got) } end
+  local line = { "env", "--agent", name, "--ttl", form.ttl or "24h" }
+  if got.error or type(got.value) ~= "table" then return { status = 400, title = "Environment of " .. name, body = wrong(got), line = line } end
   local vars, env = {}, require "env"
   for k, v in pairs(got.value) do vars[#vars + 1] = { k, v } end
   table.sort(vars, function(a, b) return a[1] < b[1] end)
@@ -930,7 +934,7 @@ local function environment(desk, query, form)
   end
   parts[#parts + 1] = html("<h2>Claude Code: in settings.json</h2><pre>{t}</pre>",
     { t = require("json").encode({ env = got.value }, { indent = 2 }) })
-  return { title = "Environment of " .. name, line = { "env", "--agent", name, "--ttl", form.ttl or "24h" },
+  return { title = "Environment of " .. name, line = line,
     body = html('<p class="note" role="status">Shown this once: a token stands in these lines.</p>{parts}', { parts = parts }) }
 end
 

@@ -193,6 +193,31 @@ def test_first_app(t):
     a.submit(form=next(f for f in a.page.forms if f["action"].endswith("do/domain/add")))
     assert "may reach other.test" in a.page.text, a.page.text
     assert s.request(host="other.test", auth=auth).status != 403
+    entry = "?a1=default&a2=other.test"
+    a.get("do/domain/set" + entry)
+    stale = a.page.forms[-1]
+    assert "sallyport domain set default other.test" in a.page.text and stale["choices"]["o.tunnel"] == ["yes", "raw"], a.page.text
+    a.submit(o__method="POST\nPUT", o__port="443\n8443")
+    assert "may reach other.test POST,PUT 443,8443" in a.page.text and "--method=POST --method=PUT --port=443 --port=8443" in a.page.text, a.page.text
+    a.submit(form=stale, o__method="GET")
+    assert a.status == 409 and "Somebody changed this" in a.page.text, a.page.text
+    a.get("do/domain/set" + entry)
+    assert (a.page.forms[-1]["fields"]["o.method"], a.page.forms[-1]["fields"]["o.port"]) == ("POST\nPUT", "443\n8443")
+    a.submit(o__method="", o__path="/v1")
+    assert "may reach other.test GET,HEAD,OPTIONS 443,8443 /v1" in a.page.text and "--clear=method" in a.page.text, a.page.text
+    for verb, other in (("disable", "Enable"), ("enable", "Disable")):
+        a.get(f"do/domain/{verb}{entry}")
+        a.submit()
+        assert (s.request(host="other.test", target="/v1", auth=auth, wire=None).status == 403) == (verb == "disable")
+        assert f"other.test {verb}d GET, HEAD, OPTIONS 443, 8443 /v1 Change other.test {other} other.test Remove other.test" in a.get("bundles/default").text, a.page.text
+    a.get("do/domain/set" + entry)
+    a.submit(o__path="")
+    for family, name, on in (("agent", "helper", "active"), ("bundle", "default", "enabled")):
+        for verb, other, state in (("disable", "Enable", "disabled"), ("enable", "Disable", on)):
+            a.get(f"do/{family}/{verb}?a1={name}")
+            a.submit()
+            names = [text for link, text in a.get(f"{family}s/{name}").links if f"/do/{family}/" in link]
+            assert other in names and verb.title() not in names and f"state {state}" in a.page.text and f"{name} " in a.get(family + "s").text and state in a.page.text, (names, a.page.text)
     page = a.get("credentials/app")
     assert "GET api.test/" in page.text and "Its requests" in page.text and "GET other.test/" not in page.text, page.text
     assert "Nothing is known to be wrong" in page.text and re.search(r"Last used \d+ s ago \S+ , 200", page.text) and "helper default goes out with it Why" in page.text, page.text
@@ -218,7 +243,8 @@ def test_first_app(t):
     s.cli("credential", "disable", "app")
     changes = [json.loads(x) for x in s.cli("log", "--json", "--kind", "change").stdout.splitlines()]
     mine = [(c["door"], c["command"]) for c in changes if c["door"] == "page"]
-    assert mine == [("page", "credential add"), ("page", "agent add"), ("page", "domain add"), ("page", "credential disable")], mine
+    assert mine == [("page", "credential add"), ("page", "agent add"), ("page", "domain add"), *(("page", "domain " + verb) for verb in ("set", "set", "disable", "enable", "set")),
+                    ("page", "agent disable"), ("page", "agent enable"), ("page", "bundle disable"), ("page", "bundle enable"), ("page", "credential disable")], mine
     assert [r for r in json.loads(s.cli("credential", "list", "--json").stdout)][0]["state"] == "disabled"
     a.get("")
     a.submit(form=next(f for f in a.page.forms if f["action"].endswith("/out")))

@@ -165,6 +165,28 @@ def test_all_that_the_page_does(t):
     assert a.ask("GET", "/explain?body=x&method=GET&url=" + urllib.parse.quote("https://api.test/", safe=""), want=400)
     a.ask("DELETE", "/rules/ours")
     assert [d["host"] for d in a.ask("GET", "/bundles/default/domains")] == ["other.test"]
+    entry = "/bundles/default/domains/other.test"
+    seen, tag = a.ask("GET", entry), a.headers["ETag"]
+    assert (seen["methods"], seen["state"]) == (["GET"], "enabled")
+    domain = lambda got: next(d for d in got["domains"] if d["host"] == "other.test")
+    assert domain(a.ask("PATCH", entry, {"methods": ["POST"], "ports": [443, 8443]}, If_Match=tag))["methods"] == ["POST"]
+    assert a.headers["ETag"] != tag and a.ask("PATCH", entry, {"ports": ["80"]}, want=412, If_Match=tag)["error"] == "changed_meanwhile"
+    assert domain(a.ask("PATCH", entry, {"methods": [], "tunnel": "raw"}))["tunnel"] == "raw" and domain(a.ask("PATCH", entry, {"tunnel": False, "ports": []}))["tunnel"] is False
+    assert a.ask("GET", entry) == seen | {"methods": ["GET", "HEAD", "OPTIONS"]}
+    for what, status in (("disable", 403), ("enable", 200)):
+        assert domain(a.ask("POST", entry + "/" + what))["state"] == what + "d" and (s.request(host="other.test", auth=auth, wire=None).status == 403) == (status == 403)
+    for what, status in (("disable", 403), ("enable", 200)):
+        assert a.ask("POST", "/bundles/default/" + what)["state"] == what + "d" and s.request(auth=auth, wire=None).status == status
+    for what in ("disable", "enable"):
+        assert a.ask("POST", "/agents/helper/" + what)["state"] == ("active" if what == "enable" else "disabled")
+        said = a.ask("GET", "/explain?agent=helper&method=GET&url=https%3A%2F%2Fapi.test%2F")
+        assert (said["decision"], said.get("message")) == (("allow", None) if what == "enable" else ("deny", "the agent helper is disabled")), said
+    for bad in ({"ports": ["0"]}, {"clear": ["host"]}, {"tunnel": "yes"}, {}):
+        a.ask("PATCH", entry, bad, want=400)
+    for method, path, body in (("PATCH", "", {"ports": ["80"]}), ("POST", "/disable", None), ("DELETE", "", None), ("GET", "", None)):
+        assert a.ask(method, "/bundles/default/domains/none.test" + path, body, want=404)["error"] == "not_found"
+    for path, body in (("/credentials", {"name": "x", "type": "bearer", "hosts": []}), ("/agents/helper", {"bundles": []}), ("/settings/webhook-events", {"value": []})):
+        assert "is empty" in a.ask("PUT" if "settings" in path else "PATCH" if "helper" in path else "POST", path, body, want=400)["message"]
     a.ask("DELETE", "/bundles/default/domains/other.test")
     assert s.request(host="other.test", auth=auth, wire=None).status == 403
     a.ask("POST", "/credentials/app/disable")

@@ -197,12 +197,16 @@ def test_every_command(t):
     assert rotated["token"] != added["token"] and len(rotated["tokens"]) == 1
     s.canaries.append(rotated["token"])
     assert run("agent set", "b", "TENANT=acme", "--requests", "9")["variables"] == {"TENANT": "acme"}
+    assert run("agent disable", "b")["state"] == "disabled" and run("agent enable", "b")["state"] == "active"
     assert [a["state"] for a in run("agent list")] == ["active", "active"]
     assert run("agent revoke", "b")["state"] == "revoked"
     run("bundle add", "work")
     run("bundle set", "work", "TENANT=x")
     assert run("bundle attach", "work", "api")["credentials"] == ["api"] and run("bundle detach", "work", "api")["credentials"] == []
     assert run("domain add", "work", "docs.test", "--port", "80")["domains"][0]["ports"] == [80]
+    assert run("domain set", "work", "docs.test", "--method", "POST", "--clear", "port")["domains"][0] | {"created": 0} == {"host": "docs.test", "state": "enabled", "methods": ["POST"], "ports": [443], "tunnel": False, "created": 0}
+    assert run("domain disable", "work", "docs.test")["domains"][0]["state"] == "disabled" and run("domain enable", "work", "docs.test")["domains"][0]["state"] == "enabled"
+    assert run("bundle disable", "work")["state"] == "disabled" and run("bundle enable", "work")["state"] == "enabled"
     run("bundle show", "work")
     run("bundle list")
     assert run("rule add", "slowly", "--type", "rate", "--bundle", "work", "--method", "POST", "requests=5")["place"] == 1

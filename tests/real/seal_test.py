@@ -150,6 +150,7 @@ def test_epochs(t):
         assert opens(s, server, make(s, auth=s.auth(name=agent)), auth=s.auth(name=agent)), args
     ended_by(["agent", "rotate", "a"])
     ended_by(["agent", "revoke", "a"], ["agent", "remove", "a"], ["agent", "add", "a"])
+    ended_by(["agent", "disable", "a"], ["agent", "enable", "a"])
     ended_by(["seal", "revoke", "--agent", "a"])
     ended_by(["seal", "revoke", "--credential", "api"])
     ended_by(["credential", "disable", "api"], ["credential", "enable", "api"])
@@ -157,6 +158,9 @@ def test_epochs(t):
     ended_by(["credential", "remove", "api"],
              ["credential", "add", "api", "--type", "session", "--host", "api.test", f"token=@{s.secret_file(SECRET)}"])
     text = make(s)
+    s.cli("bundle", "disable", "default")
+    assert not opens(s, server, text)
+    s.cli("bundle", "enable", "default")
     s.cli("seal", "revoke", "--agent", "b")
     s.cli("credential", "set", "api", "--host", "api.test", "--host", "other.test")
     s.cli("agent", "set", "a", "--requests", "9")

@@ -254,6 +254,55 @@ local cases = {
     s.world.run(10000)
     is(s.code("GET https://api.test/", { agent = "short" }), "agent_unknown")
   end,
+  ["a disabled agent is told so, in a tunnel and on the port, and is what it was once enabled"] = function()
+    local s = with_bearer()
+    s.agent("alice", { "default" }, { enabled = false })
+    local out = s.request "GET https://api.test/"
+    is(out.code, "agent_unknown")
+    is(out.message, "the agent alice is disabled")
+    has(out.hint, "sallyport agent enable alice")
+    is(out.options.close, true)
+    out = s.request("GET https://api.test/", { form = "absolute" })
+    is(out.status, 407)
+    is(out.code, "agent_disabled")
+    is(out.log.ended, "alice")
+    is(decision.explain(s.pipeline, { agent = "alice", method = "GET", url = "https://api.test/" }).message, "the agent alice is disabled")
+    s.agent("alice", { "default" }, { enabled = true })
+    is(s.code "GET https://api.test/", "forward")
+  end,
+  ["a disabled bundle gives nothing, and no other bundle of the box takes its place; a disabled domain entry matches nothing"] = function()
+    local s = setting()
+    s.credential("gh", { bundles = { "one" } })
+    s.credential("theirs", { bundles = { "default" }, hosts = { "theirs.test" } })
+    s.domain("one", "docs.test")
+    s.domain("one", "db.test", { tunnel = true })
+    s.agent("alice", { "one" })
+    s.agent("bob", { "one", "default" })
+    local function connect() return s.request("CONNECT https://db.test:443", { connect = true, form = "connect" }).did end
+    is(s.code "GET https://api.test/", "forward")
+    is(connect(), "tunnel")
+    s.store.put("bundle", "one", { name = "one", enabled = false })
+    for _, url in ipairs { "GET https://api.test/", "GET https://docs.test/", "GET https://theirs.test/" } do
+      local out = s.request(url)
+      is(out.code, "host_not_allowed")
+      has(out.hint, "sallyport bundle enable one")
+    end
+    is(connect(), "intercept")      -- so that the client can read why
+    is(s.code("GET https://theirs.test/", { agent = "bob" }), "forward")
+    is(s.code("GET https://api.test/", { agent = "bob" }), "host_not_allowed")
+    local function explained(agent) return decision.explain(s.pipeline, { agent = agent, method = "GET", url = "https://api.test/" }) end
+    for _, agent in ipairs { "alice", false } do is(explained(agent or nil).considered[1].why, "its bundle one is disabled") end
+    has(explained("alice").hint, "sallyport bundle enable one")
+    s.store.put("bundle", "one", { name = "one", enabled = true })
+    s.domain("one", "docs.test", { enabled = false })
+    s.domain("one", "db.test", { tunnel = true, enabled = false })
+    local out = s.request "GET https://docs.test/"
+    is(out.code, "service_disabled")
+    has(out.hint, "the domain entry docs.test for it is disabled")
+    is(connect(), "intercept")
+    s.domain("one", "*")
+    is(s.code "GET https://docs.test/", "forward")
+  end,
   ["a revoked agent is unknown at its next request"] = function()
     local s = with_bearer()
     is(s.code "GET https://api.test/", "forward")
@@ -909,7 +958,7 @@ local cases = {
   end,
   ["what was taken away while a request waited is not sent"] = function()
     for how, want in pairs {
-      remove = "host_not_allowed", disable = "service_disabled", hosts = "host_not_allowed", revoke = "agent_unknown",
+      remove = "host_not_allowed", disable = "service_disabled", hosts = "host_not_allowed", revoke = "agent_unknown", pause = "agent_unknown", off = "host_not_allowed",
       secret = "forward",
     } do
       local s = with_oauth { spawn = true }
@@ -918,6 +967,8 @@ local cases = {
       s.world.run(100)
       if how == "remove" then s.store.del("credential", "crm")
       elseif how == "revoke" then s.agent("alice", { "default" }, { revoked = true })
+      elseif how == "pause" then s.agent("alice", { "default" }, { enabled = false })
+      elseif how == "off" then s.store.put("bundle", "default", { name = "default", enabled = false })
       else
         s.credential("crm", {
           type = "oauth", enabled = how ~= "disable", hosts = { how == "hosts" and "new.test" or "api.test" },
@@ -1203,6 +1254,17 @@ local cases = {
     is(keep { websocket = true }, false)
     s.credential("gh", { enabled = false })
     is(keep(), false)
+    s.credential("gh", { methods = { "GET" } })
+    for _, off in ipairs { "agent", "bundle", "domain" } do
+      local tunnel = off ~= "agent" and { form = "connect", host = "db.test", credential = false } or nil
+      is(keep(tunnel), true)
+      for _, on in ipairs { false, true } do
+        if off == "agent" then s.agent("alice", { "default" }, { enabled = on })
+        elseif off == "bundle" then s.store.put("bundle", "default", { name = "default", enabled = on })
+        else s.domain("default", "db.test", { tunnel = true, enabled = on }) end
+        is(keep(tunnel), on)
+      end
+    end
     s.store.del("bundle", "default/db.test")
     is(keep { form = "connect", host = "db.test", credential = false }, false)
   end,
@@ -1233,9 +1295,15 @@ local cases = {
     s.credential("theirs", { bundles = { "other" } })
     s.domain("default", "pypi.test")
     s.domain("default2", "trap.test")
+    s.domain("default", "trap2.test", { enabled = false })
+    s.store.put("bundle", "shut", { name = "shut", enabled = false })
+    s.credential("theirs2", { bundles = { "shut" } })
+    s.domain("shut", "trap3.test")
+    s.agent("alice", { "shut", "default" })
     local out = s.request("GET http://proxy/discover", { own = true, form = "origin" })
     local d = json.decode(out.body)
     is(d.agent, "alice")
+    is(d.vault, "shut")
     is(#d.allowed, 2)
     is(d.allowed[1].credential, "gh")
     is(d.allowed[1].hosts[1], "api.test")

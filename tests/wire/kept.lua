@@ -128,6 +128,9 @@ case("a policy that is edited", get, get, { header = { ["x-n"] = "new" } },
 case("the policy as it was", get, get, again,
   { steps = function() return { { policy = { name = "counted", source = SOURCE } } } end })
 case("an agent that is revoked", get, get, refused(403, "agent_unknown", { closed = true }), { token = "gone", steps = cli("agent", "revoke", "gone") })
+case("an agent that is disabled", get, get, refused(403, "agent_unknown", { closed = true }), { token = "off", steps = cli("agent", "disable", "off") })
+c = credential("counted", { bundle = "third" })
+case("a bundle that is disabled", get, get, refused(403, "host_not_allowed"), { credential = c, token = "third", steps = cli("bundle", "disable", "third") })
 case("an agent whose time is over", get, get, refused(403, "agent_unknown", { closed = true }),
   { token = "short", steps = function() return { { clock = 4000 }, 0.2 } end })
 case("an agent that lost the bundle", get, get, refused(403, "host_not_allowed"), { token = "less", steps = cli("agent", "set", "less", "--bundle", "second") })
@@ -178,8 +181,8 @@ for _, one in ipairs(credentials) do
 end
 return {
   shared = {
-    workers = 1, hosts = hosts, credentials = credentials, policies = policies, bundles = { "second" },
-    agents = { { name = "a" }, { name = "gone" }, { name = "short", ttl = "1h" }, { name = "less", bundles = { "default", "second" } } },
+    workers = 1, hosts = hosts, credentials = credentials, policies = policies, bundles = { "second", "third" },
+    agents = { { name = "a" }, { name = "gone" }, { name = "off" }, { name = "third", bundles = { "third" } }, { name = "short", ttl = "1h" }, { name = "less", bundles = { "default", "second" } } },
   },
   cases = cases,
 }
