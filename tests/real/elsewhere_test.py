@@ -278,7 +278,7 @@ def test_kinds(t):
 STAND_INS = {       # what these programs' documentation says that they print
     "op": '[ "$1 $2 $3" = "read --no-newline op://agents/github/token" ] && [ "$OP_SERVICE_ACCOUNT_TOKEN" = own-op ] && printf canary-op-value',
     "vault": '[ "$1 $2 $3 $4" = "kv get -field=token secret/github" ] && [ "$VAULT_TOKEN" = own-vault ] && [ -n "$VAULT_ADDR" ] && printf canary-vault-value',
-    "aws": '[ "$1 $2 $3 $4 $5 $6 $7 $8" = "secretsmanager get-secret-value --secret-id prod/github --query SecretString --output text" ] && [ -n "$AWS_REGION" ] && echo canary-aws-value',
+    "aws": '[ "$1 $2 $3 $4 $5 $6 $7 $8" = "secretsmanager get-secret-value --secret-id prod/github --query SecretString --output text" ] && [ -n "$AWS_DEFAULT_REGION" ] && echo canary-aws-value',
     "systemd-creds": '[ "$1 $2 $4" = "decrypt --name=gh -" ] && [ "$3" = /etc/credstore.encrypted/gh ] && printf canary-systemd-value',
     "gcloud": '[ "$1 $2 $3" = "auth print-access-token --quiet" ] && [ -n "$CLOUDSDK_CONFIG" ] && echo canary-gcloud-value',
     "gh": '[ "$1 $2 $3 $4" = "auth token --hostname github.com" ] && [ -n "$GH_CONFIG_DIR" ] && echo canary-gh-value',
