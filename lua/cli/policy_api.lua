@@ -64,10 +64,12 @@ local function result(text)
   text = text:gsub("%(yields%)", ""):gsub("^%s+", ""):gsub("%s+$", "")
   for _, alternative in ipairs(parts(text, "|")) do
     local list = parts(alternative:gsub("%[,", ","):gsub("%]$", ""), ",")
-    more = more or list[2] ~= nil
     local word = list[1]
+    if more == "code" and word:find('^"') then goto next end     -- nil, "malformed" | "too_many": another code
+    more = list[2] and word == "nil" and list[2]:find('^"') and "code" or more or list[2] ~= nil
     local is = results[word] or word:find("^{") and "table" or word:find('^"') and word or named[word] or "any"
     if not seen[is] then types[#types + 1], seen[is] = is, true end
+    ::next::
   end
   return table.concat(types, "|"), more
 end
@@ -199,7 +201,30 @@ local Response = {}
 
 ---@class sallyport.Net
 local Net = {}
+
+--- A pattern of lpeg.
+---@class sallyport.Pattern
+---@operator mul(any): sallyport.Pattern
+---@operator add(any): sallyport.Pattern
+---@operator sub(any): sallyport.Pattern
+---@operator div(any): sallyport.Pattern
+---@operator pow(integer): sallyport.Pattern
+---@operator unm: sallyport.Pattern
+---@operator len: sallyport.Pattern
+local Pattern = {}
+
+---@param text string
+---@param at? integer
+---@param ... any
+---@return any ...
+function Pattern:match(text, at, ...) end
 ]]
+
+-- A library that is a function, too: which of its own.
+local called = { form = "encode", json = "build" }
+
+-- The library's own functions that make patterns: all but these.
+local no_pattern = { match = true, type = true, version = true, locale = true }
 
 --- The file, as text.
 function M.text()
@@ -222,7 +247,8 @@ function M.text()
     elseif module and given[module] and module ~= "lua" and e.head:find("[({]") then
       if not modules[module] then
         modules[module] = true
-        out[#out + 1] = ("---@class sallyport.lib.%s\n%s = {}\n"):format(module, module)
+        local call = called[module] and ("---@overload fun(%s): string|%s\n"):format(module == "form" and "pairs: table" or "value: any", SECRET) or ""
+        out[#out + 1] = ("---@class sallyport.lib.%s\n%s%s = {}\n"):format(module, call, module)
         if module == "secret" then modules[module] = {} end
       end
       stub(out, e, module)
@@ -236,7 +262,8 @@ function M.text()
       for _, n in ipairs(e.names) do
         local key = n:match("([%w_]+)$")
         local value = require("json").null ~= nil and module == "json" and key == "null"
-        out[#out + 1] = value and ("%s.%s = nil\n"):format(module, key) or ("---@return any ...\nfunction %s.%s(...) end\n"):format(module, key)
+        out[#out + 1] = value and ("%s.%s = nil\n"):format(module, key) or ("---@return %s\nfunction %s.%s(...) end\n"):format(
+          module == "lpeg" and not no_pattern[key] and "sallyport.Pattern" or "any ...", module, key)
       end
     elseif not name:find("[.:]") and e.head:find("%(") then
       stub(out, e)

@@ -815,7 +815,7 @@ Signs the request with keys = { access_key =, secret =, token = }; service and r
 the host.
     aws.sign(req, { service = "s3", region = "eu-west-1" }, { access_key = "A", secret = cred.key })
 
-## aws.check(cred, hosts) -> true | nil, field, message
+## aws.check(cred [, hosts]) -> true | nil, field, message
 For validate.
     aws.check({ access_key_id = "AKIDEXAMPLE", service = "s3", region = "eu-west-1" }, nil) --> true
 
