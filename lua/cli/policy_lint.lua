@@ -29,13 +29,14 @@ function Reader:close()
   end
 end
 
-function Reader:declare(t, parameter)
+-- parameter: "function", or "for". rule: it is set to ctx.rule.
+function Reader:declare(t, parameter, rule)
   local scope, was = self.scopes[#self.scopes], nil
   was = scope[t.value]
   if was and not was.used and not was.parameter and not t.value:find(UNUSED_OK) then
     self:say(was.token, "unused", ("the local '%s' is never used: another takes its name"):format(t.value))
   end
-  scope[t.value] = { token = t, parameter = parameter }
+  scope[t.value] = { token = t, parameter = parameter, rule = rule }
 end
 
 function Reader:find(name)
@@ -119,12 +120,19 @@ local function dotted_before(list, i)
   if a and dot and b and dot.kind == "." and a.value and b.value and (list[i - 3] or {}).kind ~= "." then return a.value .. "." .. b.value end
 end
 
--- The field of the policy's own that is named before i, as `cred.NAME` or `ctx.rule.NAME` (rule.NAME).
-local function own_field(pol, list, i)
+-- The field of the policy's own that is named before i, as `cred.NAME` or `ctx.rule.NAME` (rule.NAME). The name before it is a
+-- function's parameter, or a local that was set to ctx.rule: any other local may be another table.
+function Reader:own_field(i)
+  local list, pol = self.list, self.pol
   local name, dot, of = list[i], list[i - 1], list[i - 2]
   if not (name and dot and of and dot.kind == "." and of.value == (pol.kind == "rule" and "rule" or "cred")) then return nil end
   local before = list[i - 3]
-  if before and before.kind == "." and not (pol.kind == "rule" and (list[i - 4] or {}).value == "ctx") then return nil end
+  if before and before.kind == "." then
+    if not (pol.kind == "rule" and (list[i - 4] or {}).value == "ctx") then return nil end
+    of = list[i - 4]
+  end
+  local l = self:find(of.value)
+  if l and (l.set or l.parameter ~= "function" and not l.rule) then return nil end
   return pol.by_name and pol.by_name[name.value]
 end
 
@@ -132,12 +140,53 @@ local held = { integer = "number", boolean = "boolean", list = "table", map = "t
 
 -- A field, compared with what none of its type is | nil
 local function other_type(f, right, rt)
+  if right == "nil" then return f.default ~= nil and ("the field %s has a default, so it is never nil"):format(f.name) or nil end
   local is = held[f.type] or "string"
   if right ~= is then return ("the field %s is a %s, and this is a %s"):format(f.name, is == "string" and "text" or is, right == "string" and "text" or right) end
   for _, v in ipairs(f.values or {}) do
     if v == rt.value or rt.value:find("\\", 1, true) then return nil end
   end
   return f.values and ("the field %s is one of %s"):format(f.name, table.concat(f.values, ", ")) or nil
+end
+
+local function less(a, b) return a < b end
+local function most(a, b) return a <= b end
+-- `a OP b` of an integer between the bounds of its field: where the first fits the bound, always true, where the second does, false.
+local bounds = {
+  ["<"] = { { "max", less }, { "min", function(a, b) return a >= b end } }, ["<="] = { { "max", most }, { "min", function(a, b) return a > b end } },
+  [">"] = { { "min", function(a, b) return a > b end }, { "max", most } }, [">="] = { { "min", function(a, b) return a >= b end }, { "max", less } },
+}
+
+-- An integer, compared with a number that its bounds leave no choice about | nil
+local function out_of_bounds(f, op, n)
+  if not n then return nil end
+  local range = ("the field %s is%s%s"):format(f.name, f.min and (" at least %d"):format(f.min) or "",
+    f.max and ("%s at most %d"):format(f.min and " and" or "", f.max) or "")
+  if equal[op] then
+    local out = f.min and n < f.min or f.max and n > f.max
+    return out and ("%s: this is always %s"):format(range, op == "~=") or nil
+  end
+  for i, bound in ipairs(bounds[op]) do
+    if f[bound[1]] and bound[2](f[bound[1]], n) then return ("%s: this is always %s"):format(range, i == 1) end
+  end
+end
+
+-- `x == "a" and x == "b"`, `x ~= "a" or x ~= "b"`: the same names from first to op - 1, and two texts or numbers.
+function Reader:twice(first, op)
+  local list, n = self.list, op - first + 3      -- from one comparison to the next: the names, the sign, the value, and | or
+  local sign, joint = list[op].kind, list[op + 2]
+  if not joint or joint.kind ~= (sign == "==" and "and" or "or") or (list[first - 1] or {}).kind == "not" then return nil end
+  -- `or` binds less than `and`: that beside them is a part of one of the two
+  local behind = (list[op + n + 2] or { kind = "end" }).kind
+  if sign == "~=" and ((list[first - 1] or {}).kind == "and" or behind == "and") then return nil end
+  for k = first, op do
+    if not list[k + n] or list[k].kind ~= list[k + n].kind then return nil end
+  end
+  local one, other = list[op + 1], list[op + 1 + n]
+  if not other or one.kind ~= other.kind or one.value == other.value or one.value:find("\\", 1, true) or other.value:find("\\", 1, true) then return nil end
+  if one.kind == "<number>" and tonumber(one.value) == tonumber(other.value) then return nil end
+  if not ends[behind] and not (list[op + n + 2].value and list[op + n + 2].kind == list[op + n + 2].value) then return nil end
+  return sign == "==" and "nothing equals both: this is always false" or "all differs from one of the two: this is always true"
 end
 
 function Reader:compare()
@@ -175,9 +224,13 @@ function Reader:compare()
     return self:say(t, "never", "a length is a number from 0: this is always false")
   end
   local alone = begins[(list[j] or { kind = "(" }).kind]     -- and no part of a longer expression
-  local f = alone and equal[t.kind] and right and right ~= "nil" and own_field(self.pol, list, i - 1)
-  local why = f and not (f.secret or f.split) and other_type(f, right, rt)
+  local f = alone and right and self:own_field(i - 1)
+  if f and (f.secret or f.split) then f = nil end
+  local why = f and equal[t.kind] and other_type(f, right, rt)
   if why then return self:say(t, "never", ("%s: this is always %s"):format(why, always)) end
+  why = f and f.type == "integer" and right == "number" and out_of_bounds(f, t.kind, tonumber(rt.value))
+    or alone and equal[t.kind] and (right == "string" or right == "number") and self:twice(j + 1, i)
+  if why then return self:say(t, "never", why) end
   local field = alone and dotted_before(list, i - 1)
   local class = field and texts[field]
   if class and right and equal[t.kind] then
@@ -313,10 +366,10 @@ function Reader:parameters(method)
     self.i = self.i + 1
   end
   self:open()
-  if method then self:declare({ value = "self", at = self.list[self.i].at }, true) end
+  if method then self:declare({ value = "self", at = self.list[self.i].at }, "function") end
   self.i = self.i + 1
   while self:kind() and self:kind() ~= ")" do
-    if self:name() then self:declare(self:name(), true) end
+    if self:name() then self:declare(self:name(), "function") end
     self.i = self.i + 1
   end
   self.i = self.i + 1
@@ -369,12 +422,13 @@ function Reader:step(t, k)
   elseif k == "local" then
     self.i = self.i + 1
     local names = self:names()
+    local is_rule = #names == 1 and self:kind() == "=" and self:kind(1) == "ctx" and self:kind(2) == "." and self:kind(3) == "rule" and self:kind(4) ~= "."
     -- the values see what was there before
     if self:kind() == "=" then
       self.i = self.i + 1
       self:values()
     end
-    for _, n in ipairs(names) do self:declare(n) end
+    for _, n in ipairs(names) do self:declare(n, nil, is_rule) end
   elseif k == "for" then
     self.i = self.i + 1
     local names = self:names()
@@ -382,7 +436,7 @@ function Reader:step(t, k)
     while self.list[self.i] and self:kind() ~= "do" do self:step(self.list[self.i], self:kind()) end
     self.i = self.i + 1
     self:open()
-    for _, n in ipairs(names) do self:declare(n, true) end
+    for _, n in ipairs(names) do self:declare(n, "for") end
     self:block()
     self:close()
     self.i = self.i + 1

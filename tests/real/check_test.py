@@ -9,7 +9,7 @@ import sallyport
 
 TYPE = """return {
   kind = "type", api = 1, name = "%s", title = "T",
-  fields = { { name = "key", secret = true }, { name = "hours", type = "integer", default = 8 }, { name = "way", type = "enum", values = { "up", "down" }, default = "up" } },
+  fields = { { name = "key", secret = true }, { name = "hours", type = "integer", min = 1, max = 24, default = 8 }, { name = "way", type = "enum", values = { "up", "down" }, default = "up" } },
   apply = function(req, cred)
 %s
     req.headers:set("x-key", cred.key)
@@ -43,6 +43,16 @@ WRONG = [
     ("    if req.path == \"v1\" then log(1) end", [(1, 17, "never", "begins with /")]),
     ("    if cred.hours == \"8\" then log(1) end", [(1, 19, "never", "a number, and this is a text")]),
     ("    if cred.way ~= \"upp\" then log(1) end", [(1, 17, "never", "one of up, down")]),
+    ("    if cred.way == nil then log(1) end", [(1, 17, "never", "has a default")]),
+    ("    if cred.hours > 24 then log(1) end", [(1, 19, "never", "at least 1 and at most 24: this is always false")]),
+    ("    if cred.hours < 1 then log(1) end", [(1, 19, "never", "always false")]),
+    ("    if cred.hours >= 1 then log(1) end", [(1, 19, "never", "always true")]),
+    ("    if cred.hours <= 24 then log(1) end", [(1, 19, "never", "always true")]),
+    ("    if cred.hours ~= 25 then log(1) end", [(1, 19, "never", "always true")]),
+    ("    if cred.hours == 0 then log(1) end", [(1, 19, "never", "always false")]),
+    ("    if req.method == \"GET\" and req.method == \"HEAD\" then log(1) end", [(1, 19, "never", "always false")]),
+    ("    if req.method ~= \"GET\" or req.method ~= \"HEAD\" then log(1) end", [(1, 19, "never", "always true")]),
+    ("    local p = req.port\n    if p == 80 and p == 443 then log(p) end", [(2, 10, "never", "always false")]),
     ("    if req.port > nil then log(1) end", [(1, 17, "fails", "raises")]),
     ("    if \"a\" == \"b\" then log(1) end", [(1, 12, "constant", "constants")]),
     ("    log(req.path:find(\"(%w+)(%w+)(%w+)!\"))", [(1, 23, "pattern", "n^4")]),
@@ -62,6 +72,11 @@ RIGHT = """
     function t:h() return self end
     log(req.path:match("^%s*(.-)%s*$"), req.path:match("^(%a+)://([^/]*)(.*)$"), req.path:gsub("%W", "%%%0"), ([[a]]):rep(2), 0x10-1, 1-number)
     if #req.host == 8 or 2 * cred.hours == 8 or "x" .. cred.way == "xy" or "v" .. req.path == "v/" then log(1) end
+    if cred.hours > 1 and cred.hours < 24 and cred.hours >= 2 and cred.hours <= 23 and cred.hours == 24 then log(1) end
+    if req.method == "GET" or req.method == "HEAD" and req.method ~= "PUT" and req.method ~= "POST" then log(1) end
+    if found and req.method ~= "GET" or req.method ~= "HEAD" or req.method ~= "PUT" and found then log(1) end
+    if req.host == "a" and req.path == "/b" or number == 1 and number == 1.0 then log(1) end
+    for _, cred in ipairs({ t }) do if cred.hours == "8" or cred.way == nil then log(1) end end
     if cred.hours == 8 and cred.way == "down" and req.path ~= "/v1" or #req.path < 10 then log(1) end
     if cred.key == nil then return elsewhere end
 """.replace("elsewhere", "nil, \"no key\"").strip("\n")
@@ -110,8 +125,9 @@ def test_fields_of_a_rule(t):
   end,
   examples = { { rule = {}, req = {} } },
 }"""
-    for text, found in (('ctx.rule.from == "8"', True), ("rule.from == true", True), ('rule.on ~= "on"', True), ("ctx.rule.from == 8", False), ("rule.from == nil", False),
-                        ('req.rule.from == "8"', False)):
+    for text, found in (('ctx.rule.from == "8"', True), ("rule.from == true", True), ('rule.on ~= "on"', True), ("ctx.rule.from == 8", False), ("rule.from == nil", True),
+                        ('req.rule.from == "8"', False), ('(function(rule) return rule.from == "8" end)(ctx.rule)', True),
+                        ('(function() local rule = req.headers return rule.from == "8" end)()', False)):
         got = check(s, source % text, "r", int(found))[0]
         assert [(f["line"], f["code"]) for f in got] == ([(5, "never")] if found else []), (text, got)
 
