@@ -79,6 +79,11 @@ local function judge_rules(self, r, agent, bundle, credential, url, method, stat
   local question = { method = method, host = url.host, readings = function() return paths.readings(self.path_readings, url.path) end }
   local seen, shown, answer
   local wall = r.time // 1000
+  -- A rule that is asked about other methods would have been, had the body named one.
+  local posts = method:upper() == "POST" and (r.length or r.chunked) and r.type and r.type ~= "other"
+  for _, rule in ipairs(posts and list or {}) do
+    if rule.methods and not rules.covers(rule, question) and rules.covers(rule, question, true) then return nil, "whether its body names another method" end
+  end
   for _, rule in ipairs(list) do
     if rules.covers(rule, question) then
       state.timed = true

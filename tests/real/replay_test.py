@@ -229,8 +229,14 @@ def test_half_a_million(t):
 
 
 def test_members(t):
-    """of a body the record has the members that a rule declares, and no other"""
+    """of a body the record has the members that a rule declares, and no other; whether it names another method is not known"""
     s, up, env = arrange(t)
+    s.cli("rule", "add", "closed", "--type", "hours", "--host", "api.test", "--path", "/items", "--method", "DELETE", "from=3:00", "to=3:01")
+    with Recording(s) as rec:
+        r = s.request("POST", "/items/1", headers={"Content-Type": "application/json"}, body=b'{"_method":"DELETE"}')
+        assert r.status == 403 and b"names another method" in r.body, r.body
+    r = replay(s, rec.file)
+    assert r["lacking"] == {"whether its body names another method": 1}, r
     s.cli("rule", "add", "ours", "--type", "fields", "--host", "api.test", "member=to", "only=*@acme.com")
     with Recording(s) as rec:
         for body in (b'{"to":"a@acme.com","text":"canary-text"}', b'{"to":"b@evil.test"}', b'{"to":"c@acme.com"'):
