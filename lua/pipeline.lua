@@ -709,7 +709,8 @@ end
 
 -- May the answer to this request list an MCP server's tools? It is JSON, or a stream of events, then.
 local function lists_tools(req, view)
-  return req.method == "POST" and req.has_body or req.method == "GET" and (view.headers:get("accept") or ""):lower():find("text/event-stream", 1, true) ~= nil
+  local method = req.method:upper()
+  return method == "POST" and req.has_body or method == "GET" and (view.headers:get("accept") or ""):lower():find("text/event-stream", 1, true) ~= nil
 end
 
 -- What a push asks for: the beginning of its body is read, and the rest streams on. -> pktline.parse's | nil, why nobody can read it |
@@ -894,7 +895,7 @@ local function ruled(self, req, agent, bundle, name, deadline, blind)
       if blind and pol and (pol.body or pol.reader or pol.members or pol.on_response and not pol.answer) then
         return "rule_denied", ("rule %s: it reads bodies or answers, and nobody can see what goes through a tunnel"):format(rule.name)
       end
-    elseif req.method == "POST" and req.has_body and rule.methods and not blind and rules.covers(rule, question, true) then
+    elseif question.method:upper() == "POST" and req.has_body and rule.methods and not blind and rules.covers(rule, question, true) then
       hidden = hidden or rule
       for _, m in ipairs(rule.methods) do methods[m] = true end
     end
@@ -973,7 +974,7 @@ local function light(self, req, bundle)
       -- a GET's Accept says whether its answer lists tools
       if not pol or pol.tools and not (req.method == "POST" and req.has_body) or rule.follows and not (pol.answer and not pol.answer[1]) then return nil end
       out[#out + 1] = rule
-    elseif req.method == "POST" and req.has_body then
+    elseif question.method:upper() == "POST" and req.has_body then
       return nil
     end
   end
@@ -997,7 +998,7 @@ local function asks_again(self, list, agent, bundle, name, req)
   local question = { host = req.host }
   local function readings() return paths.readings(self.path_readings, handle.path) end
   question.readings = readings
-  local members = { method = req.method, scheme = req.scheme, host = req.host, port = req.port }
+  local members = { method = req.method:upper(), scheme = req.scheme, host = req.host, port = req.port }
   local has_body, reads, narrows = req.has_body, false, false
   for _, rule in ipairs(list) do
     answers = answers or rule.follows and require("answers") or nil

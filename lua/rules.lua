@@ -22,19 +22,35 @@ local function covers_host(hosts, host)
   return false
 end
 
+-- Small letters are as good as capitals, as for Django and Werkzeug: rules see capitals.
 local function covers_method(methods, method)
+  method = method:upper()
   for _, m in ipairs(methods) do
     if m == method or m == "GET" and method == "HEAD" then return true end
   end
   return false
 end
 
--- Where one reading of the path is covered, the rule is asked: it may only refuse.
+local folded = setmetatable({}, { __mode = "k" })    -- a list of paths -> the same in small letters
+
+local function in_small_letters(paths)
+  local out = folded[paths]
+  if not out then
+    out = {}
+    for i, path in ipairs(paths) do out[i] = path:lower() end
+    folded[paths] = out
+  end
+  return out
+end
+
+-- Where one reading of the path is covered, the rule is asked: it may only refuse. Express and ASP.NET route /GraphQL as /graphql,
+-- Rails and Grape /graphql.json.
 function M.covers_path(paths, readings)
   if not readings then return true end
-  for _, path in ipairs(readings) do
+  paths = in_small_letters(paths)
+  for _, path in ipairs(in_small_letters(readings)) do
     for _, p in ipairs(paths) do
-      if path == p or path:sub(1, #p) == p and (p:sub(-1) == "/" or path:sub(#p + 1, #p + 1) == "/") then return true end
+      if path:sub(1, #p) == p and (#path == #p or p:sub(-1) == "/" or path:find("^/", #p + 1) or path:find("^%.%w+$", #p + 1)) then return true end
     end
   end
   return false
@@ -169,6 +185,8 @@ function M.request(req, question, view)
       return list and table.move(list, 1, #list, 1, {})
     end,
   }, { __index = member })
+  local method = question.method or "GET"
+  if method:find("%l") then seen.method = method:upper() end
   -- What a push asks for; nil: it is none; nil, why: nobody can read it. seen.pushed: of pktline.parse, or why not.
   function seen.push()
     local pushed = rawget(seen, "pushed")

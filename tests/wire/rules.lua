@@ -193,6 +193,18 @@ cases[#cases + 1] = { name = "a rule that may refuse answers refuses a tunnel th
   before = { { "rule", "add", "first", "--type", "first" } }, servers = { blind = { host = "blind.test", plain = true, port = 443 } }, send = "ping",
   expect = { connect_status = 403, raw_has = "it reads bodies or answers", servers = { blind = "nothing" } } }
 
+-- A rule is asked about each path that a server may route as its own, and sees a method in capitals.
+for _, case in ipairs {
+  { "GET /NONE/x", 429, "too_many" }, { "GET /none.json", 429, "too_many" }, { "GET /None.JSON", 429, "too_many" }, { "GET /nonesuch", 200 }, { "GET /none.d/x", 200 },
+  { "delete /items/1", 403, "rule_denied" }, { "Delete /Items", 403, "rule_denied" }, { "GET /items/1", 200 }, { "get /v1/x?seen=1", 403, "rule_denied", "GET https api.test 443 /v1/x" },
+} do
+  cases[#cases + 1] = { name = case[1] .. ": as what it may be read", send = case[1] .. " HTTP/1.1\r\nHost: api.test\r\n\r\n",
+    expect = { status = case[2], error = case[3], body_has = case[4], upstream = case[2] ~= 200 and "nothing" or nil } }
+end
+cases[#cases + 1] = { name = "post in small letters, whose body names another method",
+  send = 'post /items/1 HTTP/1.1\r\nHost: api.test\r\nContent-Type: application/json\r\nContent-Length: 20\r\n\r\n{"_method":"DELETE"}',
+  expect = { status = 403, error = "rule_denied", body_has = "names another method", upstream = "nothing" } }
+
 return {
   shared = shared {
     { "rule", "add", "probe", "--type", "probe", "--path", "/v1", "--path", "/x" },
