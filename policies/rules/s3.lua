@@ -16,15 +16,34 @@ local plain = {     -- subresources of what is written: an upload, and what a cl
 local signing = { ["x-amz-algorithm"] = true, ["x-amz-credential"] = true, ["x-amz-date"] = true, ["x-amz-expires"] = true,
   ["x-amz-signedheaders"] = true, ["x-amz-signature"] = true, ["x-amz-security-token"] = true, ["x-amz-content-sha256"] = true }
 
--- The names in the query, in small letters; nil: it cannot be read.
-local function names_of(req)
-  local out = {}
+-- The pairs of the query; nil: it cannot be read.
+local function pairs_of(req)
   local text = req.query_text
-  if text == nil or text == "" then return out end
-  local list = uri.parse_query(text)
-  if not list then return nil end
-  for _, pair in ipairs(list) do out[#out + 1] = pair[1]:lower() end
-  return out
+  return (text == nil or text == "") and {} or (uri.parse_query(text))
+end
+
+-- Is it an upload in parts that is given up? uploadId stands once, so written, with a value, beside nothing that servers read: without one
+-- they take DELETE for the object's.
+local function gives_up(list)
+  local found = 0
+  for _, pair in ipairs(list) do
+    local name = pair[1]:lower()
+    if name == "uploadid" then
+      if pair[1] ~= "uploadId" or pair[2] == "" then return false end
+      found = found + 1
+    elseif name ~= "x-id" and not signing[name] then
+      return false
+    end
+  end
+  return found == 1
+end
+
+-- Names each reading of the path an object, and no bucket? Of a path /bucket, or of / at a host that is the bucket's, none does.
+local function names_object(req, readings)
+  for _, path in ipairs(readings) do
+    if not path:find("^/[^/]+/.") and not (req.host:find("%.s3[.-]") and path:find("^/.")) then return false end
+  end
+  return true
 end
 
 local function refuse(rule, what, name)
@@ -53,29 +72,25 @@ return {
       end
     end
     if method == "GET" or method == "HEAD" or method == "OPTIONS" then return nil end
-    local names = names_of(req)
-    if not names then return deny("the query cannot be read") end
-    local upload = false
-    for _, name in ipairs(names) do upload = upload or name == "uploadid" end
-    for _, name in ipairs(names) do
-      if name == "x-amz-copy-source" or name == "x-amz-rename-source" then return refuse(rule, "copies", name) end
-      if name == "delete" then return refuse(rule, "deletes", "?delete") end
-      if not plain[name] and not signing[name] then
-        local refused = refuse(rule, "settings", "?" .. name)
-        if refused then return refused end
+    local list = pairs_of(req)
+    if not list then return deny("the query cannot be read") end
+    for _, pair in ipairs(list) do
+      local name, refused = pair[1]:lower(), nil
+      if name == "x-amz-copy-source" or name == "x-amz-rename-source" then
+        refused = refuse(rule, "copies", name)
+      elseif name == "delete" then
+        refused = refuse(rule, "deletes", "?delete")
+      elseif not plain[name] and not signing[name] then
+        refused = refuse(rule, "settings", "?" .. name)
       end
+      if refused then return refused end
     end
-    if method == "DELETE" and not upload then return refuse(rule, "deletes", "DELETE") end
-    -- PUT without a key makes a bucket: of a path /bucket, or of / at a host that is the bucket's
-    if method == "PUT" and #names == 0 then
-      local readings = req.readings()
-      if not readings then return deny("servers read this path in different ways") end
-      for _, path in ipairs(readings) do
-        if not path:find("^/[^/]+/.") and not (req.host:find("%.s3[.-]") and path:find("^/.")) then
-          return refuse(rule, "settings", "a new bucket, or a path that may be one")
-        end
-      end
-    end
+    if method ~= "PUT" and method ~= "DELETE" then return nil end
+    local readings = req.readings()
+    if not readings then return deny("servers read this path in different ways") end
+    local object = names_object(req, readings)
+    if method == "DELETE" and not (object and gives_up(list)) then return refuse(rule, "deletes", "DELETE") end
+    if method == "PUT" and not object then return refuse(rule, "settings", "a new bucket, or a path that may be one") end
   end,
   examples = {
     { req = { method = "GET", url = "https://s3.eu-west-1.amazonaws.com/b/k" } },
@@ -89,6 +104,15 @@ return {
     { req = { method = "POST", url = "https://s3.eu-west-1.amazonaws.com/b/k?uploads" } },
     { req = { method = "POST", url = "https://s3.eu-west-1.amazonaws.com/b/k?uploadId=x" } },
     { req = { method = "DELETE", url = "https://s3.eu-west-1.amazonaws.com/b/k?uploadId=x" } },
+    { req = { method = "DELETE", url = "https://s3.eu-west-1.amazonaws.com/b/k?uploadId=x&x-id=AbortMultipartUpload" } },
+    { req = { method = "DELETE", url = "https://s3.eu-west-1.amazonaws.com/b/k?uploadId=" }, want = "deletes are not allowed here (DELETE)" },
+    { req = { method = "DELETE", url = "https://s3.eu-west-1.amazonaws.com/b/k?uploadid=x" }, want = "deletes are not allowed here (DELETE)" },
+    { req = { method = "DELETE", url = "https://s3.eu-west-1.amazonaws.com/b/k?uploadId=x&uploadId=" }, want = "deletes are not allowed here (DELETE)" },
+    { req = { method = "DELETE", url = "https://s3.eu-west-1.amazonaws.com/b/k?uploadId=x&versionId=1" }, want = "deletes are not allowed here (DELETE)" },
+    { req = { method = "DELETE", url = "https://s3.eu-west-1.amazonaws.com/b?uploadId=x" }, want = "deletes are not allowed here (DELETE)" },
+    { req = { method = "PUT", url = "https://s3.eu-west-1.amazonaws.com/b?x-id=CreateBucket" }, want = "settings are not allowed here (a new bucket, or a path that may be one)" },
+    { rule = { copies = "allow" }, req = { method = "PUT", url = "https://s3.eu-west-1.amazonaws.com/b/k?x-amz-copy-source=/b/o&acl" }, want = "settings are not allowed here (?acl)" },
+    { rule = { deletes = "allow" }, req = { method = "POST", url = "https://s3.eu-west-1.amazonaws.com/b?delete&policy" }, want = "settings are not allowed here (?policy)" },
     { req = { method = "DELETE", url = "https://s3.eu-west-1.amazonaws.com/b/k" }, want = "deletes are not allowed here (DELETE)" },
     { req = { method = "POST", url = "https://s3.eu-west-1.amazonaws.com/b?delete" }, want = "deletes are not allowed here (?delete)" },
     { req = { method = "POST", url = "https://s3.eu-west-1.amazonaws.com/b?%64elete" }, want = "deletes are not allowed here (?delete)" },
