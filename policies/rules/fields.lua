@@ -5,17 +5,28 @@
 --   sallyport rule add nofree --type fields --host api.acme.test member=coupon never=true
 --
 -- A member is named by its path: `*` stands for each element of a list, or each member of an object. `only` are patterns, of
--- which one has to fit each value (`*`: any text); case counts in them, not in names, since many servers fold those. A list of
--- texts is judged element by element; any other value than a text, number or boolean fits nothing, nor does a part of multipart, of
--- which the name alone is read. Query parameters of that name are judged as a form's are. A body whose Content-Type says neither JSON
--- nor a form nor multipart, that has a coding, or a member twice, is refused: nobody knows what the server would read.
+-- which one has to fit each value (`*`: any text); case counts in them, not in names, since many servers fold those. A pattern with
+-- an @ is one address: there `*` takes no @ and none of , ; : < > ( ) " \, so that no list of addresses fits (`*<*@acme.com>` is one
+-- with a name). Control bytes fit a pattern that is `*` alone. A list of texts is judged element by element; any other value than a
+-- text, number or boolean fits nothing, nor does a part of multipart, of which the name alone is read. Query parameters of that name
+-- are judged as a form's are. A body whose Content-Type says neither JSON nor a form nor multipart, that has a coding, or a member
+-- twice, is refused: nobody knows what the server would read.
 --
 -- A body up to body-max is judged before any of it goes out. A longer one streams, and its last bytes are held back until it was judged.
+local function marks(text) return (text:gsub('[^@,;:<>()"\\]', "")) end
+
+-- What stands for each `*` has no mark where the text has those of the pattern alone.
+local function one_fits(pattern, text)
+  return fits({ pattern }, text) and (pattern == "*" or not text:find("%c") and (not pattern:find("@", 1, true) or marks(pattern) == marks(text)))
+end
+
 local function judge(rule, found, where)
   if rule.never and found[1] ~= nil then return deny(("%s may not be given%s"):format(rule.member, where)) end
   for _, v in ipairs(found) do
     local text = (type(v) == "string" or type(v) == "number" or type(v) == "boolean") and tostring(v)
-    if rule.only[1] and not (text and fits(rule.only, text)) then
+    local fitting = not rule.only[1]
+    for _, pattern in ipairs(text and rule.only or {}) do fitting = fitting or one_fits(pattern, text) end
+    if not fitting then
       return deny(("%s may be %s alone%s"):format(rule.member, table.concat(rule.only, " or "), where))
     end
   end
@@ -61,6 +72,12 @@ return {
     { rule = { member = "to", only = { "*@acme.com" } }, req = { method = "POST", headers = { ["content-type"] = "application/json" }, body = '{"to":["a@acme.com","x@evil.test"]}' },
       want = "to may be *@acme.com alone" },
     { rule = { member = "to", only = { "*@acme.com" } }, req = { method = "POST", headers = { ["content-type"] = "application/json" }, body = '{"To":"x@evil.test"}' }, want = true },
+    { rule = { member = "to", only = { "*@acme.com" } }, req = { method = "POST", headers = { ["content-type"] = "application/json" }, body = '{"to":"x@evil.test, a@acme.com"}' }, want = true },
+    { rule = { member = "to", only = { "*@acme.com" } }, req = { method = "POST", headers = { ["content-type"] = "application/json" }, body = '{"to":"<x@evil.test> a@acme.com"}' }, want = true },
+    { rule = { member = "to", only = { "*@acme.com" } }, req = { method = "POST", headers = { ["content-type"] = "application/json" }, body = '{"to":"x@evil.test\\u0000@acme.com"}' }, want = true },
+    { rule = { member = "to", only = { "*<*@acme.com>" } }, req = { method = "POST", headers = { ["content-type"] = "application/json" }, body = '{"to":"Ada <a@acme.com>"}' } },
+    { rule = { member = "to", only = { "*<*@acme.com>" } }, req = { method = "POST", headers = { ["content-type"] = "application/json" }, body = '{"to":"x@evil.test, Ada <a@acme.com>"}' }, want = true },
+    { rule = { member = "to", only = { "*" } }, req = { method = "POST", headers = { ["content-type"] = "application/json" }, body = '{"to":"x, y\\n@"}' } },
     { rule = { member = "to", only = { "*@acme.com" } }, req = { method = "POST", headers = { ["content-type"] = "application/json" }, body = '{"to":"a@acme.com","to":"x@evil.test"}' }, want = true },
     { rule = { member = "to", only = { "*@acme.com" } }, req = { method = "POST", headers = { ["content-type"] = "application/json" }, body = '{"to":{"email":"x"}}' }, want = true },
     { rule = { member = "p.*.to", only = { "*@acme.com" } }, req = { method = "POST", headers = { ["content-type"] = "application/json" }, body = '{"p":[{"to":"a@acme.com"},{"to":"b@acmeXcom"}]}' }, want = true },
