@@ -63,7 +63,14 @@ end
 -- The price of a call: of all models that its body and its path name, as a server may go by either.
 local function price_at(body, readings)
   local models, price = {}, { "", 0, 0 }
-  if body.model ~= nil and body.model ~= json.null then models[1] = body.model end
+  for k, v in pairs(body) do
+    local name = type(k) == "string" and v ~= json.null and k:lower()
+    if name == "models" and type(v) == "table" then      -- OpenRouter's, to fall back on
+      for _, one in pairs(v) do models[#models + 1] = one end
+    elseif name == "model" or name == "models" then
+      models[#models + 1] = v
+    end
+  end
   for _, path in ipairs(readings) do
     for _, p in ipairs(in_path) do models[#models + 1] = path:match(p) end
   end
@@ -260,6 +267,10 @@ return {
       headers = { ["content-type"] = "application/json" }, body = '{"max_tokens":1000}' } },
     { rule = { usd = "0.01" }, req = { method = "POST", url = "https://api.openai.com/v1/chat/completions",
       headers = { ["content-type"] = "application/json" }, body = '{"model":"gpt-5-nano-of-tomorrow","max_completion_tokens":1000}' }, want = true },
+    { rule = { usd = "0.01" }, req = { method = "POST", url = "https://openrouter.ai/api/v1/chat/completions",
+      headers = { ["content-type"] = "application/json" }, body = '{"model":"gpt-5-nano","models":["o1-pro"],"max_tokens":1000}' }, want = true },
+    { rule = { usd = "0.01" }, req = { method = "POST", url = "https://openrouter.ai/api/v1/chat/completions",
+      headers = { ["content-type"] = "application/json" }, body = '{"model":"gpt-5-nano","Model":"o1-pro","max_tokens":1000}' }, want = true },
     { rule = { usd = "0.01" }, req = { method = "POST", url = "https://api.openai.com/v1/chat/completions",
       headers = { ["content-type"] = "application/json" },
       body = '{"model":"gpt-5-nano","service_tier":"priority","max_completion_tokens":1000}' }, want = true },

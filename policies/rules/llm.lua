@@ -3,8 +3,8 @@
 --   sallyport rule add models --type llm models='claude-haiku-*' models='gpt-5-mini*' max_tokens=4096
 --
 -- Asked about are calls that make a model speak: POST to the APIs of Anthropic, OpenAI and those that copied it, Gemini, Vertex,
--- Bedrock, Azure, Ollama. The model is a member `model` of the body, or stands in the path; each that is named has to fit one of
--- the patterns (`*`: any text). The bound holds for each member that names one (max_tokens, max_completion_tokens,
+-- Bedrock, Azure, Ollama. The model is a member `model` of the body, one of `models` (OpenRouter's, to fall back on), or stands in
+-- the path; each that is named has to fit one of the patterns (`*`: any text). The bound holds for each member that names one (max_tokens, max_completion_tokens,
 -- max_output_tokens, generationConfig.maxOutputTokens, inferenceConfig.maxTokens, options.num_predict); a call that names none may
 -- go up to the model's own and is refused unless unset=allow. Batches whose requests lie in a file are refused: nobody here
 -- reads that file. Calls to other paths (lists of models, files, embeddings) go on.
@@ -12,6 +12,7 @@ local speaking = {
   "/messages$", "/messages/batches$", "/complete$", "/completions$", "/responses$", ":generateContent$", ":streamGenerateContent$",
   ":rawPredict$", ":streamRawPredict$", ":predict$", "/converse$", "/converse%-stream$", "/invoke$", "/invoke%-with%-response%-stream$",
   "/api/generate$", "/api/chat$", "/batches$", ":batchGenerateContent$",
+  "/runs$",
 }
 local in_path = { "/models/([^/:]+):", "/model/([^/]+)/", "/deployments/([^/]+)/" }
 local bounds = { "max_tokens", "max_completion_tokens", "max_output_tokens", "max_tokens_to_sample", "maxOutputTokens", "maxTokens", "num_predict",
@@ -21,13 +22,18 @@ local within = { "generationConfig", "generation_config", "inferenceConfig", "op
 -- One request of a model: what refuses it, whether it names a model and a bound. Names in other letters are somebody's, too.
 local function judge(rule, body)
   local named, bounded = false, false
+  local function model(v)
+    if type(v) ~= "string" then return "the model is no text" end
+    if rule.models[1] and not fits(rule.models, v) then return ("the model %s is not allowed here"):format(v:gsub("[%c\128-\255]", "?"):sub(1, 80)) end
+    named = true
+  end
   local function look(t)
     for k, v in pairs(t) do
       local low = type(k) == "string" and k:lower() or ""
-      if low == "model" or low == "model_id" then
-        if type(v) ~= "string" then return "the model is no text" end
-        if rule.models[1] and not fits(rule.models, v) then return ("the model %s is not allowed here"):format(v:gsub("[%c\128-\255]", "?"):sub(1, 80)) end
-        named = true
+      local several = low == "models" and v ~= json.null and (type(v) == "table" and v or { v })
+      for _, one in pairs(several or (low == "model" or low == "model_id") and { v } or {}) do
+        local why = model(one)
+        if why then return why end
       end
       for _, name in ipairs(bounds) do
         if low == name:lower() and v ~= json.null then
@@ -51,18 +57,18 @@ end
 local function members()
   local out = { "requests", "input_file_id" }
   for _, where in ipairs { "", "generationConfig.", "generation_config.", "inferenceConfig.", "options.", "textGenerationConfig.", "parameters." } do
-    for _, name in ipairs { "model", "model_id" } do out[#out + 1] = where .. name end
+    for _, name in ipairs { "model", "model_id", "models" } do out[#out + 1] = where .. name end
     for _, name in ipairs(bounds) do out[#out + 1] = where .. name end
   end
   return out
 end
 
--- The members that were found, as the body that they stood in. Several values are a list's, which is none that these members may have.
+-- The members that were found, as the body that they stood in. Several values are a list's, which `models` alone may have.
 local function body_of(found)
   local body = {}
   for path, values in pairs(found.values) do
     local where, name = path:match("^(.*)%.([^.]*)$")
-    local value = #values == 1 and values[1] or {}
+    local value = (path:match("[^.]*$") == "models" or #values > 1) and values or values[1]
     if where then
       body[where] = body[where] or {}
       body[where][name] = value
@@ -105,15 +111,25 @@ return {
       if body and (body.requests ~= nil or body.input_file_id ~= nil) then return deny("this batch is longer than body-max, and nobody can read it") end
     end
     if type(body) ~= "table" then return deny(("the body cannot be read: %s"):format(why or "it is no object")) end
-    local list = { body }
+    -- Each request of a batch is a list of the objects that may say something of it: a server goes by one of them.
+    local list = { { body } }
     if type(body.requests) == "table" then
+      local refused = judge(rule, body)
+      if refused then return deny(refused) end
       list = {}
-      for _, r in ipairs(body.requests) do list[#list + 1] = type(r) == "table" and (type(r.params) == "table" and r.params or type(r.request) == "table" and r.request or r) or {} end
+      for _, r in pairs(body.requests) do
+        if type(r) ~= "table" then return deny("a request of the batch is no object") end
+        list[#list + 1] = { r, type(r.params) == "table" and r.params or nil, type(r.request) == "table" and r.request or nil }
+      end
     end
     if body.input_file_id ~= nil or #list == 0 then return deny("the requests of this batch lie in a file, which nobody here reads") end
-    for _, one in ipairs(list) do
-      local refused, named, bounded = judge(rule, one)
-      if refused then return deny(refused) end
+    for _, objects in ipairs(list) do
+      local named, bounded = false, false
+      for _, one in pairs(objects) do
+        local refused, names_one, has_bound = judge(rule, one)
+        if refused then return deny(refused) end
+        named, bounded = named or names_one, bounded or has_bound
+      end
       if rule.models[1] and not named and not models[1] then return deny("the call names no model") end
       if rule.max_tokens > 0 and not bounded and rule.unset == "deny" then
         return deny(("the call says nothing of how long the answer may be (max_tokens, at most %d)"):format(rule.max_tokens))
@@ -129,6 +145,13 @@ return {
     { rule = { models = { "claude-haiku-*" } }, req = { method = "POST", url = "https://api.anthropic.com/v1//messages", headers = { ["content-type"] = "application/json" }, body = '{"model":"x"}' }, want = true },
     { rule = { models = { "claude-haiku-*" } }, req = { method = "POST", url = "https://api.anthropic.com/v1/messages/batches", headers = { ["content-type"] = "application/json" }, body = '{"requests":[{"custom_id":"a","params":{"model":"claude-haiku-1"}},{"custom_id":"b","params":{"model":"x"}}]}' },
       want = "the model x is not allowed here" },
+    { rule = { models = { "claude-haiku-*" } }, req = { method = "POST", url = "https://api.anthropic.com/v1/messages", headers = { ["content-type"] = "application/json" }, body = '{"model":"x","requests":[{"params":{"model":"claude-haiku-1"}}]}' },
+      want = "the model x is not allowed here" },
+    { rule = { models = { "claude-haiku-*" } }, req = { method = "POST", url = "https://api.anthropic.com/v1/messages/batches", headers = { ["content-type"] = "application/json" }, body = '{"requests":[{"params":{"model":"claude-haiku-1"},"request":{"model":"x"}}]}' },
+      want = "the model x is not allowed here" },
+    { rule = { models = { "a/*" } }, req = { method = "POST", url = "https://openrouter.ai/api/v1/chat/completions", headers = { ["content-type"] = "application/json" }, body = '{"model":"a/1","models":["a/2","b/1"]}' },
+      want = "the model b/1 is not allowed here" },
+    { rule = { models = { "a/*" } }, req = { method = "POST", url = "https://openrouter.ai/api/v1/chat/completions", headers = { ["content-type"] = "application/json" }, body = '{"models":["a/1","a/2"]}' } },
     { rule = { max_tokens = 100 }, req = { method = "POST", url = "https://api.openai.com/v1/chat/completions", headers = { ["content-type"] = "application/json" }, body = '{"model":"m","max_completion_tokens":101}' }, want = "max_completion_tokens is over 100" },
     { rule = { max_tokens = 100 }, req = { method = "POST", url = "https://api.openai.com/v1/responses", headers = { ["content-type"] = "application/json" }, body = '{"model":"m"}' }, want = true },
     { rule = { max_tokens = 100, unset = "allow" }, req = { method = "POST", url = "https://api.openai.com/v1/responses", headers = { ["content-type"] = "application/json" }, body = '{"model":"m"}' } },
