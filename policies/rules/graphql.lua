@@ -7,7 +7,8 @@
 -- and whatever alias it has. `operations` are the kinds that may be sent; a field goes on if a pattern of `allow` fits its name,
 -- or there is none, and none of `deny` does (`*`: any text). A query may stand in a JSON body, each of a batch, in a body of the type
 -- application/graphql, or in the URL. A request that names a stored document by its hash and brings no text is refused: nobody
--- here knows what it says. So is a document that cannot be read.
+-- here knows what it says; so is one that names another than its text (documentId, doc_id, id beside `query`), for some servers run
+-- that, and a document that cannot be read. An automatic persisted query goes on where its hash is that of its text.
 local TOKENS = 20000
 
 -- The document as a list of names and punctuators; strings and numbers are "0". nil: it is none.
@@ -165,6 +166,26 @@ local function judge(rule, text)
   end
 end
 
+-- Members by which servers know a stored document, in small letters and without - and _.
+local ids = { id = true, documentid = true, docid = true, queryid = true, operationid = true, persistedqueryid = true, hash = true, sha256hash = true,
+  persistedquery = true }
+local function names_stored(name) return ids[(name:lower():gsub("[_-]", ""))] end
+
+-- Does a request name a document that may be another than its text?
+local function stored(one)
+  for k, v in pairs(one) do
+    if type(k) == "string" and v ~= json.null and names_stored(k) then return true end
+  end
+  if type(one.extensions) ~= "table" then return false end
+  for k, v in pairs(one.extensions) do
+    if type(k) == "string" and names_stored(k) then
+      local hash = k == "persistedQuery" and type(v) == "table" and v.sha256Hash
+      if type(one.query) ~= "string" or type(hash) ~= "string" or hash:lower() ~= secret.hex(sign.sha256(one.query)) then return true end
+    end
+  end
+  return false
+end
+
 return {
   kind = "rule", api = 1, name = "graphql", title = "What a GraphQL API is asked for",
   fields = {
@@ -188,7 +209,7 @@ return {
         asked = asked + 1
         local why = judge(ctx.rule, pair[2])
         if why then return deny(why) end
-      elseif name == "extensions" or name == "documentid" then
+      elseif name == "extensions" or names_stored(name) then
         return deny("a stored document, of which no text need come")
       end
     end
@@ -206,6 +227,7 @@ return {
         if type(k) == "string" and k ~= "query" and k:lower() == "query" then return deny("a member only looks like query") end
       end
       if one.query == nil or one.query == json.null then return deny("a stored document, of which no text came") end
+      if stored(one) then return deny("a stored document is named beside the text") end
       local refused = judge(ctx.rule, one.query)
       if refused then return deny(refused) end
       asked = asked + 1
@@ -224,6 +246,9 @@ return {
     { rule = { allow = { "viewer" } }, req = { method = "GET", url = "https://api.example.com/graphql?query=%7Bsecrets%7D" }, want = "the field secrets is not allowed here" },
     { rule = { allow = { "viewer" } }, req = { method = "POST", headers = { ["content-type"] = "application/graphql" }, body = "{ viewer { login } # secrets\n }" } },
     { rule = { allow = { "viewer" } }, req = { method = "POST", headers = { ["content-type"] = "application/json" }, body = '{"extensions":{"persistedQuery":{"sha256Hash":"x"}}}' }, want = "a stored document, of which no text came" },
+    { rule = { allow = { "viewer" } }, req = { method = "POST", headers = { ["content-type"] = "application/json" }, body = '{"query":"{viewer}","doc_id":"1"}' }, want = "a stored document is named beside the text" },
+    { rule = { allow = { "viewer" } }, req = { method = "POST", headers = { ["content-type"] = "application/json" }, body = '{"query":"{viewer}","extensions":{"persistedQuery":{"version":1,"sha256Hash":"00"}}}' }, want = "a stored document is named beside the text" },
+    { rule = { allow = { "viewer" } }, req = { method = "POST", headers = { ["content-type"] = "application/json" }, body = '{"query":"{viewer}","extensions":{"persistedQuery":{"version":1,"sha256Hash":"6c1358d167943758b4d42060c70eb270bc2df178458db8d53fca49aa9079a0fc"}}}' } },
     { rule = { allow = { "viewer" } }, req = { method = "POST", headers = { ["content-type"] = "application/json" }, body = '{"query":"{ viewer "}' }, want = "the document cannot be read" },
     { rule = { allow = { "viewer" } }, req = { method = "POST", headers = { ["content-type"] = "application/json" }, body = '{"query":"{ viewer }","QUERY":"{ secrets }"}' }, want = true },
   },
