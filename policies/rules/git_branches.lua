@@ -5,24 +5,27 @@
 --   sallyport rule add pushes --type git_branches --host git.example.org refs=agent/*,refs/tags/* creates=allow moves=deny deletes=deny
 --
 -- A push names all that it changes in front of its pack: each ref, and whether it is made, moved or deleted. Every one of them has to
--- be allowed, or nothing of the push goes through, and `git push` shows which rule refused it. A name without refs/ is a branch. `refs` are
--- those that may be pushed to; `protected` are those that may not be (protection=ask: a person is asked); creates, moves and deletes say what
--- may be done to the others. Whether a move is a fast-forward or rewrites history is not in the commands: moves=ask or moves=deny where that
--- matters, or the server's own protection of branches. Push options may have a server merge (GitLab's merge_request.*): such are
--- refused unless options= says another list. Signed pushes, and pushes with a Content-Encoding, cannot be read, and are refused; so are the
--- methods of WebDAV, with which very old clients push. What a forge's API does to branches (merging, editing a file) is no push: keep the
--- credential to the paths of its repositories, or to methods.
+-- be allowed, or nothing of the push goes through, and `git push` shows which rule refused it. A name without refs/ is a branch. `refs`
+-- are those that may be pushed to; `protected` are those that may not be, in whatever case (protection=ask: a person is asked);
+-- creates, moves and deletes say what may be done to the others. Whether a move is a fast-forward or rewrites history is not in the
+-- commands: moves=ask or moves=deny where that matters, or the server's own protection of branches. Push options may have a server
+-- merge (GitLab's merge_request.*): such are refused unless options= says another list. Signed pushes, and pushes with a
+-- Content-Encoding, cannot be read, and are refused; so are the methods of WebDAV, with which very old clients push. What a forge's
+-- API does to branches (merging, editing a file) is no push: keep the credential to the paths of its repositories, or to methods.
 --
 -- To ask a person, the pack has to be read whole: one over body-max is refused (413).
 local function full(pattern)
   return pattern:find("^refs/") and pattern or pattern == "*" and "*" or "refs/heads/" .. pattern
 end
 
-local function any(patterns, ref)
+local function any(patterns, ref, fold)
   local list = {}
-  for i, p in ipairs(patterns or {}) do list[i] = full(p) end
-  return fits(list, ref)
+  for i, p in ipairs(patterns or {}) do list[i] = fold and full(p):lower() or full(p) end
+  return fits(list, fold and ref:lower() or ref)
 end
+
+-- Names that no Git takes (git check-ref-format), and that another server might read as another path.
+local function odd(ref) return ref:find("..", 1, true) or ref:find("//", 1, true) or ref:find("/./", 1, true) or ref:find("[\\%c]") or ref:find("/$") end
 
 -- A ref's name in a reason, which is at most 500 bytes of UTF-8; a name may be longer, and in another coding.
 local function shown(ref)
@@ -67,8 +70,8 @@ return {
     end
     local wants
     for _, c in ipairs(push.commands) do
-      if not any(rule.refs, c.ref) then return deny(("%s may not be pushed to"):format(shown(c.ref))) end
-      local what = any(rule.protected, c.ref) and rule.protection or rule[words[c.kind]]
+      if odd(c.ref) or not any(rule.refs, c.ref) then return deny(("%s may not be pushed to"):format(shown(c.ref))) end
+      local what = any(rule.protected, c.ref, true) and rule.protection or rule[words[c.kind]]
       local text = ("%s %s"):format(c.kind, shown(c.ref))
       if what == "deny" then return deny(("this push may not %s"):format(text)) end
       if what == "ask" then wants = wants and wants .. ", " .. text or text end
@@ -90,6 +93,10 @@ return {
         .. " refs/heads/main0000PACK" }, want = "refs/heads/main may not be pushed to" },
     { rule = { protected = { "main" } }, req = { method = "POST", url = "https://git.example.com/a.git/git-receive-pack",
       body = "0065" .. ("2"):rep(40) .. " " .. ("1"):rep(40) .. " refs/heads/main0000" }, want = "this push may not move refs/heads/main" },
+    { rule = { protected = { "main" } }, req = { method = "POST", url = "https://git.example.com/a.git/git-receive-pack",
+      body = "0065" .. ("2"):rep(40) .. " " .. ("1"):rep(40) .. " refs/heads/Main0000" }, want = "this push may not move refs/heads/Main" },
+    { rule = { refs = { "agent/*" } }, req = { method = "POST", url = "https://git.example.com/a.git/git-receive-pack",
+      body = "006e" .. ("2"):rep(40) .. " " .. ("1"):rep(40) .. " refs/heads/agent/../main0000" }, want = "refs/heads/agent/../main may not be pushed to" },
     { rule = { moves = "ask" }, req = { method = "POST", url = "https://git.example.com/a.git/git-receive-pack",
       body = "0065" .. ("2"):rep(40) .. " " .. ("1"):rep(40) .. " refs/heads/main0000" },
       want = "a person is asked: this push would move refs/heads/main" },

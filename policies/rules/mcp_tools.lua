@@ -20,7 +20,7 @@ end
 
 -- What refuses one message: a text, or nil; its method and tool.
 local function judge(rule, m)
-  if type(m) ~= "table" then return "a message is no object" end
+  if type(m) ~= "table" or m[1] ~= nil then return "a message is no object" end
   if odd(m) then return "a member only looks like the protocol's" end
   if m.method == nil then return nil end        -- an answer to what the server asked
   if type(m.method) ~= "string" then return "the method is no text" end
@@ -31,6 +31,7 @@ local function judge(rule, m)
   end
   local params = m.params
   if type(params) ~= "table" or odd(params) or type(params.name) ~= "string" then return "the call names no tool" end
+  if params.name:find("%c") then return "the tool's name has a control byte" end
   if rule.allow[1] and not fits(rule.allow, params.name) or fits(rule.deny, params.name) then
     return ("the tool %s is not allowed here"):format(params.name:gsub("[%c\128-\255]", "?"):sub(1, 80))
   end
@@ -67,6 +68,8 @@ return {
     { rule = { deny = { "drop" } }, req = { method = "POST", headers = { ["content-type"] = "application/json" }, body = '{"jsonrpc":"2.0","id":1,"method":"Tools/Call","params":{"name":"drop"}}' }, want = true },
     { rule = { deny = { "drop" } }, req = { method = "POST", headers = { ["content-type"] = "application/json", ["mcp-method"] = "tools/call", ["mcp-name"] = "drop" }, body = '{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"read"}}' }, want = true },
     { rule = { deny = { "drop" } }, req = { method = "POST", headers = { ["content-type"] = "application/json" }, body = '{"jsonrpc":"2.0","id":1,"method":"initialize","params":{}}' } },
+    { rule = { deny = { "drop" } }, req = { method = "POST", headers = { ["content-type"] = "application/json" }, body = '[[{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"drop"}}]]' }, want = true },
+    { rule = { deny = { "drop" } }, req = { method = "POST", headers = { ["content-type"] = "application/json" }, body = '{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"drop\\u0000"}}' }, want = true },
     { rule = { methods = "deny" }, req = { method = "POST", headers = { ["content-type"] = "application/json" }, body = '{"jsonrpc":"2.0","id":1,"method":"resources/read","params":{"uri":"x"}}' }, want = "the method resources/read is not allowed here" },
     { rule = { deny = { "drop" } }, req = { method = "POST", headers = { ["content-type"] = "application/json" }, body = 'x' }, want = true },
     { rule = { deny = { "drop" } }, req = { method = "GET" } },
