@@ -269,6 +269,70 @@ test_stall(void)
 	loop_run_deferred();
 }
 
+static void
+hear_nothing(struct upstream *u)
+{
+	(void)u;
+}
+
+/* So much time passes: the timers that are due fire, as in loop_run. */
+static void
+pass(int64_t ms)
+{
+	loop_time = clock_now() + ms;
+	while (timer_n != 0 && timer_heap[1]->at <= loop_time) {
+		struct timer *t = timer_heap[1];
+
+		timer_stop(t);
+		t->fire(t);
+	}
+	loop_run_deferred();
+}
+
+/* A server of HTTP/2 with a request that says nothing: asked by PING, it is there for hours, and gone when it does not answer. */
+static void
+test_silence(void)
+{
+	static const char settings[9] = {0, 0, 0, NGHTTP2_SETTINGS}, request[] = "GET / HTTP/1.1\r\nHost: api.example\r\n\r\n";
+	struct conn *c = conn_make(CONN_RELAY);
+	struct upstream *u = upstream_new("key", "api.example", 80, false, NULL, false), *s;
+	int pair[2], rounds;
+	char got[4096];
+	bool there;
+
+	assert(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, pair) == 0 && u != NULL);
+	peer_init(&u->peer, pair[0], upstream_ready);
+	u->peer.watch.readable = u->peer.watch.writable = u->h2 = true;
+	u->state = UP_OPEN;
+	LIST_INSERT_HEAD(&upstream_h2, u, h2_link);
+	assert((s = c->req->up = h2_join(c->req, u)) != NULL);
+	s->event = hear_nothing;
+	timer_stop(&c->timer);  /* how long a request may be silent is its idle-timeout's business */
+	assert(peer_put(&s->peer, request, sizeof request - 1) && stream_flush(&s->peer) != IO_ERR);
+	assert(write(pair[1], settings, sizeof settings) == sizeof settings);
+	pass(0);
+	assert(read(pair[1], got, sizeof got) > 0);
+	for (rounds = 0; rounds < 36 && !s->peer.failed; rounds++) {
+		pass(H2_PING_MS);
+		if (read(pair[1], got, sizeof got) != 17 || got[3] != NGHTTP2_PING || got[4] != 0)
+			break;
+		got[4] = NGHTTP2_FLAG_ACK;
+		assert(write(pair[1], got, 17) == 17);
+		u->peer.watch.readable = true;
+		upstream_ready(&u->peer.watch);
+	}
+	test_result(rounds == 36 && !s->peer.failed, "three hours of silence over HTTP/2, with a PING each five minutes", "%d rounds", rounds);
+	pass(H2_PING_MS);
+	pass(H2_PONG_MS - 1);
+	there = !s->peer.failed;
+	pass(1);
+	test_result(there && s->peer.failed, "a server that answers no PING within 15 s is gone", "%d %d", there, s->peer.failed);
+	conn_close(c, true);
+	close(client);
+	close(pair[1]);
+	loop_run_deferred();
+}
+
 int
 main(void)
 {
@@ -280,5 +344,6 @@ main(void)
 	test_share();
 	test_turns();
 	test_second_agent();
+	test_silence();
 	return test_end();
 }
