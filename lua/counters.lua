@@ -48,11 +48,26 @@ function M.add(name, window, n, owner, kept)
   return host.count(kept and known.kept or known.key, ends, n, owner)
 end
 
---- What a counter has, and when its window ends; 0 where nothing was counted. None is made by a look.
+--- What a counter has, or nil where nothing was counted, and when its window ends. None is made by a look.
 function M.look(name, window, kept)
   local ends = M.ends(window, time.wall())
   name = name .. "\n" .. window        -- not among the keys that requests have kept
-  return host.count(kept and host.sha256_hex(name) or name, ends, 0, "", true) or 0, ends
+  return host.count(kept and host.sha256_hex(name) or name, ends, 0, "", true), ends
+end
+
+local PROBES = 20       -- owners whose share one look tries
+
+--- Whether no further counter could be made: f(owner | nil) -> bool. It tries with one of no name, for a second or two.
+function M.fullness()
+  local known, n = {}, 0
+  return function(owner)
+    owner = owner or ""
+    if known[owner] == nil and n < PROBES then
+      n = n + 1
+      known[owner] = host.count(key(host.sha256_hex((host.random_token ""))), time.wall() + 2, 0, owner) == nil
+    end
+    return known[owner] or false
+  end
 end
 
 --- The same of one that is kept, as the store has it: of a server that does not run, and of another process. 0: nothing is kept.

@@ -156,7 +156,7 @@ local why_not_written = {
   conflict = { "another command changed the same record at the same time", "try again" },
 }
 
---- { database, key, version }: a record that must be as somebody saw it when the next change is committed; nil: none.
+--- { database, key, version }: a record that must be as somebody saw it when the next change is committed, and perhaps also = a list of others; nil: none.
 M.expect = nil
 
 --- judge(ops) -> why they may not be | nil: of whoever runs commands for somebody else (web.commands).
@@ -177,7 +177,9 @@ function M.change(build, ctx)
     local ops = build()
     local why = M.judge and M.judge(ops)
     if why then report.fail(why) end
-    if expect then ops[#ops + 1] = { op = "check", db = expect[1], key = expect[2], version = expect[3] } end
+    for _, e in ipairs(expect and { expect, table.unpack(expect.also or {}) } or {}) do
+      ops[#ops + 1] = { op = "check", db = e[1], key = e[2], version = e[3] }
+    end
     local ok, result = store.commit(ops, time.now() + COMMIT_MS)
     if ok then
       M.expect = nil      -- what the command writes behind this is its own
@@ -185,10 +187,12 @@ function M.change(build, ctx)
     end
     code = result
     if code ~= "conflict" then break end
-    local now = expect and store.peek(expect[1], expect[2])
-    if expect and (now and now.version or 0) ~= expect[3] then
-      expect.failed = true
-      report.fail("somebody changed it meanwhile; nothing was changed", "look at it again")
+    for _, e in ipairs(expect and { expect, table.unpack(expect.also or {}) } or {}) do
+      local now = store.peek(e[1], e[2])
+      if (now and now.version or 0) ~= e[3] then
+        expect.failed = true
+        report.fail("somebody changed it meanwhile; nothing was changed", "look at it again")
+      end
     end
   end
   local why = why_not_written[code] or { "the store could not be written: " .. tostring(code) }

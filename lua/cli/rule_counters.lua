@@ -9,7 +9,7 @@ local SHOWN = 20            -- counters of a rule, those nearest to their limit 
 local LOOKED = 1000         -- that are asked about for one rule, and
 local LOOKED_ALL = 4000     -- for all that are listed at once
 local ASKED = 100           -- in one request: within the body that the control socket takes
-local WAIT_MS = 2000        -- for one answer: the page's process waits
+local WAIT_MS = 2000        -- for all answers together: the page's process waits
 local KEY_MAX = 200         -- bytes of a counter's key, as rules.lua has it
 
 -- ---- whom a rule counts for --------------------------------------------------------------------------
@@ -109,12 +109,13 @@ local function ask(ctx, list)
   if not ctx.host.lock_held(ctx.home) then return nil, "no server runs" end
   local path = control.path(ctx)
   if not path then return nil, "the server has no control socket" end
+  local till, now = require("time").now() + WAIT_MS, require("time").now
   local fd, why = control.open(path, WAIT_MS)
   if not fd then return nil, ("cannot use %s: %s"):format(path, why) end
   local counts, ends = {}, {}
   for from = 1, #list, ASKED do
     local part, object = report.array(table.move(list, from, math.min(from + ASKED - 1, #list), 1, {})), nil
-    object, why = control.request(fd, "POST", "/counters", { store = require("counters").store(), counters = part }, nil, WAIT_MS)
+    object, why = control.request(fd, "POST", "/counters", { store = require("counters").store(), counters = part }, nil, math.max(till - now(), 1))
     local right = object and type(object.counts) == "table" and type(object.ends) == "table" and #object.counts == #part and #object.ends == #part
     if not right then
       counts, why = nil, why or "the server does not answer as this version does"
@@ -139,8 +140,10 @@ end
 local function scaled(n, scale) return scale > 1 and n / scale or n end
 
 -- One counter, as JSON has it. n, held: what was counted, and what of it is in flight; nil: nobody knows.
+-- n = -1: the server counts no more of them, so that its rule refuses what it would count.
 local function told(c, n, held, ends)
   local r, out = c.row, {}
+  if n == -1 then n, out.state = nil, "unknown" end
   out.label, out.of, out.unit, out.kept, out.ends_at = r.label, c.of, r.unit, r.kept, ends
   out.window = tostring(r.window)
   out.limit = r.limit and scaled(r.limit, r.scale) or nil
@@ -164,7 +167,7 @@ function M.of(ctx, rows)
     looked = looked + #out[i].of
     for _, c in ipairs(out[i].of) do
       local begins = row.bundle .. "/" .. row.rule.name .. "\n"        -- as rules.lua has it
-      list[#list + 1] = report.array { begins .. c.key, c.row.window, c.row.kept }
+      list[#list + 1] = report.array { begins .. c.key, c.row.window, c.row.kept, c.row.per == "agent" and c.of or nil }
       c.at = #list
       if c.held then
         list[#list + 1] = report.array { begins .. c.held, c.row.window, false }
@@ -216,11 +219,12 @@ end
 --- A counter in words: "59 of 60 requests, 3 refused"; with `within`: "59 of 60 requests in 1m, 3 refused".
 function M.said(c, within)
   local unit = c.unit == "USD" and "" or " " .. (c.unit or c.label)
-  local text = not c.count and (c.limit and ("at most %s%s"):format(amount(c.limit, c.unit), unit) or c.label)
+  local text = c.state == "unknown" and ("unknown%s%s"):format(c.limit and (" of %s"):format(amount(c.limit, c.unit)) or "", unit) or not c.count and (c.limit and ("at most %s%s"):format(amount(c.limit, c.unit), unit) or c.label)
     or c.limit and ("%s of %s%s"):format(amount(c.count, c.unit), amount(c.limit, c.unit), unit) or amount(c.count, c.unit) .. unit
   if within then text = ("%s in %s"):format(text, M.window(c)) end
   if c.reserved and c.reserved > 0 then text = ("%s, %s reserved"):format(text, amount(c.reserved, c.unit)) end
   if c.refused then text = ("%s, %d refused"):format(text, c.refused) end
+  if c.state == "unknown" then text = text .. ": no room for another counter" end
   return text .. (c.state == "near" and ", near its limit" or "")
 end
 

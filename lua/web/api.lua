@@ -19,6 +19,8 @@ local take = require("web.turn").new()  -- of a change, from the look at its ETa
 local places = { credential = { "credential", "" }, bundle = { "bundle", "" }, agent = { "agent", "a/" }, tenant = { "agent", "a/" },
   domain = { "bundle", "" }, user = { "user", "u/" }, role = { "user", "r/" }, gateway = { "gateway", "" }, connection = { "grant", "g/" }, set = { "meta", "set/" }, webhook = { "meta", "set/" } }
 
+local parts = { webhook = { "webhook-format", "webhook-events" } }
+
 -- Settings of the scope `policy`: where connections go, and whom they trust.
 local roads = { ["upstream-ca"] = true, ["connect-to"] = true }
 
@@ -289,7 +291,16 @@ end
 local function version_of(request, family, id)
   local place = places[family]
   local record = place and require("store").peek(place[1], place[2] .. id)
-  if record then return hash(family .. " " .. id .. " " .. record.version), { place[1], place[2] .. id, record.version } end
+  if record then
+    local versions, at = { record.version }, { place[1], place[2] .. id, record.version }
+    for _, part in ipairs(parts[family] or {}) do       -- what is shown as one thing lies in several records
+      local r = require("store").peek(place[1], place[2] .. part)
+      at.also = at.also or {}
+      at.also[#at.also + 1] = { place[1], place[2] .. part, r and r.version or 0 }
+      versions[#versions + 1] = r and r.version or 0
+    end
+    return hash(("%s %s %s"):format(family, id, table.concat(versions, " "))), at
+  end
   if place and family ~= "set" then return nil end
   local item = item_of(request, family, id)
   return item and hash(item) or nil

@@ -169,7 +169,7 @@ end
 
 local LOOKED = 200              -- counters in one request
 
--- POST /counters { store =, counters = [[name, window, kept]…] } -> { counts = [n…], ends = [Unix s…] }: what rules counted, which the workers alone
+-- POST /counters { store =, counters = [[name, window, kept, whose share it would be of, if that is known]…] } -> { counts = [n…], ends = [Unix s…] }: what rules counted, which the workers alone
 -- share. For the store's owner and root.
 local function counters(self, req, uid)
   if req.method ~= "POST" then return fault(405, "method_not_allowed", "POST is its method") end
@@ -181,11 +181,13 @@ local function counters(self, req, uid)
   if type(list) ~= "table" or #list == 0 or #list > LOOKED then return fault(400, "bad_request", ("the body is JSON: {\"counters\": [[NAME, WINDOW, KEPT]]}, up to %d"):format(LOOKED)) end
   local store = look.store()
   if not store or value.store ~= store then return fault(409, "other_store", "the server here has another data directory") end
-  local counts, ends = self.json.array {}, self.json.array {}
+  local counts, ends, full = self.json.array {}, self.json.array {}, look.fullness()
   for i, c in ipairs(list) do
-    local right = type(c) == "table" and type(c[1]) == "string" and #c[1] <= NAME_MAX and look.ends(c[2], 0) and type(c[3]) == "boolean"
+    local right = type(c) == "table" and (c[4] == nil or type(c[4]) == "string" and #c[4] <= NAME_MAX) and type(c[1]) == "string" and #c[1] <= NAME_MAX and look.ends(c[2], 0) and type(c[3]) == "boolean"
     if not right then return fault(400, "bad_request", ("counter %d is none"):format(i)) end
     counts[i], ends[i] = look.look(c[1], c[2], c[3])
+    -- Of what nobody counted yet it is told whether it could be: -1 is "no".
+    if not counts[i] then counts[i] = full(c[4]) and -1 or 0 end
   end
   return { status = 200, body = { counts = counts, ends = ends } }
 end

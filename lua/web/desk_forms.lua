@@ -6,6 +6,7 @@ local records = require "records"
 local html = page.sparse
 local M = {}
 
+local IN_ADDRESS = 1000 -- characters of an input that goes into the address, whose head ends at 64 KiB
 local KEPT_MAX = 32     -- answers that wait to be shown; a person looks at each at once
 
 -- ---- the inputs ----------------------------------------------------------------------------------
@@ -37,8 +38,8 @@ local function input(spec, form, fault)
   local id, value = "i-" .. spec.name, form[spec.name] or spec.default or ""
   local about = id .. "-help"
   local wrong = fault and fault.at == spec.name
-  local attrs = html('id="{id}" name="{name}" aria-describedby="{about}"{wrong}{required}',
-    { id = id, name = spec.name, about = about,
+  local attrs = html('id="{id}" name="{name}" aria-describedby="{about}"{max}{wrong}{required}',
+    { id = id, name = spec.name, about = about, max = spec.max and html(' maxlength="{n}"', { n = spec.max }),
     wrong = wrong and html ' aria-invalid="true"', required = spec.required and html " required" })
   local box
   if spec.kind == "switch" then
@@ -360,7 +361,9 @@ function M.show(desk, c, form, fault)
   local specs, pol = specs_of(desk, c, form)
   local first, rest = {}, {}
   local set = c.words:find(" set$")
+  local type_missing = (c.words == "credential add" or c.words == "rule add") and not pol
   for _, s in ipairs(specs) do
+    s.max = type_missing and s.kind ~= "choice" and s.kind ~= "switch" and IN_ADDRESS or nil
     local main = s.name:find("^[aft]") or s.required or form[s.name] or s.name == "o.host" and needs_host(c, form, pol)
       or #specs < 8 or fault and fault.at == s.name
     if s.name == "o.preset" and form["o.preset"] or s.name == "o.type" and form["o.type"] then
@@ -371,7 +374,6 @@ function M.show(desk, c, form, fault)
       rest[#rest + 1] = input(s, form, fault)
     end
   end
-  local type_missing = (c.words == "credential add" or c.words == "rule add") and not pol
   local at, seen = "do/" .. c.words:gsub(" ", "/"), seen_of(desk, c, form)
   local help = type(c.help) == "string" and c.help:match("^(.-)\n\n") or nil
   local title, preset = title_of(c, form)

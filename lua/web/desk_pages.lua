@@ -198,7 +198,7 @@ local function connect(desk, query)
     end
   end
   return { title = "Connect an app", line = { "credential", "presets" }, body = html([[
-<form class="row" method="get" action="{base}connect"><label>Name of the app<br><input name="q" value="{q}" type="search" size="24"></label><button>Search</button></form>
+<form class="row" method="get" action="{base}connect"><label>Name of the app<br><input name="q" value="{q}" type="search" size="24" maxlength="2000"></label><button>Search</button></form>
 {none}<ul class="cards">{cards}</ul><h2>Another app</h2><p>Any API: say how it wants its key, and to which hosts the key may go.</p>{go}]], {
     base = desk.base, q = query.q or "", none = not cards[1]
       and html "<p>No app of that name is known; the form below takes any.</p>", cards = cards,
@@ -309,7 +309,7 @@ local function for_whom(desk, c, url)
     end
   end
   return html([[<h2>For whom it works</h2><form class="row" method="get" action="{base}credentials/{n}"><label>GET<br>
-<input name="url" value="{u}" size="40" spellcheck="false"></label><button>Explain</button></form>{rows}{more}]], { base = desk.base, n = c.name, u = url,
+<input name="url" value="{u}" size="40" maxlength="9000" spellcheck="false"></label><button>Explain</button></form>{rows}{more}]], { base = desk.base, n = c.name, u = url,
     rows = rows[1] and grid({ "Agent", "By the bundle", "What becomes of it", "" }, rows) or html "<p>No agent holds a bundle that it is in.</p>",
     more = more > 0 and html("<p>And {n} more.</p>", { n = more }) })
 end
@@ -324,7 +324,7 @@ end
 
 local function counted_words(c)
   local said = require("cli.rule_counters").said(c)
-  return c.state == "reached" and html('<strong class="bad">{s}</strong>', { s = said }) or c.state == "near" and html('<span class="bad">{s}</span>', { s = said }) or said
+  return (c.state == "reached" or c.state == "unknown") and html('<strong class="bad">{s}</strong>', { s = said }) or c.state == "near" and html('<span class="bad">{s}</span>', { s = said }) or said
 end
 
 -- What a rule counted, as it stands now.
@@ -648,7 +648,7 @@ local function log(desk, query)
   local rows, got = records_of(desk, args)
   local inputs = {}
   for i, f in ipairs { { "agent", "Agent" }, { "credential", "Credential" }, { "host", "Host" }, { "status", "Status", "403, 5xx" }, { "text", "Text" }, { "since", "Since", "15m, 24h" } } do
-    inputs[i] = html('<label>{t}<br><input name="{n}" value="{v}" size="9" placeholder="{p}"></label>', { t = f[2], n = f[1], v = query[f[1]] or "", p = f[3] or "" })
+    inputs[i] = html('<label>{t}<br><input name="{n}" value="{v}" size="9" maxlength="500" placeholder="{p}"></label>', { t = f[2], n = f[1], v = query[f[1]] or "", p = f[3] or "" })
   end
   local decision, choices = query.denied and "deny" or query.decision, {}
   for i, c in ipairs { { "", "any" }, { "allow", "went out" }, { "deny", "refused" } } do
@@ -760,7 +760,7 @@ local function policies(desk, query)
   return { title = "Policies", line = { "policy", "list" },
     body = html("<p>Policies are the Lua files that say how a credential is attached, what is matched, and what "
       .. "rules ask. An edit counts from the next request.</p>{g}{new}", {
-    new = html([[<h2>A new one</h2><form class="row" method="get" action="{base}policies"><label>Name<br><input name="name" required pattern="[a-z][a-z0-9_]*" size="16"></label>
+    new = html([[<h2>A new one</h2><form class="row" method="get" action="{base}policies"><label>Name<br><input name="name" required pattern="[a-z][a-z0-9_]*" size="16" maxlength="64"></label>
 <label>Begins as<br><select name="like"><option>a rule</option><option>a type</option>{o}</select></label><button>Write it</button></form>{w}]], { base = desk.base, o = names, w = query.name and html('<p class="warn" role="alert">{t}</p>',
       { t = "A name is small letters, digits and _, begins with a letter, and is no other policy's." }) }),
     g = grid({ "Name", "Kind", "What it is", "State", "Version" }, rows, { [5] = true }) }) }

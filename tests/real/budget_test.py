@@ -175,7 +175,8 @@ def test_share(t):
     """an agent that makes a rule count what it likes does not fill the counters for others"""
     s, up = t.proxy(workers=1, credentials=[API], upstream={"reply": answer("x", "text/plain")})
     s.agent("b")
-    s.policy("wild", """return { kind = "rule", api = 1, name = "wild", title = "t", on_request = function(req, ctx)
+    s.policy("wild", """return { kind = "rule", api = 1, name = "wild", title = "t",
+      counters = function() return { { label = "others", key = "other {}", per = "agent", window = 3000000, limit = 2, unit = "requests" } } end, on_request = function(req, ctx)
       local n = tonumber(req.query:get("n"))
       if not n then return limit(2, 3000000) end
       for i = n, n + 2999 do ctx.count("k" .. i, 3000000) end end }""")
@@ -183,3 +184,6 @@ def test_share(t):
     got = [s.request(target=f"/?n={3000 * i}").status for i in range(4)]
     assert got[:2] == [200, 200] and got[3] == 403, got       # its share: an eighth of all
     assert [s.request(auth=s.auth(name="b")).status for _ in range(3)] == [200, 200, 429]
+    told = json.loads(s.cli("rule", "counters", "wild", "--json").stdout)["counters"]
+    assert {c["of"]: (c.get("count"), c["state"]) for c in told} == {"a": (None, "unknown"), "b": (0, "open")}, told
+    assert re.search("unknown of 2 requests.*: no room for another counter", s.cli("rule", "counters", "wild").stdout)

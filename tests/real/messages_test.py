@@ -269,7 +269,13 @@ def test_set(t):
     s.cli("webhook", "set", f"https://{HOST}/{url}")        # the command line changes it without
     api.ask("GET", "/webhook")
     tag = api.headers["ETag"]
-    api.ask("PATCH", "/webhook", {"format": "ntfy"})
+    for name, value in (("webhook-events", "approval"), ("webhook-format", "slack"), ("webhook-format", "--default")):
+        s.cli("set", name, value)
+        assert api.ask("PATCH", "/webhook", {"format": "ntfy"}, want=412, If_Match=tag)["error"] == "changed_meanwhile", name
+        assert api.headers["ETag"] != tag
+        tag = api.headers["ETag"]
+    assert "is empty" in api.ask("PATCH", "/webhook", {"events": []}, want=400)["message"]
+    api.ask("PATCH", "/webhook", {"format": "ntfy"}, If_Match=tag)
     assert api.ask("DELETE", "/webhook", want=412, If_Match=tag)["error"] == "changed_meanwhile"
     api.ask("DELETE", "/webhook", If_Match=api.headers["ETag"])
     assert api.ask("DELETE", "/webhook", want=404) and s.cli("webhook", "show", check=False).returncode == 1
