@@ -216,14 +216,14 @@ local KEPT = { GET = true, HEAD = true, OPTIONS = true, POST = true, PUT = true,
 -- decide for a request. An answer that hung on method, scheme and port alone stands for this agent and host until
 -- something changes, if match.lua says that it is pure.
 local function decide_request(self, req, scheme, agent, found, skips)
-  local method, port, secure = method_of(req.method, req.websocket), req.port, scheme == "https"
-  local kept = secure and not skips and found.kept[method]
-  if kept and kept.port == port and not (kept.foreign and req.query) then return kept.own, kept.bundle, kept.routed, kept end
+  local method, port = method_of(req.method, req.websocket), req.port
+  local kept = not skips and found.kept[method]
+  if kept and kept.port == port and kept.scheme == scheme and not (kept.foreign and req.query) then return kept.own, kept.bundle, kept.routed, kept end
   local question = question_of(self, req, agent, method, port, found)
   question.skips = skips
   local own, bundle, routed = decide(self, agent, found, question)
-  if own and secure and not skips and not question.looked and KEPT[method] and self.config.build.match.pure then
-    kept = { port = port, own = own, bundle = bundle, routed = routed, foreign = foreign_of(self, found, own) }
+  if own and not skips and not question.looked and KEPT[method] and self.config.build.match.pure then
+    kept = { port = port, scheme = scheme, own = own, bundle = bundle, routed = routed, foreign = foreign_of(self, found, own) }
     found.kept[method] = kept
     return own, bundle, routed, kept
   end
