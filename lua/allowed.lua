@@ -52,8 +52,8 @@ local function seal(content, message, call)
   })
 end
 
---- allowed.env(extra, log) -> environment; extra = { name = { function… } }: the runtime's modules, of which it gets
--- copies too. log: the function of that name. Beside them stand fits, deny and limit (lua/rules.lua).
+--- allowed.env(extra, log) -> environment, what it reads from; extra = { name = { function… } }: the runtime's modules, of which
+-- it gets copies too. log: the function of that name. Beside them stand fits, deny, ask and limit (lua/rules.lua).
 function M.env(extra, log)
   local env = copy(_G, given.lua)
   local function add(name, module)
@@ -73,7 +73,7 @@ function M.env(extra, log)
   for name, module in pairs(extra) do add(name, module) end
   env.log = log
   for name, f in pairs(require("rules").functions) do env[name] = f end
-  return seal(env, "global '%s' cannot be set: use local; nothing outlives a request")
+  return seal(env, "global '%s' cannot be set: use local; nothing outlives a request"), env
 end
 
 return M

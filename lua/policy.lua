@@ -646,7 +646,7 @@ function Check:reader(t, pol)
   if not t.members then return self:fail("reader", "this reader needs members: the paths of what it looks for") end
   local why = type(t.members) == "table" and M.members_wrong(t.members)
   if why then return self:fail("members", "members " .. why) end
-  pol.members, pol.asks = t.members, code_of(self.source):find("%f[%w_]ask%f[^%w_]") ~= nil
+  pol.members, pol.asks = t.members, self.asks
   return true
 end
 
@@ -793,7 +793,12 @@ local function modules()
   signs.key_problem = require("keys").problem
   signs.nonce = function() return still and ("0"):rep(32) or require("sign").nonce() end
   for name, f in pairs(require "form") do forms[name] = f end
-  forms.of, forms.carries = require("body").of, require("body").carries
+  forms.carries = require("body").carries
+  function forms.of(headers)
+    local out = {}
+    for k, v in pairs(require("body").of(headers)) do out[k] = v end       -- its own: it may change it
+    return out
+  end
   return {
     form = forms, json = require "json", uri = require "uri", secret = require "secret", sign = signs,
     aws = { body = aws.body, mint = aws.mint, check = aws.check, scope = aws.scope, sts = aws.sts, assumed = aws.assumed,
@@ -806,26 +811,39 @@ local function modules()
   }
 end
 
---- What the policy of that name can name: an environment of its own.
+--- What the policy of that name can name: an environment of its own, what it reads from.
 function M.environment(name)
   local allowed, mods = require "allowed", modules()
   for module in pairs(mods) do assert(allowed.given[module], module) end
   return allowed.env(mods, require("policy_log").make(name))
 end
 
+-- May it call `ask`? A global is reached by its name, or by whatever key through `_ENV`; one of both has to be written. Lines that are
+-- nothing but a comment are left out: with none of these bytes no string and no long comment ends there. Who writes neither has no `ask`, so
+-- that nobody asks whose body was not held.
+local function may_ask(source)
+  for line in source:gmatch("[^\n]+") do
+    if not line:find("^%s*%-%-[^%]\"'\r]*$") and (line:find("%f[%w_]ask%f[^%w_]") or line:find("%f[%w_]_ENV%f[^%w_]")) then return true end
+  end
+  return false
+end
+
 --- pol | nil, "policies/NAME.lua:LINE: reason". Runs the file's top level, in the sandbox; no example.
 function M.compile(name, source)
   if not M.name_ok(name) then return nil, "a policy's name is small letters, digits and _, at most 40" end
   if #source > SOURCE_MAX then return nil, ("%s:1: longer than %d bytes"):format(file_of(name), SOURCE_MAX) end
-  local chunk, why = sandbox.load(source, "@" .. file_of(name), M.environment(name))
+  local env, names = M.environment(name)
+  local chunk, why = sandbox.load(source, "@" .. file_of(name), env)
   if not chunk then return nil, why end
+  local asks = may_ask(source)
+  if not asks then names.ask = nil end
   local ok, result = sandbox.call(name, chunk)
   if not ok then
     if not result:find("^policies/") then result = file_of(name) .. ":1: " .. result end
     if result:find("%(field '[VC]b?'%)") then result = result .. ": policies have no grammars (lpeg.V, lpeg.Cb)" end
     return nil, result
   end
-  local check = setmetatable({ name = name, source = source }, Check)
+  local check = setmetatable({ name = name, source = source, asks = asks }, Check)
   local pol = check:table(result)
   if not pol then return nil, check.why end
   pol.source = source

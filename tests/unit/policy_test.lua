@@ -708,6 +708,18 @@ return {
     find_at("return " .. long, { "a" })
   end,
 
+  ["whoever can reach `ask` is known to: its body is held until a person answered"] = function()
+    local RULE = '%s\nreturn { kind = "rule", api = 1, name = "t", title = "T", reader = "json", members = { "to" },\n on_request = function(req, ctx)\n%s\n end }'
+    local function pol_of(before, within) return compiled(RULE:format(before, within)) end
+    for _, may in ipairs { { "", 'return ask("x")' }, { "local a <const> = ask", 'return a("x")' }, { "local e = _ENV", 'return e["a" .. "sk"]("x")' },
+      { "", 'return _ENV["\\97sk"]("x")' }, { "", 'local s = "--"; return ask("x")' }, { "--[[ x ]] local a = ask", 'return a("x")' },
+      { "local s = [[\n-- ]] local a = ask", 'return a("x")' }, { "-- x\r local a = ask", 'return a("x")' }, { 'local s = "\\\n -- " local a = ask', 'return a("x")' } } do
+      local pol = pol_of(may[1], may[2])
+      assert(pol.asks and sandbox.call("t", pol.on_request, {}, {}), may[1] .. may[2])
+    end
+    for _, not_ in ipairs { { "-- nobody is to ask", "return nil" }, { "local task = 1", 'return deny("asks" .. task)' } } do assert(pol_of(not_[1], not_[2]).asks == false) end
+  end,
+
   ["examples have a deadline together"] = function()
     local many = ("{ want = {} },"):rep(20)
     local source = (type_with(""):gsub("apply = .-end,", function() return "apply = function(req, cred) end, examples = { " .. many .. " }," end))
