@@ -415,7 +415,7 @@ local function read_whole(self, req, max)
     local ok, why = req:read_body(max, now() + BODY_WAIT)
     if ok then
       self.read_at = now()
-      local code, message, hint, options = reading.settle(req, req:view().body or "", function() self.time.sleep(0) end)
+      local code, message, hint, options = reading.settle(req, self.time)
       if code then return false, { code, message, hint, options } end
     end
     if ok or why ~= "no_memory" or now() >= till then return ok, why end
@@ -999,12 +999,14 @@ local function asks_again(self, list, agent, bundle, name, req)
   local function readings() return paths.readings(self.path_readings, handle.path) end
   question.readings = readings
   local members = { method = req.method:upper(), scheme = req.scheme, host = req.host, port = req.port }
-  local has_body, reads, narrows = req.has_body, false, false
+  local has_body, reads, narrows, parted = req.has_body, false, false, false
   for _, rule in ipairs(list) do
     answers = answers or rule.follows and require("answers") or nil
     reads = reads or has_body and (rule.pol.body or rule.pol.reader or rule.pol.members) ~= nil
     narrows = narrows or rule.pol.tools ~= nil
+    parted = parted or rule.paths ~= nil
   end
+  local all = reads and not parted and reads_of(self, req, list) or nil         -- each request is like this one, but for its path
   self.followed = self.followed or answers
   local own, view, now, turn, got, read = nil, nil, nil, 0, nil, nil
   local ask = rules.asker(list, self.sandbox.run, with, readings, reads and function(rule)
@@ -1017,20 +1019,27 @@ local function asks_again(self, list, agent, bundle, name, req)
     if rows then handle:narrow(rows) end
     if rule.follows then answers.add(self, handle, rule, with) end
   end)
-  -- Those of them that are asked about this path, and what was read for them of the body | nil: all is decided anew
-  local function body_of(asked, at)
-    local covered = {}
-    for _, rule in ipairs(list) do
-      if not rule.paths or rules.covers_path(rule.paths, at()) then covered[#covered + 1] = rule end
+  -- What those of them read that are asked about this path, and what was read for them | nil: all is decided anew
+  local function body_of(asked)
+    local wanted, known = all, nil
+    local function at()
+      if known == nil then known = paths.readings(self.path_readings, asked.path) or false end
+      return known or nil
     end
-    local wanted = reads_of(self, asked, covered)
+    if not wanted then
+      local covered = {}
+      for _, rule in ipairs(list) do
+        if not rule.paths or rules.covers_path(rule.paths, at()) then covered[#covered + 1] = rule end
+      end
+      wanted = reads_of(self, asked, covered)
+    end
     local is = read_for(self, asked, asked == handle and view or asked:view(), wanted, at)
     if is and not (is.members and is.members.late) then return wanted, is end
   end
   return function(asked)
     local wanted, is
     if reads then       -- It waits: other requests are asked about meanwhile, and whatever is set below is then theirs.
-      wanted, is = body_of(asked, function() return paths.readings(self.path_readings, asked.path) end)
+      wanted, is = body_of(asked)
       if not is then return self:on_request(asked:asked(false)) end
     end
     if asked ~= handle then     -- it is the same handle for most, whose view is made once
@@ -1039,12 +1048,14 @@ local function asks_again(self, list, agent, bundle, name, req)
       for member, value in pairs(members) do own[member] = value end
     end
     if answers then answers.forget(handle, true) end    -- an earlier request's, whose task failed before it came to that
-    read, got = wanted, is
-    own.pushed = is and (is.push or is.why) or nil
+    if reads then
+      read, got = wanted, is
+      own.pushed = is.push or is.why
+    end
     looks, with.wall = 0, nil
     with.memos = answers and answers.memos(handle) or nil       -- nil: each request gets its own, too
     fine = ask(seen)
-    own.body, own.found, own.pushed, read, got = nil, nil, nil, nil, nil
+    if reads then own.body, own.found, own.pushed, read, got = nil, nil, nil, nil, nil end
     local anew, token, path = handle:asked(fine)
     if answers then answers.forget(handle, anew ~= nil) end
     if not anew then return end

@@ -1,5 +1,6 @@
 --- What a `git push` asks for: the commands at the beginning of a receive-pack request (gitprotocol-pack, gitprotocol-http), which
 -- stand before the pack, and the answer that git shows where they are refused.
+local lpeg = require "lpeg"
 local M = {}
 
 M.MAX = 1 << 20             -- bytes of commands that are read: some 9,000 refs
@@ -19,30 +20,33 @@ end
 
 local BAD = "the commands of this push cannot be read"
 
+local digit = {}            -- byte -> what it is in hexadecimal
+for i = 0, 15 do digit[("%x"):format(i):byte()], digit[("%X"):format(i):byte()] = i, i end
+
 -- The packet at `at`: its text, where the next begins | false, next: a flush | nil: there is not all of it | nil, why
 local function packet(text, at)
-  local size = text:match("^%x%x%x%x", at)
-  if not size then return nil, #text - at >= 3 and BAD or nil end
-  local n = tonumber(size, 16)
+  local a, b, c, d = text:byte(at, at + 3)
+  a, b, c, d = digit[a or 0], digit[b or 0], digit[c or 0], digit[d or 0]
+  if not (a and b and c and d) then return nil, #text - at >= 3 and BAD or nil end
+  local n = a << 12 | b << 8 | c << 4 | d
   if n == 0 then return false, at + 4 end
   if n < 5 then return nil, BAD end         -- delimiters, and packets without a text, end a list for some servers
   if #text < at + n - 1 then return nil end
   return text:sub(at + 4, at + n - 1), at + n
 end
 
-local function capabilities(text)
-  local out = {}
-  for word in text:gmatch("[^ \n]+") do
-    local name, value = word:match("^([^=]*)=(.*)$")
-    out[name or word] = value or true
-  end
-  return out
-end
+local C, P, R, S = lpeg.C, lpeg.P, lpeg.R, lpeg.S
+local space, byte = S" \n", P(1)
+local value = P"=" * C((byte - space)^0)
+local capability = lpeg.Cg(C((byte - space - "=")^1) * (value + lpeg.Cc(true)) + C"" * value)
+local capabilities = lpeg.Cf(lpeg.Ct"" * (space^0 * capability)^0, rawset)      -- name = value | true
+local hex, none = C(R("09", "af", "AF")^1), { [("0"):rep(40)] = true, [("0"):rep(64)] = true }
+local changes = hex * " " * hex * " " * C((byte - R"\0\31" - S"\127 ")^1) * P"\n"^-1 * -1
 
 local function command(line, out)
-  local old, new, ref = line:match("^(%x+) (%x+) ([^%c ]+)\n?$")
+  local old, new, ref = changes:match(line)
   if not old or #old ~= #new or #old ~= 40 and #old ~= 64 then return nil, BAD end
-  local makes, ends = not old:find("[^0]"), not new:find("[^0]")
+  local makes, ends = none[old], none[new]
   out[#out + 1] = { old = old, new = new, ref = ref, kind = ends and "delete" or makes and "create" or "move" }
   return true
 end
@@ -56,11 +60,12 @@ function M.parse(text)
     if line == nil then return nil, to end
     at = to
     if line == false then break end
-    if line:find("^push%-cert") then return nil, "a signed push cannot be read" end
+    if line:sub(1, 9) == "push-cert" then return nil, "a signed push cannot be read" end
     if not line:find("^shallow %x+\n?$") then
       if first then
-        local head, has = line:match("^([^%z]*)%z(.*)$")
-        line, push.has, first = head or line, capabilities(has or ""), false
+        local stop = line:find("\0", 1, true)
+        if stop then push.has, line = capabilities:match(line, stop + 1), line:sub(1, stop - 1) end
+        first = false
       end
       local ok, why = command(line, push.commands)
       if not ok then return nil, why end

@@ -10,7 +10,7 @@
 -- reading.whole(reader, text, pause): reads a body that is there. pause(): others have a turn
 -- reading.late(req, reader, ask): of a body that is too long to be held until rules have spoken, each piece is read before it goes on,
 -- and the one in which reader.done comes true goes on where ask(why) answers nothing; else it answers code, message, hint, options.
--- reading.settle(req, text, pause) -> the same answers, at once: the whole body is there after all
+-- reading.settle(req, time) -> the same answers, at once: the whole body is there after all
 local lpeg = require "lpeg"
 local decode, null = require("json.core").decode, require("json.core").null
 local M = {}
@@ -641,13 +641,13 @@ function M.forget(req)
   ids[req], waiting[id] = nil, nil
 end
 
-function M.settle(req, text, pause)
+function M.settle(req, time)
   local id = ids[req]
   local e = id and waiting[id]
   if not e then return nil end
   req:reads(0)
   ids[req], waiting[id] = nil, nil
-  local _, why = M.whole(e.reader, text, pause)
+  local _, why = M.whole(e.reader, req:view().body or "", function() time.sleep(0) end)
   return e.ask(why)
 end
 

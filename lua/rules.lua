@@ -255,15 +255,33 @@ local function text_of(reason, what)
   return reason
 end
 
+local parted, parted_n = {}, 0       -- of patterns that were compared with before
+local PARTED_MAX, PARTED_BYTES = 500, 200
+
+-- What stands around the "*" of a pattern: { first =, what is between…, last = }; last nil: it has none.
+local function parts_of(pattern)
+  local x = {}
+  local first, rest = pattern:match("^([^*]*)(.*)$")
+  if rest ~= "" then
+    local middle, last = rest:match("^(.*)%*([^*]*)$")
+    for piece in middle:gmatch("[^*]+") do x[#x + 1] = piece end
+    x.first, x.last = first, last
+  end
+  if #pattern <= PARTED_BYTES then
+    if parted_n >= PARTED_MAX then parted, parted_n = {}, 0 end
+    parted[pattern], parted_n = x, parted_n + 1
+  end
+  return x
+end
+
 --- Does a name match a pattern in which '*' is any text? Each piece is taken where it first stands, so that a long name costs
 -- no more than it has bytes (as mcp_fits of proxy.c says it of lists).
 function M.matches(pattern, name)
-  local first, rest = pattern:match("^([^*]*)(.*)$")
-  if rest == "" then return pattern == name end
-  local at = #first + 1
+  local x = parted[pattern] or parts_of(pattern)
+  if not x.last then return pattern == name end
+  local first, last, at = x.first, x.last, #x.first + 1
   if name:sub(1, #first) ~= first then return false end
-  local middle, last = rest:match("^(.*)%*([^*]*)$")
-  for piece in middle:gmatch("[^*]+") do
+  for _, piece in ipairs(x) do
     local _, to = name:find(piece, at, true)
     if not to then return false end
     at = to + 1

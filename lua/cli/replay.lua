@@ -24,7 +24,7 @@ local Lacks = {}            -- raised by what a policy asks of a request and the
 
 local function view_of(r, state)
   local has = {}
-  for _, name in ipairs(r.headers or {}) do has[name] = true end
+  for _, name in ipairs(r.headers or {}) do has[name] = (has[name] or 0) + 1 end
   local function lack(what)
     state.lacks = state.lacks or what
     error(Lacks, 0)
@@ -34,7 +34,7 @@ local function view_of(r, state)
       names = function() return table.move(r.headers or {}, 1, #(r.headers or {}), 1, {}) end,
       get = function(_, name, n)
         name = name:lower()
-        if not has[name] then return nil end
+        if (n or 1) > (has[name] or 0) then return nil end
         local value = r.values and r.values[name]
         if n ~= nil and n ~= 1 or value == nil then lack("the header " .. name) end
         return value

@@ -19,8 +19,9 @@ local function full(pattern)
 end
 
 local function any(patterns, ref, fold)
+  if not patterns then return false end
   local list = {}
-  for i, p in ipairs(patterns or {}) do list[i] = fold and full(p):lower() or full(p) end
+  for i, p in ipairs(patterns) do list[i] = fold and full(p):lower() or full(p) end
   return fits(list, fold and ref:lower() or ref)
 end
 
@@ -72,7 +73,7 @@ return {
     for _, c in ipairs(push.commands) do
       if odd(c.ref) or not any(rule.refs, c.ref) then return deny(("%s may not be pushed to"):format(shown(c.ref))) end
       local what = any(rule.protected, c.ref, true) and rule.protection or rule[words[c.kind]]
-      local text = ("%s %s"):format(c.kind, shown(c.ref))
+      local text = what ~= "allow" and ("%s %s"):format(c.kind, shown(c.ref))
       if what == "deny" then return deny(("this push may not %s"):format(text)) end
       if what == "ask" then wants = wants and wants .. ", " .. text or text end
     end

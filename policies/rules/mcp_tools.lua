@@ -24,6 +24,7 @@ local function judge(rule, m)
   if odd(m) then return "a member only looks like the protocol's" end
   if m.method == nil then return nil end        -- an answer to what the server asked
   if type(m.method) ~= "string" then return "the method is no text" end
+  if open[m.method] then return nil, m.method end
   if m.method ~= "tools/call" and m.method:lower():gsub("%W", "") == "toolscall" then return "the method only looks like tools/call" end
   if m.method ~= "tools/call" then
     if rule.methods == "deny" and not open[m.method] and not m.method:find("^notifications/") then return ("the method %s is not allowed here"):format(m.method:gsub("[%c\128-\255]", "?"):sub(1, 80)) end

@@ -21,6 +21,10 @@ return {
     local long = pktline.parse(pkt(("a"):rep(64) .. " " .. ("0"):rep(64) .. " refs/heads/x\0object-format=sha256") .. "0000")
     assert(long.commands[1].kind == "delete" and long.has["object-format"] == "sha256")
     assert(#pktline.parse("0000").commands == 0)
+    local odd = pktline.parse(pkt(zero .. " " .. one .. " refs/heads/x\0  a=b=c =d\n e= f  ") .. "0000").has
+    assert(odd.a == "b=c" and odd[""] == "d" and odd.e == "" and odd.f == true and #pktline.parse(pkt(zero .. " " .. one .. " r\0") .. "0000").commands == 1)
+    local many = pktline.parse(pkt(zero .. " " .. one .. " refs/heads/x\0" .. ("x "):rep(30000)) .. "0000")
+    assert(many.has.x == true and not next(many.has, "x"))
   end,
 
   ["of every beginning there is more to read"] = function()
