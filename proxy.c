@@ -1679,9 +1679,6 @@ static void kept_unref(struct kept *k);
 /* -- bind: values: a failed task's message. */
 static const char *l_message(lua_State *co);
 
-/* -- bind: request: does a field go on, of what the door hands on? */
-static bool door_passes(struct slice name);
-
 /* -- bind: request: starts the task that decides a request, and tells Lua of the request's answer.
  * The entries are functions of lua/pipeline.lua, lua/answers.lua and others (req_import, which finds them). */
 enum req_entry { ENTRY_CONNECT, ENTRY_REQUEST, ENTRY_ANSWER, ENTRY_REJUDGE, ENTRY_HELLO, ENTRY_KNOWS, ENTRY_SOCKS,
@@ -2915,6 +2912,7 @@ enum hdr_rule {
 	HDR_NO_TRAILER  = 1 << 8,       /* means something only before the body */
 	HDR_VHOST       = 1 << 9,       /* goes where a rule decided or a credential is attached: names another host */
 	HDR_SECOND      = 1 << 10,      /* names a second target, which is judged as the first was */
+	HDR_DOOR        = 1 << 14,      /* of what the door hands on: goes on, as do those of its answer; all others go */
 };
 
 /* Does a request's field go out? FIELD_DROPPED: no, by those rules or a policy. FIELD_STRIPPED:
@@ -3034,6 +3032,14 @@ http_trailer_allowed(const struct http_field *f)
 {
 	return (f->rule & (HDR_HOP | HDR_FRAMING | HDR_PROXY | HDR_OURS | HDR_ROUTING | HDR_AUTH |
 	    HDR_ANSWER_DROP | HDR_NO_TRAILER | HDR_VHOST | HDR_SECOND)) == 0;
+}
+
+/* Does the field go on, of what the door hands on, or of the answer? With "_" for "-" it might be one that the door
+ * itself sets, to a server that reads both alike. */
+static bool
+http_door_passes(const struct http_field *f)
+{
+	return (f->rule & HDR_DOOR) != 0 && memchr(f->name.p, '_', f->name.n) == NULL;
 }
 
 static int
@@ -6478,7 +6484,7 @@ answer_put_fields(struct buf *b, const struct req *r, const struct http_head *h)
 	buf_add(b, "\r\n", 2);
 	for (const struct http_field *f = h->field; f < h->field + h->nfields; f++) {
 		if ((f->rule & (HDR_HOP | HDR_FRAMING | HDR_PROXY | HDR_OURS | HDR_ANSWER_DROP)) != 0 || f->mark != FIELD_KEPT ||
-		    (r->form == REQ_DOOR && !door_passes(f->name)))
+		    (r->form == REQ_DOOR && !http_door_passes(f)))
 			continue;
 		if (!r->echoes) {
 			put_field(b, f->name, f->value);
@@ -24746,7 +24752,7 @@ l_view_sigv4(lua_State *L)
 /* ---- bind: door ------------------------------------------------------------
  * A request of the world as lua/web/door.lua sees it: its fields as they came, the fields of its answer, and
  * how it goes on as a tenant's to an MCP server. Skip it unless you review the door. Invariant: of what
- * the world sent, only the fields that door_passes names reach a server, and only those come back. */
+ * the world sent, only the fields that http_door_passes names reach a server, and only those come back. */
 
 /* Adds the fields of the list at `idx`, { { name, value }… }, to those of the answer. Raises for what is no
  * field, and for framing. */
@@ -24791,23 +24797,6 @@ l_req_came(lua_State *L)
 	return 1 + l_three(L, ((struct slice){text, addr_format(&r->conn->client.addr, text)}), r->conn->client.port, r->conn->uid);
 }
 
-/* What goes on of a request that the door hands on, and of its answer. All other fields are the door's own
- * affair (the caller's token, cookies of either side, CORS), or nobody's. */
-static bool
-door_passes(struct slice name)
-{
-	static const struct slice names[] = {
-		SLICE_INIT("accept"), SLICE_INIT("accept-language"), SLICE_INIT("content-type"), SLICE_INIT("content-language"),
-		SLICE_INIT("user-agent"), SLICE_INIT("last-event-id"), SLICE_INIT("cache-control"), SLICE_INIT("retry-after"),
-		SLICE_INIT("date"), SLICE_INIT("traceparent"), SLICE_INIT("tracestate"),
-	};
-
-	for (size_t i = 0; i < COUNT(names); i++)
-		if (slice_eq_nocase(name, names[i]))
-			return true;
-	return slice_begins_nocase(name, SLICE("mcp-"));
-}
-
 /* req:hand_on{ host=, port=, tls=bool, path=, query=, connection=, fields={ { name, value }… } } -> bool
  *
  * The request goes to this URL from here on, in place of the door's. connection: what pipeline.rejudge is told as its
@@ -24835,7 +24824,7 @@ l_req_hand_on(lua_State *L)
 	r->path = (struct slice){r->target.p, path.n};
 	r->query = (struct slice){query.p != NULL ? r->target.p + path.n : NULL, query.n};
 	for (size_t i = 0; i < r->head.nfields; i++)
-		if (!door_passes(r->head.field[i].name))
+		if (!http_door_passes(&r->head.field[i]))
 			r->head.field[i].mark = FIELD_DROPPED;
 	lua_getfield(L, 2, "fields");
 	l_req_fields(L, 5, r);
@@ -25303,7 +25292,7 @@ l_field_second(lua_State *L)
 {
 	uint16_t rule = http_field_rule(l_check_text(L, 1));
 
-	return l_one(L, (rule & HDR_SECOND) != 0 ? second_kinds[rule >> 11] : NULL);
+	return l_one(L, (rule & HDR_SECOND) != 0 ? second_kinds[rule >> 11 & 7] : NULL);
 }
 
 static void

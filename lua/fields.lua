@@ -20,6 +20,8 @@ local FIXED       = 1 << 7      -- no policy may set it
 local NO_TRAILER  = 1 << 8      -- means something only before the body
 local VHOST       = 1 << 9      -- goes where a rule decided or a credential is attached: names another host
 local SECOND      = 1 << 10     -- names a second target, which is judged as the first was
+local DOOR        = 1 << 14     -- of what the door hands on, and of its answer: goes on. All others are the door's own affair (the
+                                -- caller's token, cookies of either side, CORS), or nobody's
 
 return {
   -- RFC 9110 7.6.1, 7.8, 10.1.4, RFC 2068 19.7.1: of this hop; RFC 7540 3.2.1: half of an h2c upgrade
@@ -77,6 +79,9 @@ return {
 
   -- RFC 9110 11.6.1 to 11.6.3; RFC 6265 4.1, 4.2: a session is a credential
   { AUTH, "authorization authentication-info www-authenticate cookie set-cookie" },
+
+  { DOOR, "accept accept-language user-agent last-event-id traceparent tracestate mcp-*" },
+  { DOOR | NO_TRAILER, "content-type content-language cache-control retry-after date" },
 
   -- RFC 9110 6.5.1, not for a trailer: how to read the body; control (7.6.2, RFC 9111 5.2, 5.4); who
   -- asked, and for which host; conditionals (13.1, 14.2); the rest of 6.5.1. A server that merges all of

@@ -144,6 +144,16 @@ def test_sessions(t):
         status, _, _ = box.ask("GET", "/mcp/tools", None, Accept=ANY, Authorization=f"Bearer {token}", Mcp_Session_Id=sealed if token == one else "", Last_Event_Id=event)
         assert status == want, (event, status)
     assert [g[1].get("last-event-id") for g in up.got[got:]] == ["event-77"]
+    # A server that makes one variable of both spellings (RFC 3875 4.1.18) would take it for the session's id.
+    up.answer[1]["Mcp_Session_Id"] = "server-session-1"
+    c = http.client.HTTPConnection("127.0.0.1", box.port, timeout=30 * sallyport.SLOW)
+    head = {"Content-Type": "application/json", "Accept": ANY, "Authorization": f"Bearer {two}", "traceparent": "00-1-2-03", "X-Other": "x"}
+    for name in ("Mcp_Session_Id", "Mcp-Session_Id", "Last_Event_Id", "Content_Type", "User_Agent"):
+        c.request("POST", "/mcp/tools", json.dumps(LIST), {**head, name: "server-session-1"})
+        r = c.getresponse()
+        assert r.status == 200 and "server-session-1" not in r.read().decode() + str(r.getheaders()), (name, r.getheaders())
+        assert "server-session-1" not in str(up.got[-1]) and up.got[-1][1]["traceparent"] == "00-1-2-03" and "x-other" not in up.got[-1][1], (name, up.got[-1])
+    c.close()
     box.s.stop()
     box.s.serve("--gateway", f"127.0.0.1:{box.port}")
     assert post(box, one, LIST, Mcp_Session_Id=sealed)[0] == 200, "a session outlives a restart"
