@@ -24880,47 +24880,35 @@ l_req_narrow(lua_State *L)
 	return l_answer(L, req_set_field(r, SLICE("accept-encoding"), SLICE("identity"), false));
 }
 
-/* req:mcp({ user=, client=, gateway=, connection=, tools=, rest= }, method | nil, name | nil) -> bool
+/* req:mcp({ connection=, tools=, rest= }, note) -> bool
  *
  * The answer's lists show what `tools` and `rest` say. tools: rows, each '+' or '-', a pattern and NUL; the first that fits
  * a tool's name decides, else `rest`: '+' or '-' for tools, resources, templates, prompts. Ids of sessions and events are the
- * connection's own from here on; false: the request names one that is not. The record gets the four names, the
- * method and the name, at most 256 bytes of each. Before req:forward. */
+ * connection's own from here on; false: the request names one that is not. note: members of the record (web.mcp's note).
+ * Before req:forward. */
 static int
 l_req_mcp(lua_State *L)
 {
-	static const struct { const char *key; struct slice member; } members[] = {
-	    {"user", SLICE_INIT(",\"user\":")}, {"client", SLICE_INIT(",\"oauth_client\":")}, {"gateway", SLICE_INIT(",\"gateway\":")},
-	    {"connection", SLICE_INIT(",\"connection\":")}, {NULL, SLICE_INIT(",\"mcp_method\":")}, {NULL, SLICE_INIT(",\"mcp_name\":")}};
 	struct req *r = l_check_req(L, 1);
-	struct slice text;
+	struct slice note = l_check_slice(L, 3), text;
 	struct mcp *m;
 
 	luaL_checktype(L, 2, LUA_TTABLE);
-	lua_settop(L, 4);
+	lua_settop(L, 3);
 	mcp_free(r->mcp);
 	m = l_new_mcp(L, r);
-	buf_init(&m->note, 2048);
 	l_opt_name(L, 2, "connection", m->connection, sizeof m->connection);
-	for (size_t i = 0; i < COUNT(members); i++, lua_settop(L, 4)) {
-		if (members[i].key != NULL)
-			lua_getfield(L, 2, members[i].key);
-		else
-			lua_pushvalue(L, (int)i - 1);
-		if (lua_type(L, 5) != LUA_TSTRING)
-			continue;
-		text = l_check_slice(L, 5);
-		json_put_member(&m->note, members[i].member, (struct slice){text.p, text.n < 256 ? text.n : 256});
-	}
 	lua_getfield(L, 2, "rest");
-	text = l_check_slice(L, 5);
+	text = l_check_slice(L, 4);
 	luaL_argcheck(L, text.n == MCP_LISTS, 2, "rest has a letter for each kind of list");
 	for (int list = 0; list < MCP_LISTS; list++)
 		m->limits[list] = !(m->rest[list] = text.p[list] == '+');
 	lua_getfield(L, 2, "tools");
-	text = l_check_slice(L, 6);
+	text = l_check_slice(L, 5);
 	buf_init(&m->rows, text.n);             /* no more than it takes: a stream keeps it */
-	luaL_argcheck(L, text.n <= MCP_ROWS_MAX && buf_addv(&m->rows, text), 2, "patterns without end, or out of memory");
+	buf_init(&m->note, note.n);
+	luaL_argcheck(L, text.n <= MCP_ROWS_MAX && buf_addv(&m->rows, text) && buf_addv(&m->note, note), 2,
+	    "patterns without end, or out of memory");
 	while (text.n != 0)
 		m->limits[MCP_TOOLS] |= slice_cut(&text, '\0').p[0] != '+';
 	return l_answer(L, req_open_mcp_id(r, mcp_session) && req_open_mcp_id(r, mcp_event) &&

@@ -97,7 +97,7 @@ local function hand_on(self, req, forward, fields, came, behind)
     return req:fail(429, "too_many", "this connection has its share of requests or streams in use", "", { retry_after = 1 })
   end
   local about = what or denied
-  local ours = req:mcp(mcp.view(forward), about and about.method, about and about.name)
+  local ours = req:mcp(mcp.view(forward), mcp.note(forward, about and about.method, about and about.name))
   if what and not ours then answer = mcp.unknown end
   if not answer and what.body then req:view().body = what.body end
   if not answer then return self:on_tenant(req, forward.tenant, forward.record and forward.record.credential) end

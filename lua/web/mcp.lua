@@ -4,6 +4,7 @@
 local verify = require "web.verify"
 local json = require "json"
 local request = require "request"
+local json_string = require("secret").json_string
 local M = {}
 
 local STATELESS = "2026-07-28"  -- from this revision on the head mirrors the body, and there are no sessions; the dates sort as texts
@@ -268,9 +269,26 @@ function M.view(f)
   local rest = {}
   for i, may in ipairs { execute or false, f.scopes["resources:read"] or false, f.scopes["resources:read"] or false,
     f.scopes["prompts:read"] or false } do rest[i] = may and "+" or "-" end
-  f.view = { connection = f.connection, user = f.user, client = f.client, gateway = f.gateway, tools = table.concat(rows),
-    rest = table.concat(rest) }
+  f.view = { connection = f.connection, tools = table.concat(rows), rest = table.concat(rest) }
   return f.view
+end
+
+local NOTED_MAX = 256   -- bytes of each text that the record keeps
+
+local function member(name, text)
+  if type(text) ~= "string" or text == "" then return "" end
+  text = text:sub(1, NOTED_MAX)
+  if not utf8.len(text) then        -- cut within a character, or what a peer sent
+    text = text:gsub("[\xc2-\xf4][\x80-\xbf]*$", "")
+    text = utf8.len(text) and text or text:gsub("[\x80-\xff]", "\u{fffd}")
+  end
+  return (',"%s":%s'):format(name, json_string(text))
+end
+
+--- The record's members of a request, in JSON, each with a comma before it: who asks for what.
+function M.note(f, method, name)
+  f.noted = f.noted or member("user", f.user) .. member("oauth_client", f.client) .. member("gateway", f.gateway) .. member("connection", f.connection)
+  return f.noted .. member("mcp_method", method) .. member("mcp_name", name)
 end
 
 return M

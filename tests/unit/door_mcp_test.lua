@@ -288,6 +288,19 @@ return {
     for _, name in ipairs { "n", "calls", "called", "run1" } do lacks("tools:execute", reads, call(name)) end
   end,
 
+  ["the record's members are JSON, whatever a peer calls its tools, and at most 256 bytes of each"] = function()
+    local f = may "tools:read"
+    f.user, f.client, f.gateway, f.connection = "ada", "", "tools", ("c"):rep(300)
+    for _, name in ipairs { "get_page", 'a"\\\n\127', ("\0"):rep(300), ("\u{20ac}"):rep(100), "\xff\xc3", ("x"):rep(255) .. "\u{e9}", ("\u{1f600}"):rep(70) } do
+      local said = json.decode("{" .. mcp.note(f, "tools/call", name):sub(2) .. "}")
+      assert(said and said.user == "ada" and not said.oauth_client and said.gateway == "tools" and said.connection == ("c"):rep(256), name)
+      assert(said.mcp_method == "tools/call" and #said.mcp_name <= 256 * 3 and utf8.len(said.mcp_name) > 0, name)
+      if utf8.len(name) then assert(name:find(said.mcp_name, 1, true) == 1 and #said.mcp_name >= math.min(#name, 253), name) end
+    end
+    local said = json.decode("{" .. mcp.note(f):sub(2) .. "}")
+    assert(said.user == "ada" and not said.mcp_method and not said.mcp_name)
+  end,
+
   ["a pattern with a NUL, which no command writes, shows nothing"] = function()
     local f = may "tools:read"
     f.record = { name = "tools", url = record.url, read = { "get_*\0+*" }, scopes = {} }
