@@ -5130,18 +5130,18 @@ req_count_answer(struct req *r, size_t n)
 	return ok;
 }
 
-/* Replaces the body by `out`, which holds a secret, and counts it in the place of the first. The body does
- * not lie in the arena, which a few large bodies would fill for all agents. False: no room, and `out`
+/* Replaces the body by `out`, and counts it in the place of the first. A body that holds a secret does not
+ * lie in the arena either, which a few large bodies would fill for all agents. False: no room, and `out`
  * stays the caller's. */
 static bool
-req_take_body(struct req *r, struct buf *out)
+req_take_body(struct req *r, struct buf *out, bool is_secret)
 {
 	if (!bodies_count(r->body_share, r->body.max, out->cap))
 		return false;
 	buf_free(&r->body);
 	r->body = *out;
 	r->body.max = out->cap;
-	r->body_secret = true;
+	r->body_secret |= is_secret;
 	r->body_set = false;
 	*out = (struct buf){0};
 	return true;
@@ -24475,15 +24475,17 @@ struct edit {
 	bool answer;
 };
 
-/* Answers true or false, or nil and why. */
+/* Answers true or false, or nil and why. Raises where there is no room for a form that was stripped of names. */
 static int
 l_edit_k(lua_State *L, void *heavy)
 {
 	struct edit *e = heavy;
 
-	if (e->why == NULL && e->out.max != 0 && (!buf_ok(&e->out) || !req_take_body(e->r, &e->out)))
+	if (e->why == NULL && e->out.max != 0 && (!buf_ok(&e->out) || !req_take_body(e->r, &e->out, e->names == NULL)))
 		e->why = "no_room";
 	buf_free(&e->out);
+	if (e->why != NULL && e->names != NULL)
+		return luaL_error(L, "no room for the form");
 	return e->why != NULL ? l_fail(L, e->why) : l_answer(L, e->answer);
 }
 
@@ -25389,20 +25391,6 @@ edit_strip(struct job *j)
 	keep_pairs(buf_slice(&e->r->body), e->names, SLICE(""), &e->out, NULL);
 }
 
-static int
-l_strip_form_k(lua_State *L, void *heavy)
-{
-	struct edit *e = heavy;
-
-	if (!buf_ok(&e->out)) {
-		buf_free(&e->out);
-		return luaL_error(L, "no room for the form");
-	}
-	buf_free(&e->r->body);
-	e->r->body = e->out;
-	return l_answer(L, e->answer);
-}
-
 /* req:strip{ headers={[name]=true}, query={name…}, form={name…}, routing=bool, vhost=bool,
  *   trailers="name\n…" } -> bool
  *
@@ -25460,7 +25448,7 @@ l_req_strip(lua_State *L)
 	e->names = l_read_names(L, 5);
 	e->answer = second;
 	buf_init(&e->out, r->body.max);
-	return l_heavy(L, &e->heavy, r->body.n, edit_strip, l_strip_form_k);
+	return l_heavy(L, &e->heavy, r->body.n, edit_strip, l_edit_k);
 }
 
 /* Does one of the list's { text = … } stand in `v`, written in this code? NULL: `v` is a field's value, or
@@ -25774,7 +25762,7 @@ l_view_newindex(lua_State *L)
 	if (!r->body_read)
 		return luaL_error(L, "a type that sets the body declares body");
 	buf_init(&out, body.n);
-	if (!buf_addv(&out, body) || !req_take_body(r, &out)) {
+	if (!buf_addv(&out, body) || !req_take_body(r, &out, true)) {
 		buf_free(&out);
 		return luaL_error(L, "no room for the body");
 	}
@@ -25984,7 +25972,7 @@ l_req_substitute_k(lua_State *L, void *heavy)
 {
 	struct edit *e = heavy;
 
-	if (e->why == NULL && e->answer && !(req_take_body(e->r, &e->out) && req_note_hits(e->r, &e->run, true)))
+	if (e->why == NULL && e->answer && !(req_take_body(e->r, &e->out, true) && req_note_hits(e->r, &e->run, true)))
 		e->why = "body";
 	buf_free(&e->out);
 	return e->why == NULL ? l_answer(L, true) : l_fail(L, e->why);
