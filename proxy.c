@@ -20668,26 +20668,6 @@ l_bound_libraries(lua_State *L)
 
 /* -- the module sandbox. lua/allowed.lua makes the environments. */
 
-/* sandbox.load(source, chunkname, env) -> function | nil, message
- *
- * Compiles text alone: Lua does not verify bytecode (Lua's manual, load). */
-static int
-l_sandbox_load(lua_State *L)
-{
-	size_t n;
-	const char *source = luaL_checklstring(L, 1, &n), *chunk = luaL_checkstring(L, 2);
-
-	luaL_checktype(L, 3, LUA_TTABLE);
-	if (luaL_loadbufferx(L, source, n, chunk, "t") != LUA_OK) {
-		luaL_pushfail(L);
-		lua_insert(L, -2);
-		return 2;
-	}
-	lua_pushvalue(L, 3);
-	lua_setupvalue(L, -2, 1);
-	return 1;
-}
-
 /* Stack: name, then results or the error. -> true, results… | false, error, why */
 static int
 l_sandbox_result(lua_State *L, int rc, enum lua_over over)
@@ -20803,7 +20783,7 @@ l_sandbox_spent(lua_State *L)
 
 static const luaL_Reg l_sandbox[] = {
 	{"call", l_sandbox_call}, {"charge", l_sandbox_charge}, {"default_source", l_sandbox_default_source},
-	{"load", l_sandbox_load}, {"spent", l_sandbox_spent}, {"wait", l_sandbox_wait}, /* yields */
+	{"spent", l_sandbox_spent}, {"wait", l_sandbox_wait}, /* yields */
 	{NULL, NULL},
 };
 
@@ -20820,7 +20800,7 @@ static const struct { const char *name; lua_CFunction open; bool worker; } lua_l
 	/* No package: it loads files and shared objects. */
 };
 
-/* Functions that load code, for which a worker has no use. */
+/* Functions that load code, for which a worker has no use: lua/sandbox.lua has its own `load`. */
 static const char *const lua_worker_lacks[] = {"dofile", "load", "loadfile"};
 
 static int
@@ -20834,6 +20814,9 @@ l_open(lua_State *L)
 		luaL_requiref(L, lua_libs[i].name, lua_libs[i].open, 1);
 		lua_pop(L, 1);
 	}
+	lua_bind(L, "sandbox.core", l_sandbox);
+	lua_getglobal(L, "load");
+	lua_setfield(L, -2, "load");
 	for (size_t i = 0; worker && i < COUNT(lua_worker_lacks); i++) {
 		lua_pushnil(L);
 		lua_setglobal(L, lua_worker_lacks[i]);
@@ -20850,7 +20833,6 @@ l_open(lua_State *L)
 		lua_setfield(L, -2, "loaded");
 		lua_setglobal(L, "package");
 	}
-	lua_bind(L, "sandbox.core", l_sandbox);
 	lua_settop(L, 0);
 	lua_bind_all(L, worker);
 	return 0;
