@@ -4,7 +4,7 @@ local M = {}
 
 local call, pack, unpack = jail.call, string.pack, string.unpack
 
-local AT_FDCWD, AT_SYMLINK_NOFOLLOW = -100, 0x100
+local AT_FDCWD, AT_SYMLINK_NOFOLLOW, AT_EMPTY_PATH = -100, 0x100, 0x1000
 local O_WRONLY, O_RDWR, O_CREAT, O_EXCL, O_APPEND, O_NONBLOCK, O_CLOEXEC = 1, 2, 0x40, 0x80, 0x400, 0x800, 0x80000
 local O_NOFOLLOW, O_PATH = jail.number "O_NOFOLLOW", 0x200000
 local ENOENT, EACCES, EEXIST, ENOTDIR, ENOSPC, EADDRINUSE, ECONNREFUSED, EDQUOT = 2, 13, 17, 20, 28, 98, 111, 122
@@ -26,13 +26,27 @@ local held = { __close = function(self) call("close", self.fd) end }
 
 -- ---- files and folders -----------------------------------------------------------------------------
 
+local NLINK = 17          -- where stx_nlink begins in struct statx (statx(2)); behind it lie uid, gid and mode
+
+-- Is it a plain file of this user without a second link? nil, why
+local function plain_file(fd)
+  local ok, st = call("statx", fd, "", AT_EMPTY_PATH, 0x7ff, { 256 })
+  if not ok then return nil, st end
+  local links, uid, _, mode = unpack("=I4I4I4I2", st, NLINK)
+  if mode & 0xf000 ~= 0x8000 or links ~= 1 or uid ~= core.uid() then return nil, "it is no plain file of this user's, or has another name" end
+  return true
+end
+
 -- A plain file of this user without a second link, as io.open has files; no symbolic link is followed.
 local function open_file(path, flags, how, prepare)
   local fd, why = open(path, flags | O_CREAT | O_NOFOLLOW | O_NONBLOCK, 384)      -- 0600
   if not fd then return nil, why end
+  local ok, bad = plain_file(fd)
   local file
-  file, why = core.file(fd, how)
-  local ok, bad = file ~= nil, why
+  if ok then
+    file, bad = core.file(fd, how)
+    ok = file ~= nil
+  end
   if ok then ok, bad = prepare(fd) end
   if ok then return file end
   if file then file:close() else call("close", fd) end
