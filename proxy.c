@@ -23997,6 +23997,29 @@ l_push_name(lua_State *L, struct slice s, char (*as)(char))
 	luaL_pushresultsize(&b, s.n);
 }
 
+/* Pushes { lower-case name = value } of the fields with that mark, or of all (mark -1), of which several of a name have
+ * a comma between; secret values as strings. */
+static void
+l_push_fields(lua_State *L, const struct req *r, int mark)
+{
+	int top = lua_gettop(L);
+
+	lua_createtable(L, 0, mark < 0 ? (int)r->head.nfields : 0);
+	for (const struct http_field *f = r->head.field; f < r->head.field + r->head.nfields; f++) {
+		if (mark >= 0 && f->mark != mark)
+			continue;
+		l_push_name(L, f->name, ascii_lower);
+		lua_pushvalue(L, -1);
+		if (lua_rawget(L, top + 1) == LUA_TSTRING && mark < 0)
+			lua_pushliteral(L, ", ");
+		else
+			lua_pop(L, 1);
+		l_push_slice(L, f->value);
+		lua_concat(L, lua_gettop(L) - top - 2); /* of one alone it makes nothing new */
+		lua_rawset(L, top + 1);
+	}
+}
+
 /* -- pairs: their names as servers read them, and the one writer of forms and queries */
 
 /* How many bytes some servers leave out before a name: a space (PHP; Rack behind a "&"), a bracket
@@ -24766,18 +24789,7 @@ l_req_came(lua_State *L)
 	struct req *r = l_check_req(L, 1);
 	char text[ADDR_TEXT_MAX];
 
-	lua_createtable(L, 0, (int)r->head.nfields);
-	for (const struct http_field *f = r->head.field; f < r->head.field + r->head.nfields; f++) {
-		l_push_name(L, f->name, ascii_lower);
-		lua_pushvalue(L, -1);
-		if (lua_rawget(L, -3) == LUA_TSTRING)
-			lua_pushliteral(L, ", ");
-		else
-			lua_pop(L, 1);
-		l_push_slice(L, f->value);
-		lua_concat(L, lua_gettop(L) - 3);       /* of one alone it makes nothing new */
-		lua_rawset(L, -3);
-	}
+	l_push_fields(L, r, -1);
 	return 1 + l_three(L, ((struct slice){text, addr_format(&r->conn->client.addr, text)}), r->conn->client.port, r->conn->uid);
 }
 
@@ -25517,20 +25529,6 @@ l_req_unstrip(lua_State *L)
 }
 
 /* -- req and view: members */
-
-/* Pushes { lower-case name = value } of the fields with that mark; secret values as strings. */
-static void
-l_push_fields(lua_State *L, const struct req *r, enum field_mark mark)
-{
-	lua_newtable(L);
-	for (const struct http_field *f = r->head.field; f < r->head.field + r->head.nfields; f++) {
-		if (f->mark != mark)
-			continue;
-		l_push_name(L, f->name, ascii_lower);
-		l_push_slice(L, f->value);
-		lua_rawset(L, -3);
-	}
-}
 
 /* Pushes a part of the view, which is made once and kept as this user value. The runtime strips
  * before it makes a view, so `stripped` is complete: { headers = { lower-case name = value }, query = { name = value } },
