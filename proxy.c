@@ -16840,11 +16840,22 @@ struct store_counters {
 	uint64_t room;          /* bytes promised to records that will be replaced by larger ones */
 };
 
+/* What outlives a change of the data key (lua/cli/archive.lua) is a record of its own: the key of store_derive, and for a time
+ * those that sealed texts. A secret of it is the key of 32 bytes, and of the latter, big-endian,
+ *   offset  bytes
+ *   32      8      how often the data key had been changed when it was the newest
+ *   40      8      Unix s: it opens nothing from then on */
+#define STORE_K_KEYS SLICE("keys")      /* in meta */
+#define STORE_OLD_KEYS 4
+#define STORE_OLD_KEY 48
+
 /* All of it lies in the arena: BearSSL's HMAC key contexts are as good as the keys. */
 struct store_keys {
 	uint8_t data[32];       /* the root; wrapped on the disk */
 	uint8_t seal[32];
 	br_hmac_key_context derive, tag, table, stream, texts;
+	uint64_t changes;       /* of the data key, so far */
+	struct { br_hmac_key_context texts; uint64_t changes; int64_t ends; } old[STORE_OLD_KEYS];      /* ends 0: none */
 };
 
 static struct {
@@ -17754,13 +17765,13 @@ store_read_next(enum store_db db, struct slice prefix, struct slice after, struc
 
 /* Seals or opens `data` in place: the secret `name` of record `key`. */
 static void
-store_seal_run(enum store_db db, struct slice key, struct slice name, const void *nonce, void *data,
+store_seal_run(const struct store_keys *k, enum store_db db, struct slice key, struct slice name, const void *nonce, void *data,
     size_t n, uint8_t tag[16], bool encrypt)
 {
 	uint8_t aad[STORE_AAD_MAX];
 	struct slice place = {(char *)aad, store_aad(aad, db, key, name)};
 
-	store_aead(store_keys_of(store.keys)->seal, nonce, data, n, place, tag, encrypt);
+	store_aead(k->seal, nonce, data, n, place, tag, encrypt);
 }
 
 /* Writes the s->text.n bytes of a sealed secret to `out`; zeros if it does not open. */
@@ -17772,11 +17783,37 @@ store_unseal(enum store_db db, struct slice key, const struct store_seal *s, cha
 	if (store.keys == NULL)
 		return STORE_LOCKED;
 	memcpy(out, s->text.p, s->text.n);
-	store_seal_run(db, key, s->name, s->nonce.p, out, s->text.n, tag, false);
+	store_seal_run(store_keys_of(store.keys), db, key, s->name, s->nonce.p, out, s->text.n, tag, false);
 	if (ct_eq(tag, s->tag.p, sizeof tag))
 		return STORE_OK;
 	wipe(out, s->text.n);
 	return STORE_DAMAGED;
+}
+
+/* Reads the keys that outlived a change of the data key. */
+static enum store_err
+store_keys_load(struct store_keys *k)
+{
+	struct store_record r;
+	struct store_seal s;
+	unsigned n = 0;
+	char key[STORE_OLD_KEY];
+	enum store_err err = store_read(DB_META, STORE_K_KEYS, &r);
+
+	while (err == STORE_OK && store_seal_next(&r.seals, &s)) {
+		if (s.text.n != 32 && (s.text.n != sizeof key || n == STORE_OLD_KEYS))
+			err = STORE_DAMAGED;
+		else if ((err = store_unseal(DB_META, STORE_K_KEYS, &s, key)) == STORE_OK)
+			br_hmac_key_init(s.text.n == 32 ? &k->derive : &k->old[n].texts, &br_sha256_vtable, key, 32);
+		if (err == STORE_OK && s.text.n == sizeof key) {
+			k->old[n].changes = load_be64(key + 32);
+			k->changes = k->changes > k->old[n].changes ? k->changes : k->old[n].changes + 1;
+			k->old[n++].ends = (int64_t)load_be64(key + 40);
+		}
+	}
+	wipe(key, sizeof key);
+	return err == STORE_DAMAGED ? store_fail(err, "store", "has a damaged record of its keys", -1) :
+	    err == STORE_ABSENT ? STORE_OK : err;
 }
 
 /* -- counters and change lists */
@@ -17806,8 +17843,11 @@ store_moved(void)
 	while (i < COUNT(names) && store_path(path, store.home, names[i]) && stat(path, &st) == 0 &&
 	    st.st_ino == store.file[i].st_ino && st.st_dev == store.file[i].st_dev)
 		i++;
-	if (i < COUNT(names) && !atomic_exchange(&store.failed, true))
+	if (i < COUNT(names) && !atomic_exchange(&store.failed, true)) {
 		log_line("ev=store_replaced");
+		if (table_newest == NULL)       /* a command ends: its data key may not be that of the new files (store rekey) */
+			store.reopen_at = INT64_MAX;
+	}
 	return i < COUNT(names);
 }
 
@@ -18107,7 +18147,7 @@ store_batch_secret(struct store_batch *b, struct slice name, const void *p, size
 	buf_add(&b->bytes, p, n);
 	if (!buf_add(&b->bytes, tag, sizeof tag))
 		return STORE_INVALID;
-	store_seal_run(op->db, store_op_key(b, op), name, nonce, b->bytes.p + at, n,
+	store_seal_run(store_keys_of(store.keys), op->db, store_op_key(b, op), name, nonce, b->bytes.p + at, n,
 	    (uint8_t *)b->bytes.p + at + n, true);
 	op->nseals++;
 	op->seals_n = b->bytes.n - op->seals;
@@ -18759,6 +18799,8 @@ store_open(const char *home, enum store_how how)
 		if ((err = table_sync(&store_seen, store.reader)) == STORE_DAMAGED)
 			store_fail(err, "store",
 			    "was changed on the disk: its table of records is not the one that was written last", -1);
+		else if (err == STORE_OK)
+			err = store_keys_load((struct store_keys *)(void *)store.keys->p);
 		if (err == STORE_DAMAGED && how == STORE_KEYLESS) {
 			secret_drop(&store.keys);
 			err = STORE_OK;
@@ -18825,7 +18867,7 @@ store_reopen(void)
  *   0       1      1, the format
  *   1       1      enum seal_shape
  *   2       2      length of what was kept before the mark
- *   4       1      0: made with the only data key that this store has had
+ *   4       1      how often the data key had been changed, modulo 256: names K_seal
  *   5       24     random
  *   29      16     id of the agent
  *   45      16     id of the credential
@@ -18834,7 +18876,8 @@ store_reopen(void)
  *   69      n      ciphertext
  *   69+n    16     tag (AEAD_CHACHA20_POLY1305, RFC 8439 2.8)
  * The key is HMAC-SHA256(K_seal, the random bytes). The additional data is these 69 bytes, the epochs of
- * agent and credential, which are not in the text, and the SHA-256 of what was kept. */
+ * agent and credential, which are not in the text, and the SHA-256 of what was kept. Where no key has that
+ * number, or its end has come, the newest is tried, whose tag does not fit: that takes as long. */
 #define SEAL_MARK SLICE("Sp5eaL") /* by chance in one of 10^10 places */
 #define SEAL_HEAD 69            /* a multiple of 3: its base64 ends with a character */
 #define SEAL_RANDOM 24
@@ -18897,7 +18940,7 @@ seal_next(struct slice in, size_t *at, struct sealed *t)
 
 		*at = end;
 		if (in.n - end < SEAL_CODE_MIN || b64_decode(t->head, SEAL_HEAD, (struct slice){in.p + end, SEAL_HEAD / 3 * 4}, true) < 0 ||
-		    t->head[0] != 1 || t->head[1] > SEAL_JWT || t->head[4] != 0 || (kept = load_be16(t->head + 2)) > before)
+		    t->head[0] != 1 || t->head[1] > SEAL_JWT || (kept = load_be16(t->head + 2)) > before)
 			continue;
 		/* behind a head alone: a text may be nothing but marks, and each would be counted to its end */
 		while (end < in.n && b64_url[b64_digit(in.p[end])] == in.p[end])
@@ -18932,12 +18975,17 @@ seal_aead(const void *head, const uint8_t epochs[16], struct slice kept, void *d
     uint8_t tag[SEAL_TAG], bool encrypt)
 {
 	static const uint8_t nonce[12];
+	const struct store_keys *k = store_keys_of(store.keys);
+	const br_hmac_key_context *texts = &k->texts;
 	uint8_t aad[SEAL_HEAD + 16 + 32], key[32];
 
 	memcpy(aad, head, SEAL_HEAD);
+	for (unsigned i = 0; i < COUNT(k->old); i++)
+		if ((uint8_t)k->old[i].changes == aad[4] && k->old[i].ends > clock_wall())
+			texts = &k->old[i].texts;
 	memcpy(aad + SEAL_HEAD, epochs, 16);
 	tls_sha256(kept.p, kept.n, aad + SEAL_HEAD + 16);
-	sign_mac(&store_keys_of(store.keys)->texts, &(struct slice){(char *)aad + 5, SEAL_RANDOM}, 1, key);
+	sign_mac(texts, &(struct slice){(char *)aad + 5, SEAL_RANDOM}, 1, key);
 	store_aead(key, nonce, data, n, (struct slice){(char *)aad, sizeof aad}, tag, encrypt);
 	wipe(key, sizeof key);
 }
@@ -18953,6 +19001,7 @@ seal_put(struct seal *s, uint32_t row, int64_t end, enum seal_shape shape, struc
 	head[0] = 1;
 	head[1] = (uint8_t)shape;
 	store_be16(head + 2, (uint16_t)kept.n);
+	head[4] = (uint8_t)store_keys_of(store.keys)->changes;
 	store_be32(head + 61, (uint32_t)end);
 	store_be32(head + 65, row);
 	if (buf_add(&b, head, SEAL_HEAD) && buf_addv(&b, value)) {
@@ -19563,7 +19612,7 @@ mcp_put_id(const struct mcp *m, struct slice name, struct slice id, struct buf *
 	if (id.n > MCP_ID_MAX || store.keys == NULL || !rand_bytes(raw, MCP_ID_NONCE))
 		return false;
 	memcpy(raw + MCP_ID_NONCE, id.p, id.n);
-	store_seal_run(DB_GRANT, slice_of(m->connection), name, raw, raw + MCP_ID_NONCE, id.n,
+	store_seal_run(store_keys_of(store.keys), DB_GRANT, slice_of(m->connection), name, raw, raw + MCP_ID_NONCE, id.n,
 	    (uint8_t *)raw + MCP_ID_NONCE + id.n, true);
 	return buf_base64(out, (struct slice){raw, MCP_ID_NONCE + id.n + MCP_ID_TAG}, true);
 }
@@ -19577,7 +19626,7 @@ mcp_take_id(const struct mcp *m, struct slice name, struct slice text, char raw[
 
 	if (n <= 0 || store.keys == NULL)
 		return (struct slice){NULL, 0};
-	store_seal_run(DB_GRANT, slice_of(m->connection), name, raw, raw + MCP_ID_NONCE, (size_t)n, tag, false);
+	store_seal_run(store_keys_of(store.keys), DB_GRANT, slice_of(m->connection), name, raw, raw + MCP_ID_NONCE, (size_t)n, tag, false);
 	return (struct slice){ct_eq(tag, raw + MCP_ID_NONCE + n, MCP_ID_TAG) ? raw + MCP_ID_NONCE : NULL, (size_t)n};
 }
 
@@ -23301,6 +23350,21 @@ l_store_derive(lua_State *L)
 	return err != STORE_OK ? l_fail_store(L, err) : l_one(L, ((struct slice){out, sizeof out}));
 }
 
+/* store.key(label) -> secret | nil, "locked"
+ *
+ * The key that is derived from the data key for this purpose: store_keys_derive. */
+static int
+l_store_key(lua_State *L)
+{
+	struct slice label = l_check_text(L, 1);
+
+	if (store.keys == NULL)
+		return l_fail_store(L, STORE_LOCKED);
+	sign_hmac(SIGN_SHA256, (struct slice){(const char *)store_keys_of(store.keys)->data, 32}, &label, 1,
+	    (uint8_t *)l_text_room(L, true, 32));
+	return l_text_push(L);
+}
+
 /* -- committing */
 
 /* A commit while Lua can raise, and while the task waits. */
@@ -23689,6 +23753,38 @@ l_raw_table(lua_State *L)
 	return l_store_answer(L, err);
 }
 
+/* raw:reseal(db, key) -> value | nothing | nil, code
+ *
+ * The bytes of the open store's record, sealed under the handle's keys; its id, epoch and version stay. Nothing: there is
+ * none. "damaged": it is not what was written last. */
+static int
+l_raw_reseal(lua_State *L)
+{
+	const struct store_keys *k = store_keys_of(((struct l_raw *)l_check_type(L, 1, &l_type_raw))->keys);
+	enum store_db db = l_check_db(L, 2);
+	struct slice key = l_check_slice(L, 3), rest, body;
+	struct store_record rec = {.version = 0};
+	struct store_seal s;
+	enum store_err err;
+
+	luaL_argcheck(L, k != NULL && store.keys != NULL, 1, "has no key");
+	err = store_read(db, key, &rec);
+	for (rest = rec.seals; err == STORE_OK && store_seal_next(&rest, &s);) {
+		char *text = l_text_room(L, true, s.text.n);
+		uint8_t *sealed = (uint8_t *)(uintptr_t)s.nonce.p;      /* in the copy that was read */
+
+		err = store_unseal(db, key, &s, text);
+		err = rand_bytes(sealed, 12) ? err : STORE_IO;
+		store_seal_run(k, db, key, s.name, sealed, text, s.text.n, sealed + 12 + s.text.n, true);
+		memcpy(sealed + 12, text, s.text.n);
+	}
+	if (err != STORE_OK)
+		return err == STORE_ABSENT ? l_store_return(0) : l_fail_store(L, err);
+	body = (struct slice){rec.plain.p - STORE_HEAD, STORE_HEAD + rec.plain.n + rec.seals.n};
+	store_tag(k, db, key, body, (uint8_t *)(uintptr_t)body.p + body.n);
+	return l_store_return(l_one(L, ((struct slice){body.p, body.n + STORE_TAG})));
+}
+
 /* raw:mac(text)
  *
  * Adds the text to what the next sum authenticates. */
@@ -23724,16 +23820,15 @@ l_raw_sum(lua_State *L)
 
 static const luaL_Reg l_store[] = {
 	{"open", l_store_open}, {"close", l_store_close}, {"snapshot", l_store_snapshot}, {"replace", l_store_replace},
-	{"datakey", l_store_datakey},
-	{"record", l_store_record}, {"each", l_store_each}, {"generation", l_store_generation},
-	{"changes", l_store_changes}, {"listed", l_store_listed},
+	{"datakey", l_store_datakey}, {"key", l_store_key}, {"record", l_store_record}, {"each", l_store_each},
+	{"generation", l_store_generation}, {"changes", l_store_changes}, {"listed", l_store_listed},
 	{"placeholder", l_store_placeholder}, {"derive", l_store_derive}, {"commit", l_store_commit}, /* yields */
 	{NULL, NULL},
 };
 
 static const luaL_Reg l_raw[] = {
 	{"unlock", l_raw_unlock}, {"begin", l_raw_begin}, {"commit", l_raw_commit}, {"next", l_raw_next},
-	{"put", l_raw_put}, {"record", l_raw_record},
+	{"put", l_raw_put}, {"record", l_raw_record}, {"reseal", l_raw_reseal},
 	{"table", l_raw_table}, {"mac", l_raw_mac}, {"sum", l_raw_sum}, {NULL, NULL},
 };
 

@@ -249,8 +249,8 @@ function M.read(s, from)
     local code = s:sub(at + 6, at + 97)
     local head = #code == 92 and not code:find("[^%w_-]") and decode("base64url", code)
     if head then
-      local version, shape, kept, key, _, agent, credential, ends, row = HEAD:unpack(head)
-      local to = version == 1 and shape <= 1 and key == 0 and kept < at and select(2, s:find("^[%w_-]+", at + 6)) or 0
+      local version, shape, kept, _, _, agent, credential, ends, row = HEAD:unpack(head)
+      local to = version == 1 and shape <= 1 and kept < at and select(2, s:find("^[%w_-]+", at + 6)) or 0
       if to - at - 5 >= CODE_MIN then
         return { text = s:sub(at - kept, to), kept = s:sub(at - kept, at - 1), agent = hex(agent), credential = hex(credential),
           ends = ends, row = row, shape = shape == 1 and "jwt" or "opaque" }, to + 1

@@ -1,4 +1,5 @@
---- Backup and restore: one portable, authenticated stream of a whole store. And its table of records, made anew.
+--- Backup and restore: one portable, authenticated stream of a whole store. And its table of records, made anew, or all of it
+-- under another data key.
 --
 -- bytes         meaning (numbers are big-endian)
 -- 17            "sallyport-backup\n"
@@ -30,8 +31,17 @@ local DATABASES = { "meta", "policy", "credential", "state", "bundle", "agent", 
 local COUNTERS, DATAKEY_ENTRY, TABLE, FORMAT_ENTRY = "\1counters", "\1datakey", "\1table", "\1format"
 local TIME_SHIFT = 10        -- 1,024 commits a millisecond; below 2^53 until 2248
 
-local known = {}
-for _, name in ipairs(DATABASES) do known[name] = true end
+local KEYS = "keys"          -- of meta: STORE_K_KEYS in proxy.c
+
+-- Of this machine, or soon over: no backup has them. What is damaged of these may be lost.
+local FLEETING = { "lease", "approval", "counter", "proposal" }
+
+local function set_of(list, set)
+  for _, name in ipairs(list) do set[name] = true end
+  return set
+end
+
+local known, fleeting = set_of(DATABASES, {}), set_of(FLEETING, {})
 
 -- The store's own entries in meta begin with a byte below the space, which no record's key does.
 local function ours(key) return key:byte() <= 32 end
@@ -61,31 +71,39 @@ local function get(raw, db, key)
   return found == key and value or nil
 end
 
+-- Writes the stream: the head that follows the magic, and the records that rows(emit) gives emit(db, key, value). Raises
+-- { code =, text = } where the disk fails.
+local function write(raw, file, head, rows)
+  local n = 0
+  local function put(s)
+    raw:mac(s)
+    local ok, why = file:write(s)
+    if not ok then error({ code = "io", text = why }, 0) end
+  end
+  put(MAGIC .. (">I4I4"):pack(FORMAT, STORE_FORMAT) .. head)
+  rows(function(db, key, value)
+    put((">Bs1s2s4"):pack(82, db, key, value))
+    n = n + 1
+  end)
+  put((">BI8"):pack(69, n))
+  local ok, why = file:write(raw:sum())
+  if ok then ok, why = file:flush() end
+  if not ok then error({ code = "io", text = why }, 0) end
+end
+
 --- Writes the open store, as it is now, to `file` (as io.open's). Raises { code =, text = } where the disk fails.
 -- -> true | nil, code, text
 function M.write(file)
   local raw <close>, code = store.snapshot()
   if not raw then return nil, code, db.why("the store", code) end
-  local function put(s)
-    raw:mac(s)
-    local ok, why = file:write(s)
-    if not ok then error({ code = "io", text = why }) end
-  end
-  put(MAGIC .. (">I4I4"):pack(FORMAT, STORE_FORMAT) .. get(raw, "meta", COUNTERS):sub(1, 24) .. get(raw, "meta", DATAKEY_ENTRY))
-  local n = 0
-  for _, db in ipairs(DATABASES) do
-    for key, value in entries(raw, db) do
-      -- Nobody reads what is longer: it is somebody else's, and restore would refuse the whole.
-      if (not ours(key) or listing(db, key)) and #key <= KEY_MAX and #value <= RECORD_MAX then
-        put((">Bs1s2s4"):pack(82, db, key, value))
-        n = n + 1
+  write(raw, file, get(raw, "meta", COUNTERS):sub(1, 24) .. get(raw, "meta", DATAKEY_ENTRY), function(emit)
+    for _, db in ipairs(DATABASES) do
+      for key, value in entries(raw, db) do
+        -- Nobody reads what is longer: it is somebody else's, and restore would refuse the whole.
+        if (not ours(key) or listing(db, key)) and #key <= KEY_MAX and #value <= RECORD_MAX then emit(db, key, value) end
       end
     end
-  end
-  put((">BI8"):pack(69, n))
-  local ok, why = file:write(raw:sum())
-  if ok then ok, why = file:flush() end
-  if not ok then error({ code = "io", text = why }) end
+  end)
   return true
 end
 
@@ -135,10 +153,10 @@ local function read_head(file, path)
   return { head = head, counters = { config, state, version }, datakey = head:sub(-DATAKEY) }
 end
 
--- Every record behind the head; raises { code = "damaged" } unless all that was read is what was written, and nothing
--- lies behind it.
-local function frames(file, raw, head)
-  raw:mac(head.head)
+-- Every record behind the head, whose bytes are given; raises { code = "damaged" } unless all that was read is what was
+-- written, and nothing lies behind it. more: databases that the stream may have beside a backup's.
+local function frames(file, raw, head, more)
+  raw:mac(head)
   local n = 0
   local function get(bytes)
     local s = take(file, bytes)
@@ -159,7 +177,7 @@ local function frames(file, raw, head)
     end
     if kind ~= "R" then damaged() end
     local db, key, value = counted(1, 16), counted(2, KEY_MAX), counted(4, RECORD_MAX)
-    if not known[db] or key == "" or ours(key) and not listing(db, key) then damaged() end
+    if not (known[db] or more and more[db]) or key == "" or ours(key) and not listing(db, key) then damaged() end
     n = n + 1
     return db, key, value
   end
@@ -226,7 +244,7 @@ end
 local function apply(raw, file, head)
   local live = { (">I8I8I8"):unpack(get(raw, "meta", COUNTERS)) }
   clear(raw)
-  for db, key, value in frames(file, raw, head) do
+  for db, key, value in frames(file, raw, head.head) do
     if not keeps(raw, db, key, value) then put(raw, db, key, value) end
   end
   local room = settle(raw)
@@ -289,7 +307,7 @@ local function restore(file, path, home)
   if code == "newer_format" then return nil, code, path .. NEWER end       -- of the data key in the backup
   if code == "damaged" then return nil, code, path .. CHANGED end
   if not ok then return nil, code, db.why(home, code, fault) end
-  local whole, why = pcall(function() for _ in frames(file, raw, head) do end end)   -- before anything is touched
+  local whole, why = pcall(function() for _ in frames(file, raw, head.head) do end end)   -- before anything is touched
   if not whole then
     if type(why) ~= "table" then error(why, 0) end
     return nil, why.code, path .. CHANGED
@@ -301,7 +319,7 @@ local function restore(file, path, home)
     if code == "running" then text = ("a server runs on %s: stop it first"):format(home) end
     if code == "timeout" then text = ("another process holds %s/store"):format(home) end
     if code == "other_store" then
-      text = ("%s holds another store than the backup's: move it away first; nothing was changed"):format(home)
+      text = ("%s holds another store than the backup's, or its data key was changed since: move it away first; nothing was changed"):format(home)
     end
     return nil, code, text
   end
@@ -322,6 +340,8 @@ local function list_anew(raw)
       if plain then
         must(raw:put(db, key, value, true))
         version = math.max(version, of)      -- the counter is not authenticated
+      elseif db == "meta" and key == KEYS then
+        put(raw, db, key, nil)      -- without it the store opens; what is derived from the key is then drawn anew
       end
     end
   end
@@ -367,6 +387,166 @@ function M.make(home)
   if ok and not (host.sync(home .. "/store") and host.sync(home)) then return nil, "io", { place = "store" } end
   return ok, code, fault
 end
+
+-- ---- another data key ------------------------------------------------------------------------------
+
+local FOLDER = "/rekey"         -- in the data directory: what is being made, until it takes the store's place
+local FILES = { "/stream", "/store/data.mdb", "/store/lock.mdb", "/store/writer.lock", "/store", "" }
+local WRITERS_MS = 20000        -- a command's commits last milliseconds
+local OLD_KEYS = 4              -- STORE_OLD_KEYS in proxy.c
+local DAY = 86400
+
+-- What is derived from a data key and must outlive it: labels of store_keys_derive in proxy.c.
+local DERIVE, TEXTS = "sallyport derive 1", "sallyport sealed text 1"
+
+local function sweep(folder)
+  for _, name in ipairs(FILES) do os.remove(folder .. name) end
+end
+
+-- Raises unless all records are there that were written last. Those that are refused would count again, or would be forgotten,
+-- for the new table of records is made of what is there.
+local function all_whole()
+  for _, name in ipairs(store.LISTED) do
+    for key, _, why in store.records(name, "") do
+      if why then error({ code = "refused", record = name .. "/" .. key }, 0) end
+    end
+  end
+  local _, parts = store.listed("meta")
+  if parts ~= 0 then error({ code = "refused", record = "a part of the table of records" }, 0) end
+end
+
+-- The record of keys that outlive this data key, as an operation; and { changes =, old = { { key =, ends_at = }… }, dropped = the same }.
+-- It is read, and its secrets made, while the store is open under the old one.
+local function outliving(ends)
+  local was, now = store.peek("meta", KEYS), require("time").wall()
+  local made = { changes = (was and was.changes or 0) + 1, old = {}, dropped = {} }
+  local secrets = {}
+  for _, old in ipairs(was and was.old or {}) do
+    made.old[#made.old + 1] = old.ends_at > now and old or nil
+    if old.ends_at <= now then secrets["texts/" .. old.key] = false end
+  end
+  made.old[#made.old + 1] = { key = made.changes - 1, ends_at = ends }
+  while #made.old > OLD_KEYS do
+    made.dropped[#made.dropped + 1] = table.remove(made.old, 1)
+    secrets["texts/" .. made.dropped[#made.dropped].key] = false
+  end
+  secrets["texts/" .. made.changes - 1] = assert(store.key(TEXTS)) .. (">I8I8"):pack(made.changes - 1, ends)
+  if not was then secrets.derive = assert(store.key(DERIVE)) end      -- else it stays: `keep`
+  return { op = "put", db = "meta", key = KEYS, keep = true, secrets = secrets, plain = { changes = made.changes, old = made.old } }, made
+end
+
+-- Every record of the open store, sealed under raw's data key.
+local function reseal(raw, snapshot, emit)
+  for _, list in ipairs { DATABASES, FLEETING } do
+    for _, db in ipairs(list) do
+      for key in entries(snapshot, db) do
+        local value, code
+        if not ours(key) and #key <= KEY_MAX then value, code = raw:reseal(db, key) end
+        if code and not (code == "damaged" and fleeting[db]) then
+          error({ code = code == "damaged" and "refused" or code, record = db .. "/" .. key }, 0)
+        end
+        if value then emit(db, key, value) end
+      end
+    end
+  end
+end
+
+-- The stream that the open store makes under raw's data key. -> its head's bytes, and what lies in the store's counters
+local function stream(raw, path, datakey)
+  local snapshot <close>, code = store.snapshot()
+  if not snapshot then error({ code = code }, 0) end
+  local file <close>, why = require("host").create(path)
+  if not file then error({ code = "io", text = why }, 0) end
+  local counters = get(snapshot, "meta", COUNTERS)
+  local head = counters:sub(1, 24) .. datakey
+  write(raw, file, head, function(emit) reseal(raw, snapshot, emit) end)
+  return MAGIC .. (">I4I4"):pack(FORMAT, STORE_FORMAT) .. head, { (">I8I8I8"):unpack(counters) }
+end
+
+local listed = set_of(store.LISTED, {})
+
+-- The stream's records in the empty store, and a table that lists them.
+local function settle_anew(raw, path, head, counters)
+  local file <close> = assert(io.open(path, "rb"))
+  local version, room = counters[3], 0
+  take(file, #head)
+  for db, key, value in frames(file, raw, head, fleeting) do
+    must(raw:put(db, key, value, listed[db]))
+    local _, of, bytes = raw:record(db, key, value)
+    version, room = math.max(version, of or 0), room + (bytes or 0)
+  end
+  finish(raw, counters[1], counters[2] + 1, version + 1, room, true)
+end
+
+-- Makes the store under another data key in `folder`. -> outliving's second
+local function make_anew(home, folder, ends)
+  local raw <close> = store.replace()
+  local datakey, code, fault = store.datakey(home)
+  local ok = datakey
+  if ok then ok, code, fault = raw:unlock(home, datakey) end
+  if ok then ok, code, fault = store.open(home, {}) end
+  if not ok then error({ code = code, fault = fault }, 0) end
+  all_whole()
+  local op, told = outliving(ends)
+  local head, counters = stream(raw, folder .. "/stream", datakey)
+  store.close()
+  ok, code, fault = raw:begin(folder)
+  if ok then ok, code, fault = made(raw, home, datakey) end
+  if ok then ok, code, fault = filled(raw, settle_anew, folder .. "/stream", head, counters) end
+  -- Twice: LMDB has two places for its root, and who opens the store while it takes the other's place may read either.
+  for _ = 1, 2 do
+    if ok then ok, code = store.write { op } end
+  end
+  if not ok then error({ code = code, fault = fault }, 0) end
+  return told
+end
+
+-- Puts the new store in the old one's place. The lock file of readers belongs to a file: without it the old one is whole, too.
+-- -> is the change of names on the disk?
+local function swap(home, folder)
+  local host, at = require "host", home .. "/store"
+  os.remove(at .. "/lock.mdb")
+  local ok = host.sync(folder .. "/store/data.mdb") and os.rename(folder .. "/store/data.mdb", at .. "/data.mdb")
+  if not ok then error({ code = "io" }, 0) end
+  return host.sync(at)
+end
+
+--- All of the store under a new data key, which the same key file wraps: in a file of its own, which takes the place of the old one
+-- at once. Nothing in it was ever sealed under the old key. seconds: sealed texts of before open for so long. Not while a server
+-- runs; commands that write wait. The store is closed.
+-- -> { changes =, old =, dropped = } (outliving), with unsynced = true where a power cut may bring the old store back
+--   | nil, code, { place =, why = } of store.open, or { record =, need =, free = }
+function M.rekey(home, seconds)
+  local host, folder = require "host", home .. FOLDER
+  if require("time").wall() < host.build_time - 2 * DAY then return nil, "clock" end
+  local lock <close>, why = host.serve_lock(home)
+  if not lock then return nil, why == "running" and why or "io", { place = "serve.lock", why = why } end
+  local writers <close> = host.lock(home .. "/store/writer.lock", WRITERS_MS)
+  if not writers then return nil, "timeout" end
+  sweep(folder)
+  local need, free = 2 * host.stat(home .. "/store/data.mdb").size, host.disk(home)
+  if free and free < need then return nil, "full", { need = need, free = free } end
+  for _, dir in ipairs { folder, folder .. "/store" } do
+    local ok, wrong = host.mkdir(dir, 448)      -- 0700
+    if not ok then return nil, "io", { place = "rekey", why = wrong } end
+  end
+  local done, told = pcall(make_anew, home, folder, require("time").wall() + seconds)
+  if done then
+    local swapped, synced = pcall(swap, home, folder)
+    if swapped then told.unsynced = not synced or nil else done, told = false, synced end
+  end
+  sweep(folder)
+  store.close()
+  if done then return told end
+  if type(told) ~= "table" then error(told, 0) end
+  return nil, told.code, told.record and told or told.fault or told.text and { place = "rekey", why = told.text }
+end
+
+--- The seconds that sealed texts of before open by default: a text of now lasts no longer, nor one of a day ago.
+function M.texts_span() return math.max(require("records").settings(nil).seal_max, DAY) end
+
+--- Is there what a change of the data key left that did not end?
+function M.rekey_left(home) return require("host").stat(home .. FOLDER) ~= nil end
 
 -- Standard input cannot be read twice: it is kept in a file without a name, sealed as it is.
 local function spool()

@@ -38,6 +38,19 @@ local function path_check(host, path, mode, kind)
   return OK, ("%s, mode %s"):format(path, octal(s.mode))
 end
 
+-- Changes of the data key: one that was cut off, and what they left for a time.
+local function data_key(ctx, say, now)
+  local keys, ends = require("store").peek("meta", "keys"), 0
+  if require("cli.archive").rekey_left(ctx.home) and not ctx.host.lock_held(ctx.home) then
+    say("data key", WARN, "a change of it was cut off: the old one is in force", "sallyport store rekey removes what it left, and changes it")
+  end
+  for _, old in ipairs(keys and keys.old or {}) do ends = math.max(ends, old.ends_at) end
+  if keys then
+    say("data key", OK, ("changed %d time%s; %s"):format(keys.changes, keys.changes == 1 and "" or "s",
+      ends > now and "texts that were sealed before open until " .. report.time(ends) or "texts that were sealed before open no more"))
+  end
+end
+
 local SOCKET_MAX = 107          -- bytes of a Unix socket's path: sun_path, less its NUL
 
 local function files(ctx, say)
@@ -518,7 +531,7 @@ end
 
 local of_the_store = {
   { "CA", certificates }, { "credential TLS", credential_certificates }, { "client files", client_files }, { "listener", listeners },
-  { "doors", doors.check },
+  { "data key", data_key }, { "doors", doors.check },
   { "upstream proxy", upstream_proxy }, { "upstream TLS", upstream_tls }, { "agents' TLS", agent_tls }, { "request log", request_log }, { "policies", policies }, { "credentials", credentials }, { "elsewhere", from_elsewhere },
   { "clients", handshakes },
 }

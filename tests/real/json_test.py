@@ -284,6 +284,7 @@ def test_every_command(t):
     run("agent revoke", "a")
     assert run("agent remove", "a") == {"removed": ["a"]}
     assert run("restore", str(backup))["in_force_again"]
+    assert run("store rekey")["changes"] == 1
     for words, args in (("policy show", ("bearer",)), ("service print", ("systemd",)), ("nft", ("--interface", "veth0", "--port", "7081")), ("completion", ("bash",)), ("man", ())):
         assert len(run(words, *args)["text"]) > 100
     run("version")

@@ -1,5 +1,6 @@
 """Sealed texts over the life of a store: other workers, restarts, backups, other boxes, and every move of an epoch. The upstream is
 Python's, which hands out a new session for each POST and takes what is in Authorization."""
+import base64
 import datetime
 import http.server
 import json
@@ -132,6 +133,57 @@ def test_workers_and_restarts(t):
     other.agent()
     other.serve(*s.flags)
     assert not opens(other, server, text)
+
+
+def numbered(text):
+    """byte 4 of a sealed text: how often the data key had been changed"""
+    return base64.urlsafe_b64decode(text.split("Sp5eaL")[1][:92])[4]
+
+
+def test_change_of_key(t):
+    """what was sealed before a change of the data key opens after it until the old key's end, of at most 4 old keys; a backup of before opens its own"""
+    s, server = arrange(t)
+    s.cli("credential", "set", "api", "--env", "API_TOKEN")
+    env = ["env", "--agent", "a", "--proxy", "127.0.0.1:7080", "--json"]
+    text, backup, twin = make(s), s.dir / "backup", t.bare()
+    placeholder = json.loads(s.cli(*env, env={"SALLYPORT_TOKEN": s.tokens["a"]}).stdout)["API_TOKEN"]
+    s.cli("backup", backup)
+    r = s.cli("store", "rekey", check=False)
+    assert r.returncode == 1 and "a server runs" in r.stderr and opens(s, server, text), r.stderr
+    s.stop()
+    told = json.loads(s.cli("store", "rekey", "--texts", "10m", "--json").stdout)
+    assert told["changes"] == 1 and [k["key"] for k in told["old"]] == [0] and "dropped" not in told, told
+    s.serve(*s.flags)
+    second = make(s)
+    assert numbered(text) == 0 and numbered(second) == 1
+    assert opens(s, server, text) and opens(s, server, second)
+    assert json.loads(s.cli("seal", "show", second, "--json").stdout)["agent"] == "a"
+    assert json.loads(s.cli(*env, env={"SALLYPORT_TOKEN": s.tokens["a"]}).stdout)["API_TOKEN"] == placeholder
+    code = text.split("Sp5eaL")[1]
+    for number in (1, 2, 255):      # another key's number, and none's
+        raw = bytearray(base64.urlsafe_b64decode(code + "=" * (-len(code) % 4)))
+        raw[4] = number
+        assert not opens(s, server, "Sp5eaL" + base64.urlsafe_b64encode(raw).decode().rstrip("="))
+    s.set_clock(700)
+    assert not opens(s, server, text) and opens(s, server, second)
+    s.set_clock(0)
+    s.stop()
+    for n in range(2, 7):
+        r = s.cli("store", "rekey")
+        assert ("no more than 4 old keys are kept" in r.stderr) == (n >= 5), r.stderr
+    s.serve(*s.flags)
+    last = make(s)
+    assert numbered(last) == 6 and opens(s, server, last) and not opens(s, server, second) and not opens(s, server, text)
+    data = next(c for c in json.loads(s.cli("doctor", "--json", check=False).stdout) if c["check"] == "data key")
+    assert data["level"] == "ok" and "changed 6 times; texts that were sealed before open until" in data["text"], data
+    twin.home.mkdir(mode=0o700)
+    shutil.copy(s.home / "key", twin.home / "key")
+    r = s.cli("restore", backup, check=False)
+    assert r.returncode == 1, r.stderr
+    twin.ca, twin.tokens = s.ca, s.tokens
+    twin.cli("restore", backup)
+    twin.serve(*s.flags)
+    assert opens(twin, server, text) and not opens(twin, server, second) and numbered(make(twin)) == 0
 
 
 def test_epochs(t):

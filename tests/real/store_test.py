@@ -1,5 +1,6 @@
 """Somebody who writes to the disk and has no key, beside a running proxy: what he puts back, removes or swaps is refused
 and named. And a store of the format before this one."""
+import hmac
 import json
 import os
 import pathlib
@@ -470,9 +471,112 @@ def test_table_changed(t):
     assert statuses(s) == {200} and statuses(s, name="temp") == {200}
 
 
+def sealed(value):
+    """The sealed secrets of a record: {name: nonce, ciphertext and tag}."""
+    plain = int.from_bytes(value[16:20], "big")
+    out, at = {}, 48 + plain
+    while at < len(value) - 32:
+        name, n = value[at + 1:at + 1 + value[at]], 0
+        at += 1 + len(name)
+        n = int.from_bytes(value[at:at + 4], "big")
+        out[name] = value[at + 4:at + 4 + 12 + n + 16]
+        at += 4 + 12 + n + 16
+    return out
+
+
+def opened(s, datakey, entries):
+    """Which sealed secrets the data key opens that this entry wraps, and how many there are: (set of texts, n)."""
+    from cryptography.exceptions import InvalidTag
+    from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+    kek = bytes.fromhex((s.home / "key").read_text())
+    root = ChaCha20Poly1305(kek).decrypt(datakey[24:36], datakey[36:], datakey[:24])
+    key, texts, n = ChaCha20Poly1305(hmac.digest(root, b"sallyport seal 1", "sha256")), set(), 0
+    for (db, name), value in entries.items():
+        for field, text in (sealed(value) if value[:3] == b"SPR" else {}).items():
+            place = bytes([len(db)]) + db.encode() + len(name).to_bytes(2, "big") + name + bytes([len(field)]) + field
+            n += 1
+            try:
+                texts.add(key.decrypt(text[:12], text[12:], place))
+            except InvalidTag:
+                pass
+    return texts, n
+
+
+DATAKEY = "meta", b"\1datakey"
+
+
+def test_data_key(t):
+    """a change of the data key: all records stay, sealed anew in a file in which nothing opens with the old one; what is refused stops it"""
+    s, up = proxy(t)
+    assert statuses(s) == {200}
+    s.agent("temp")
+    s.stop()
+    before = disk(s)
+    secrets, n = opened(s, before[DATAKEY], before)
+    assert {b"canary-store-1", b"canary-store-2"} <= secrets and n >= len(secrets)
+    key = (s.home / "key").read_bytes()
+    told = json.loads(s.cli("store", "rekey", "--json").stdout)
+    assert told["changes"] == 1 and not (s.home / "rekey").exists() and (s.home / "key").read_bytes() == key, told
+    after, raw = disk(s), (s.home / "store/data.mdb").read_bytes()
+    assert before[DATAKEY] != after[DATAKEY] and opened(s, before[DATAKEY], after)[0] == set()
+    assert secrets <= opened(s, after[DATAKEY], after)[0]
+    for entry, value in before.items():
+        for text in (sealed(value) if value[:3] == b"SPR" else {}).values():
+            assert text not in raw and text[:12] not in raw, entry
+        if value[:3] == b"SPR":
+            plain = 48 + int.from_bytes(value[16:20], "big")
+            assert after[entry][:plain] == value[:plain] and value[-32:] not in raw, entry     # with version, id and epoch
+    assert before[DATAKEY] not in raw and before[DATAKEY][24:] not in raw
+    assert doctor(s) == []
+    start(s, up)
+    assert statuses(s) == statuses(s, "wide.test") == statuses(s, name="temp") == {200}
+    changes = [json.loads(line) for line in s.cli("log", "--json", "--kind", "change").stdout.splitlines()]
+    assert {"record": "the data key", "did": "changed"} in changes[-1]["changes"] and changes[-1]["command"] == "store rekey", changes[-1]
+    s.cli("agent", "revoke", "temp")
+    s.stop()
+    write(s, {e: after[e] for e in after if e[0] == "agent"})        # an older one
+    r = s.cli("store", "rekey", check=False)
+    assert r.returncode == 1 and "is refused" in r.stderr and "doctor" in r.stderr and not (s.home / "rekey").exists(), r.stderr
+    assert "agent/" in "".join(doctor(s))
+    assert s.cli("store", "rekey", "--texts", "0s", check=False).returncode == 2
+
+
+def test_data_key_killed(t):
+    """kill -9 at each step of a change of the data key: the old store or the new one, whole; what is left is named, and goes with the next"""
+    s, _ = proxy(t)
+    s.stop()
+    work, data = s.home / "rekey", s.home / "store/data.mdb"
+    was = disk(s)
+    steps = [lambda: work.exists(), lambda: (work / "stream").exists(), lambda: (work / "store/data.mdb").exists(),
+             lambda: not (s.home / "store/lock.mdb").exists(), lambda: data.stat().st_ino != inode, lambda: not work.exists() and data.stat().st_ino != inode]
+    for step in steps:
+        shutil.rmtree(work, ignore_errors=True)
+        s.cli("credential", "list")         # the readers' lock file is there
+        inode = data.stat().st_ino
+        p = subprocess.Popen([s.binary, "store", "rekey"], env=s.env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while p.poll() is None and not step():
+            pass
+        p.kill()
+        p.wait()
+        now = disk(s)
+        if data.stat().st_ino == inode:
+            assert now[DATAKEY] == was[DATAKEY]
+            assert not work.exists() or any(c["check"] == "data key" and "cut off" in c["text"] for c in json.loads(s.cli("doctor", "--json", check=False).stdout))
+        else:
+            assert now[DATAKEY] != was[DATAKEY] and opened(s, was[DATAKEY], now)[0] == set()
+        assert {b"canary-store-1", b"canary-store-2"} <= opened(s, now[DATAKEY], now)[0] and doctor(s) == []
+        was = now
+    s.cli("store", "rekey")
+    assert not work.exists() and disk(s)[DATAKEY] != was[DATAKEY] and doctor(s) == []
+
+
 def test_listed(t):
     """the databases that `doctor` looks through and lists anew are those whose records the program wants to be listed"""
     tree = pathlib.Path(__file__).resolve().parent.parent.parent
     wanted = re.findall(r"""= \{"(\w+)", BUMP_\w+, '\w'\}""", (tree / "proxy.c").read_text())
     listed = re.search(r"M.LISTED = \{(.*?)\}", (tree / "lua/store.lua").read_text())[1]
     assert len(wanted) > 8 and re.findall(r"\w+", listed) == wanted, (wanted, listed)
+    names = re.findall(r"""= \{"(\w+)", BUMP_""", (tree / "proxy.c").read_text())
+    archive = (tree / "lua/cli/archive.lua").read_text()
+    kept = " ".join(re.search(rf"local {of} = \{{(.*?)\}}", archive)[1] for of in ("DATABASES", "FLEETING"))
+    assert sorted(re.findall(r"\w+", kept)) == sorted(names), "a change of the data key takes all along"
