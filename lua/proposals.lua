@@ -440,7 +440,9 @@ function M.holders(bundle)
     end
   end
   table.sort(names)
-  return ("every agent with the bundle %s (%s)"):format(bundle, (require("cli.report").several(names, "none now"):gsub(",", ", ")))
+  local record = require("store").peek("bundle", bundle)
+  return ("every agent with the bundle %s (%s)%s"):format(bundle, (require("cli.report").several(names, "none now"):gsub(",", ", ")),
+    record and record.enabled == false and ", once it is enabled: it gives nothing now" or "")
 end
 
 -- Why a host is to be looked at twice | nil

@@ -418,7 +418,9 @@ examples:
   { words = "domain set", args = "BUNDLE HOST", min = 2, max = 2, summary = "change what may be done there", options = domain_changes,
     help = [[
 Changes a domain entry, named as `bundle show` shows it: each option takes the place of what stood there, and what no
-option names stays. --clear takes one off again, so that all paths count, say.
+option names stays.
+
+--clear takes one off again, so that all paths count, say.
 
 examples:
   sallyport domain set default docs.example.org --method GET,POST --port 443,8443

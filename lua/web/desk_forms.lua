@@ -360,7 +360,7 @@ end
 function M.show(desk, c, form, fault)
   local specs, pol = specs_of(desk, c, form)
   local first, rest = {}, {}
-  local set = c.words:find(" set$")
+  local set = c.words:find(" set$") and c.words ~= "domain set"     -- whose options are all there is
   local type_missing = (c.words == "credential add" or c.words == "rule add") and not pol
   for _, s in ipairs(specs) do
     s.max = type_missing and s.kind ~= "choice" and s.kind ~= "switch" and IN_ADDRESS or nil

@@ -42,7 +42,14 @@ def test_asked_and_approved(t):
     at = "/v1/proposals/" + made["id"]
     assert own(s, "GET", at)[1]["status"] == "pending" and s.request().status == 403
     shown = s.cli("proposal", "show", made["id"]).stdout
-    assert "api.test" in shown and "https://keys.test/new" in shown and "every agent with the bundle default (a)" in shown, shown
+    assert "api.test" in shown and "https://keys.test/new" in shown and "every agent with the bundle default (a)" in shown and "gives nothing now" not in shown, shown
+    s.cli("bundle", "disable", "default")
+    assert "every agent with the bundle default (a), once it is enabled: it gives nothing now" in s.cli("proposal", "show", made["id"]).stdout
+    status, refused, _ = own(s, "POST", "/v1/proposals", ASK)
+    assert status == 403 and refused["message"] == "the bundle default, to which it would be added, is disabled" and "sallyport bundle enable default" in refused["hint"], refused
+    r = json.loads(s.request().body)
+    assert r["error"] == "host_not_allowed" and "sallyport bundle enable default" in r["hint"], r
+    s.cli("bundle", "enable", "default")
     r = s.cli("proposal", "approve", made["id"], check=False)
     assert r.returncode == 2 and "STRIPE_KEY is missing" in r.stderr, r.stderr
     s.cli("proposal", "approve", made["id"], "STRIPE_KEY=-", stdin=SECRET)
