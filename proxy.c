@@ -3035,11 +3035,11 @@ http_trailer_allowed(const struct http_field *f)
 }
 
 /* Does the field go on, of what the door hands on, or of the answer? With "_" for "-" it might be one that the door
- * itself sets, to a server that reads both alike. */
+ * itself sets, to a server that reads both alike. Behind Mcp-Param- stands what a tool calls its parameter. */
 static bool
 http_door_passes(const struct http_field *f)
 {
-	return (f->rule & HDR_DOOR) != 0 && memchr(f->name.p, '_', f->name.n) == NULL;
+	return (f->rule & HDR_DOOR) != 0 && (slice_begins_nocase(f->name, SLICE("mcp-param-")) || memchr(f->name.p, '_', f->name.n) == NULL);
 }
 
 static int

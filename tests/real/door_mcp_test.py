@@ -153,6 +153,10 @@ def test_sessions(t):
         r = c.getresponse()
         assert r.status == 200 and "server-session-1" not in r.read().decode() + str(r.getheaders()), (name, r.getheaders())
         assert "server-session-1" not in str(up.got[-1]) and up.got[-1][1]["traceparent"] == "00-1-2-03" and "x-other" not in up.got[-1][1], (name, up.got[-1])
+    call = {"jsonrpc": "2.0", "id": 3, "method": "tools/call", "params": {"name": "get_page", "arguments": {"user_id": 7}}}
+    c.request("POST", "/mcp/tools", json.dumps(call), {**head, "Mcp-Param-user_id": "7"})     # a parameter's name is the tool's
+    r = c.getresponse()
+    assert (r.status, len(r.read()) > 0) == (200, True) and up.got[-1][1].get("mcp-param-user_id") == "7", up.got[-1]
     c.close()
     box.s.stop()
     box.s.serve("--gateway", f"127.0.0.1:{box.port}")
