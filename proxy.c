@@ -6804,8 +6804,10 @@ blind_pump(struct conn *c, struct flow *f)
 	enum flow_io io = f->shut ? FLOW_WAIT : conn_pump_back(c, f);
 	bool open = !f->end || (f->src->stream != NULL && f->dst->tls != NULL);
 
-	if (io == FLOW_BAD && f->filter != NULL && f->filter->fault != NULL)
+	if (io == FLOW_BAD && f->filter != NULL && f->filter->fault != NULL) {
 		text_copy(c->req->code, sizeof c->req->code, f->filter->fault->code);
+		f->end = false;         /* what came last does not go on: that is a cut */
+	}
 	if (io != FLOW_DONE)
 		return io != FLOW_WAIT && blind_cut(c);
 	if (f->dst->tls != NULL && !open)
