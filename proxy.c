@@ -18658,6 +18658,7 @@ store_close(void)
 	table_forget(&store_written);
 	store.env = NULL;
 	store.failed = false;
+	store.reopen_at = 0;
 	store.counted = 0;
 }
 

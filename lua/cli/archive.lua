@@ -501,13 +501,15 @@ local function make_anew(home, folder, ends)
   return told
 end
 
--- Puts the new store in the old one's place. The lock file of readers belongs to a file: without it the old one is whole, too.
+-- Puts the new store in the old one's place. The lock file of readers belongs to a file: without it the old one is whole, too. It goes
+-- once more behind the change: who opened the old file meanwhile made one, whose count of transactions is not the new file's.
 -- -> is the change of names on the disk?
 local function swap(home, folder)
   local host, at = require "host", home .. "/store"
+  if not host.sync(folder .. "/store/data.mdb") then error({ code = "io" }, 0) end
   os.remove(at .. "/lock.mdb")
-  local ok = host.sync(folder .. "/store/data.mdb") and os.rename(folder .. "/store/data.mdb", at .. "/data.mdb")
-  if not ok then error({ code = "io" }, 0) end
+  if not os.rename(folder .. "/store/data.mdb", at .. "/data.mdb") then error({ code = "io" }, 0) end
+  os.remove(at .. "/lock.mdb")
   return host.sync(at)
 end
 

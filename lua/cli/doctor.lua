@@ -42,7 +42,8 @@ end
 local function data_key(ctx, say, now)
   local keys, ends = require("store").peek("meta", "keys"), 0
   if require("cli.archive").rekey_left(ctx.home) and not ctx.host.lock_held(ctx.home) then
-    say("data key", WARN, "a change of it was cut off: the old one is in force", "sallyport store rekey removes what it left, and changes it")
+    say("data key", WARN, "a change of it was cut off: the store is whole, under the old one or the new",
+      "sallyport store rekey removes what it left, and changes it")
   end
   for _, old in ipairs(keys and keys.old or {}) do ends = math.max(ends, old.ends_at) end
   if keys then
