@@ -44,13 +44,13 @@ local function in_small_letters(paths)
 end
 
 -- Where one reading of the path is covered, the rule is asked: it may only refuse. Express and ASP.NET route /GraphQL as /graphql,
--- Rails and Grape /graphql.json.
+-- Rails and Grape /graphql.json, with a slash behind it, too.
 function M.covers_path(paths, readings)
   if not readings then return true end
   paths = in_small_letters(paths)
   for _, path in ipairs(in_small_letters(readings)) do
     for _, p in ipairs(paths) do
-      if path:sub(1, #p) == p and (#path == #p or p:sub(-1) == "/" or path:find("^/", #p + 1) or path:find("^%.%w+$", #p + 1)) then return true end
+      if path:sub(1, #p) == p and (#path == #p or p:sub(-1) == "/" or path:find("^/", #p + 1) or path:find("^%.[^/.]+/?$", #p + 1)) then return true end
     end
   end
   return false
@@ -119,7 +119,7 @@ local function readers(seen, now, view)
   local function readable()
     local body = seen.body
     if body == nil then return nil, "there is no body" end
-    if kind().encoded then return nil, kind().why end
+    if kind().why then return nil, kind().why end
     return body
   end
   function seen.json()
@@ -136,7 +136,7 @@ local function readers(seen, now, view)
       local text, why = readable()
       local pairs_of
       if text then
-        if kind().kind ~= "form" or kind().why then why = kind().why or "it is no form" else pairs_of, why = require("form").parse(text) end
+        if kind().kind ~= "form" then why = "it is no form" else pairs_of, why = require("form").parse(text) end
       end
       form = { pairs_of, pairs_of == nil and (why or "it is no form") or nil, of = now.asked }
     end

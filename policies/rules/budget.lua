@@ -49,7 +49,7 @@ for _, p in ipairs(prices) do dearest = { "*", math.max(dearest[2], p[2]), math.
 local bounds = { "max_tokens", "max_completion_tokens", "max_output_tokens", "max_tokens_to_sample", "maxOutputTokens", "maxTokens", "num_predict" }
 local within = { "generationConfig", "generation_config", "inferenceConfig", "options" }
 local times = { "n", "best_of", "candidateCount", "candidate_count" }
-local in_path = { "/models/([^/:]+):", "/model/([^/]+)/", "/deployments/([^/]+)/" }     -- Gemini and Vertex AI; Bedrock; Azure
+local in_path = { "/models/()[^/:]+():", "/model/()[^/]+()/", "/deployments/()[^/]+()/" }     -- Gemini and Vertex AI; Bedrock; Azure
 local tiers = { auto = true, default = true, standard = true, standard_only = true, flex = true }     -- at these prices, or below
 
 local function price_of(model)
@@ -72,7 +72,9 @@ local function price_at(body, readings)
     end
   end
   for _, path in ipairs(readings) do
-    for _, p in ipairs(in_path) do models[#models + 1] = path:match(p) end
+    for _, p in ipairs(in_path) do
+      for from, to in path:lower():gmatch(p) do models[#models + 1] = path:sub(from, to - 1) end
+    end
   end
   local tier = body.service_tier
   if not models[1] or tier ~= nil and tier ~= json.null and not tiers[tier] then return dearest end
@@ -276,6 +278,11 @@ return {
       body = '{"model":"gpt-5-nano","service_tier":"priority","max_completion_tokens":1000}' }, want = true },
     { rule = { usd = "0.01" }, req = { method = "POST", url = "https://x.openai.azure.com/openai/deployments/o1-pro/chat/completions",
       headers = { ["content-type"] = "application/json" }, body = '{"model":"gpt-5-nano","max_completion_tokens":1000}' }, want = true },
+    { rule = { usd = "0.01" }, req = { method = "POST", url = "https://x.openai.azure.com/openai/Deployments/o1-pro/chat/completions",
+      headers = { ["content-type"] = "application/json" }, body = '{"model":"gpt-5-nano","max_completion_tokens":1000}' }, want = true },
+    { rule = { tokens = 1000 }, req = { method = "POST", url = "https://api.openai.com/v1/chat/completions",
+      headers = { ["content-type"] = "application/json; charset=utf-7" }, body = '{"model":"gpt-5","max_completion_tokens":9}' },
+      want = "the body cannot be read: the body is not UTF-8" },
     { rule = { usd = "0.50" }, req = { method = "POST",
       url = "https://generativelanguage.googleapis.com/v1beta/models/gemini-3-pro-image-preview:generateContent",
       headers = { ["content-type"] = "application/json" }, body = '{"model":"gemini-2.5-flash","generationConfig":{"maxOutputTokens":1000}}' }, want = true },

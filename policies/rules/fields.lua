@@ -7,7 +7,7 @@
 -- A member is named by its path: `*` stands for each element of a list, or each member of an object. `only` are patterns, of
 -- which one has to fit each value (`*`: any text); case counts in them, not in names, since many servers fold those. A pattern with
 -- an @ is one address: there `*` takes no @ and none of , ; : < > ( ) " \, so that no list of addresses fits (`*<*@acme.com>` is one
--- with a name). Control bytes fit a pattern that is `*` alone. A list of texts is judged element by element; any other value than a
+-- with a name), and a text with =? (an encoded word of RFC 2047, which may hide an address) fits none. Control bytes fit a pattern that is `*` alone. A list of texts is judged element by element; any other value than a
 -- text, number or boolean fits nothing, nor does a part of multipart, of which the name alone is read. Query parameters of that name
 -- are judged as a form's are. A body whose Content-Type says neither JSON nor a form nor multipart, that has a coding, or a member
 -- twice, is refused: nobody knows what the server would read.
@@ -17,7 +17,7 @@ local function marks(text) return (text:gsub('[^@,;:<>()"\\]', "")) end
 
 -- What stands for each `*` has no mark where the text has those of the pattern alone.
 local function one_fits(pattern, text)
-  return fits({ pattern }, text) and (pattern == "*" or not text:find("%c") and (not pattern:find("@", 1, true) or marks(pattern) == marks(text)))
+  return fits({ pattern }, text) and (pattern == "*" or not text:find("%c") and (not pattern:find("@", 1, true) or marks(pattern) == marks(text) and not text:find("=?", 1, true)))
 end
 
 local function judge(rule, found, where)
@@ -77,6 +77,7 @@ return {
     { rule = { member = "to", only = { "*@acme.com" } }, req = { method = "POST", headers = { ["content-type"] = "application/json" }, body = '{"to":"x@evil.test\\u0000@acme.com"}' }, want = true },
     { rule = { member = "to", only = { "*<*@acme.com>" } }, req = { method = "POST", headers = { ["content-type"] = "application/json" }, body = '{"to":"Ada <a@acme.com>"}' } },
     { rule = { member = "to", only = { "*<*@acme.com>" } }, req = { method = "POST", headers = { ["content-type"] = "application/json" }, body = '{"to":"x@evil.test, Ada <a@acme.com>"}' }, want = true },
+    { rule = { member = "to", only = { "*<*@acme.com>" } }, req = { method = "POST", headers = { ["content-type"] = "application/json" }, body = '{"to":"=?utf-8?q?x=40evil.test=2C?= <a@acme.com>"}' }, want = true },
     { rule = { member = "to", only = { "*" } }, req = { method = "POST", headers = { ["content-type"] = "application/json" }, body = '{"to":"x, y\\n@"}' } },
     { rule = { member = "to", only = { "*@acme.com" } }, req = { method = "POST", headers = { ["content-type"] = "application/json" }, body = '{"to":"a@acme.com","to":"x@evil.test"}' }, want = true },
     { rule = { member = "to", only = { "*@acme.com" } }, req = { method = "POST", headers = { ["content-type"] = "application/json" }, body = '{"to":{"email":"x"}}' }, want = true },

@@ -6,9 +6,9 @@
 -- Every operation of the document counts, whichever operationName names, and every field of its first level, through fragments
 -- and whatever alias it has. `operations` are the kinds that may be sent; a field goes on if a pattern of `allow` fits its name,
 -- or there is none, and none of `deny` does (`*`: any text). A query may stand in a JSON body, each of a batch, in a body of the type
--- application/graphql, or in the URL. A request that names a stored document by its hash and brings no text is refused: nobody
--- here knows what it says; so is one that names another than its text (documentId, doc_id, id beside `query`), for some servers run
--- that, and a document that cannot be read. An automatic persisted query goes on where its hash is that of its text.
+-- application/graphql, or in the URL; a body of another type is refused. So is a request that names a stored document by its hash and
+-- brings no text: nobody here knows what it says; and one that names another than its text (documentId, doc_id, id beside `query`), for
+-- some servers run that; and a document that cannot be read. An automatic persisted query goes on where its hash is that of its text.
 local TOKENS = 20000
 
 -- The document as a list of names and punctuators; strings and numbers are "0". nil: it is none.
@@ -168,20 +168,46 @@ end
 
 -- Members by which servers know a stored document, in small letters and without - and _.
 local ids = { id = true, documentid = true, docid = true, queryid = true, operationid = true, persistedqueryid = true, hash = true, sha256hash = true,
-  persistedquery = true }
-local function names_stored(name) return ids[(name:lower():gsub("[_-]", ""))] end
+  persistedquery = true, queryhash = true, documenthash = true, operationhash = true }
+local function fold(name) return (name:lower():gsub("[_%c -]", "")) end
+local function names_stored(name) return ids[fold(name)] end
+
+-- Is it the hash of this text, by each of its names?
+local function is_hash(persisted, query)
+  if type(query) ~= "string" or type(persisted) ~= "table" or persisted.sha256Hash == nil then return false end
+  local hash = secret.hex(sign.sha256(query))
+  for k, v in pairs(persisted) do
+    if type(k) ~= "string" or names_stored(k) and (type(v) ~= "string" or v:lower() ~= hash) then return false end
+  end
+  return true
+end
 
 -- Does a request name a document that may be another than its text?
 local function stored(one)
   for k, v in pairs(one) do
-    if type(k) == "string" and v ~= json.null and names_stored(k) then return true end
-  end
-  if type(one.extensions) ~= "table" then return false end
-  for k, v in pairs(one.extensions) do
-    if type(k) == "string" and names_stored(k) then
-      local hash = k == "persistedQuery" and type(v) == "table" and v.sha256Hash
-      if type(one.query) ~= "string" or type(hash) ~= "string" or hash:lower() ~= secret.hex(sign.sha256(one.query)) then return true end
+    if type(k) == "string" and v ~= json.null then
+      if names_stored(k) then return true end
+      if fold(k) == "extensions" then
+        if type(v) ~= "table" then return true end
+        for name, x in pairs(v) do
+          if type(name) ~= "string" or names_stored(name) and not (name == "persistedQuery" and is_hash(x, one.query)) then return true end
+        end
+      end
     end
+  end
+  return false
+end
+
+local asking = { query = true, operationname = true, variables = true, extensions = true }
+
+-- Does the URL ask a GraphQL API? Others have an `id` or a `hash` in it, too.
+local function asks(req, list)
+  if req.has_body then return true end
+  for _, pair in ipairs(list) do
+    if asking[fold(pair[1])] then return true end
+  end
+  for _, path in ipairs(req.readings() or { "/graphql" }) do
+    if path:lower():find("graphql", 1, true) or path:lower():find("gql", 1, true) then return true end
   end
   return false
 end
@@ -203,22 +229,29 @@ return {
   on_request = function(req, ctx)
     if req.websocket then return deny("a conversation over a WebSocket cannot be read") end
     local asked = 0
-    for _, pair in ipairs(req.query_text ~= "" and (uri.parse_query(req.query_text) or { { "query", "" } }) or {}) do
-      local name = pair[1]:lower()
+    local list = req.query_text ~= "" and (uri.parse_query(req.query_text) or { { "query", "" } }) or {}
+    for _, pair in ipairs(list) do
+      local name = fold(pair[1]:match("^[^%[]*"))
       if name == "query" then
         asked = asked + 1
         local why = judge(ctx.rule, pair[2])
         if why then return deny(why) end
-      elseif name == "extensions" or names_stored(name) then
+      elseif name == "extensions" or ids[name] and (name ~= "id" and name ~= "hash" or asks(req, list)) then
         return deny("a stored document, of which no text need come")
       end
     end
     if not req.has_body then return nil end
-    local kind = (req.headers:get("content-type") or ""):lower():match("^%s*([^;%s]*)")
-    if kind == "application/graphql" then
-      local why = req.headers:get("content-encoding") and "the body has a coding" or judge(ctx.rule, req.body)
+    local of = form.of(req.headers)
+    if of.media == "application/graphql" then
+      local why = of.why or judge(ctx.rule, req.body)
       return why and deny(why) or nil
     end
+    if of.kind ~= "json" and not of.bare then
+      return deny(("the body cannot be read: %s"):format(of.why or "its Content-Type does not say that it is JSON"))
+    end
+    -- Rack takes a body without a type for a form
+    local pairs_of = not of.bare and {} or form.values(req.body or "", "query", "extensions", "documentid", "document_id", "docid", "doc_id", "queryid", "query_id")
+    if not pairs_of or pairs_of[1] then return deny("the body is a query to servers that take it for a form") end
     local body, why = req.json()
     if type(body) ~= "table" then return deny(("the body cannot be read: %s"):format(why or "it is no object")) end
     for _, one in ipairs(body[1] ~= nil and body or { body }) do
@@ -251,5 +284,18 @@ return {
     { rule = { allow = { "viewer" } }, req = { method = "POST", headers = { ["content-type"] = "application/json" }, body = '{"query":"{viewer}","extensions":{"persistedQuery":{"version":1,"sha256Hash":"6c1358d167943758b4d42060c70eb270bc2df178458db8d53fca49aa9079a0fc"}}}' } },
     { rule = { allow = { "viewer" } }, req = { method = "POST", headers = { ["content-type"] = "application/json" }, body = '{"query":"{ viewer "}' }, want = "the document cannot be read" },
     { rule = { allow = { "viewer" } }, req = { method = "POST", headers = { ["content-type"] = "application/json" }, body = '{"query":"{ viewer }","QUERY":"{ secrets }"}' }, want = true },
+    { rule = { allow = { "viewer" } }, req = { method = "POST", headers = { ["content-type"] = "application/json; charset=utf-7" }, body = '{"query":"{ viewer }"}' }, want = "the body cannot be read: the body is not UTF-8" },
+    { rule = { allow = { "viewer" } }, req = { method = "POST", headers = { ["content-type"] = "application/graphql; charset=utf-7" }, body = '{ viewer }' }, want = "the body is not UTF-8" },
+    { rule = { allow = { "viewer" } }, req = { method = "POST", headers = { ["content-type"] = "application/x-www-form-urlencoded" }, body = '{"query":"{ viewer }","x":"&query=mutation{secrets}&"}' }, want = "the body cannot be read: its Content-Type does not say that it is JSON" },
+    { rule = { allow = { "viewer" } }, req = { method = "POST", body = '{"query":"{ viewer }","x":"&query=mutation{secrets}&"}' }, want = "the body is a query to servers that take it for a form" },
+    { rule = { allow = { "viewer" } }, req = { method = "POST", body = '{"query":"{ viewer }"}' } },
+    { rule = { allow = { "viewer" } }, req = { method = "POST", headers = { ["content-type"] = "application/json" }, body = '{"query":"{viewer}","Extensions":{"persistedQuery":{"sha256Hash":"00"}}}' }, want = "a stored document is named beside the text" },
+    { rule = { allow = { "viewer" } }, req = { method = "POST", headers = { ["content-type"] = "application/json" }, body = '{"query":"{viewer}","extensions":"{}"}' }, want = "a stored document is named beside the text" },
+    { rule = { allow = { "viewer" } }, req = { method = "POST", headers = { ["content-type"] = "application/json" }, body = '{"query":"{viewer}","extensions":{"persistedQuery":{"sha256Hash":"6c1358d167943758b4d42060c70eb270bc2df178458db8d53fca49aa9079a0fc","SHA256HASH":"00"}}}' }, want = "a stored document is named beside the text" },
+    { rule = { allow = { "viewer" } }, req = { method = "POST", headers = { ["content-type"] = "application/json" }, body = '{"query":"{viewer}","Query_Hash":"00"}' }, want = "a stored document is named beside the text" },
+    { rule = { allow = { "viewer" } }, req = { method = "GET", url = "https://api.example.com/users?id=5" } },
+    { rule = { allow = { "viewer" } }, req = { method = "GET", url = "https://api.example.com/graphql?id=5" }, want = "a stored document, of which no text need come" },
+    { rule = { allow = { "viewer" } }, req = { method = "GET", url = "https://api.example.com/api?id=5&Variables=x" }, want = "a stored document, of which no text need come" },
+    { rule = { allow = { "viewer" } }, req = { method = "GET", url = "https://api.example.com/api?doc_id=5" }, want = "a stored document, of which no text need come" },
   },
 }

@@ -7,14 +7,14 @@
 -- the path; each that is named has to fit one of the patterns (`*`: any text). The bound holds for each member that names one (max_tokens, max_completion_tokens,
 -- max_output_tokens, generationConfig.maxOutputTokens, inferenceConfig.maxTokens, options.num_predict); a call that names none may
 -- go up to the model's own and is refused unless unset=allow. Batches whose requests lie in a file are refused: nobody here
--- reads that file. Calls to other paths (lists of models, files, embeddings) go on.
+-- reads that file. So are those in a member `batch` (Gemini). Calls to other paths (lists of models, files, embeddings) go on.
 local speaking = {
   "/messages$", "/messages/batches$", "/complete$", "/completions$", "/responses$", ":generateContent$", ":streamGenerateContent$",
   ":rawPredict$", ":streamRawPredict$", ":predict$", "/converse$", "/converse%-stream$", "/invoke$", "/invoke%-with%-response%-stream$",
   "/api/generate$", "/api/chat$", "/batches$", ":batchGenerateContent$",
   "/runs$",
 }
-local in_path = { "/models/([^/:]+):", "/model/([^/]+)/", "/deployments/([^/]+)/" }
+local in_path = { "/models/()[^/:]+():", "/model/()[^/]+()/", "/deployments/()[^/]+()/" }
 local bounds = { "max_tokens", "max_completion_tokens", "max_output_tokens", "max_tokens_to_sample", "maxOutputTokens", "maxTokens", "num_predict",
   "max_new_tokens", "max_gen_len" }
 local within = { "generationConfig", "generation_config", "inferenceConfig", "options", "textGenerationConfig", "parameters" }
@@ -55,7 +55,7 @@ end
 
 -- What is looked for in a body that is too long to be read whole: pictures and files are.
 local function members()
-  local out = { "requests", "input_file_id" }
+  local out = { "requests", "batch", "input_file_id" }
   for _, where in ipairs { "", "generationConfig.", "generation_config.", "inferenceConfig.", "options.", "textGenerationConfig.", "parameters." } do
     for _, name in ipairs { "model", "model_id", "models" } do out[#out + 1] = where .. name end
     for _, name in ipairs(bounds) do out[#out + 1] = where .. name end
@@ -68,7 +68,7 @@ local function body_of(found)
   local body = {}
   for path, values in pairs(found.values) do
     local where, name = path:match("^(.*)%.([^.]*)$")
-    local value = (path:match("[^.]*$") == "models" or #values > 1) and values or values[1]
+    local value = (path:match("[^.]*$") == "models" and values[1] ~= json.null or #values > 1) and values or values[1]
     if where then
       body[where] = body[where] or {}
       body[where][name] = value
@@ -97,7 +97,9 @@ return {
     for _, path in ipairs(readings) do
       path = path:gsub("/+$", "")
       for _, p in ipairs(speaking) do speaks = speaks or path:lower():find(p:lower()) ~= nil end
-      for _, p in ipairs(in_path) do models[#models + 1] = path:match(p) end
+      for _, p in ipairs(in_path) do
+        for from, to in path:lower():gmatch(p) do models[#models + 1] = path:sub(from, to - 1) end
+      end
     end
     if not speaks then return nil end
     for _, model in ipairs(models) do
@@ -108,9 +110,10 @@ return {
       local found
       found, why = req.members()
       body = found and body_of(found)
-      if body and (body.requests ~= nil or body.input_file_id ~= nil) then return deny("this batch is longer than body-max, and nobody can read it") end
+      if body and (body.requests ~= nil or body.batch ~= nil or body.input_file_id ~= nil) then return deny("this batch is longer than body-max, and nobody can read it") end
     end
     if type(body) ~= "table" then return deny(("the body cannot be read: %s"):format(why or "it is no object")) end
+    if body.batch ~= nil and body.batch ~= json.null then return deny("a batch of this kind is not read") end
     -- Each request of a batch is a list of the objects that may say something of it: a server goes by one of them.
     local list = { { body } }
     if type(body.requests) == "table" then
@@ -157,6 +160,9 @@ return {
     { rule = { max_tokens = 100, unset = "allow" }, req = { method = "POST", url = "https://api.openai.com/v1/responses", headers = { ["content-type"] = "application/json" }, body = '{"model":"m"}' } },
     { rule = { models = { "gemini-*" }, max_tokens = 100 }, req = { method = "POST", url = "https://generativelanguage.googleapis.com/v1beta/models/gemini-2:generateContent", headers = { ["content-type"] = "application/json" }, body = '{"generationConfig":{"maxOutputTokens":50}}' } },
     { rule = { models = { "gemini-*" } }, req = { method = "POST", url = "https://generativelanguage.googleapis.com/v1beta/models/other:generateContent", headers = { ["content-type"] = "application/json" }, body = "{}" }, want = true },
+    { rule = { models = { "gemini-*" } }, req = { method = "POST", url = "https://generativelanguage.googleapis.com/v1beta/Models/other:generateContent", headers = { ["content-type"] = "application/json" }, body = '{"model":"gemini-2"}' }, want = "the model other is not allowed here" },
+    { rule = { max_tokens = 9, unset = "allow" }, req = { method = "POST", url = "https://generativelanguage.googleapis.com/v1beta/models/gemini-2:batchGenerateContent", headers = { ["content-type"] = "application/json" }, body = '{"batch":{"input_config":{"requests":{"requests":[{"request":{"generationConfig":{"maxOutputTokens":10}}}]}}}}' }, want = "a batch of this kind is not read" },
+    { rule = { models = { "gpt-*" } }, req = { method = "POST", url = "https://api.openai.com/v1/chat/completions", headers = { ["content-type"] = "application/json; charset=utf-7" }, body = '{"model":"gpt-1"}' }, want = "the body cannot be read: the body is not UTF-8" },
     { rule = { models = { "gpt-*" } }, req = { method = "POST", url = "https://api.openai.com/v1/batches", headers = { ["content-type"] = "application/json" }, body = '{"input_file_id":"f"}' }, want = true },
     { rule = { models = { "gpt-*" } }, req = { method = "POST", url = "https://api.openai.com/v1/chat/completions%zz", headers = { ["content-type"] = "application/json" }, body = '{"model":"x"}' }, want = "servers read this path in different ways" },
     { rule = { models = { "gpt-*" } }, req = { method = "POST", url = "https://api.openai.com/V1/Chat/Completions", headers = { ["content-type"] = "application/json" }, body = '{"model":"x"}' }, want = true },

@@ -24,6 +24,7 @@ local function judge(rule, m)
   if odd(m) then return "a member only looks like the protocol's" end
   if m.method == nil then return nil end        -- an answer to what the server asked
   if type(m.method) ~= "string" then return "the method is no text" end
+  if m.method:find("%c") then return "the method has a control byte" end
   if open[m.method] then return nil, m.method end
   if m.method ~= "tools/call" and m.method:lower():gsub("%W", "") == "toolscall" then return "the method only looks like tools/call" end
   if m.method ~= "tools/call" then
@@ -74,5 +75,9 @@ return {
     { rule = { methods = "deny" }, req = { method = "POST", headers = { ["content-type"] = "application/json" }, body = '{"jsonrpc":"2.0","id":1,"method":"resources/read","params":{"uri":"x"}}' }, want = "the method resources/read is not allowed here" },
     { rule = { deny = { "drop" } }, req = { method = "POST", headers = { ["content-type"] = "application/json" }, body = 'x' }, want = true },
     { rule = { deny = { "drop" } }, req = { method = "GET" } },
+    { rule = { deny = { "drop" } }, req = { method = "POST", headers = { ["content-type"] = "application/json; charset=utf-7" }, body = '{"jsonrpc":"2.0","id":1,"method":"tools/list"}' }, want = "the body cannot be read: the body is not UTF-8" },
+    { rule = { deny = { "drop" } }, req = { method = "POST", headers = { ["content-type"] = "application/json; charset=UTF-8" }, body = '{"jsonrpc":"2.0","id":1,"method":"tools/list"}' } },
+    { rule = { deny = { "drop" } }, req = { method = "POST", headers = { ["content-type"] = "application/json; charset=iso-8859-1" }, body = '{"jsonrpc":"2.0","id":1,"method":"tools/list"}' } },
+    { rule = { deny = { "drop" } }, req = { method = "POST", headers = { ["content-type"] = "application/json" }, body = '{"jsonrpc":"2.0","id":1,"method":"notifications/x\\n"}' }, want = "the method has a control byte" },
   },
 }

@@ -9,7 +9,8 @@
 -- a subresource of a bucket or an object (policy, acl, lifecycle, versioning, public access, and every other that is no upload),
 -- the making of a bucket, and the headers x-amz-acl and x-amz-grant-*; copies are x-amz-copy-source and x-amz-rename-source,
 -- whose place no path rule of this rule's looks at (`allow` leaves it to the credential's own paths). Uploads in parts and their
--- end are plain writes; an upload in parts that is given up (DELETE ?uploadId) is one, too.
+-- end are plain writes; an upload in parts that is given up (DELETE ?uploadId) is one, too. Hosts that begin with a bucket's name are
+-- known of Amazon and others; at any other host what the path names first is the bucket.
 local plain = {     -- subresources of what is written: an upload, and what a client names of it
   uploads = true, uploadid = true, partnumber = true, versionid = true, ["x-id"] = true, select = true, ["select-type"] = true,
 }
@@ -22,26 +23,41 @@ local function pairs_of(req)
   return (text == nil or text == "") and {} or (uri.parse_query(text))
 end
 
--- Is it an upload in parts that is given up? uploadId stands once, so written, with a value, beside nothing that servers read: without one
--- they take DELETE for the object's.
+-- Is it an upload in parts that is given up? uploadId stands once, so written, with a value that is the same to all readers of a query, beside
+-- nothing that servers read: without one they take DELETE for the object's.
 local function gives_up(list)
   local found = 0
   for _, pair in ipairs(list) do
     local name = pair[1]:lower()
     if name == "uploadid" then
-      if pair[1] ~= "uploadId" or pair[2] == "" then return false end
+      if pair[1] ~= "uploadId" or not pair[2]:find("^[%w._~-]+$") then return false end
       found = found + 1
-    elseif name ~= "x-id" and not signing[name] then
+    elseif not (name == "x-id" and pair[2]:find("^%w*$")) and not signing[name] then
       return false
     end
   end
   return found == 1
 end
 
--- Names each reading of the path an object, and no bucket? Of a path /bucket, or of / at a host that is the bucket's, none does.
+-- Hosts whose first labels are a bucket's name, as lua/target.lua has them. Any other host has its buckets in the path.
+local bucket_hosts = { "%.s3[.-]", "%.s3express%-", "%.storage%.googleapis%.com$", "%.%x+%.r2%.cloudflarestorage%.com$", "%.%x+%.%l+%.r2%.cloudflarestorage%.com$",
+  "%.[%w-]+%.digitaloceanspaces%.com$", "%.[%w-]+%.linodeobjects%.com$", "%.[%w-]+%.vultrobjects%.com$", "%.oss%-[%w-]+%.aliyuncs%.com$",
+  "%.obs%.[%w-]+%.myhuaweicloud%.com$", "%.[%w-]+%.bcebos%.com$", "%.tos%-[%w-]+%.%l+%.com$", "%.ks3%-[%w-]+%.%l+%.com$", "%.fly%.storage%.tigris%.dev$" }
+
+-- A namespace of Kubernetes, and an interface endpoint of Amazon's, are no buckets.
+local function is_bucket(host)
+  if host:find("%.s3[%w-]*%.svc%f[.\0]") or host:find("^%l*%.?vpce%-[%w-]+%.s3") then return false end
+  for _, pattern in ipairs(bucket_hosts) do
+    if host:find(pattern) then return true end
+  end
+  return false
+end
+
+-- Names each reading of the path an object, and no bucket? Of a path /bucket, or of / at a host that is the bucket's, none does, whatever
+-- stands in the query: servers make a bucket of PUT /bucket?x-id=PutObject.
 local function names_object(req, readings)
   for _, path in ipairs(readings) do
-    if not path:find("^/[^/]+/.") and not (req.host:find("%.s3[.-]") and path:find("^/.")) then return false end
+    if not path:find("^/[^/]+/.") and not (path:find("^/.") and is_bucket(req.host)) then return false end
   end
   return true
 end
@@ -85,7 +101,7 @@ return {
       end
       if refused then return refused end
     end
-    if method ~= "PUT" and method ~= "DELETE" then return nil end
+    if method ~= "PUT" and (method ~= "DELETE" or rule.deletes == "allow") then return nil end
     local readings = req.readings()
     if not readings then return deny("servers read this path in different ways") end
     local object = names_object(req, readings)
@@ -105,6 +121,24 @@ return {
     { req = { method = "POST", url = "https://s3.eu-west-1.amazonaws.com/b/k?uploadId=x" } },
     { req = { method = "DELETE", url = "https://s3.eu-west-1.amazonaws.com/b/k?uploadId=x" } },
     { req = { method = "DELETE", url = "https://s3.eu-west-1.amazonaws.com/b/k?uploadId=x&x-id=AbortMultipartUpload" } },
+    { req = { method = "PUT", url = "https://b.0a1b.r2.cloudflarestorage.com/k?x-id=PutObject" } },
+    { req = { method = "PUT", url = "https://b.0a1b.eu.r2.cloudflarestorage.com/k" } },
+    { req = { method = "PUT", url = "https://0a1b.r2.cloudflarestorage.com/b?x-id=PutObject" }, want = "settings are not allowed here (a new bucket, or a path that may be one)" },
+    { req = { method = "PUT", url = "https://0a1b.eu.r2.cloudflarestorage.com/b" }, want = "settings are not allowed here (a new bucket, or a path that may be one)" },
+    { req = { method = "PUT", url = "https://b.nyc3.digitaloceanspaces.com/k?partNumber=1&uploadId=x" } },
+    { req = { method = "DELETE", url = "https://b.nyc3.digitaloceanspaces.com/k?uploadId=x" } },
+    { req = { method = "PUT", url = "https://nyc3.digitaloceanspaces.com/b?partNumber=1&uploadId=x" }, want = "settings are not allowed here (a new bucket, or a path that may be one)" },
+    { req = { method = "PUT", url = "https://b.storage.googleapis.com/k" } },
+    { req = { method = "PUT", url = "https://storage.googleapis.com/b" }, want = "settings are not allowed here (a new bucket, or a path that may be one)" },
+    { req = { method = "PUT", url = "https://b--use1-az4--x-s3.s3express-use1-az4.us-east-1.amazonaws.com/k?partNumber=1&uploadId=x" } },
+    { req = { method = "PUT", url = "https://s3express-control.us-east-1.amazonaws.com/b--use1-az4--x-s3" }, want = "settings are not allowed here (a new bucket, or a path that may be one)" },
+    { req = { method = "PUT", url = "https://minio.s3.svc.cluster.local/b" }, want = "settings are not allowed here (a new bucket, or a path that may be one)" },
+    { req = { method = "PUT", url = "https://bucket.vpce-1a2b-3c4d.s3.us-east-1.vpce.amazonaws.com/b" }, want = "settings are not allowed here (a new bucket, or a path that may be one)" },
+    { req = { method = "PUT", url = "https://b.bucket.vpce-1a2b-3c4d.s3.us-east-1.vpce.amazonaws.com/k" } },
+    { req = { method = "DELETE", url = "https://s3.eu-west-1.amazonaws.com/b/k?uploadId=x;y" }, want = "deletes are not allowed here (DELETE)" },
+    { req = { method = "DELETE", url = "https://s3.eu-west-1.amazonaws.com/b/k?uploadId=%20" }, want = "deletes are not allowed here (DELETE)" },
+    { req = { method = "DELETE", url = "https://s3.eu-west-1.amazonaws.com/b/k?uploadId=x&x-id=y;uploadId=" }, want = "deletes are not allowed here (DELETE)" },
+    { rule = { deletes = "allow" }, req = { method = "DELETE", url = "https://s3.eu-west-1.amazonaws.com/b/%zz" } },
     { req = { method = "DELETE", url = "https://s3.eu-west-1.amazonaws.com/b/k?uploadId=" }, want = "deletes are not allowed here (DELETE)" },
     { req = { method = "DELETE", url = "https://s3.eu-west-1.amazonaws.com/b/k?uploadid=x" }, want = "deletes are not allowed here (DELETE)" },
     { req = { method = "DELETE", url = "https://s3.eu-west-1.amazonaws.com/b/k?uploadId=x&uploadId=" }, want = "deletes are not allowed here (DELETE)" },

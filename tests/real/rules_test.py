@@ -235,6 +235,10 @@ def test_explain_reads_bodies(t):
     for given, said in ((f"@{s.dir}/none", "there is no such file"), (f"@{s.dir}", "cannot read"), ("-", "it has more than 64k")):
         r = s.cli("explain", "--body", given, "POST", "https://api.test/", stdin="x" * 70000, check=False)
         assert r.returncode == 1 and said in r.stderr and not r.stdout, (given, r)
+    for models, status in (("null", 200), ('["gpt-1"]', 200), ('["gpt-1","o1"]', 403)):     # a body that is over body-max streams
+        body = f'{{"model":"gpt-5","models":{models},"x":"{"x" * 70000}"}}'.encode()
+        r = s.request("POST", "/llm/v1/chat/completions", headers={"Content-Type": of_json}, body=body)
+        assert r.status == status, (models, r.status, r.body)
 
 
 def test_answer_h2(t):

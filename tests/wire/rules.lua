@@ -195,7 +195,8 @@ cases[#cases + 1] = { name = "a rule that may refuse answers refuses a tunnel th
 
 -- A rule is asked about each path that a server may route as its own, and sees a method in capitals.
 for _, case in ipairs {
-  { "GET /NONE/x", 429, "too_many" }, { "GET /none.json", 429, "too_many" }, { "GET /None.JSON", 429, "too_many" }, { "GET /nonesuch", 200 }, { "GET /none.d/x", 200 },
+  { "GET /NONE/x", 429, "too_many" }, { "GET /none.json", 429, "too_many" }, { "GET /None.JSON", 429, "too_many" },
+  { "GET /none.json/", 429, "too_many" }, { "GET /none.x-y", 429, "too_many" }, { "GET /nonesuch", 200 }, { "GET /none.d/x", 200 },
   { "delete /items/1", 403, "rule_denied" }, { "Delete /Items", 403, "rule_denied" }, { "GET /items/1", 200 }, { "get /v1/x?seen=1", 403, "rule_denied", "GET https api.test 443 /v1/x" },
 } do
   cases[#cases + 1] = { name = case[1] .. ": as what it may be read", send = case[1] .. " HTTP/1.1\r\nHost: api.test\r\n\r\n",
