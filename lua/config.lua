@@ -123,6 +123,11 @@ end
 
 -- ---- life ----------------------------------------------------------------------------------------
 
+-- switched: of each bundle that an agent in the cache holds, whether it was off when that one was read; "both": of one it was, of another not.
+local function agents_empty(self)
+  self.agents, self.tokens, self.switched = cache_new(AGENTS_MAX), cache_new(AGENTS_MAX), {}
+end
+
 function M.new(with)
   local self = setmetatable({}, M)
   for _, name in ipairs { "store", "records", "policy", "policies", "sandbox", "time", "keep", "parse_url", "path_readings" } do
@@ -138,8 +143,7 @@ function M.new(with)
   self.overrides = with.overrides
   self.on_settings = with.on_settings
   self.opened = cache_new(OPENED_MAX)
-  self.agents = cache_new(AGENTS_MAX)
-  self.tokens = cache_new(AGENTS_MAX)
+  agents_empty(self)
   self.bundle_variables, self.bundle_rules = cache_new(BUNDLES_MAX), cache_new(BUNDLES_MAX)
   self.named = { n = 0 }     -- refused records that the log has named: once, until they change
   self.applied = -1          -- the generation that the index has reached
@@ -312,8 +316,7 @@ end
 
 local function forget_all(self)
   self.opened = cache_new(OPENED_MAX)
-  self.agents = cache_new(AGENTS_MAX)
-  self.tokens = cache_new(AGENTS_MAX)
+  agents_empty(self)
   self.bundle_variables, self.bundle_rules = cache_new(BUNDLES_MAX), cache_new(BUNDLES_MAX)
   self.echo = nil
 end
@@ -329,13 +332,14 @@ local function apply_changes(self, changes)
     local db, key = changes[i], changes[i + 1]
     self.named[db .. "/" .. key] = nil
     if db == "agent" then
-      self.agents, self.tokens = cache_new(AGENTS_MAX), cache_new(AGENTS_MAX)
+      agents_empty(self)
     elseif db == "meta" then
       settings = true
     elseif db == "bundle" and not key:find("/", 1, true) then
       self.bundle_variables:drop(key)
       self.bundle_rules:drop(key)
-      self.agents, self.tokens = cache_new(AGENTS_MAX), cache_new(AGENTS_MAX)   -- which of theirs are enabled
+      local was = self.switched[key]
+      if was ~= nil and was ~= self:bundle_off(key) then agents_empty(self) end
     elseif place_of(db, key) then
       if db == "credential" then self.opened:drop(key) end
       local rec, code, why = self.store.peek(db, key)
@@ -435,8 +439,8 @@ function M:bundle_off(name)
   return rec ~= nil and rec.enabled == false
 end
 
---- An agent by name, as the pipeline uses it: { name, bundles = those that are enabled, off = { [name] = true } of the others, first = the first
--- that it holds, enabled or not, hosts = cache } | nil: it may do nothing; "revoked", "disabled", "expired"
+--- An agent by name, as the pipeline uses it: { name, bundles = those that are enabled, off = { [name] = true } of the others, held = all, first = the
+-- first of all, hosts = cache } | nil: it may do nothing; "revoked", "disabled", "expired"
 function M:agent_named(name)
   local agent = self.agents:get(name)
   if not agent then
@@ -446,9 +450,11 @@ function M:agent_named(name)
     agent = { name = name, bundles = {}, off = {}, first = (rec.bundles or {})[1], revoked = rec.revoked == true, disabled = rec.enabled == false,
       expires_at = rec.expires_at,
       variables = rec.variables, requests = rec.requests, series = rec.series, kind = rec.kind, id = rec.id, epoch = rec.epoch }
-    agent.in_bundle = {}
-    for _, b in ipairs(rec.bundles or {}) do
-      if self:bundle_off(b) then agent.off[b] = true
+    agent.held, agent.in_bundle = rec.bundles or {}, {}
+    for _, b in ipairs(agent.held) do
+      local off, was = self:bundle_off(b), self.switched[b]
+      if was == nil then self.switched[b] = off elseif was ~= off then self.switched[b] = "both" end
+      if off then agent.off[b] = true
       else agent.bundles[#agent.bundles + 1], agent.in_bundle[b] = b, true end
     end
     self.agents:put(name, agent)
@@ -461,7 +467,7 @@ end
 
 --- Agents are read anew where the store has moved on. For who must not wait for `sync`.
 function M:forget_agents()
-  if self.applied ~= self.store.generation() then self.agents, self.tokens = cache_new(AGENTS_MAX), cache_new(AGENTS_MAX) end
+  if self.applied ~= self.store.generation() then agents_empty(self) end
 end
 
 --- The agent whose token has this SHA-256 (hex), or whose door that is (doors.lua) | nil: unknown; nil, "expired" | "revoked" | "disabled" | "rotated", whose it was.
@@ -537,7 +543,7 @@ function M:holds(agent)
   end
 end
 
---- What may decide for this agent on this host: { list = match's, plans, kept = the pipeline's }, kept while nothing
+--- What may decide for this agent on this host: { list = match's, all = the same with its disabled bundles, for match.tunnel, plans, kept = the pipeline's }, kept while nothing
 -- changes. nil, why where match.lua fails.
 function M:candidates(agent, host)
   if agent.generation ~= self.applied then
@@ -549,8 +555,13 @@ function M:candidates(agent, host)
   if self.broken or not self.build then return nil, self.broken end
   local ok, list = self.sandbox.call("match", self.build.match.candidates, self.build.index, agent.bundles, host, self:holds(agent))
   if not ok or type(list) ~= "table" then return nil, tostring(list) end
+  local all = list
+  if next(agent.off) then
+    ok, all = self.sandbox.call("match", self.build.match.candidates, self.build.index, agent.held, host, self:holds(agent))
+    if not ok or type(all) ~= "table" then return nil, tostring(all) end
+  end
   if agent.host_count >= HOSTS_MAX then agent.hosts, agent.host_count = {}, 0 end
-  found = { list = list, plans = {}, kept = {}, foreign = {} }
+  found = { list = list, all = all, plans = {}, kept = {}, foreign = {} }
   agent.hosts[host], agent.host_count = found, agent.host_count + 1
   return found
 end

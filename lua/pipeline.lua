@@ -28,6 +28,7 @@ local READY_MAX = 256       -- routes of one agent that go the short way
 local DECIDE_TRIES = 3      -- while the store changes under the decision
 local ECHO_HOST = "echo.sallyport.test"
 local ECHO_MAX = 64 * 1024  -- bytes of a body that is shown
+local OFF_NAMED = 5         -- disabled bundles that a hint names
 local DISCOVER_MAX = 500    -- entries in one answer: it has to fit in 256 KiB
 local PAGE = 32             -- records read at once
 local PAGES_MAX = 16        -- answers to /discover that are kept until something changes: 4 MB at most
@@ -361,19 +362,22 @@ local function allowed_message(code, req)
   if code == "path_not_allowed" then return ("this path of %s is not allowed for this agent"):format(errors.host(req.host)) end
 end
 
--- What an agent is told that holds bundles which give nothing for now | nil
-local function off_hint(agent)
+-- The hint of host_not_allowed. Who holds bundles that give nothing for now is told that, too. hint: match's own | nil
+local function off_hint(agent, hint)
   local names = {}
   for name in pairs(agent.off or {}) do names[#names + 1] = name end
+  if not names[1] then return hint end
   table.sort(names)
-  return names[1] and ("disabled among this agent's bundles: %s; the operator can enable them: sallyport bundle enable %s")
-    :format(table.concat(names, ", "), names[1])
+  local more = #names - OFF_NAMED
+  return ("%s; disabled among this agent's bundles: %s%s; the operator can enable them: sallyport bundle enable %s"):format(
+    hint or errors.codes.host_not_allowed[3], table.concat(names, ", ", 1, math.min(#names, OFF_NAMED)),
+    more > 0 and (" and %d more"):format(more) or "", names[1])
 end
 
 local function refuse_decided(self, req, agent, code, message, hint)
   if not message then message = allowed_message(code, req) end
-  if code == "host_not_allowed" then hint = hint or off_hint(agent) end
-  if hint then hint = hint .. "; GET /discover on the proxy lists what this agent may reach" end
+  if hint then hint = hint .. "; " .. errors.LIST end
+  if code == "host_not_allowed" then hint = off_hint(agent, hint) end
   return refuse(req, agent, code, message, hint)
 end
 
@@ -1734,7 +1738,7 @@ function M:on_connect(req)
   -- What will be refused is intercepted too, so that the client can read why; so is what match.lua cannot judge.
   local found = self.config:candidates(agent, req.host)
   if not found then return req:intercept() end
-  local ok, item, bundle = self.sandbox.call("match", self.config.build.match.tunnel, found.list, req.port)
+  local ok, item, bundle = self.sandbox.call("match", self.config.build.match.tunnel, found.all, req.port, agent.off)
   local own = ok and self.config:item(item)
   if not relays(agent, own, bundle) then return req:intercept() end
   local turn = req:log { agent = agent.name, requests = agent.requests, bundle = bundle, decision = "allow",
@@ -2166,7 +2170,7 @@ function M:on_rejudge(info)
   local found = self.config:candidates(agent, info.host)
   if not found then return false end
   if info.form == "connect" then
-    local ok, item, bundle = self.sandbox.call("match", self.config.build.match.tunnel, found.list, info.port)
+    local ok, item, bundle = self.sandbox.call("match", self.config.build.match.tunnel, found.all, info.port, agent.off)
     local own = ok and self.config:item(item)
     return relays(agent, own, bundle) and not names_nobody(self, info.token, info.host, agent, bundle, { own.name })
   end

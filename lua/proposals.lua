@@ -436,7 +436,7 @@ function M.holders(bundle)
   local names = {}
   for _, a in require("cli.db").each("agent", "a/") do
     for _, b in ipairs(a and not a.revoked and a.bundles or {}) do
-      if b == bundle then names[#names + 1] = a.name end
+      if b == bundle then names[#names + 1] = a.name .. (a.enabled == false and " (disabled)" or "") end
     end
   end
   table.sort(names)

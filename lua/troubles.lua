@@ -5,7 +5,7 @@ local SOON = 7 * 86400     -- s before an end at which it is named
 
 --- Does an agent end soon, and when? a: its record
 function M.ends_soon(a, now)
-  return not a.revoked and a.expires_at ~= nil and a.expires_at > now and a.expires_at < now + SOON
+  return not a.revoked and a.enabled ~= false and a.expires_at ~= nil and a.expires_at > now and a.expires_at < now + SOON
 end
 
 -- When the token of an account ends that nothing renews, where that is soon for its life | nil

@@ -491,17 +491,19 @@ local function decide(list, q, trace)
   return refuse(list, q, path)
 end
 
---- The domain entry that relays this port blindly, if it decides and no credential covers the host. A credential
--- that is disabled, or for another port, counts: switching one off must not open a tunnel past the proxy's eyes.
-local function tunnel(list, port)
+--- The domain entry that relays this port blindly, if it decides and no credential covers the host. What is disabled
+-- counts as one that reads: switching it off must not open a tunnel past the proxy's eyes. So does a credential for
+-- another port. list: the levels of all bundles of the agent; off: nil, or { [name] = true } of those that are disabled.
+local function tunnel(list, port, off)
   for _, level in ipairs(list) do
     if level.tree.kind == "credential" then return nil end
   end
   for _, level in ipairs(list) do
     for _, item in ipairs(level_items(level, HINT_MAX)) do
-      local shape = item.shape
-      if shape.enabled and shape.ports.has[port] then
-        if shape.tunnel then return item, level.tree.bundle end
+      local shape, shut = item.shape, off and off[level.tree.bundle]
+      -- A tunnel entry of a disabled bundle read nothing: it hides no other one.
+      if shape.ports.has[port] and not (shut and shape.tunnel) then
+        if shape.enabled and shape.tunnel then return item, level.tree.bundle end
         return nil   -- one for some paths alone counts, too: bytes that nobody reads have none
       end
     end

@@ -383,7 +383,7 @@ example:
   { words = "bundle disable", args = "NAME", min = 1, max = 1, summary = "keep it, but let it give nothing", help = [[
 A disabled bundle gives its agents nothing, from the next request: no credential, host, variable or placeholder of it. They are left
 with the other bundles that they hold; who holds no other may reach nothing, not what `default` holds either. New proposals of agents
-whose first bundle it is are refused. What was sealed by its credentials opens again once it is enabled.
+whose first bundle it is are refused. A tunnel entry of another bundle stays shut to the hosts that this one reads. What was sealed by its credentials opens again once it is enabled.
 
 example:
   sallyport bundle disable research
@@ -433,8 +433,8 @@ example:
   sallyport domain enable default docs.example.org
 ]], run = domain_switch(true) },
   { words = "domain disable", args = "BUNDLE HOST", min = 2, max = 2, summary = "keep it, but let nobody through by it", help = [[
-A disabled entry matches nothing, from the next request: what another one allows goes on, such as a '*'; else agents are told
-403 service_disabled. `domain add` of the same host puts a new entry in its place, which counts.
+A disabled entry matches nothing, from the next request: what another one allows goes on, such as a '*', but no tunnel entry
+relays its host and ports unread; else agents are told 403 service_disabled. `domain add` of the same host puts a new entry in its place, which counts.
 
 example:
   sallyport domain disable default docs.example.org

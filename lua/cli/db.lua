@@ -150,6 +150,21 @@ function M.need(kind, name)
     near and ("did you mean %s?"):format(near) or k.add:format(report.clean(name)))
 end
 
+--- Why this agent does not have that credential by its bundles, and what mends it, in one line | nil: it has it.
+function M.apart(agent, rec)
+  local in_one, off = {}, nil
+  for _, b in ipairs(rec.bundles or {}) do in_one[b] = true end
+  for _, b in ipairs(agent.bundles or {}) do
+    if in_one[b] then
+      local bundle = require("store").peek("bundle", b)
+      if not (bundle and bundle.enabled == false) then return nil end
+      off = off or b
+    end
+  end
+  if off then return ("the bundle %s, by which '%s' has '%s', is disabled: sallyport bundle enable %s"):format(off, agent.name, rec.name, off) end
+  return ("'%s' holds no bundle that '%s' is in: sallyport bundle attach"):format(agent.name, rec.name)
+end
+
 local why_not_written = {
   full = { "there is no room on the disk", "free some and try again; nothing was changed" },
   timeout = { "another process holds the store", "a stopped sallyport command may hold it: see `jobs` and `ps`" },

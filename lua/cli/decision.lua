@@ -88,17 +88,20 @@ end
 
 -- Where no agent is named: one that holds every bundle, `default` first, the others by name.
 local function agent_of_all(config)
-  local agent = { bundles = {}, in_bundle = {}, off = {} }
+  local agent, seen = { bundles = {}, in_bundle = {}, off = {}, held = {} }, {}
   for _, set in pairs(config.build and config.build.bundle_sets or {}) do
     for bundle in pairs(set) do
-      if config:bundle_off(bundle) then agent.off[bundle] = true else agent.in_bundle[bundle] = true end
+      if not seen[bundle] then seen[bundle], agent.held[#agent.held + 1] = true, bundle end
     end
   end
-  for bundle in pairs(agent.in_bundle) do agent.bundles[#agent.bundles + 1] = bundle end
-  table.sort(agent.bundles, function(a, b)
+  table.sort(agent.held, function(a, b)
     if a == "default" or b == "default" then return a == "default" and b ~= "default" end
     return a < b
   end)
+  for _, bundle in ipairs(agent.held) do
+    if config:bundle_off(bundle) then agent.off[bundle] = true
+    else agent.bundles[#agent.bundles + 1], agent.in_bundle[bundle] = bundle, true end
+  end
   return agent
 end
 
@@ -329,7 +332,7 @@ function M.explain(pipeline, spec)
   local found, broken = self.config:candidates(agent, url.host)
   if not found then return deny("policy_failed", tostring(broken)) end
   if url.scheme == "https" then
-    local ok, item, bundle = self.sandbox.call("match", self.config.build.match.tunnel, found.list, url.port)
+    local ok, item, bundle = self.sandbox.call("match", self.config.build.match.tunnel, found.all, url.port, agent.off)
     local own = ok and self.config:item(item)
     if relays(agent, own, bundle) then
       result.decision, result.bundle, result.domain, result.tunnel = "allow", bundle, own.name, true
@@ -367,7 +370,7 @@ function M.explain(pipeline, spec)
     return deny("token_endpoint", ("this is the token endpoint of %s; the proxy alone talks to it"):format(fetcher),
       spec.method == "POST" and stand_in_message(fetcher) or nil)
   elseif not own then
-    return deny(bundle, allowed_message(bundle, { host = url.host, port = url.port, websocket = websocket }), routed or bundle == "host_not_allowed" and off_hint(agent) or nil)
+    return deny(bundle, allowed_message(bundle, { host = url.host, port = url.port, websocket = websocket }), bundle == "host_not_allowed" and off_hint(agent, routed) or routed)
   end
   result.bundle, result.host, result.port, result.tls = bundle, url.host, url.port, url.scheme == "https"
   local named = own.domain and { own.name } or (self.store.peek("credential", own.name) or {}).hosts

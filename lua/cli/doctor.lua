@@ -305,6 +305,9 @@ local function listeners(ctx, say)
     if agent and (not kept or kept.revoked or kept.kind == "tenant") then
       open = true
       say("listener", WARN, ("%s is for an agent that is not there"):format(l), ("sallyport agent add %s"):format(agent))
+    elseif agent and kept.enabled == false then
+      open = true
+      say("listener", WARN, ("%s is for an agent that is disabled"):format(l), ("sallyport agent enable %s"):format(agent))
     end
   end
   for _, l in ipairs(running and running.listen or all.listen) do look(l, false) end

@@ -150,15 +150,6 @@ local function replace(ctx, name, opt, account)
     info and info.message or why or token.sentence(trouble)), "sign in with the CLI again, then import at once"
 end
 
-local function shares(agent, rec)
-  for _, b in ipairs(rec.bundles) do
-    for _, mine in ipairs(agent.bundles or {}) do
-      if b == mine then return true end
-    end
-  end
-  return false
-end
-
 local function run(args, opt, ctx)
   if args[1] and args[2] then report.usage("one file at a time") end
   local path = args[1] or (ctx.host.getenv("HOME") or "") .. "/.claude/.credentials.json"
@@ -194,9 +185,8 @@ local function run(args, opt, ctx)
       .. "The CLI of this machine is signed out by that; sign it in again if you need it here."):format(
       again and "Renewed" or "Kept", name, table.concat(rec.hosts, ", "), shown))
   end
-  if agent and not shares(agent, rec) then
-    ctx.note(("note: '%s' holds no bundle that '%s' is in: sallyport bundle attach"):format(opt.agent, name))
-  end
+  local apart = agent and db.apart(agent, rec)
+  if apart then ctx.note("note: " .. apart) end
   local answer = require("cli.shape").credential_named(name)
   answer.files = report.array(opt.agent and { dir .. "/.claude/.credentials.json", dir .. "/.claude.json" })
   report.answer(ctx, answer)

@@ -1035,7 +1035,7 @@ kind = "match", name = "match".
 
 ## match.new, match.add, match.remove, match.candidates, match.decide, match.tunnel
 new() -> index; add(index, item); remove(index, item); candidates(index, bundles, host, holds) -> list; decide(list, question, trace) -> item, bundle, routed | nil, code, hint;
-tunnel(list, port) -> item, bundle.
+tunnel(list, port, off) -> item, bundle; here the list has the agent's disabled bundles, too, and off is the set of their names.
 
 ## match_example.items, match_example.bundles, match_example.host, match_example.question, match_example.want
 An example: items in an index, and what decide must answer: want = { id = } or { code = }.

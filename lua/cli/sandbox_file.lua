@@ -84,11 +84,8 @@ local function run(args, opt, ctx)
     ctx.out(text)
   end
   report.answer(ctx, { file = opt.out, text = not opt.out and text or nil, expires_at = ends })
-  local held = false
-  for _, b in ipairs(rec.bundles or {}) do
-    for _, mine in ipairs(agent.bundles or {}) do held = held or b == mine end
-  end
-  if not held then ctx.note(("note: '%s' holds no bundle that '%s' is in"):format(opt.agent, rec.name)) end
+  local apart = db.apart(agent, rec)
+  if apart then ctx.note("note: " .. apart) end
   ctx.note(endpoint and ("It is for '%s' alone and holds no secret: a request to %s that presents it is answered by the proxy."):format(
     opt.agent, endpoint.host .. endpoint.path) or ("It is for '%s' alone%s; the cluster's token is not in it."):format(
     opt.agent, ends and ", whose proxy token is in it" or " and holds no secret"))

@@ -17,6 +17,13 @@ options[#options + 1] = { name = "upstream-proxy-password", arg = "SOURCE", help
 options[#options + 1] = { name = "verbose", help = "what policies log(…) stands in the log, too" }
 options[#options + 1] = { name = "demo", help = "a demo credential for echo.sallyport.test, and a line to paste" }
 
+-- A demo that the operator disabled is not enabled by itself, and would refuse the line that is to be pasted.
+local function in_force(kind, record)
+  if record and record.enabled == false then
+    report.fail(("the %s 'demo' is disabled"):format(kind), ("sallyport %s enable demo, or serve without --demo"):format(kind))
+  end
+end
+
 --- The demo bundle holds one credential that is worth nothing; the demo agent holds that bundle alone.
 local function ensure_demo(ctx)
   local time, secret, store = require "time", require "secret.core", require "store"
@@ -24,14 +31,18 @@ local function ensure_demo(ctx)
   local token
   db.change(function()
     local ops = require("cli.tokens").drop(nil, now)
-    if not db.peek("bundle", "demo", "the bundle 'demo'") then
+    local bundle = db.peek("bundle", "demo", "the bundle 'demo'")
+    in_force("bundle", bundle)
+    if not bundle then
       ops[#ops + 1] = { op = "put", db = "bundle", key = "demo", version = 0,
         plain = { name = "demo", created = now } }
     end
     local cred = db.peek("credential", "demo", "the credential 'demo'")
     if cred and not cred.demo then
       report.fail("a credential of yours is called 'demo'", "serve without --demo, or remove that credential")
-    elseif not cred then
+    elseif cred then
+      in_force("credential", cred)
+    else
       local value = "demo-" .. ctx.host.random_token(""):sub(1, 16)
       ops[#ops + 1] = { op = "put", db = "credential", key = "demo", version = 0,
         plain = { name = "demo", type = "bearer", hosts = { DEMO_HOST }, ports = { 443 }, bundles = { "demo" },
@@ -41,7 +52,9 @@ local function ensure_demo(ctx)
     local agent = db.peek("agent", "a/demo", "the agent 'demo'")
     if agent and not (#agent.bundles == 1 and agent.bundles[1] == "demo") then
       report.fail("an agent of yours is called 'demo'", "serve without --demo, or rename that agent")
-    elseif not agent or agent.revoked then
+    end
+    in_force("agent", agent and not agent.revoked and agent)
+    if not agent or agent.revoked then
       agent = { version = agent and agent.version or 0, series = require("cli.tokens").series(ctx.host) }
       ops[#ops + 1] = { op = "put", db = "agent", key = "a/demo", version = agent.version,
         plain = { name = "demo", bundles = { "demo" }, created = now, revoked = false, series = agent.series }, fresh = true }

@@ -622,6 +622,19 @@ def test_first_paste(t):
     assert shown["headers"]["host"] == "echo.sallyport.test" and shown["headers"]["authorization"].startswith("Bearer "), shown
 
 
+def test_demo_disabled(t):
+    """`serve --demo` enables nothing that was disabled, and says what does"""
+    s = t.bare()
+    s.init()
+    s.cli("bundle", "add", "demo")
+    s.cli("agent", "add", "demo", "--bundle", "demo")
+    for kind in ("agent", "bundle"):
+        s.cli(kind, "disable", "demo")
+        r = s.cli("serve", "--demo", "--listen", "127.0.0.1:0", check=False)
+        assert r.returncode == 1 and f"the {kind} 'demo' is disabled" in r.stderr and f"sallyport {kind} enable demo" in r.stderr, r.stderr
+        s.cli(kind, "enable", "demo")
+
+
 def test_init_at_the_same_moment(t):
     """of several inits at one moment one makes the directory and all end well; nobody takes away what another has made"""
     for _ in range(3):

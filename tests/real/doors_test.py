@@ -273,6 +273,10 @@ def test_bound(t):
     assert who(s, up) == f"Bearer {AUTH['b']}"
     rec = s.wait_record({"agent": "nobody", "decision": "allow"})
     assert rec["listener"] == f"127.0.0.1:{at['nobody']}", rec
+    s.cli("agent", "disable", "nobody")
+    assert ask(s, at["nobody"]) == 407
+    said = s.cli("doctor", check=False).stdout
+    assert "nobody is for an agent that is disabled" in said and "sallyport agent enable nobody" in said, said
     s.cli("agent", "revoke", "nobody")
     assert ask(s, at["nobody"]) == 407
 

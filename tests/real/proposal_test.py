@@ -50,6 +50,9 @@ def test_asked_and_approved(t):
     r = json.loads(s.request().body)
     assert r["error"] == "host_not_allowed" and "sallyport bundle enable default" in r["hint"], r
     s.cli("bundle", "enable", "default")
+    s.cli("agent", "disable", "a")
+    assert "every agent with the bundle default (a (disabled))" in s.cli("proposal", "show", made["id"]).stdout
+    s.cli("agent", "enable", "a")
     r = s.cli("proposal", "approve", made["id"], check=False)
     assert r.returncode == 2 and "STRIPE_KEY is missing" in r.stderr, r.stderr
     s.cli("proposal", "approve", made["id"], "STRIPE_KEY=-", stdin=SECRET)

@@ -120,6 +120,10 @@ def test_slack(t):
     d.s.cli("set", "connect-to", f"slack.com:443:127.0.0.1:{d.server.server_port}", f"auth.test:443:127.0.0.1:{d.server.server_port}")
     d.s.cli("credential", "add", "slack", "--preset", "slack-oauth", "client_id=1.2", "scopes=chat:write", "token_url=https://auth.test/token", *files)
     held = json.loads(d.s.cli("credential", "sandbox-file", "slack", "--agent", "a").stdout)
+    d.s.cli("bundle", "disable", "default")
+    noted = d.s.cli("credential", "sandbox-file", "slack", "--agent", "a").stderr
+    assert "note: the bundle default, by which 'a' has 'slack', is disabled: sallyport bundle enable default" in noted, noted
+    d.s.cli("bundle", "enable", "default")
     d.serve()
     status, got = d.post("https://auth.test/token", grant_type="refresh_token", refresh_token=held["refresh_token"], client_id="1.2")
     assert status == 200 and got["ok"] is True and got["team"] == {"id": "T1", "name": "Acme"} and got["authed_user"] == {"id": "U2"}, got

@@ -368,6 +368,29 @@ local cases = {
     is(match.tunnel(match.candidates(index, { "default" }, "db.test"), 443), nil)
     is(match.tunnel(match.candidates(index, { "default" }, "other.test"), 443).name, "*")
   end,
+  ["what is disabled opens no tunnel: a domain entry, and a bundle with a credential or an entry that reads"] = function()
+    local function tunnel(items, off, port)
+      local all = match.candidates(index_of(items), { "work", "default" }, "api.test")
+      local found = match.tunnel(all, port or 443, off)
+      return found and found.name
+    end
+    local function wide() return domain("*.test", { tunnel = true, ports = { 443, 8443 } }) end
+    local function entry(more) return domain("api.test", more) end
+    local work = { work = true }
+    is(tunnel { wide() }, "*.test")
+    is(tunnel({ wide() }, work), "*.test")
+    is(tunnel { wide(), entry { enabled = false } }, nil)
+    is(tunnel { wide(), entry { enabled = false, tunnel = true } }, nil)
+    is(tunnel({ wide(), entry { enabled = false } }, nil, 8443), "*.test")
+    is(tunnel({ wide(), credential("a", { bundles = { "work" } }) }, work), nil)
+    is(tunnel({ wide(), entry { bundles = { "work" } } }, work), nil)
+    is(tunnel({ wide(), entry { bundles = { "work" }, enabled = false } }, work), nil)
+    is(tunnel({ wide(), entry { bundles = { "work" } } }, work, 8443), "*.test")
+    is(tunnel({ wide(), entry { bundles = { "work" }, tunnel = true } }, work), "*.test")
+    is(tunnel { wide(), entry { bundles = { "work" }, tunnel = true } }, "api.test")
+    is(tunnel({ wide() }, { default = true }), nil)
+    is(tunnel({ entry { tunnel = true, bundles = { "work" }, id = "first" }, entry() }, { default = true }), "api.test")
+  end,
 
   -- ---- changes
   ["an item that changes leaves nothing of itself behind"] = function()

@@ -303,6 +303,81 @@ local cases = {
     s.domain("one", "*")
     is(s.code "GET https://docs.test/", "forward")
   end,
+  ["what is disabled opens no tunnel, for a stream that goes on neither, and explain says the same"] = function()
+    local s = setting()
+    s.domain("wide", "*.test", { tunnel = true })
+    s.agent("alice", { "box", "wide" })
+    local function relayed()
+      local did = s.request("CONNECT https://api.test:443", { connect = true, form = "connect" }).did == "tunnel"
+      local stays = s.pipeline:on_rejudge { form = "connect", host = "api.test", port = 443, scheme = "https", token = "hash-alice" }
+      local explained = {}
+      for i, agent in ipairs { "alice", false } do
+        explained[i] = decision.explain(s.pipeline, { agent = agent or nil, method = "POST", url = "https://api.test/x" }).tunnel or false
+      end
+      is(stays, did)
+      is(explained[1], did)
+      is(explained[2], did)
+      return did
+    end
+    local function box(on) s.store.put("bundle", "box", { name = "box", enabled = on }) end
+    is(relayed(), true)
+    for _, kind in ipairs { "credential", "domain" } do
+      if kind == "credential" then s.credential("gh", { bundles = { "box" } }) else s.domain("box", "api.test") end
+      for _, on in ipairs { true, false } do
+        box(on)
+        is(relayed(), false)
+        is(s.code "POST https://api.test/x", kind == "credential" and on and "forward" or "method_not_allowed")
+      end
+      s.store.del(kind == "credential" and "credential" or "bundle", kind == "credential" and "gh" or "box/api.test")
+      is(relayed(), true)
+    end
+    for _, on in ipairs { true, false } do
+      s.domain("wide", "api.test", { methods = { "GET" }, enabled = on })
+      is(relayed(), false)
+      is(s.code "POST https://api.test/x", "method_not_allowed")
+    end
+    s.store.del("bundle", "wide/api.test")
+    is(relayed(), true)
+  end,
+  ["a bundle's own record empties the agents where it was enabled or disabled, and only there"] = function()
+    local s = with_bearer()
+    s.agent("bob", { "default" })
+    local function known() return s.config.agents:get "alice" ~= nil end
+    local function put(enabled, more) s.store.put("bundle", "default", { name = "default", enabled = enabled, variables = { A = more } }) end
+    is(s.code "GET https://api.test/", "forward")
+    put(nil, "x")
+    s.store.put("bundle", "other", { name = "other", enabled = false })
+    s.config:sync(1e9)
+    is(known(), true)
+    put(false, "x")
+    is(s.code "GET https://api.test/", "host_not_allowed")
+    put(false, "y")
+    s.config:sync(1e9)
+    is(known(), true)
+    is(s.config:agent_named("alice").off.default, true)
+    -- Bob is read in the moment between the change and the next sync: neither stays.
+    put(true, "y")
+    s.config:agent_named "bob"
+    for _, enabled in ipairs { true, false } do
+      put(enabled, "z")
+      for _, agent in ipairs { "alice", "bob" } do is(s.code("GET https://api.test/", { agent = agent }), enabled and "forward" or "host_not_allowed") end
+    end
+  end,
+  ["a refusal names five disabled bundles at most, beside the usual hint and match's own"] = function()
+    local s, names = setting(), { "default" }
+    for i = 1, 7 do
+      names[#names + 1] = "b" .. i
+      s.store.put("bundle", "b" .. i, { name = "b" .. i, enabled = false })
+    end
+    s.credential("gh", { ports = { 8443 } })
+    s.agent("alice", names)
+    local tail = "; disabled among this agent's bundles: b1, b2, b3, b4, b5 and 2 more; the operator can enable them: sallyport bundle enable b1"
+    local function hint(url) return s.request(url).hint end
+    is(hint "GET https://other.test/", errors.codes.host_not_allowed[3] .. tail)
+    has(hint "GET https://other.test/", "POST /v1/proposals")
+    is(hint "GET https://api.test/", "allowed on this host: port 8443; " .. errors.LIST .. tail)
+    has(decision.explain(s.pipeline, { agent = "alice", method = "GET", url = "https://other.test/" }).hint, "/v1/proposals there asks a person for more" .. tail)
+  end,
   ["a revoked agent is unknown at its next request"] = function()
     local s = with_bearer()
     is(s.code "GET https://api.test/", "forward")
