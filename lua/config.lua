@@ -434,8 +434,10 @@ end
 -- ---- agents --------------------------------------------------------------------------------------
 
 --- Does a bundle give nothing for now? One that was changed on the disk is not taken out: `rules` refuses all that it decides.
+-- nil: the store cannot be read.
 function M:bundle_off(name)
-  local rec = self.store.peek("bundle", name)
+  local rec, code = self.store.peek("bundle", name)
+  if code and code ~= "absent" and code ~= "damaged" then return nil end
   return rec ~= nil and rec.enabled == false
 end
 
@@ -453,6 +455,7 @@ function M:agent_named(name)
     agent.held, agent.in_bundle = rec.bundles or {}, {}
     for _, b in ipairs(agent.held) do
       local off, was = self:bundle_off(b), self.switched[b]
+      if off == nil then return nil end
       if was == nil then self.switched[b] = off elseif was ~= off then self.switched[b] = "both" end
       if off then agent.off[b] = true
       else agent.bundles[#agent.bundles + 1], agent.in_bundle[b] = b, true end
@@ -509,8 +512,8 @@ function M:rules(bundle)
   local list = self.bundle_rules:get(bundle)
   if list ~= nil then return list end
   local rec, why = self.store.get("bundle", bundle)
-  if why == "damaged" then
-    self:say_refused("bundle", bundle)
+  if why and why ~= "absent" then
+    if why == "damaged" then self:say_refused("bundle", bundle) end
     return nil
   end
   list = rec and rec.rules and rec.rules[1] and require("rules").ready(rec.rules, self.policies, self.policy, freeze) or false

@@ -99,7 +99,7 @@ local function agent_of_all(config)
     return a < b
   end)
   for _, bundle in ipairs(agent.held) do
-    if config:bundle_off(bundle) then agent.off[bundle] = true
+    if config:bundle_off(bundle) ~= false then agent.off[bundle] = true
     else agent.bundles[#agent.bundles + 1], agent.in_bundle[bundle] = bundle, true end
   end
   return agent
