@@ -36,7 +36,8 @@ function M.credential(record, now)
   require("cli.tls").public(out)
   if now then
     out.token = require("cli.token_state").read(record, now)
-    out.refused = require("refused").last(record, out.token and out.token.obtained_at)
+    local refused = require("refused").last(record, out.token and out.token.obtained_at)
+    out.refused = refused and { at = report.time(refused.at), host = refused.host }
   end
   return out
 end

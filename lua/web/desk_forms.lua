@@ -142,13 +142,29 @@ local function types_of(desk, kind)
   return values, titles
 end
 
--- What stands in a domain entry, as its form shows it: emptied there, it is taken off.
-local kept_members = { method = "methods", port = "ports", path = "paths", address = "addresses", tls = "tls", tunnel = "tunnel" }
-local function kept_of(spec, entry, name)
-  local kept = entry and entry[kept_members[name]]
+-- Where the records are that commands of a family change.
+local kept_as = { credential = { "credential", "" }, agent = { "agent", "a/" }, bundle = { "bundle", "" }, domain = { "bundle", "" }, user = { "user", "u/" } }
+local function key_of(family, form) return family == "domain" and ("%s/%s"):format(form.a1, form.a2 or "") or form.a1 end
+
+-- The record that a form of a change is about | nil
+local function stood_of(c, form)
+  local family = c.words:match("^(%S+) set$")
+  local at = form.a1 and kept_as[family]
+  return at and require("store").peek(at[1], at[2] .. key_of(family, form)) or nil
+end
+
+-- What of the record an option changes. A domain entry's form shows it as it stands: emptied there, it is taken off. Others say it.
+local kept_members = { host = "hosts", method = "methods", port = "ports", path = "paths", address = "addresses", ["seal-host"] = "seal_hosts", bundle = "bundles",
+  tls = "tls", tunnel = "tunnel" }
+local function kept_of(c, spec, stood, name)
+  local kept = stood and stood[kept_members[name]]
   if not kept then return end
-  spec.default = type(kept) == "table" and table.concat(kept, "\n") or kept == true and "yes" or kept
-  spec.clears = true
+  if c.words == "domain set" then
+    spec.default = type(kept) == "table" and table.concat(kept, "\n") or kept == true and "yes" or kept
+    spec.clears = true
+  elseif kept[1] then
+    spec.help = ("%s Now: %s"):format(sentence(spec.help), table.concat(kept, ", "))
+  end
 end
 
 -- What a command's form asks: a list of inputs, the type whose fields are among them.
@@ -166,7 +182,7 @@ local function specs_of(desk, c, form)
     local preset = form["o.preset"] and require("presets").get(form["o.preset"])
     pol = load_type(preset and preset.type or form["o.type"])
   elseif c.words == "credential set" then
-    record = form.a1 and require("store").peek("credential", form.a1)
+    record = stood_of(c, form)
     pol = record and load_type(record.type)
   elseif c.words == "rule add" then
     pol = load_type(form["o.type"])
@@ -175,7 +191,7 @@ local function specs_of(desk, c, form)
     record = type(got.value) == "table" and got.value or nil
     pol = record and load_type(record.type)
   end
-  local entry = c.words == "domain set" and form.a1 and form.a2 and require("store").peek("bundle", form.a1 .. "/" .. form.a2) or nil
+  local stood = record or stood_of(c, form)
   if pol then of_fields(pol, out, record) end
   for _, o in ipairs(c.options or {}) do
     if not commands.hidden[o.name] then
@@ -194,11 +210,11 @@ local function specs_of(desk, c, form)
       else
         spec.list = names(desk, o.arg)
       end
-      if c.words == "domain set" then kept_of(spec, entry, o.name) end
+      kept_of(c, spec, stood, o.name)
       if c.words ~= "domain set" or o.name ~= "clear" then out[#out + 1] = spec end
     end
   end
-  if pol or (c.args or ""):find("=", 1, true) then
+  if pol or c.words ~= "credential add" and c.words ~= "rule add" and (c.args or ""):find("=", 1, true) then
     out[#out + 1] = { name = "more", label = pol and "more fields" or "variables", kind = "lines", rows = 2,
       help = pol and "One FIELD=VALUE a line: env, mint, scrub, attach, headers.NAME, … No secret stands here."
         or "One NAME=VALUE a line." }
@@ -284,15 +300,10 @@ end
 
 -- What the form of a change was made from: two people who change one thing at once do not overwrite each other unseen. A text | nil: nothing is
 -- changed by this command that was there before.
-local kept_as = { credential = { "credential", "" }, agent = { "agent", "a/" }, bundle = { "bundle", "" }, domain = { "bundle", "" }, user = { "user", "u/" } }
-local function key_of(family, form) return family == "domain" and ("%s/%s"):format(form.a1, form.a2 or "") or form.a1 end
-
 local function seen_of(desk, c, form)
-  local family = c.words:match("^(%S+) set$")
-  local at = kept_as[family]
-  local record = at and form.a1 and require("store").peek(at[1], at[2] .. key_of(family, form))
+  local record = stood_of(c, form)
   if record then return ("%s-%s"):format(record.id or "", record.version) end
-  if family ~= "rule" or not form.a1 then return nil end
+  if c.words ~= "rule set" or not form.a1 then return nil end
   local got = commands.run({ "rule", "show", form.a1 }, { home = desk.home, asked = desk.who })
   return type(got.value) == "table" and require("host").sha256_hex(require("json").encode { got.value.fields or {}, got.value.version or 0 }):sub(1, 16) or nil
 end
@@ -364,9 +375,10 @@ function M.show(desk, c, form, fault)
   local type_missing = (c.words == "credential add" or c.words == "rule add") and not pol
   for _, s in ipairs(specs) do
     s.max = type_missing and s.kind ~= "choice" and s.kind ~= "switch" and IN_ADDRESS or nil
-    local main = s.name:find("^[aft]") or s.required or form[s.name] or s.name == "o.host" and needs_host(c, form, pol)
-      or #specs < 8 or fault and fault.at == s.name
-    if s.name == "o.preset" and form["o.preset"] or s.name == "o.type" and form["o.type"] then
+    local given = (form[s.name] or "") ~= ""
+    local main = s.name:find("^[aft]") or s.required or given or s.name == "o.host" and needs_host(c, form, pol)
+      or #specs < 8 or c.words == "domain set" or fault and fault.at == s.name
+    if given and not set and (s.name == "o.preset" or s.name == "o.type") then
       first[#first + 1] = html('<input type="hidden" name="{n}" value="{v}">', { n = s.name, v = form[s.name] })
     elseif main and not (set and s.name:find("^o")) or set and s.name:find("^[aft]") then
       first[#first + 1] = input(s, form, fault)

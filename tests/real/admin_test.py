@@ -227,6 +227,11 @@ def test_first_app(t):
         a.submit(form=next(f for f in a.page.forms if f["action"].endswith("credentials/app")), url=url)
         assert a.status == 200 and "goes out with it" not in a.page.text, (url, a.page.text)
     assert "GET other.test/" in a.get("agents/helper").text
+    kept, up.reply = up.reply, {"status": 401, "body": "no"}
+    assert s.request(auth=auth).status == 401
+    up.reply = kept
+    wait(lambda: "refused" in json.loads(s.cli("credential", "show", "app", "--json").stdout), 10, "the refusal")
+    assert re.search(r"Last error api.test answered 401 \d+ s ago \d{4}-\d\d-\d\dT\S+Z", a.get("credentials/app").text) and a.status == 200, a.page.text
     a.get("do/credential/disable?a1=app")
     a.submit()
     assert s.request(auth=auth).get("x-sallyport-error") is not None
