@@ -15,7 +15,7 @@ local KEPT_MAX = 32     -- answers that wait to be shown; a person looks at each
 local function sentence(text)
   if (text or "") == "" then return "" end
   text = text:gsub("^%l", string.upper)
-  return text:find("[.…]$") and text or text .. "."
+  return text:find("[.?…]$") and text or text .. "."
 end
 
 -- A text of ours in which `…` is a command or a value.
@@ -214,10 +214,10 @@ local function specs_of(desk, c, form)
       if c.words ~= "domain set" or o.name ~= "clear" then out[#out + 1] = spec end
     end
   end
-  if pol or c.words ~= "credential add" and c.words ~= "rule add" and (c.args or ""):find("=", 1, true) then
-    out[#out + 1] = { name = "more", label = pol and "more fields" or "variables", kind = "lines", rows = 2,
-      help = pol and "One FIELD=VALUE a line: env, mint, scrub, attach, headers.NAME, … No secret stands here."
-        or "One NAME=VALUE a line." }
+  local takes, typed = (c.args or ""):match("(%u+)=VALUE"), c.words:match("^credential") or c.words:match("^rule")
+  if takes and (not typed or pol and typed == "credential") then      -- all that a rule's type takes has an input
+    out[#out + 1] = { name = "more", label = takes == "NAME" and "variables" or "more fields", kind = "lines", rows = 2,
+      help = ("One %s=VALUE a line%s"):format(takes, pol and ": env, mint, scrub, attach, headers.NAME, … No secret stands here." or ".") }
   end
   return out, pol, record
 end

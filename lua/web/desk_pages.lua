@@ -898,7 +898,7 @@ local function policy(desk, name, form, like)
   local at = "policies/" .. name
   return { title = name, line = new and { "policy", "put", ("./%s.lua"):format(name) } or { "policy", "edit", name }, body = html([[
 {note}<form method="post" action="{base}{at}">{csrf}<input type="hidden" name="seen" value="{seen}">
-<label for="source">Source</label>{editor}<p class="row">{keep}<button>Run its examples</button></p>{says}{tries}</form>
+<label for="source">Source</label>{editor}<p class="row"><button>Run its examples</button>{keep}</p>{says}{tries}</form>
 {tried}{diff}{rows}]],
     { note = note or false, base = desk.base, at = at, csrf = desk.csrf(at), editor = editor(source, at_line), seen = seen, tried = tried,
     tries = TRIED[kind] and trial(kind, form),
