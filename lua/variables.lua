@@ -43,10 +43,43 @@ function M.assign(set, text)
   return out
 end
 
+--- What a command says of the variables of a bundle's or an agent's `plain` record: "NAME=VALUE" texts behind the first, names to disable and to
+-- enable. A disabled one is kept in variables_off, where nobody looks for a value. true | nil, why.
+function M.change(plain, texts, disable, enable)
+  local set, off, count = {}, {}, 0
+  for k, v in pairs(plain.variables or {}) do set[k] = v end
+  for k, v in pairs(plain.variables_off or {}) do off[k] = v end
+  for i = 2, #texts do
+    local new, why = M.assign(set, texts[i])
+    if not new then return nil, why end
+    set, off[texts[i]:match("^[^=]*")] = new, nil
+  end
+  for on, names in pairs { [false] = disable or {}, [true] = enable or {} } do
+    for _, name in ipairs(names) do
+      local value = set[name] or off[name]
+      if not value then return nil, ("there is no variable '%s' here"):format(name) end
+      set[name], off[name] = on and value or nil, not on and value or nil
+    end
+  end
+  for _, part in ipairs { set, off } do
+    for _ in pairs(part) do count = count + 1 end
+  end
+  if count > COUNT_MAX then return nil, ("there are at most %d variables"):format(COUNT_MAX) end
+  plain.variables, plain.variables_off = next(set) and set or nil, next(off) and off or nil
+  return true
+end
+
+--- The options of the commands that change variables.
+M.options = {
+  { name = "disable-variable", arg = "VARIABLE", many = true, help = "kept, but as if it were not set" },
+  { name = "enable-variable", arg = "VARIABLE", many = true, help = "it counts again" },
+}
+
 --- "NAME=VALUE" lines in the order of the names, for listings.
-function M.lines(set)
+function M.lines(set, off)
   local out = {}
   for name, value in pairs(set or {}) do out[#out + 1] = name .. "=" .. value end
+  for name, value in pairs(off or {}) do out[#out + 1] = name .. "=" .. value .. " (disabled)" end
   table.sort(out)
   return out
 end

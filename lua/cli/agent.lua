@@ -17,6 +17,8 @@ local options = {
   { name = "requests", arg = "N", help = "of it in progress at once, in a worker; 64 unless named. More wait, up to 30 s" },
 }
 
+local of_set = table.move(variables.options, 1, #variables.options, #options + 1, table.move(options, 1, #options, 1, {}))
+
 local REQUESTS_MAX = 10000      -- in progress: more connections than that no worker has for one agent
 
 local function requests(text)
@@ -153,8 +155,8 @@ local function list(_, _, ctx)
       local state = shape.agent_state(a, now)
       rows[#rows + 1] = { a.name, table.concat(a.bundles or {}, ","), state, #mine,
         a.expires_at and report.time(a.expires_at) or "never", a.requests or "",
-        report.clean(table.concat(variables.lines(a.variables), " ")), "" }
-      shared, varied = shared or a.requests, varied or a.variables and next(a.variables) ~= nil
+        report.clean(table.concat(variables.lines(a.variables, a.variables_off), " ")), "" }
+      shared, varied = shared or a.requests, varied or next(a.variables or a.variables_off or {}) ~= nil
       local said = shape.agent(a, mine, now)
       out[#out + 1] = said
       local ways = {}
@@ -181,7 +183,7 @@ local function list(_, _, ctx)
 end
 
 local function set(args, opt, ctx)
-  if not opt.bundle and not opt.ttl and not opt.requests and not opt.uid and not opt.from and #args == 1 then
+  if not (opt.bundle or opt.ttl or opt.requests or opt.uid or opt.from or opt.disable_variable or opt.enable_variable or args[2]) then
     report.usage("nothing to change was named", "--bundle B …, --ttl TIME|never, --requests N, --uid USER|none, --from CIDR|IFACE|none or NAME=VALUE …")
   end
   local through = doors_of(ctx, opt)
@@ -199,16 +201,13 @@ local function set(args, opt, ctx)
     if opt.bundle then plain.bundles = bundles(opt.bundle) end
     if opt.ttl then plain.expires_at = expiry(opt.ttl, now) end
     plain.requests = most or plain.requests
-    for i = 2, #args do
-      local new, why = variables.assign(plain.variables, args[i])
-      if not new then report.usage(why, "sallyport agent set AGENT TENANT=acme") end
-      plain.variables = new
-    end
+    local ok, why = variables.change(plain, args, opt.disable_variable, opt.enable_variable)
+    if not ok then report.usage(why, "sallyport agent set AGENT TENANT=acme") end
     local ops = { { op = "put", db = "agent", key = "a/" .. args[1], version = record.version, plain = plain } }
     if through then ops[2] = doors_ops(ctx, args[1], through)[1] end
     return ops
   end)
-  local set_here = variables.lines(plain.variables)
+  local set_here = variables.lines(plain.variables, plain.variables_off)
   ctx.note(("'%s' holds %s%s%s%s."):format(args[1], table.concat(plain.bundles, ", "),
     plain.expires_at and " until " .. report.time(plain.expires_at) or "",
     plain.requests and (", %d requests at once"):format(plain.requests) or "",
@@ -323,7 +322,7 @@ Lists agents. With --json also their tokens' labels and times; never a token.
 example:
   sallyport agent list
 ]], run = list },
-  { words = "agent set", args = "AGENT [options] [NAME=VALUE …]", min = 1, options = options,
+  { words = "agent set", args = "AGENT [options] [NAME=VALUE …]", min = 1, options = of_set,
     summary = "change its bundles, its end, its share or its variables",
     help = [[
 Replaces the agent's bundles, or sets when it ends (`--ttl never` removes the end). --requests says how many of its

@@ -32,7 +32,7 @@ local function contents()
     if bundle and b then
       table.insert(of(bundle).domains, b)
     else
-      of(key).variables, of(key).off = b and b.variables or {}, b and b.enabled == false
+      of(key).variables, of(key).variables_off, of(key).off = b and b.variables or {}, b and b.variables_off, b and b.enabled == false
       for i, rule in ipairs(b and b.rules or {}) do of(key).rules[i] = rule.name end
     end
   end
@@ -86,27 +86,27 @@ local function show(args, _, ctx)
   local rows = { { "bundle", args[1] }, { "state", held.off and "disabled" or "enabled" }, { "agents", joined(held.agents, "-") }, { "credentials", joined(held.credentials, "-") } }
   for _, d in ipairs(held.domains) do rows[#rows + 1] = { "domain", domain_line(d) } end
   if held.rules[1] then rows[#rows + 1] = { "rules", joined(held.rules) } end
-  for _, v in ipairs(variables.lines(held.variables)) do rows[#rows + 1] = { "variable", v } end
+  for _, v in ipairs(variables.lines(held.variables, held.variables_off)) do rows[#rows + 1] = { "variable", v } end
   ctx.out(terminal.columns(ctx, nil, rows))
   return 0
 end
 
 --- NAME=VALUE … over the bundle's variables.
-local function set(args, _, ctx)
+local function set(args, opt, ctx)
+  if #args == 1 and not opt.disable_variable and not opt.enable_variable then
+    report.usage("nothing to change was named", "NAME=VALUE, --disable-variable NAME or --enable-variable NAME")
+  end
   db.open(ctx)
   db.need("bundle", args[1])
   local plain
   db.change(function()
     local record = db.need("bundle", args[1])
     plain = db.plain(record)
-    for i = 2, #args do
-      local new, why = variables.assign(plain.variables, args[i])
-      if not new then report.usage(why, "sallyport bundle set BUNDLE TENANT=acme") end
-      plain.variables = new
-    end
+    local ok, why = variables.change(plain, args, opt.disable_variable, opt.enable_variable)
+    if not ok then report.usage(why, "sallyport bundle set BUNDLE TENANT=acme") end
     return { { op = "put", db = "bundle", key = args[1], version = record.version, plain = plain } }
   end)
-  local left = variables.lines(plain.variables)
+  local left = variables.lines(plain.variables, plain.variables_off)
   ctx.note(("The variables of '%s' from the next request: %s"):format(args[1],
     left[1] and report.clean(table.concat(left, "  ")) or "none"))
   answer(ctx, args[1])
@@ -346,12 +346,12 @@ Shows one bundle.
 example:
   sallyport bundle show default
 ]], run = show },
-  { words = "bundle set", args = "BUNDLE NAME=VALUE …", min = 2, summary = "variables for the credentials in it",
+  { words = "bundle set", args = "BUNDLE [options] [NAME=VALUE …]", min = 1, options = variables.options, summary = "variables for the credentials in it",
     means = { agent = grant },
     help = [[
 Sets variables that credentials of the bundle may hold as ${NAME} in plain fields, header values and hosts: a
 tenant's name is written once. They are plain text, no secrets, and `bundle show` shows them. NAME= takes one
-away. An agent's own value comes first (`agent set`). A credential with a variable in a host does not cover that
+away; a disabled one is kept, as if it were not set, until it is enabled or set. An agent's own value comes first (`agent set`). A credential with a variable in a host does not cover that
 host while the variable is not set, or is no single label of a host.
 
 examples:

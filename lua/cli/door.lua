@@ -95,7 +95,7 @@ end
 local show = {}
 
 function show.tenant(a)
-  return { name = a.name, bundles = report.array(a.bundles), variables = a.variables or {}, created = a.created, expires_at = a.expires_at,
+  return { name = a.name, bundles = report.array(a.bundles), variables = a.variables or {}, variables_off = a.variables_off, created = a.created, expires_at = a.expires_at,
     state = a.revoked and "revoked" or a.expires_at and a.expires_at <= now() and "expired" or "active" }
 end
 

@@ -92,7 +92,7 @@ end
 function M.array(t) return require("json").array(t or {}) end
 
 -- Members with names of the operator's or a type's: whatever they hold is theirs.
-local THEIRS = { fields = true, headers = true, variables = true, split = true, ask = true, with = true, mcpServers = true }
+local THEIRS = { fields = true, headers = true, variables = true, variables_off = true, split = true, ask = true, with = true, mcpServers = true }
 
 -- Numbers under these names are Unix seconds in records; --json shows moments as text (RFC 3339).
 local function is_moment(name)

@@ -59,7 +59,7 @@ function M.agent(a, tokens, now)
   for i, t in ipairs(tokens or {}) do shown[i] = { label = t.label, created = t.created, expires_at = t.expires_at } end
   return { name = a.name, bundles = report.array(a.bundles), tokens = shown, created = a.created, expires_at = a.expires_at,
     state = M.agent_state(a, now),
-    variables = a.variables or {}, requests = a.requests, uid = through.uid and report.array(through.uid),
+    variables = a.variables or {}, variables_off = a.variables_off, requests = a.requests, uid = through.uid and report.array(through.uid),
     from = through.from and report.array(through.from) }
 end
 
@@ -83,7 +83,7 @@ function M.bundle(name, held)
   local domains = report.array()
   for i, d in ipairs(held.domains) do domains[i] = M.domain(d) end
   return { name = name, state = held.off and "disabled" or "enabled", credentials = report.array(held.credentials), agents = report.array(held.agents), domains = domains,
-    rules = report.array(held.rules or {}), variables = held.variables }
+    rules = report.array(held.rules or {}), variables = held.variables, variables_off = held.variables_off }
 end
 
 return M

@@ -418,12 +418,12 @@ end
 
 -- ---- variables -----------------------------------------------------------------------------------
 
--- Whose variables there are: { kind, name, set = { NAME = value } } each, bundles first.
+-- Whose variables there are: { kind, name, set = { NAME = value }, off = those that are disabled } each, bundles first.
 local function holders(desk)
   local out = {}
   for _, kind in ipairs { "bundle", "agent", "tenant" } do
     for _, x in ipairs(ask(desk, kind, "list").value or {}) do
-      if kind ~= "agent" or x.state ~= "revoked" then out[#out + 1] = { kind, x.name, set = x.variables or {}, bundles = x.bundles } end
+      if kind ~= "agent" or x.state ~= "revoked" then out[#out + 1] = { kind, x.name, set = x.variables or {}, off = x.variables_off or {}, bundles = x.bundles } end
     end
   end
   return out
@@ -439,12 +439,13 @@ local function variables(desk, query, form)
     local good, why = names.name(variable)
     if not is then
       why = "Choose whose it is."
-    elseif good and not form.remove and value == "" then
+    elseif good and not form.remove and not form.switch and value == "" then
       why = "It needs a value; Remove takes it away."
-    elseif good and form.was ~= (is.set[variable] or "") then
-      why = ("Somebody changed it since you opened the page: it is %q now."):format(is.set[variable] or "")
+    elseif good and form.was ~= (is.set[variable] or is.off[variable] or "") then
+      why = ("Somebody changed it since you opened the page: it is %q now."):format(is.set[variable] or is.off[variable] or "")
     elseif good then
-      local args = { kind == "bundle" and "bundle" or "agent", "set", name, ("%s=%s"):format(variable, form.remove and "" or value) }
+      local args = { kind == "bundle" and "bundle" or "agent", "set", name, form.switch and ("--%s-variable=%s"):format(form.switch == "enable" and "enable" or "disable", variable)
+        or ("%s=%s"):format(variable, form.remove and "" or value) }
       local got = ask(desk, table.unpack(args))
       if not got.error then return { see = forms.keep(desk, commands.find(args[1] .. " set"), args, got, "variables") } end
       why = got.error.message
@@ -471,17 +472,18 @@ local function variables(desk, query, form)
         if not seen[c] then by[#by + 1], seen[c] = link(desk, "credentials/" .. c, nil, c), true end
       end
     end
-    local of, value = h[1] .. " " .. h[2], h.set[variable]
+    local of, off, value = h[1] .. " " .. h[2], h.off[variable], h.set[variable] or h.off[variable]
     for i = #by, 2, -1 do table.insert(by, i, ", ") end
-    rows[#rows + 1] = { variable, of, html([[
+    rows[#rows + 1] = { off and variable .. " (disabled)" or variable, of, html([[
 <form class="row" method="post" action="{base}variables">{csrf}<input type="hidden" name="of" value="{of}"><input type="hidden" name="variable" value="{v}"><input type="hidden" name="was" value="{was}">
 <input name="value" value="{was}" size="16" aria-label="{v} of {of}"><button>{set}</button>{remove}</form>]], { base = desk.base, csrf = desk.csrf "variables", of = of, v = variable, was = value or "",
-      set = value and "Change" or "Set", remove = value and html '<button name="remove" value="on">Remove</button>' }), by[1] and by or html '<span class="dim">nothing</span>' }
+      set = value and "Change" or "Set", remove = value and html('<button name="switch" value="{s}">{t}</button><button name="remove" value="on">Remove</button>', { s = off and "enable" or "disable", t = off and "Enable" or "Disable" }) }), by[1] and by or html '<span class="dim">nothing</span>' }
   end
   for i, h in ipairs(all) do
     list[i] = html('<option value="{o}"{on}>{o}</option>', { o = h[1] .. " " .. h[2], on = form and form.of == h[1] .. " " .. h[2] and html " selected" })
     local mine, sorted = {}, {}
     for v in pairs(h.set) do mine[v] = true end
+    for v in pairs(h.off) do mine[v] = true end
     for v in pairs(h[1] == "bundle" and wants[h[2]] or {}) do mine[v] = true end
     for v in pairs(mine) do sorted[#sorted + 1] = v end
     table.sort(sorted)

@@ -380,7 +380,8 @@ def test_secrets(t):
     s.cli("bundle", "add", "acme"), s.cli("bundle", "add", "evil"), s.cli("bundle", "set", "acme", "SITE=acme", "OTHER=1"), s.cli("bundle", "set", "evil", "SITE=evil")
     s.cli("agent", "add", "held", "--bundle", "acme"), s.cli("agent", "add", "odd"), s.cli("agent", "set", "odd", "SITE=evil")
     s.cli("credential", "add", "wiki", "--type", "bearer", "--host", "${SITE}.example.net", "--bundle", "acme", "token=-", stdin=SECRET)
-    led = (("bundle/set?a1=acme", {"more": "SITE=evil"}), ("agent/set?a1=held", {"more": "SITE=evil"}), ("agent/set?a1=odd", {"o__bundle": "acme"}), ("bundle/attach?a1=evil", {"a2": "wiki"}),
+    s.cli("agent", "set", "held", "SITE=other", "--disable-variable", "SITE")
+    led = (("bundle/set?a1=acme", {"more": "SITE=evil"}), ("agent/set?a1=held", {"o__enable-variable": "SITE"}), ("agent/set?a1=held", {"more": "SITE=evil"}), ("agent/set?a1=odd", {"o__bundle": "acme"}), ("bundle/attach?a1=evil", {"a2": "wiki"}),
            ("bundle/attach?a1=evil", {"a2": "app\nwiki"}), ("credential/set?a1=wiki", {"o__bundle": "evil"}), ("tenant/add", {"a1": "thief", "o__bundle": "acme", "more": "SITE=evil"}))
     for at, fields in led:
         a.get("do/" + at)
@@ -557,6 +558,11 @@ def test_new_policy_and_variables(t):
     a.get("variables")
     a.submit(form=new(), of="agent helper", variable="SPACE", value="own")
     assert a.status == 200 and s.request(auth=s.auth(s.tokens["helper"])).status == 200 and up.requests[-1].get("x-api-key") == "own " + SECRET
+    for switch, key in (("disable", "docs "), ("enable", "own ")):
+        a.get("variables")
+        a.submit(form=next(f for f in a.page.forms if f["fields"].get("variable") == "SPACE" and f["fields"]["of"] == "agent helper"), switch=switch)
+        assert a.status == 200 and s.request(auth=s.auth(s.tokens["helper"])).status == 200 and up.requests[-1].get("x-api-key") == key + SECRET, a.page.text
+        assert ("SPACE (disabled) agent helper" in a.get("variables").text) == (switch == "disable"), a.page.text
     s.cli("bundle", "set", "acme", "SPACE=other")
     a.submit(form=stale, value="mine")
     assert a.status == 400 and "Somebody changed it" in a.page.text and "SPACE: other" not in a.page.text, a.page.text[:900]
@@ -564,7 +570,7 @@ def test_new_policy_and_variables(t):
     a.submit(form=next(f for f in a.page.forms if f["fields"].get("variable") == "SPACE" and f["fields"]["of"] == "agent helper"), remove="on")
     assert json.loads(s.cli("agent", "list", "--json").stdout)[0]["variables"] == {}, a.page.text
     mine = [(c["door"], c["command"]) for c in map(json.loads, s.cli("log", "--json", "--kind", "change").stdout.splitlines()) if c["door"] == "page"]
-    assert mine == [("page", "policy put"), ("page", "bundle set"), ("page", "agent set"), ("page", "agent set")], mine
+    assert mine == [("page", "policy put"), ("page", "bundle set")] + [("page", "agent set")] * 4, mine
 
 
 def test_account(t):

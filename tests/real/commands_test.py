@@ -115,6 +115,17 @@ def test_variables(t):
     del up.requests[:]
     assert statuses("globex.test", auth=b) == {200}
     assert {(q.get("x-wiki-key"), q.get("x-workspace")) for q in up.requests} == {("globex canary-variables-1", "ws_2")}
+    s.cli("agent", "set", "b", "--disable-variable", "TENANT,WORKSPACE")      # kept, and the bundle's count
+    assert "TENANT=globex (disabled) WORKSPACE=2 (disabled)" in s.cli("agent", "list").stdout
+    assert statuses("globex.test", auth=b) == {403} and statuses("acme.test", auth=b) == {200}
+    told = s.cli("agent", "set", "b", "--enable-variable", "TENANT", "--enable-variable", "WORKSPACE").stderr
+    assert "TENANT=globex  WORKSPACE=2" in told and statuses("globex.test", auth=b) == {200}, told
+    assert "no variable 'NONE'" in s.cli("bundle", "set", "default", "--disable-variable", "NONE", check=False).stderr
+    assert "nothing to change" in s.cli("bundle", "set", "default", check=False).stderr
+    full = [f"V{i}=1" for i in range(61)]
+    s.cli("bundle", "set", "default", *full, "--disable-variable", ",".join(f"V{i}" for i in range(61)))
+    assert "at most 64" in s.cli("bundle", "set", "default", "W=1", check=False).stderr      # those that are disabled are counted, too
+    s.cli("bundle", "set", "default", *(f"V{i}=" for i in range(61)))
     s.cli("agent", "set", "b", "TENANT=", "WORKSPACE=")
     assert statuses("globex.test", auth=b) == {403} and statuses("acme.test", auth=b) == {200}
     wire = s.tunnel("acme.test")                       # a connection that is kept is judged anew too

@@ -197,11 +197,13 @@ def test_every_command(t):
     assert rotated["token"] != added["token"] and len(rotated["tokens"]) == 1
     s.canaries.append(rotated["token"])
     assert run("agent set", "b", "TENANT=acme", "--requests", "9")["variables"] == {"TENANT": "acme"}
+    off = run("agent set", "b", "--disable-variable", "TENANT")
+    assert (off["variables"], off["variables_off"]) == ({}, {"TENANT": "acme"}) and "variables_off" not in run("agent set", "b", "--enable-variable", "TENANT")
     assert run("agent disable", "b")["state"] == "disabled" and run("agent enable", "b")["state"] == "active"
     assert [a["state"] for a in run("agent list")] == ["active", "active"]
     assert run("agent revoke", "b")["state"] == "revoked"
     run("bundle add", "work")
-    run("bundle set", "work", "TENANT=x")
+    assert run("bundle set", "work", "TENANT=x", "--disable-variable", "TENANT")["variables_off"] == {"TENANT": "x"}
     assert run("bundle attach", "work", "api")["credentials"] == ["api"] and run("bundle detach", "work", "api")["credentials"] == []
     assert run("domain add", "work", "docs.test", "--port", "80")["domains"][0]["ports"] == [80]
     assert run("domain set", "work", "docs.test", "--method", "POST", "--clear", "port")["domains"][0] | {"created": 0} == {"host": "docs.test", "state": "enabled", "methods": ["POST"], "ports": [443], "tunnel": False, "created": 0}
