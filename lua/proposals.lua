@@ -474,7 +474,7 @@ function M.says(r, holders)
       or s.kind == "substitute" and ("%s may send anything to %s, with %s"):format(holders, where, table.concat(rows, "; "))
       or ("%s may send anything to %s, with %s attached%s"):format(holders, where, keys_of(s), rows[1] and ", and " .. table.concat(rows, "; ") or "")
     if s.off then text = text .. ", once somebody enables it" end
-    if M.changed(r, s) then text = ("%s; this changes the credential %s, which is there"):format(text, s.name) end
+    if r.state == "pending" and M.changed(r, s) then text = ("%s; this changes the credential %s, which is there"):format(text, s.name) end
     local account
     for _, c in ipairs(r.credentials) do      -- where what the person types goes: the agent chose it
       local o = c.key == s.key and c.oauth

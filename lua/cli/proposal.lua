@@ -57,7 +57,7 @@ local function show(args, _, ctx)
     rows[#rows + 1] = { "secret " .. c.key, table.concat({ c.description or "", c.obtain or "", c.obtain_instructions or "" },
       "  "):match("^%s*(.-)%s*$") }
   end
-  rows[#rows + 1] = { "ends", report.time(s.expires_at) }
+  rows[#rows + 1] = { "ends", s.state == "pending" and report.time(s.expires_at) }
   local kept = {}
   for _, r in ipairs(rows) do kept[#kept + 1] = r[2] and r or nil end
   ctx.out(terminal.columns(ctx, nil, kept))

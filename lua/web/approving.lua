@@ -133,15 +133,16 @@ local function input(name, label, help, kind, value)
     { n = name, l = label, k = kind, h = help, v = value or "" })
 end
 
-local function proposal_page(session, row, status, note)
+-- form: what was sent, where it comes back for a fault: what was left out and made narrower stays so, secrets are typed again.
+local function proposal_page(session, row, status, note, form)
   local r, services, inputs = row.record, {}, {}
   local says = require("proposals").says(r, require("proposals").holders(r.bundle))
   for i, s in ipairs(r.services) do
     services[i] = html([[
-<fieldset><legend>{name}</legend><label class="pick"><input type="checkbox" name="s.{i}" value="on" checked> {says}</label>{warning}{narrow}</fieldset>]], {
-      name = s.name, i = i, says = says[i].text, warning = says[i].warning and html('<p class="warn">Careful: {w}.</p>', { w = says[i].warning }),
-      narrow = not s.remove and { input("h." .. i, "Host", nil, "text", s.host), input("p." .. i, "Below this path alone", nil, "text", s.path),
-        input("m." .. i, "With these methods alone", "All unless named. GET: reading alone.", "text") } })
+<fieldset><legend>{name}</legend><label class="pick"><input type="checkbox" name="s.{i}" value="on"{on}> {says}</label>{warning}{narrow}</fieldset>]], {
+      on = (not form or form["s." .. i]) and html " checked", name = s.name, i = i, says = says[i].text, warning = says[i].warning and html('<p class="warn">Careful: {w}.</p>', { w = says[i].warning }),
+      narrow = not s.remove and { input("h." .. i, "Host", nil, "text", form and form["h." .. i] or s.host), input("p." .. i, "Below this path alone", nil, "text", form and form["p." .. i] or s.path),
+        input("m." .. i, "With these methods alone", "All unless named. GET: reading alone.", "text", form and form["m." .. i]) } })
   end
   local labels = require("granting").labels(r)
   for _, c in ipairs(r.credentials) do
@@ -235,22 +236,22 @@ local function proposal(q, session, id, form)
         hosts[s.name], paths[s.name], why = proposals.narrowed(s, host ~= "" and host or nil, path ~= "" and path or nil)
         if not why then methods[s.name], why = proposals.methods(s, form["m." .. i] or "") end
       end
-      if why then return proposal_page(session, row, 400, ("%s: %s"):format(s.name, why)) end
+      if why then return proposal_page(session, row, 400, ("%s: %s"):format(s.name, why), form) end
     end
     local given, why = given_of(r, form)
-    if not given then return proposal_page(session, row, 400, why) end
+    if not given then return proposal_page(session, row, 400, why, form) end
     ok, trouble, _, accounts = pcall(granting.approve, row, given, { home = require("store").home, only = only, hosts = hosts, paths = paths, methods = methods, page = true, add_only = true,
       context = context, env = require("cli.authorization").env_of(q.pipeline, require "host") })
   else
-    return proposal_page(session, row, 400, "Choose an answer.")
+    return proposal_page(session, row, 400, "Choose an answer.", form)
   end
   if ok and accounts and accounts[1] then return page.see("/approvals/p/" .. id) end
   if ok then return page.see("/approvals?said=" .. form.answer) end
   if type(trouble) ~= "table" or not trouble.exit then
     require("host").log(("ev=approval_failed msg=%q"):format(tostring(trouble)))
-    return proposal_page(session, row, 503, "It could not be kept.")
+    return proposal_page(session, row, 503, "It could not be kept.", form)
   end
-  return proposal_page(session, row, 400, trouble.message)
+  return proposal_page(session, row, 400, trouble.message, form)
 end
 
 local kinds = { q = question, p = proposal }

@@ -515,7 +515,7 @@ function M.done(desk, id)
       and html('<p><a href="{base}record?id={i}">The record of that request</a></p>', { base = desk.base, i = value.request }),
     account = account_button(desk, kept, value), once = once
       and html('<div class="note" role="status"><strong>Shown this once:</strong> <code>{t}</code></div>', { t = once }),
-    notes = notes ~= "" and html('<p class="note" role="status">{n}</p>', { n = notes }), value = value and M.members(value),
+    notes = notes ~= "" and html('<p class="note" role="status">{n}</p>', { n = notes }), value = value and not kept.words:find("^proposal") and M.members(value),
     base = desk.base, back = kept.back or lists[kept.words:match("^%S+")] or "" }) }
 end
 

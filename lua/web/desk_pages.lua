@@ -981,8 +981,9 @@ local function proposal(desk, id, form)
     end
   end
   local services, inputs = {}, {}
+  local waits = p.state == "pending"
   for i, s in ipairs(p.services) do
-    services[i] = html([[
+    services[i] = not waits and html("<dt>{n}</dt><dd>{s}</dd>", { n = s.name, s = s.says }) or html([[
 <fieldset><legend>{n}</legend><label class="on"><input type="checkbox" name="s.{i}" value="on"{on}> {says}</label>{warning}
 {narrow}</fieldset>]],
     { n = s.name, i = i, says = s.says, narrow = not s.remove and html([[<label for="h-{i}">Host</label><input id="h-{i}" name="h.{i}" value="{host}" spellcheck="false">
@@ -1008,14 +1009,13 @@ local function proposal(desk, id, form)
       input("k." .. c.key, c.key, help, labels[c.key] == "plain" and "text" or "password")
     end
   end
-  local waits = p.state == "pending"
   return { status = note and 400 or 200, title = "Proposal of " .. p.agent, line = { "proposal", "show", id }, body = html([[
-{note}<p>{words}</p><p class="dim">{state}, ends {ends}. These are the agent's words: look at the host, not at them.</p>{form}]], { note = note,
-    words = p.user_message or p.message or "It says nothing.", state = titled_state(p), ends = ago(p.expires_at),
+{note}<p>{words}</p><p class="dim">{state}{ends}. These are the agent's words: look at the host, not at them.</p>{form}]], { note = note,
+    words = p.user_message or p.message or "It says nothing.", state = titled_state(p), ends = waits and html(", ends {t}", { t = ago(p.expires_at) }),
     form = waits and html([[<form method="post" action="{base}{at}">{csrf}{services}{inputs}<p class="row"><button class="go">Approve what is chosen</button></p></form>
 <form class="row" method="post" action="{base}{at}">{csrf}<label>Why not<br><input name="reason"></label>
 <button name="reject" value="on">Reject</button></form>]], { base = desk.base, at = at, csrf = desk.csrf(at),
-      services = services, inputs = inputs }) or forms.members(p) }) }
+      services = services, inputs = inputs }) or html("{m}<h2>What it asked for</h2><dl>{s}</dl>", { m = forms.members { reason = p.reason, created = p.created }, s = services }) }) }
 end
 
 local answers = { { "Once", "once" }, { "For an hour", "hour" }, { "For a day", "day" }, { "Always", "always" } }

@@ -124,10 +124,11 @@ def test_proposal(t):
     assert s.request(host="new.test", wire=None).status == 403
     ada.submit(at, ("answer", "approve"), ("s.1", "on"))
     assert ada.status == 400 and "STRIPE_KEY is missing" in ada.page, ada.page
+    assert re.findall(r'name="(s.\d)" value="on"( checked)?', ada.page) == [("s.1", " checked"), ("s.2", ""), ("s.3", "")], "what was left out stays so"
     ada.submit(at, ("answer", "approve"))
     assert ada.status == 400 and "no service is chosen" in ada.page, ada.page
     ada.submit(at, ("answer", "approve"), ("s.1", "on"), ("s.2", "on"), ("h.2", "not a host"), ("k.STRIPE_KEY", SECRET))
-    assert ada.status == 400 and "docs: " in ada.page and SECRET not in ada.page, ada.page
+    assert ada.status == 400 and "docs: " in ada.page and SECRET not in ada.page and 'value="not a host"' in ada.page, ada.page
     for i, field, wide in ((2, "h", "read.test"), (2, "h", "docs.test"), (2, "h", "*"), (2, "h", "*.test"), (2, "h", "${A}.docs.test"), (1, "h", "other.test"), (1, "h", "*.new.test"), (1, "p", "/v10"), (1, "p", "/")):
         ada.submit(at, ("answer", "approve"), (f"s.{i}", "on"), (f"{field}.{i}", wide), ("k.STRIPE_KEY", SECRET))
         assert ada.status == 400 and "Proposal of" in ada.page, (wide, ada.page)

@@ -291,6 +291,8 @@ def test_on_the_page(t):
     form = next(f for f in a.page.forms if f["action"].endswith("proposals/" + made))
     a.submit(form=form, **{"k.STRIPE_KEY": SECRET})
     assert "Approved: stripe" in a.page.text and SECRET not in a.html, a.page.text
+    page = a.get("proposals/" + made).text
+    assert "Applied. These are" in page and "in part: stripe" in page and "which is there" not in page and "which is there" not in s.cli("proposal", "show", made).stdout, page
     assert s.request().status == 200 and up.requests[-1].get("authorization") == "Bearer " + SECRET and s.request(method="DELETE").status == 403
     assert json.loads(s.cli("credential", "show", "stripe", "--json").stdout)["methods"] == ["GET", "POST"]
     assert json.loads(s.cli("bundle", "show", "default", "--json").stdout)["domains"] == []
