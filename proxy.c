@@ -5908,7 +5908,8 @@ req_put_answer(const struct req *r, struct buf *b)
 	static const struct { int status; const char *phrase; } phrases[] = {
 		{200, "OK"}, {201, "Created"}, {204, "No Content"}, {303, "See Other"}, {400, "Bad Request"}, {401, "Unauthorized"}, {403, "Forbidden"},
 		{404, "Not Found"}, {405, "Method Not Allowed"}, {407, "Proxy Authentication Required"}, {408, "Request Timeout"},
-		{413, "Content Too Large"}, {421, "Misdirected Request"}, {429, "Too Many Requests"},
+		{409, "Conflict"}, {410, "Gone"}, {412, "Precondition Failed"}, {413, "Content Too Large"},
+		{415, "Unsupported Media Type"}, {421, "Misdirected Request"}, {422, "Unprocessable Content"}, {429, "Too Many Requests"},
 		{431, "Request Header Fields Too Large"}, {502, "Bad Gateway"},
 		{503, "Service Unavailable"}, {504, "Gateway Timeout"}, {505, "HTTP Version Not Supported"},
 		{0, "Error"},
@@ -5927,7 +5928,7 @@ req_put_answer(const struct req *r, struct buf *b)
 		buf_adds(b, "\r\nContent-Type: application/json");
 	if (r->status == 407)
 		buf_adds(b, "\r\nProxy-Authenticate: Basic realm=\"sallyport\"");
-	if (r->status == 405 || r->status == 204)
+	if ((r->status == 405 && r->code[0] != '\0') || r->status == 204)  /* a page's 405 has one of its own */
 		buf_adds(b, "\r\nAllow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
 	if (r->retry_after > 0)
 		buf_addf(b, "\r\nRetry-After: %d", r->retry_after);
