@@ -27,12 +27,16 @@ end
 
 local function list(_, _, ctx)
   db.open(ctx)
-  local rows, out = {}, report.array()
-  for i, row in ipairs(proposals.all()) do
+  local rows, out, decided = {}, report.array(), {}
+  for _, row in ipairs(proposals.all()) do
     local s = shape(row.record)
+    table.insert(s.state == "pending" and out or decided, s)      -- what waits stands first
+  end
+  table.move(decided, 1, #decided, #out + 1, out)
+  for i, s in ipairs(out) do
     local hosts = {}
     for j, x in ipairs(s.services) do hosts[j] = x.host end
-    rows[i], out[i] = { s.id, s.state, s.agent, report.several(hosts), report.time(s.expires_at) }, s
+    rows[i] = { s.id, s.state, s.agent, report.several(hosts), report.time(s.expires_at) }
   end
   if ctx.json then ctx.out(report.json(out))
   elseif not rows[1] then ctx.note("No agent has asked for anything: a refused request tells it how.")
