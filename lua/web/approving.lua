@@ -142,7 +142,7 @@ local function proposal_page(session, row, status, note, form)
 <fieldset><legend>{name}</legend><label class="pick"><input type="checkbox" name="s.{i}" value="on"{on}> {says}</label>{warning}{narrow}</fieldset>]], {
       on = (not form or form["s." .. i]) and html " checked", name = s.name, i = i, says = says[i].text, warning = says[i].warning and html('<p class="warn">Careful: {w}.</p>', { w = says[i].warning }),
       narrow = not s.remove and { input("h." .. i, "Host", nil, "text", form and form["h." .. i] or s.host), input("p." .. i, "Below this path alone", nil, "text", form and form["p." .. i] or s.path),
-        input("m." .. i, "With these methods alone", "All unless named. GET: reading alone.", "text", form and form["m." .. i]) } })
+        input("m." .. i, "With these methods alone", s.kind == "passthrough" and "GET, HEAD and OPTIONS unless named." or "All unless named. GET: reading alone.", "text", form and form["m." .. i]) } })
   end
   local labels = require("granting").labels(r)
   for _, c in ipairs(r.credentials) do
