@@ -14,7 +14,7 @@ local KEPT_MAX = 32     -- answers that wait to be shown; a person looks at each
 -- A help of the command line as a sentence of a page.
 local function sentence(text)
   if (text or "") == "" then return "" end
-  text = text:gsub("^%l", string.upper)
+  if not text:find("^%l+[:_=/.]%S") then text = text:gsub("^%l", string.upper) end      -- tools:read is a name
   return text:find("[.?…]$") and text or text .. "."
 end
 

@@ -236,7 +236,7 @@ local lists = {
     { "Used", function(c) return ago(c.used_at) end } }, "Nothing is connected.", { "revoke" } },
   keys = { "key", { { "State", "state" }, { "Tenant", "tenant" }, { "Role", "role" },
     { "Ends", function(k) return ago(k.expires_at) end } }, "There is none.", { "revoke" }, { "do/key/add", "Add a key" } },
-  roles = { "role", { { "Scopes", "scopes" } }, "", { "remove" }, { "do/role/add", "Add a role" } },
+  roles = { "role", { { "Scopes", function(r) return r.all and "all" or r.scopes end } }, "", { "remove" }, { "do/role/add", "Add a role" } },
   clients = { "client", { { "Source", "source" }, { "Id", "id" } }, "There is none.", { "remove" },
     { "do/client/add", "Add a client" } },
   proposals = { "proposal", { { "State", "state" }, { "Agent", "agent" }, { "Hosts", function(p) return joined(p.services) end },
