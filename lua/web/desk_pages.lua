@@ -105,7 +105,7 @@ local function records_of(desk, args)
         r.request and link(desk, "record", { { "id", r.request } }, "Look") or "" }
     end
   end
-  return rows[1] and grid({ "When", "", "Who", "What", "Credential or reason", "Status", "ms", "" }, rows, { [6] = true, [7] = true }), got
+  return rows[1] and grid({ "When", "Kind", "Who", "What", "Credential or reason", "Status", "ms", "" }, rows, { [6] = true, [7] = true }), got
 end
 
 -- ---- home ----------------------------------------------------------------------------------------
@@ -908,7 +908,7 @@ local function policy(desk, name, form, like)
     keep = kept and html '<button class="go" name="keep" value="on">Keep it</button>', name = name,
     diff = type(edited) == "table" and (edited.text or "") ~= ""
       and html("<h2>What differs from the built-in one</h2><pre>{t}</pre>", { t = edited.text }),
-    rows = not new and html("<h2>Versions</h2>{r}", { r = rows[1] and grid({ "Version", "", "Kept", "Note", "" }, rows) or html "<p>The built-in one is in force.</p>" }) }) }
+    rows = not new and html("<h2>Versions</h2>{r}", { r = rows[1] and grid({ "Version", "State", "Kept", "Note", "" }, rows) or html "<p>The built-in one is in force.</p>" }) }) }
 end
 
 -- ---- what an agent gets, what a person is asked ----------------------------------------------------
