@@ -1,5 +1,6 @@
 """HTTP/2 towards upstreams: real servers, what RFC 9113 asks for, and attacks by an upstream, each by its name (raw frames)."""
 import json
+import re
 import socket
 import ssl
 import struct
@@ -70,6 +71,13 @@ class Server:
                 while wire.tls.selected_alpn_protocol() == "http/1.1":
                     if not (came := peers.read_head(wire.recv)):
                         raise ConnectionError
+                    head, _, body = came.partition(b"\r\n\r\n")
+                    length = re.search(rb"(?i)\r\ncontent-length: *(\d+)", head)
+                    while length and len(body) < int(length[1]):       # it may come in another read
+                        more = wire.recv()
+                        if not more:
+                            raise ConnectionError
+                        came, body = came + more, body + more
                     self.old.append(came)
                     wait(lambda: len(self.old) >= self.hold, 30, what="requests on as many connections")
                     wire.send(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nold")
