@@ -18659,7 +18659,6 @@ store_close(void)
 	table_forget(&store_written);
 	store.env = NULL;
 	store.failed = false;
-	store.reopen_at = 0;
 	store.counted = 0;
 }
 
