@@ -7,17 +7,18 @@
 -- A member is named by its path: `*` stands for each element of a list, or each member of an object. `only` are patterns, of
 -- which one has to fit each value (`*`: any text); case counts in them, not in names, since many servers fold those. A pattern with
 -- an @ is one address: there `*` takes no @ and none of , ; : < > ( ) " \, so that no list of addresses fits (`*<*@acme.com>` is one
--- with a name), and a text with =? (an encoded word of RFC 2047, which may hide an address) fits none. Control bytes fit a pattern that is `*` alone. A list of texts is judged element by element; any other value than a
--- text, number or boolean fits nothing, nor does a part of multipart, of which the name alone is read. Query parameters of that name
--- are judged as a form's are. A body whose Content-Type says neither JSON nor a form nor multipart, that has a coding, or a member
--- twice, is refused: nobody knows what the server would read.
+-- with a name), and a text with =? (an encoded word of RFC 2047, which may hide an address) fits none. Control bytes fit a pattern that is
+-- `*` alone. A list of texts is judged element by element; any other value than a text, number or boolean fits nothing, nor does a part of
+-- multipart, of which the name alone is read. Query parameters of that name are judged as a form's are. A body whose Content-Type says
+-- neither JSON nor a form nor multipart, that has a coding, or a member twice, is refused: nobody knows what the server would read.
 --
 -- A body up to body-max is judged before any of it goes out. A longer one streams, and its last bytes are held back until it was judged.
 local function marks(text) return (text:gsub('[^@,;:<>()"\\]', "")) end
 
 -- What stands for each `*` has no mark where the text has those of the pattern alone.
 local function one_fits(pattern, text)
-  return fits({ pattern }, text) and (pattern == "*" or not text:find("%c") and (not pattern:find("@", 1, true) or marks(pattern) == marks(text) and not text:find("=?", 1, true)))
+  if pattern == "*" or not fits({ pattern }, text) or text:find("%c") then return pattern == "*" end
+  return not pattern:find("@", 1, true) or marks(pattern) == marks(text) and not text:find("=?", 1, true)
 end
 
 local function judge(rule, found, where)
