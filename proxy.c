@@ -645,18 +645,6 @@ secret_handle_keep(struct secret_handle *h)
 	h->scope = NULL;
 }
 
-/* May the running task use this handle? Not one of another task or another credential: a policy that
- * keeps a handle in a variable of its own must not send it with the next credential's request. */
-static bool
-secret_handle_usable(const struct secret_handle *h)
-{
-	if (secret_scope_now == NULL)
-		return true;
-	if (h->scope != NULL)
-		return h->scope == secret_scope_now;
-	return h->owner == 0 || h->owner == secret_scope_now->owner;
-}
-
 static void
 secret_handle_empty(struct secret_handle *h)
 {
@@ -18363,18 +18351,6 @@ store_apply_op(MDB_txn *txn, struct store_batch *b, const struct store_op *op,
 	    op->kind == OP_DEL ? NULL : b->record.p + b->record.n - STORE_TAG);
 }
 
-static enum store_err
-store_counters_put(MDB_txn *txn, const struct store_counters *c)
-{
-	char v[32];
-
-	store_be64(v, c->config);
-	store_be64(v + 8, c->state);
-	store_be64(v + 16, c->version);
-	store_be64(v + 24, c->room);
-	return store_raw_put(txn, DB_META, STORE_K_COUNTERS, (struct slice){v, sizeof v});
-}
-
 /* Checks every precondition, then the room. A batch that puts only records that were promised room
  * is entitled to the reserve, and so is one that only removes. */
 static enum store_err
@@ -18421,6 +18397,7 @@ store_apply(MDB_txn *txn, struct store_batch *b)
 	struct table *t = &store_written;
 	struct store_counters c;
 	enum store_err err;
+	char v[32];
 
 	memset(b->moves, 0, sizeof b->moves);
 	if ((err = store_counters_get(txn, &c)) != STORE_OK ||
@@ -18437,7 +18414,11 @@ store_apply(MDB_txn *txn, struct store_batch *b)
 		if ((err = table_finish(t, txn, c.config, c.version)) != STORE_OK)
 			return err;
 	}
-	return store_counters_put(txn, &c);
+	store_be64(v, c.config);
+	store_be64(v + 8, c.state);
+	store_be64(v + 16, c.version);
+	store_be64(v + 24, c.room);
+	return store_raw_put(txn, DB_META, STORE_K_COUNTERS, (struct slice){v, sizeof v});
 }
 
 /* Commits and syncs. After a failed write of its meta page LMDB answers every further transaction
@@ -22022,15 +22003,17 @@ l_push_secret(lua_State *L, struct secret *s)
 /* -- arguments: strings and secrets */
 
 /* The secret at idx, borrowed while its handle is on the stack. NULL: no handle. Raises for an
- * empty handle, and for one of a credential that the task does not act for. */
+ * empty handle, and for one of another task or of a credential that the task does not act for: a policy that
+ * keeps a handle in a variable of its own must not send it with the next credential's request. */
 static struct secret *
 l_test_secret(lua_State *L, int idx)
 {
-	struct secret_handle *h = l_test_type(L, idx, &l_type_secret);
+	const struct secret_handle *h = l_test_type(L, idx, &l_type_secret);
+	const struct secret_scope *now = secret_scope_now;
 
 	if (h != NULL && h->s == NULL)
 		luaL_error(L, "secret is closed");
-	if (h != NULL && !secret_handle_usable(h))
+	if (h != NULL && now != NULL && (h->scope != NULL ? h->scope != now : h->owner != 0 && h->owner != now->owner))
 		luaL_error(L, "a secret of another credential");
 	return h == NULL ? NULL : h->s;
 }
@@ -22519,41 +22502,31 @@ l_json_push_number(lua_State *L, struct slice in)
 /* Values nest. */
 static const char *l_json_push(lua_State *L, struct json_reader *r, const struct json_token *t);
 
+/* What stands in an array or an object, behind its bracket. */
 static const char *
-l_json_push_array(lua_State *L, struct json_reader *r)
+l_json_push_items(lua_State *L, struct json_reader *r, bool array)
 {
 	struct json_token t;
 	const char *why;
 
 	lua_newtable(L);
-	luaL_setmetatable(L, L_JSON_ARRAY);  /* so that an empty one is written as [] again */
-	for (lua_Integer i = 1; json_next(r, &t) != JSON_CLOSE; i++) {
-		if ((why = l_json_push(L, r, &t)) != NULL)
-			return why;
-		lua_rawseti(L, -2, i);
-	}
-	return NULL;
-}
-
-static const char *
-l_json_push_object(lua_State *L, struct json_reader *r)
-{
-	struct json_token t;
-	const char *why;
-
-	lua_newtable(L);
-	while (json_next(r, &t) != JSON_CLOSE) {
-		if (t.type != JSON_KEY)
+	if (array)
+		luaL_setmetatable(L, L_JSON_ARRAY);     /* so that an empty one is written as [] again */
+	for (lua_Integer i = 1; json_next(r, &t) != JSON_CLOSE; i++, lua_rawset(L, -3)) {
+		if (array) {
+			lua_pushinteger(L, i);
+		} else if (t.type != JSON_KEY) {
 			return "malformed";
-		l_json_push_string(L, &t);
-		lua_pushvalue(L, -1);
-		if (lua_rawget(L, -3) != LUA_TNIL)
-			return "duplicate";     /* RFC 8259 4: readers disagree which counts */
-		lua_pop(L, 1);
-		json_next(r, &t);
+		} else {
+			l_json_push_string(L, &t);
+			lua_pushvalue(L, -1);
+			if (lua_rawget(L, -3) != LUA_TNIL)
+				return "duplicate";     /* RFC 8259 4: readers disagree which counts */
+			lua_pop(L, 1);
+			json_next(r, &t);
+		}
 		if ((why = l_json_push(L, r, &t)) != NULL)
 			return why;
-		lua_rawset(L, -3);
 	}
 	return NULL;
 }
@@ -22577,9 +22550,8 @@ l_json_push(lua_State *L, struct json_reader *r, const struct json_token *t)
 		l_json_push_string(L, t);
 		return NULL;
 	case JSON_ARRAY:
-		return l_json_push_array(L, r);
 	case JSON_OBJECT:
-		return l_json_push_object(L, r);
+		return l_json_push_items(L, r, t->type == JSON_ARRAY);
 	case JSON_BAD:
 	case JSON_END:
 	case JSON_KEY:
