@@ -14257,18 +14257,22 @@ filter_sigv4_new(const struct sigv4_chain *chain, bool trailer)
  *   2       0, 2, 8  extended payload length
  *   then    0, 4     masking key, with MASK
  *   then    length   payload, each byte XOR byte i % 4 of the masking key */
+struct ws_frame {
+	unsigned char head[14];
+	size_t head_n;          /* bytes of it that came */
+	uint64_t left;          /* bytes of its payload still to come */
+	bool payload;           /* its head is whole */
+	bool last;              /* it ends its message */
+};
+
 struct filter_ws {
 	struct filter f;
 	const struct subst *s;  /* borrowed from the req */
 	struct buf held;        /* owned; the frames of a text message, as they came */
 	struct buf out;         /* owned; frames that go on */
 	size_t given;           /* bytes of `out` that went on */
-	unsigned char head[14]; /* of the frame that arrives */
-	size_t head_n;
-	uint64_t left;          /* bytes of its payload still to come */
-	bool payload;           /* its head is whole */
+	struct ws_frame frame;  /* that arrives */
 	bool hold;              /* it is added to `held` */
-	bool last;              /* it ends its message */
 	bool text;              /* `held` has the begin of a message */
 };
 
@@ -14286,6 +14290,32 @@ filter_ws_head(const unsigned char *h, size_t n, uint64_t *len)
 	if (n >= need)
 		*len = extra == 2 ? load_be16(h + 2) : extra == 8 ? load_be64(h + 2) : h[1] & 127;
 	return need;
+}
+
+/* What comes next in the bytes of a WebSocket, which it takes off `in`: the head of a frame, which lies in w->head, is
+ * whole; a piece of its payload, often empty; or WS_WAIT: all were read. After the last piece w->left is 0. */
+enum ws_event { WS_WAIT, WS_HEAD, WS_PIECE };
+
+static enum ws_event
+filter_ws_next(struct ws_frame *w, struct slice *in, struct slice *piece)
+{
+	if (w->payload && (in->n != 0 || w->left == 0)) {
+		*piece = (struct slice){in->p, in->n < w->left ? in->n : (size_t)w->left};
+		*in = (struct slice){in->p + piece->n, in->n - piece->n};
+		w->left -= piece->n;
+		w->payload = w->left != 0;
+		return WS_PIECE;
+	}
+	while (!w->payload && in->n != 0) {
+		w->head[w->head_n++] = (unsigned char)*in->p;
+		*in = (struct slice){in->p + 1, in->n - 1};
+		if (filter_ws_head(w->head, w->head_n, &w->left) == w->head_n && w->head_n > 1) {
+			w->payload = true;
+			w->last = (w->head[0] & 128) != 0;
+			return WS_HEAD;
+		}
+	}
+	return WS_WAIT;
 }
 
 /* Adds a payload, masked or unmasked with `key`: XOR is both. */
@@ -14355,23 +14385,21 @@ filter_ws_message(struct filter_ws *w)
 
 /* A frame's head is whole: decides whether the frame is held. */
 static void
-filter_ws_begin(struct filter_ws *w)
+filter_ws_begin(struct filter_ws *w, struct ws_frame *f)
 {
-	unsigned op = w->head[0] & 15;
+	unsigned op = f->head[0] & 15;
 	bool text = op == 1 || (op == 0 && w->text);
 
-	w->last = (w->head[0] & 128) != 0;
 	/* no extension, masked as it must be, and not too long */
-	w->hold = text && (w->head[0] & 0x70) == 0 && (w->head[1] & 128) != 0 && w->left <= SUBST_WS_MAX &&
-	    w->left + w->head_n <= SUBST_WS_MAX - (op == 0 ? w->held.n : 0);
+	w->hold = text && (f->head[0] & 0x70) == 0 && (f->head[1] & 128) != 0 && f->left <= SUBST_WS_MAX &&
+	    f->left + f->head_n <= SUBST_WS_MAX - (op == 0 ? w->held.n : 0);
 	/* Another message, or a Close frame, begins within a message: the server judges that. */
 	if (op <= 8 && (op != 0 || (w->text && !w->hold)))
 		filter_ws_release(w);
 	if (op < 8)
 		w->text = w->hold;
-	w->out.bad |= !buf_add(w->hold ? &w->held : &w->out, w->head, w->head_n);
-	w->head_n = 0;
-	w->payload = true;
+	w->out.bad |= !buf_add(w->hold ? &w->held : &w->out, f->head, f->head_n);
+	f->head_n = 0;
 }
 
 /* Gives the next piece of a filter's own output, of which `given` bytes went. It may be emptied in the next run. */
@@ -14391,34 +14419,25 @@ static ssize_t
 filter_ws_run(struct filter *f, struct slice in, bool end, struct slice *out)
 {
 	struct filter_ws *w = (struct filter_ws *)f;
-	size_t n, used = 0;
+	struct slice left = in, piece;
 
 	if (w->given == w->out.n) {
 		buf_recycle(&w->out, FLOW_BUF_KEEP);
 		w->given = 0;
 		f->cost += in.n * (FLOW_PIECE_COST / 16);       /* as if a frame had sixteen bytes */
-		while (used < in.n) {
-			if (w->payload) {
-				n = in.n - used < w->left ? in.n - used : (size_t)w->left;
-				w->out.bad |= !buf_add(w->hold ? &w->held : &w->out, in.p + used, n);
-				w->left -= n;
-				used += n;
-			} else {
-				w->head[w->head_n++] = (unsigned char)in.p[used++];
-				if (filter_ws_head(w->head, w->head_n, &w->left) == w->head_n && w->head_n > 1)
-					filter_ws_begin(w);
-			}
-			if (w->payload && w->left == 0) {
-				w->payload = false;
-				if (w->hold && w->last)
-					filter_ws_message(w);
-			}
+		for (enum ws_event e; (e = filter_ws_next(&w->frame, &left, &piece)) != WS_WAIT;) {
+			if (e == WS_HEAD)
+				filter_ws_begin(w, &w->frame);
+			else
+				w->out.bad |= !buf_addv(w->hold ? &w->held : &w->out, piece);
+			if (e == WS_PIECE && w->frame.left == 0 && w->hold && w->frame.last)
+				filter_ws_message(w);
 		}
 		if (end)
 			filter_ws_release(w);   /* half a message, for the server to judge */
 	}
 	filter_give(f, &w->out, &w->given, end, out);
-	return buf_ok(&w->out) ? (ssize_t)used : -1;
+	return buf_ok(&w->out) ? (ssize_t)(in.n - left.n) : -1;
 }
 
 static void
@@ -14783,12 +14802,8 @@ struct filter_scrub_ws {
 	struct buf between;     /* owned; heads, and frames that are not searched */
 	struct buf out;         /* owned; what goes on */
 	size_t given;           /* bytes of `out` that went on */
-	unsigned char head[14]; /* of the frame that arrives */
-	size_t head_n;
-	uint64_t left;          /* bytes of its payload still to come */
-	bool payload;           /* its head is whole */
+	struct ws_frame frame;  /* that arrives */
 	bool searched;          /* its payload is part of the text */
-	bool last;              /* it ends the message */
 	bool text;              /* a text message has begun */
 };
 
@@ -14858,17 +14873,15 @@ filter_scrub_ws_between(struct filter_scrub_ws *w, const void *p, size_t n)
 /* A frame's head is whole. With an RSV bit it belongs to an extension, and a server masks nothing: neither is
  * searched. */
 static bool
-filter_scrub_ws_begin(struct filter_scrub_ws *w)
+filter_scrub_ws_begin(struct filter_scrub_ws *w, struct ws_frame *f)
 {
-	unsigned op = w->head[0] & 15;
-	bool ok = filter_scrub_ws_between(w, w->head, w->head_n);
+	unsigned op = f->head[0] & 15;
+	bool ok = filter_scrub_ws_between(w, f->head, f->head_n);
 
-	w->last = (w->head[0] & 128) != 0;
 	if (op < 8 && op != 0)
 		w->text = op == 1;
-	w->searched = op < 2 && w->text && (w->head[0] & 0x70) == 0 && (w->head[1] & 128) == 0;
-	w->head_n = 0;
-	w->payload = true;
+	w->searched = op < 2 && w->text && (f->head[0] & 0x70) == 0 && (f->head[1] & 128) == 0;
+	f->head_n = 0;
 	return ok;
 }
 
@@ -14876,33 +14889,22 @@ static ssize_t
 filter_scrub_ws_run(struct filter *f, struct slice in, bool end, struct slice *out)
 {
 	struct filter_scrub_ws *w = (struct filter_scrub_ws *)f;
-	size_t n, used = 0;
+	struct slice left = in, piece;
 	bool ok = true;
 
 	if (w->given == w->out.n) {
 		buf_recycle(&w->out, FLOW_BUF_KEEP);
 		w->given = 0;
 		f->cost += in.n * (FLOW_PIECE_COST / 16);       /* as if a frame had sixteen bytes */
-		while (ok && used < in.n) {
-			if (w->payload) {
-				n = in.n - used < w->left ? in.n - used : (size_t)w->left;
-				ok = w->searched ? buf_add(&w->b.text, in.p + used, n) : filter_scrub_ws_between(w, in.p + used, n);
-				w->left -= n;
-				used += n;
-			} else {
-				w->head[w->head_n++] = (unsigned char)in.p[used++];
-				if (filter_ws_head(w->head, w->head_n, &w->left) == w->head_n && w->head_n > 1)
-					ok = filter_scrub_ws_begin(w);
-			}
-			if (ok && w->payload && w->left == 0) {
-				w->payload = false;
-				if (w->searched && w->last) {
-					ok = filter_scrub_ws_search(w, true);
-					buf_clear(&w->b.text);
-					w->b.gone = w->b.begun = 0;
-					w->text = false;
-					w->b.tally->counted = false;    /* each message may be a guess */
-				}
+		for (enum ws_event e; ok && (e = filter_ws_next(&w->frame, &left, &piece)) != WS_WAIT;) {
+			ok = e == WS_HEAD ? filter_scrub_ws_begin(w, &w->frame) :
+			    w->searched ? buf_addv(&w->b.text, piece) : filter_scrub_ws_between(w, piece.p, piece.n);
+			if (ok && e == WS_PIECE && w->frame.left == 0 && w->searched && w->frame.last) {
+				ok = filter_scrub_ws_search(w, true);
+				buf_clear(&w->b.text);
+				w->b.gone = w->b.begun = 0;
+				w->text = false;
+				w->b.tally->counted = false;    /* each message may be a guess */
 			}
 		}
 		ok = ok && filter_scrub_ws_search(w, end) && filter_scrub_count(&w->b, w->b.text.cap + w->between.cap + w->out.cap);
@@ -14910,7 +14912,7 @@ filter_scrub_ws_run(struct filter *f, struct slice in, bool end, struct slice *o
 		filter_scrub_hold(f, w->b.text.n != w->b.gone || w->ngaps != 0);
 	}
 	filter_give(f, &w->out, &w->given, end, out);
-	return ok && buf_ok(&w->out) ? (ssize_t)used : -1;
+	return ok && buf_ok(&w->out) ? (ssize_t)(in.n - left.n) : -1;
 }
 
 static void
