@@ -12866,6 +12866,16 @@ known_scan_value(const struct known *k, struct slice in, struct known_found *fou
 	buf_free(&plain);
 }
 
+/* known_scan of the path, the query, and those of the first n fields that go out by the marks of `as`. False: no memory. */
+static bool
+known_scan_req(const struct known *k, const struct req *r, const struct http_field *as, size_t n, struct known_found *found)
+{
+	for (size_t i = 0; i < n; i++)
+		if (as[i].mark == FIELD_KEPT)
+			known_scan_value(k, r->head.field[i].value, found);
+	return known_scan_encoded(k, req_path_now(r), found) && known_scan_encoded(k, req_query_now(r), found);
+}
+
 /* ---- sign ------------------------------------------------------------------
  * Digests, MACs, signatures of AWS and JWS, and private keys, by BearSSL. Pure: bytes in, bytes
  * out.
@@ -21055,12 +21065,7 @@ kept_take(struct req *r, struct kept *k)
 	for (size_t i = k->came; i < r->head.nfields; i++)
 		if (i >= k->n || !slice_eq(r->head.field[i].name, k->field[i].name) || !slice_eq(r->head.field[i].value, k->field[i].value))
 			return false;
-	if (k->known != NULL && (!known_scan_encoded(k->known, r->path, &found) || !known_scan_encoded(k->known, req_query_now(r), &found)))
-		return false;
-	for (size_t i = 0; k->known != NULL && i < k->came; i++)
-		if (k->field[i].mark == FIELD_KEPT)
-			known_scan_value(k->known, r->head.field[i].value, &found);
-	if (found.n != 0)
+	if (k->known != NULL && (!known_scan_req(k->known, r, k->field, k->came, &found) || found.n != 0))
 		return false;
 	req_claim(r, k->agent, k->share);
 	if (r->held || r->too_many)
@@ -24552,14 +24557,33 @@ struct edit {
 	bool answer;
 };
 
+/* Notes that an answer gets the client's text in the place of each secret that the run put in. `sealed`: of opened
+ * ones alone, for req:hide notes the others. */
+static bool
+req_note_hits(struct req *r, const struct subst_run *t, bool sealed)
+{
+	bool ok = true;
+
+	for (size_t i = 0; ok && i < r->subst->n; i++) {
+		const struct subst_row *row = &r->subst->row[i];
+
+		if ((t->hits >> i & 1) == 0 || (sealed && !row->locked))
+			continue;
+		r->unsealed |= row->locked;
+		ok = scrub_add(&r->back, row->secret, 0, row->locked ? row->placeholder : t->sent[i], SLICE(""), row->locked);
+	}
+	return ok;
+}
+
 /* Answers true or false, or nil and why. Raises where there is no room for a form that was stripped of names. */
 static int
 l_edit_k(lua_State *L, void *heavy)
 {
 	struct edit *e = heavy;
 
-	if (e->why == NULL && e->out.max != 0 && (!buf_ok(&e->out) || !req_take_body(e->r, &e->out, e->names == NULL)))
-		e->why = "no_room";
+	if (e->why == NULL && e->out.max != 0 && (!buf_ok(&e->out) || !req_take_body(e->r, &e->out, e->names == NULL) ||
+	    (e->run.s != NULL && !req_note_hits(e->r, &e->run, true))))
+		e->why = e->run.s != NULL ? "body" : "no_room";
 	buf_free(&e->out);
 	if (e->why != NULL && e->names != NULL)
 		return luaL_error(L, "no room for the form");
@@ -25722,22 +25746,14 @@ l_req_index(lua_State *L)
 	return 1;
 }
 
-/* seen.NAME, of a rule. Upvalues: as for l_req_index, and the handle. */
+/* seen.NAME, of a rule. Upvalues: as for l_req_index, and the handle. And seen.headers:get(name [, n]), whose upvalues are
+ * nil and view.headers. */
 static int
 l_seen_index(lua_State *L)
 {
 	lua_pushvalue(L, lua_upvalueindex(2));
 	lua_replace(L, 1);
-	return l_req_index(L);
-}
-
-/* seen.headers:get(name [, n]), of a rule. Upvalue: view.headers. */
-static int
-l_seen_get(lua_State *L)
-{
-	lua_pushvalue(L, lua_upvalueindex(1));
-	lua_replace(L, 1);
-	return l_headers_get(L);
+	return lua_isnil(L, lua_upvalueindex(1)) ? l_headers_get(L) : l_req_index(L);
 }
 
 /* req:seen(view.headers) -> function, function
@@ -25753,8 +25769,9 @@ l_req_seen(lua_State *L)
 	lua_pushvalue(L, lua_upvalueindex(1));
 	lua_pushvalue(L, 1);
 	lua_pushcclosure(L, l_seen_index, 2);
-	lua_insert(L, 2);
-	lua_pushcclosure(L, l_seen_get, 1);
+	lua_pushnil(L);
+	lua_pushvalue(L, 2);
+	lua_pushcclosure(L, l_seen_index, 2);
 	return 2;
 }
 
@@ -25919,24 +25936,6 @@ l_read_rows(lua_State *L, int rows, struct subst **owner, bool seals)
 	return s;
 }
 
-/* Notes that an answer gets the client's text in the place of each secret that the run put in. `sealed`: of opened
- * ones alone, for req:hide notes the others. */
-static bool
-req_note_hits(struct req *r, const struct subst_run *t, bool sealed)
-{
-	bool ok = true;
-
-	for (size_t i = 0; ok && i < r->subst->n; i++) {
-		const struct subst_row *row = &r->subst->row[i];
-
-		if ((t->hits >> i & 1) == 0 || (sealed && !row->locked))
-			continue;
-		r->unsealed |= row->locked;
-		ok = scrub_add(&r->back, row->secret, 0, row->locked ? row->placeholder : t->sent[i], SLICE(""), row->locked);
-	}
-	return ok;
-}
-
 /* Replaces in the path or the query, and sets *now. False: no room, or too many secrets. */
 static bool
 req_subst_target(struct req *r, enum subst_place place, struct slice in, struct secret **now)
@@ -25961,29 +25960,23 @@ req_subst_target(struct req *r, enum subst_place place, struct slice in, struct 
 }
 
 static bool
-req_subst_field(struct req *r, struct http_field *f)
-{
-	struct buf out;
-	struct subst_run t = {.s = r->subst, .in = f->value, .out = &out};
-	bool ok;
-
-	buf_init(&out, PEER_HEAD_MAX);
-	subst_header(&t, f->name);
-	ok = buf_ok(&out) && (t.hits == 0 || (http_valid_field_value(buf_slice(&out)) &&
-	    field_set(f, f->name, buf_slice(&out), true) && req_note_hits(r, &t, true)));
-	buf_free(&out);
-	return ok;
-}
-
-static bool
 req_subst_headers(struct req *r)
 {
-	for (struct http_field *f = r->head.field; f < r->head.field + r->head.nfields; f++)
+	bool ok = true;
+
+	for (struct http_field *f = r->head.field; ok && f < r->head.field + r->head.nfields; f++) {
+		struct buf out = {.max = PEER_HEAD_MAX};
+		struct subst_run t = {.s = r->subst, .in = f->value, .out = &out};
+
 		/* A stripped field counts: it holds our placeholder, and goes out as the row says. */
-		if (f->mark != FIELD_DROPPED && f->own == NULL && (f->rule & (HDR_FIXED | HDR_HOP)) == 0 &&
-		    !req_subst_field(r, f))
-			return false;
-	return true;
+		if (f->mark == FIELD_DROPPED || f->own != NULL || (f->rule & (HDR_FIXED | HDR_HOP)) != 0)
+			continue;
+		subst_header(&t, f->name);
+		ok = buf_ok(&out) && (t.hits == 0 || (http_valid_field_value(buf_slice(&out)) &&
+		    field_set(f, f->name, buf_slice(&out), true) && req_note_hits(r, &t, true)));
+		buf_free(&out);
+	}
+	return ok;
 }
 
 /* The kind of the request's body. SUBST_OTHER: rows leave the body alone, or there is none. */
@@ -26016,18 +26009,8 @@ edit_rows(struct job *j)
 		t->hits |= subst_has(&subst_plain, t->in, t->s->row[i].placeholder);
 	/* a malformed body without a placeholder goes out as it came */
 	e->why = !buf_ok(&e->out) ? "body" : !well && t->hits != 0 ? "malformed" : NULL;
-	e->answer = well && t->hits != 0;
-}
-
-static int
-l_req_substitute_k(lua_State *L, void *heavy)
-{
-	struct edit *e = heavy;
-
-	if (e->why == NULL && e->answer && !(req_take_body(e->r, &e->out, true) && req_note_hits(e->r, &e->run, true)))
-		e->why = "body";
-	buf_free(&e->out);
-	return e->why == NULL ? l_answer(L, true) : l_fail(L, e->why);
+	if (t->hits == 0)
+		e->out.max = 0;         /* so does one without any */
 }
 
 /* req:substitute{ { placeholder, secret, place, name, from, to }… }
@@ -26050,6 +26033,7 @@ l_req_substitute(lua_State *L)
 	s = l_read_rows(L, 2, &r->subst, false);
 	e = l_new(L, sizeof *e, 0, NULL);
 	e->r = r;
+	e->answer = true;
 	if (r->websocket && subst_places(s, 1u << PLACE_WS))
 		/* a deflated message would hide the placeholders in it */
 		req_remove_field(r, SLICE("sec-websocket-extensions"));
@@ -26062,8 +26046,8 @@ l_req_substitute(lua_State *L)
 	    !req_subst_target(r, PLACE_QUERY, req_query_now(r), &r->new_query))
 		e->why = "query";
 	else if (r->body_read && subst_places(s, 1u << PLACE_FORM | 1u << PLACE_PART | 1u << PLACE_JSON))
-		return l_heavy(L, &e->heavy, r->body.n, edit_rows, l_req_substitute_k);
-	return l_req_substitute_k(L, e);
+		return l_heavy(L, &e->heavy, r->body.n, edit_rows, l_edit_k);
+	return l_edit_k(L, e);
 }
 
 /* req:text_kind() -> "json" | "form" | "part" | nil
@@ -26274,13 +26258,8 @@ l_req_known(lua_State *L)
 	struct req *r = l_check_req(L, 1);
 	const struct known *k = l_check_type(L, 2, &l_type_known);
 	struct known_found found = {.n = 0};
-	bool ok = known_scan_encoded(k, req_path_now(r), &found) &&
-	    known_scan_encoded(k, req_query_now(r), &found);
 
-	for (const struct http_field *f = r->head.field; f < r->head.field + r->head.nfields; f++)
-		if (f->mark == FIELD_KEPT)
-			known_scan_value(k, f->value, &found);
-	if (!ok)
+	if (!known_scan_req(k, r, r->head.field, r->head.nfields, &found))
 		return luaL_error(L, "out of memory");
 	for (size_t i = 0; i < found.n; i++)
 		l_push_slice(L, known_name(k, found.id[i]));
