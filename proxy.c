@@ -4326,6 +4326,8 @@ struct filter {
 	int64_t hold_until;     /* monotonic ms: it holds bytes, and is run with `hurry` then; 0: it holds none */
 	bool hurry;             /* its owner sets it: what it holds goes on */
 	size_t *share;          /* borrowed: what its agent holds of req_bodies; NULL: no agent's */
+	struct buf out;         /* owned; output that does not lie in what came, */
+	size_t given;           /* bytes of it that went on */
 };
 
 /* Our answer to a request whose body a filter refuses. */
@@ -4362,7 +4364,32 @@ filter_free(struct filter *f)
 		return;
 	if (f->class->wipe != NULL)
 		f->class->wipe(f);
+	buf_free(&f->out);
 	free(f);
+}
+
+/* Has all of f->out gone on? Then it is empty, for more. */
+static bool
+filter_gave(struct filter *f)
+{
+	if (f->given != f->out.n)
+		return false;
+	buf_recycle(&f->out, FLOW_BUF_KEEP);
+	f->given = 0;
+	return true;
+}
+
+/* Gives the next piece of f->out. */
+static void
+filter_give(struct filter *f, bool end, struct slice *out)
+{
+	size_t n = f->out.n - f->given < PEER_PIECE ? f->out.n - f->given : PEER_PIECE;
+
+	if (n != 0)
+		*out = (struct slice){f->out.p + f->given, n};
+	f->given += n;
+	f->more = n != 0;
+	f->ended = end && n == 0;
 }
 
 /* -- the flow itself */
@@ -14279,8 +14306,6 @@ struct filter_ws {
 	struct filter f;
 	const struct subst *s;  /* borrowed from the req */
 	struct buf held;        /* owned; the frames of a text message, as they came */
-	struct buf out;         /* owned; frames that go on */
-	size_t given;           /* bytes of `out` that went on */
 	struct ws_frame frame;  /* that arrives */
 	bool hold;              /* it is added to `held` */
 	bool text;              /* `held` has the begin of a message */
@@ -14342,7 +14367,7 @@ filter_ws_mask(struct buf *out, struct slice payload, const unsigned char key[4]
 static void
 filter_ws_release(struct filter_ws *w)
 {
-	buf_addv(&w->out, buf_slice(&w->held));
+	buf_addv(&w->f.out, buf_slice(&w->held));
 	buf_clear(&w->held);
 	w->text = false;
 }
@@ -14383,9 +14408,9 @@ filter_ws_message(struct filter_ws *w)
 	well = subst_json_text(&t, PLACE_WS, 0, t.in.n);
 	if (well)
 		subst_end(&t);
-	w->out.bad |= text.bad || now.bad;
+	w->f.out.bad |= text.bad || now.bad;
 	if (well && t.hits != 0) {
-		filter_ws_put(&w->out, buf_slice(&now));
+		filter_ws_put(&w->f.out, buf_slice(&now));
 		buf_clear(&w->held);
 	}
 	filter_ws_release(w);
@@ -14408,21 +14433,8 @@ filter_ws_begin(struct filter_ws *w, struct ws_frame *f)
 		filter_ws_release(w);
 	if (op < 8)
 		w->text = w->hold;
-	w->out.bad |= !buf_add(w->hold ? &w->held : &w->out, f->head, f->head_n);
+	w->f.out.bad |= !buf_add(w->hold ? &w->held : &w->f.out, f->head, f->head_n);
 	f->head_n = 0;
-}
-
-/* Gives the next piece of a filter's own output, of which `given` bytes went. It may be emptied in the next run. */
-static void
-filter_give(struct filter *f, const struct buf *of, size_t *given, bool end, struct slice *out)
-{
-	size_t n = of->n - *given < PEER_PIECE ? of->n - *given : PEER_PIECE;
-
-	if (n != 0)
-		*out = (struct slice){of->p + *given, n};
-	*given += n;
-	f->more = n != 0;
-	f->ended = end && n == 0;
 }
 
 static ssize_t
@@ -14431,30 +14443,27 @@ filter_ws_run(struct filter *f, struct slice in, bool end, struct slice *out)
 	struct filter_ws *w = (struct filter_ws *)f;
 	struct slice left = in, piece;
 
-	if (w->given == w->out.n) {
-		buf_recycle(&w->out, FLOW_BUF_KEEP);
-		w->given = 0;
+	if (filter_gave(f)) {
 		f->cost += in.n * (FLOW_PIECE_COST / 16);       /* as if a frame had sixteen bytes */
 		for (enum ws_event e; (e = filter_ws_next(&w->frame, &left, &piece)) != WS_WAIT;) {
 			if (e == WS_HEAD)
 				filter_ws_begin(w, &w->frame);
 			else
-				w->out.bad |= !buf_addv(w->hold ? &w->held : &w->out, piece);
+				w->f.out.bad |= !buf_addv(w->hold ? &w->held : &w->f.out, piece);
 			if (e == WS_PIECE && w->frame.left == 0 && w->hold && w->frame.last)
 				filter_ws_message(w);
 		}
 		if (end)
 			filter_ws_release(w);   /* half a message, for the server to judge */
 	}
-	filter_give(f, &w->out, &w->given, end, out);
-	return buf_ok(&w->out) ? (ssize_t)(in.n - left.n) : -1;
+	filter_give(f, end, out);
+	return buf_ok(&w->f.out) ? (ssize_t)(in.n - left.n) : -1;
 }
 
 static void
 filter_ws_wipe(struct filter *f)
 {
 	buf_free(&((struct filter_ws *)f)->held);
-	buf_free(&((struct filter_ws *)f)->out);
 }
 
 /* RFC 6455 4.2.2: does the answer prove that the server took this very handshake, with this
@@ -14489,7 +14498,7 @@ filter_ws_new(const struct subst *s)
 	if (f != NULL) {
 		((struct filter_ws *)f)->s = s;
 		buf_init(&((struct filter_ws *)f)->held, SUBST_WS_MAX);
-		buf_init(&((struct filter_ws *)f)->out, SUBST_WS_OUT_MAX + 2 * SUBST_WS_MAX);
+		buf_init(&f->out, SUBST_WS_OUT_MAX + 2 * SUBST_WS_MAX);
 	}
 	return f;
 }
@@ -14810,8 +14819,6 @@ struct filter_scrub_ws {
 	struct { size_t at, n; } gap[SCRUB_GAPS]; /* n bytes of `between`, before text[at] */
 	size_t ngaps;
 	struct buf between;     /* owned; heads, and frames that are not searched */
-	struct buf out;         /* owned; what goes on */
-	size_t given;           /* bytes of `out` that went on */
 	struct ws_frame frame;  /* that arrives */
 	bool searched;          /* its payload is part of the text */
 	bool text;              /* a text message has begun */
@@ -14830,10 +14837,10 @@ filter_scrub_ws_release(struct filter_scrub_ws *w, size_t upto)
 		more = g < w->ngaps && w->gap[g].at <= upto;
 		to = more ? w->gap[g].at : upto;
 		if (to != s->gone)
-			buf_add(&w->out, s->text.p + s->gone, to - s->gone);
+			buf_add(&w->b.f.out, s->text.p + s->gone, to - s->gone);
 		s->gone = to;
 		if (more)
-			buf_add(&w->out, w->between.p + used, w->gap[g].n);
+			buf_add(&w->b.f.out, w->between.p + used, w->gap[g].n);
 		used += more ? w->gap[g].n : 0;
 	}
 	buf_drop(&w->between, used);
@@ -14902,9 +14909,7 @@ filter_scrub_ws_run(struct filter *f, struct slice in, bool end, struct slice *o
 	struct slice left = in, piece;
 	bool ok = true;
 
-	if (w->given == w->out.n) {
-		buf_recycle(&w->out, FLOW_BUF_KEEP);
-		w->given = 0;
+	if (filter_gave(f)) {
 		f->cost += in.n * (FLOW_PIECE_COST / 16);       /* as if a frame had sixteen bytes */
 		for (enum ws_event e; ok && (e = filter_ws_next(&w->frame, &left, &piece)) != WS_WAIT;) {
 			ok = e == WS_HEAD ? filter_scrub_ws_begin(w, &w->frame) :
@@ -14917,22 +14922,19 @@ filter_scrub_ws_run(struct filter *f, struct slice in, bool end, struct slice *o
 				w->b.tally->counted = false;    /* each message may be a guess */
 			}
 		}
-		ok = ok && filter_scrub_ws_search(w, end) && filter_scrub_count(&w->b, w->b.text.cap + w->between.cap + w->out.cap);
+		ok = ok && filter_scrub_ws_search(w, end) && filter_scrub_count(&w->b, w->b.text.cap + w->between.cap + w->b.f.out.cap);
 		f->hurry = false;
 		filter_scrub_hold(f, w->b.text.n != w->b.gone || w->ngaps != 0);
 	}
-	filter_give(f, &w->out, &w->given, end, out);
-	return ok && buf_ok(&w->out) ? (ssize_t)(in.n - left.n) : -1;
+	filter_give(f, end, out);
+	return ok && buf_ok(&w->b.f.out) ? (ssize_t)(in.n - left.n) : -1;
 }
 
 static void
 filter_scrub_ws_wipe(struct filter *f)
 {
-	struct filter_scrub_ws *w = (struct filter_scrub_ws *)f;
-
 	filter_scrub_wipe(f);
-	buf_free(&w->between);
-	buf_free(&w->out);
+	buf_free(&((struct filter_scrub_ws *)f)->between);
 }
 
 /* A filter for what a server sends in a WebSocket. NULL: no memory. */
@@ -14945,7 +14947,7 @@ filter_scrub_ws_new(struct scrub *s, const struct scrub_table *t, struct scrub_t
 	if (w == NULL)
 		return NULL;
 	buf_init(&w->between, SCRUB_HOLD_MAX + 2 * PEER_PIECE);
-	buf_init(&w->out, 2 * SCRUB_HOLD_MAX + 4 * PEER_PIECE);
+	buf_init(&w->b.f.out, 2 * SCRUB_HOLD_MAX + 4 * PEER_PIECE);
 	return &w->b.f;
 }
 
@@ -19661,8 +19663,6 @@ struct filter_mcp {
 	struct filter *next;    /* owned; what goes on goes through it: it is scrubbed; NULL: it is not */
 	const struct mcp *m;    /* borrowed from the req */
 	struct buf event;       /* owned; the lines of an event that is not whole yet, an LF behind each, however it was ended */
-	struct buf out;         /* owned */
-	size_t given;           /* bytes of `out` that went on */
 	size_t line;            /* in `event`: where its last line begins */
 	size_t counted;         /* bytes of both buffers that are counted in req_bodies */
 	bool cr;                /* the last byte was CR: an LF behind it ends no other line */
@@ -19714,21 +19714,21 @@ filter_mcp_event(struct filter_mcp *w)
 		}
 		value = filter_mcp_value(line, "id");
 		if (value.p != NULL) {
-			buf_adds(&w->out, "id: ");
-			ok = mcp_put_id(w->m, mcp_event, value, &w->out) && ok;
-			buf_adds(&w->out, "\n");
+			buf_adds(&w->f.out, "id: ");
+			ok = mcp_put_id(w->m, mcp_event, value, &w->f.out) && ok;
+			buf_adds(&w->f.out, "\n");
 		} else if (line.n != 0)
-			buf_join(&w->out, (struct slice[]){line, SLICE("\n")}, 2);
+			buf_join(&w->f.out, (struct slice[]){line, SLICE("\n")}, 2);
 	}
 	if (data.n != 0)
 		ok = mcp_edit(w->m, buf_slice(&data), &now) && ok;
 	left = buf_slice(&now);
 	while (ok && left.n != 0)
-		buf_join(&w->out, (struct slice[]){SLICE("data: "), slice_cut(&left, '\n'), SLICE("\n")}, 3);
+		buf_join(&w->f.out, (struct slice[]){SLICE("data: "), slice_cut(&left, '\n'), SLICE("\n")}, 3);
 	if (data.n == 0 && lines != 0)
-		buf_adds(&w->out, "data:\n");
-	buf_adds(&w->out, "\n");
-	ok = ok && buf_ok(&data) && buf_ok(&w->out);
+		buf_adds(&w->f.out, "data:\n");
+	buf_adds(&w->f.out, "\n");
+	ok = ok && buf_ok(&data) && buf_ok(&w->f.out);
 	buf_free(&data);
 	buf_free(&now);
 	buf_clear(&w->event);
@@ -19772,39 +19772,37 @@ filter_mcp_run(struct filter *f, struct slice in, bool end, struct slice *out)
 	ssize_t took = 0, used;
 
 	f->fault = mcp_fault();
-	if (w->given == w->out.n && (w->next == NULL || !w->next->more)) {
-		buf_recycle(&w->out, FLOW_BUF_KEEP);
-		w->given = 0;
-		while (in.n != 0 && w->out.n == 0) {
+	if ((w->next == NULL || !w->next->more) && filter_gave(f)) {
+		while (in.n != 0 && w->f.out.n == 0) {
 			if ((used = filter_mcp_take(w, in)) < 0)
 				return -1;
 			took += used;
 			in = (struct slice){in.p + used, in.n - (size_t)used};
 		}
-		f->cost += w->out.n * 4;        /* it was read twice, and written */
+		f->cost += w->f.out.n * 4;        /* it was read twice, and written */
 		if (end && in.n == 0)
 			buf_clear(&w->event);   /* an event without its end is none */
-		if (!bodies_count(f->share, w->counted, w->event.cap + w->out.cap))
+		if (!bodies_count(f->share, w->counted, w->event.cap + w->f.out.cap))
 			return -1;
-		w->counted = w->event.cap + w->out.cap;
+		w->counted = w->event.cap + w->f.out.cap;
 	}
 	if (w->next == NULL) {
-		filter_give(f, &w->out, &w->given, end && in.n == 0, out);
+		filter_give(f, end && in.n == 0, out);
 		return took;
 	}
-	if (w->given != w->out.n && !w->next->more)
-		left = (struct slice){w->out.p + w->given, w->out.n - w->given < PEER_PIECE ? w->out.n - w->given : PEER_PIECE};
+	if (f->given != w->f.out.n && !w->next->more)
+		left = (struct slice){w->f.out.p + f->given, w->f.out.n - f->given < PEER_PIECE ? w->f.out.n - f->given : PEER_PIECE};
 	w->next->hurry = f->hurry;
-	if ((used = w->next->class->run(w->next, left, end && in.n == 0 && w->given == w->out.n, out)) < 0) {
+	if ((used = w->next->class->run(w->next, left, end && in.n == 0 && f->given == w->f.out.n, out)) < 0) {
 		f->fault = w->next->fault;
 		return -1;
 	}
-	w->given += (size_t)used;
+	f->given += (size_t)used;
 	f->cost += w->next->cost;
 	w->next->cost = 0;
 	f->hurry = w->next->hurry;
 	f->hold_until = w->next->hold_until;
-	f->more = w->given != w->out.n || w->next->more;
+	f->more = f->given != w->f.out.n || w->next->more;
 	f->ended = w->next->ended;
 	return took;
 }
@@ -19817,7 +19815,6 @@ filter_mcp_wipe(struct filter *f)
 	filter_free(w->next);
 	bodies_count(f->share, w->counted, 0);
 	buf_free(&w->event);
-	buf_free(&w->out);
 }
 
 /* NULL: out of memory. `share`: of the agent's bodies. `next`, which may be NULL, becomes the filter's. */
@@ -19836,7 +19833,7 @@ filter_mcp_new(const struct mcp *m, size_t *share, struct filter *next)
 	w->start = true;
 	w->next = next;
 	buf_init(&w->event, MCP_MESSAGE_MAX + 4096);
-	buf_init(&w->out, 2 * MCP_MESSAGE_MAX);
+	buf_init(&w->f.out, 2 * MCP_MESSAGE_MAX);
 	return &w->f;
 }
 
