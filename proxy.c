@@ -7099,20 +7099,6 @@ conn_advance(struct conn *c)
 	c->advancing = false;
 }
 
-/* Closes idle connections now, and every other one after its present request. */
-static void
-conn_drain(void)
-{
-	conn_draining = true;
-	for (struct conn *c = LIST_FIRST(&conn_list), *next; c != NULL; c = next) {
-		next = LIST_NEXT(c, link);
-		if (c->state == CONN_HEAD && c->req == NULL && c->peer.out == NULL && c->peer.stream == NULL)
-			conn_close(c, false);
-		else if (c->state == CONN_H2)
-			loop_defer(&c->defer, conn_turn);       /* it tells its client */
-	}
-}
-
 /* ---- main ------------------------------------------------------------------
  * A command is one process: it runs cli.main as a task and ends. `serve` closes its Lua state and
  * becomes the master (lua/cli/master.lua, in a state of its own), which opens no store and speaks to
@@ -7273,7 +7259,15 @@ worker_on_signal(struct watch *w)
 		return;
 	for (size_t i = 0; i < net.nlisteners; i++)
 		watch_close(&net.listeners[i].watch);
-	conn_drain();
+	/* idle connections are closed now, and every other one after its present request */
+	conn_draining = true;
+	for (struct conn *c = LIST_FIRST(&conn_list), *next; c != NULL; c = next) {
+		next = LIST_NEXT(c, link);
+		if (c->state == CONN_HEAD && c->req == NULL && c->peer.out == NULL && c->peer.stream == NULL)
+			conn_close(c, false);
+		else if (c->state == CONN_H2)
+			loop_defer(&c->defer, conn_turn);       /* it tells its client */
+	}
 	worker_drain_until = clock_now() + MASTER_DRAIN_MS;
 	worker_on_drain(&worker_drain_timer);
 }
@@ -24653,16 +24647,13 @@ static int l_view_splice_form(lua_State *L) { return l_view_splice(L, false); }
 static bool
 req_field_signed(struct slice name, const struct l_sigv4 *o)
 {
-	static const struct slice always[] = {{"content-type", 12}, {"content-md5", 11}};
 	struct slice left = o->listed;
 
 	if (slice_eq_nocase(name, SLICE("expect")) || slice_eq_nocase(name, SLICE("authorization")))
 		return false;
-	if (name.n > 6 && slice_begins_nocase(name, SLICE("x-amz-")))
+	if ((name.n > 6 && slice_begins_nocase(name, SLICE("x-amz-"))) ||
+	    (!o->query && (slice_eq_nocase(name, SLICE("content-type")) || slice_eq_nocase(name, SLICE("content-md5")))))
 		return true;
-	for (size_t i = 0; !o->query && i < 2; i++)
-		if (slice_eq_nocase(name, always[i]))
-			return true;
 	while (left.n != 0)
 		if (slice_eq_nocase(name, slice_cut(&left, ';')))
 			return true;
@@ -25393,33 +25384,23 @@ look_json(struct job *j)
 	k->answer = spot.found || res == JSON_DUPLICATE;
 }
 
-/* Has one pair of the form that name, and a "{" in its value? */
-static bool
-form_has_document(struct slice in, struct slice want)
-{
-	struct slice pair, raw;
-	char name[256];
-
-	for (size_t at = 0; pct_ok(in) && pair_next(in, &at, PAIR_AMP, &pair, &raw);)
-		if (slice_eq(pair_name(raw, name, sizeof name), want) &&
-		    subst_has(&subst_form, pair_value(pair, raw), SLICE("{")))
-			return true;
-	return false;
-}
-
 static void
 look_documents(struct job *j)
 {
 	struct edit *k = OWNER(j, struct edit, heavy.job);
 	bool list, met = false, well = true, here = false;
+	struct slice pair, raw;
 	struct json_reader r;
 	struct json_token t;
+	char name[256];
 	size_t i = 0;
 
 	while (i < k->in.n && memchr(" \t\n\v\f\r", k->in.p[i], 6) != NULL)
 		i++;
-	if (i == k->in.n || memchr("[{", k->in.p[i], 2) == NULL) {
-		k->answer = form_has_document(k->in, k->name);
+	if (i == k->in.n || memchr("[{", k->in.p[i], 2) == NULL) {      /* a form: does a pair of that name have a "{"? */
+		for (size_t at = 0; !k->answer && pct_ok(k->in) && pair_next(k->in, &at, PAIR_AMP, &pair, &raw);)
+			k->answer = slice_eq(pair_name(raw, name, sizeof name), k->name) &&
+			    subst_has(&subst_form, pair_value(pair, raw), SLICE("{"));
 		return;
 	}
 	json_open(&r, k->in);
