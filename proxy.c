@@ -12823,17 +12823,6 @@ known_drop(struct known *k, struct slice name)
 	}
 }
 
-/* Adds one id, unless it is there. Ids beyond KNOWN_FOUND_MAX are dropped. */
-static void
-known_note(struct known_found *found, uint32_t id)
-{
-	for (size_t i = 0; i < found->n; i++)
-		if (found->id[i] == id)
-			return;
-	if (found->n < KNOWN_FOUND_MAX)
-		found->id[found->n++] = id;
-}
-
 /* Adds the ids of the placeholders that stand in `in` to *found. */
 static void
 known_scan(const struct known *k, struct slice in, struct known_found *found)
@@ -12848,10 +12837,15 @@ known_scan(const struct known *k, struct slice in, struct known_found *found)
 			continue;
 		for (uint32_t at = k->slot[known_slot(k, key)]; at != 0; at = k->entry[at - 1].next) {
 			const struct known_entry *e = &k->entry[at - 1];
+			size_t had = 0;
 
-			if (e->key == key && e->n != 0 && i + 1 >= e->end && in.n - (i + 1 - e->end) >= e->n &&
-			    memcmp(in.p + i + 1 - e->end, k->text.p + e->at, e->n) == 0)
-				known_note(found, at);
+			if (e->key != key || e->n == 0 || i + 1 < e->end || in.n - (i + 1 - e->end) < e->n ||
+			    memcmp(in.p + i + 1 - e->end, k->text.p + e->at, e->n) != 0)
+				continue;
+			while (had < found->n && found->id[had] != at)
+				had++;
+			if (had == found->n && had < KNOWN_FOUND_MAX)
+				found->id[found->n++] = at;
 		}
 	}
 }
@@ -21828,8 +21822,7 @@ lua_grant(size_t n)
 
 struct heavy {
 	struct job job;         /* its lane is JOB_READ unless the binding says another one */
-	struct task *task;      /* borrowed */
-	bool done;
+	struct wait wait;
 	int (*then)(lua_State *L, void *heavy);         /* pushes the results */
 };
 
@@ -21838,9 +21831,8 @@ heavy_done(struct defer *d)
 {
 	struct heavy *h = OWNER(OWNER(d, struct job, defer), struct heavy, job);
 
-	h->done = true;
-	h->task->busy = false;
-	task_wake(h->task);
+	h->wait.task->busy = false;
+	wait_end(&h->wait);
 }
 
 static int
@@ -21848,7 +21840,7 @@ l_heavy_k(lua_State *L, int status, lua_KContext ctx)
 {
 	struct heavy *h = (struct heavy *)ctx;
 
-	return h->done ? h->then(L, h) : task_yield(L, INT64_MAX, ctx, l_heavy_k);
+	return h->wait.done ? h->then(L, h) : task_yield(L, INT64_MAX, ctx, l_heavy_k);
 }
 
 /* The last call of a binding: run(&h->job), perhaps in a helper thread (no Lua, nothing of the loop's), then
@@ -21864,7 +21856,7 @@ l_heavy(lua_State *L, struct heavy *h, size_t bytes, void (*run)(struct job *),
 		return then(L, h);
 	}
 	h->job = (struct job){.lane = h->job.lane, .owner = t->agent, .run = run, .done = heavy_done};
-	h->task = t;
+	h->wait.task = t;
 	h->then = then;
 	t->busy = true;
 	job_submit(&h->job);
@@ -27095,12 +27087,11 @@ l_host_spawn(lua_State *L)
 
 /* -- settings */
 
-/* Sets the upstream proxy to { host=, port=, authorization=secret } at `proxy`; host nil: none. Idle
- * connections through another one are closed. */
-static void
+/* Sets the upstream proxy to { host=, port=, authorization=secret } at `proxy`; host nil: none. False: it is the one
+ * that was set. */
+static bool
 host_upstream_proxy(lua_State *L, int proxy)
 {
-	struct upstream *u, *next;
 	struct secret *authorization;
 	const char *host;
 	uint16_t port = (uint16_t)l_integer(L, proxy, "port", 0);
@@ -27112,7 +27103,7 @@ host_upstream_proxy(lua_State *L, int proxy)
 	if (strcmp(host, via.host) == 0 && port == via.port &&
 	    (authorization == NULL) == (via.authorization == NULL) && (authorization == NULL ||
 	    slice_eq(secret_slice(authorization), secret_slice(via.authorization))))
-		return;
+		return false;
 	if (!text_copy(via.host, sizeof via.host, host))
 		luaL_error(L, "a host is too long");
 	via.port = port;
@@ -27121,11 +27112,7 @@ host_upstream_proxy(lua_State *L, int proxy)
 		secret_ref(authorization);
 	secret_drop(&via.authorization);
 	via.authorization = authorization;
-	for (u = TAILQ_FIRST(&upstream_idle); u != NULL; u = next) {
-		next = TAILQ_NEXT(u, link);
-		if (u->via != 0)
-			upstream_free(u);
-	}
+	return true;
 }
 
 /* The roots of the PEM files in the list. NULL: why is on top of the stack. */
@@ -27175,7 +27162,7 @@ l_host_configure(lua_State *L)
 	const char *why = NULL;
 	struct tls_trust *trust;
 	lua_Integer memory;
-	unsigned anew;
+	bool anew;
 
 	luaL_checktype(L, 1, LUA_TTABLE);
 	lua_settop(L, 1);
@@ -27186,8 +27173,7 @@ l_host_configure(lua_State *L)
 	lua_settop(L, 1);
 	l_read_cidrs(L, 1, "allow_address", net.allow, &net.nallow);
 	l_read_cidrs(L, 1, "trusted_proxy", net.trusted, &net.ntrusted);
-	if (lua_getfield(L, 1, "upstream_proxy") == LUA_TTABLE)
-		host_upstream_proxy(L, 2);
+	anew = lua_getfield(L, 1, "upstream_proxy") == LUA_TTABLE && host_upstream_proxy(L, 2);
 	lua_settop(L, 1);
 	helper_dir = helper_dir >= 0 ? helper_dir : (int)l_integer(L, 1, "helpers", -1);
 	if ((memory = l_integer(L, 1, "memory", 0)) != 0)
@@ -27196,21 +27182,20 @@ l_host_configure(lua_State *L)
 	conn_answer_ms = 1000 * l_integer(L, 1, "answer_timeout", conn_answer_ms / 1000);
 	conn_idle_ms = 1000 * l_integer(L, 1, "idle_timeout", conn_idle_ms / 1000);
 	tls_engine_agents = (enum tls_engine)l_integer(L, 1, "agent_tls", tls_engine_agents);
-	anew = tls_engine;
-	tls_engine = (enum tls_engine)l_integer(L, 1, "upstream_tls", anew);
-	anew ^= tls_engine;
+	anew |= tls_engine != l_integer(L, 1, "upstream_tls", tls_engine);
+	tls_engine = (enum tls_engine)l_integer(L, 1, "upstream_tls", tls_engine);
 	if (lua_getfield(L, 1, "roots") == LUA_TTABLE && (upstream_trust == NULL || l_flag(L, 1, "upstream_ca"))) {
 		if ((trust = l_read_roots(L, 2)) != NULL) {
 			tls_trust_unref(upstream_trust);
 			upstream_trust = trust;
-			anew = 1;
+			anew = true;
 		} else {
 			log_line("ev=trust err=\"%s\"", l_message(L));
 			why = "the trusted roots cannot be read";
 		}
 	}
-	upstream_trusts += anew != 0;
-	while (anew != 0 && !TAILQ_EMPTY(&upstream_idle))       /* verified against the old roots, or by the other engine */
+	upstream_trusts += anew;
+	while (anew && !TAILQ_EMPTY(&upstream_idle))    /* verified against the old roots, by the other engine, or by way of another proxy */
 		upstream_free(TAILQ_FIRST(&upstream_idle));
 	return why != NULL ? l_fail(L, why) : l_answer(L, true);
 }
