@@ -14533,6 +14533,7 @@ struct filter_scrub {
 	bool over;              /* the encoded text ended; what follows belongs to nothing */
 	size_t z_used;          /* of the SCRUB_INFLATE bytes; 0: no stream has begun, or its end came */
 	size_t undecoded;       /* of `coded`, the last bytes */
+	size_t header;          /* of `text`, the last bytes: those of gzip's header, which are no part of what is decoded */
 	size_t counted;         /* bytes of memory, as the agent's */
 	uint64_t z_in, z_out;
 };
@@ -14558,7 +14559,7 @@ filter_scrub_search(struct filter_scrub *s, bool end, size_t gone)
 	struct scrub_hit hit;
 	int64_t debt;
 
-	if (!end && !s->f.hurry && s->seen > SCRUB_LAZY && s->text.n - s->begun - s->seen < s->seen / 8)
+	if (!end && !s->f.hurry && s->header == 0 && s->seen > SCRUB_LAZY && s->text.n - s->begun - s->seen < s->seen / 8)
 		return true;            /* a secret of 3,000 bytes may come in 60,000, one by one */
 	scrub_scan_start(&z, s->s, s->t, buf_slice(&s->text), end);
 	debt = s->s->debt;
@@ -14631,6 +14632,7 @@ filter_scrub_decode(struct filter_scrub *s, bool end)
 {
 	z_stream *z = s->z;
 	uint64_t most = s->z_out + FLOW_TURN_MAX;
+	size_t made;
 	int status;
 
 	while (s->undecoded != 0 || (s->z_used != 0 && z->avail_out == 0)) {
@@ -14641,7 +14643,7 @@ filter_scrub_decode(struct filter_scrub *s, bool end)
 		s->over = s->over || (s->z_used == 0 && s->z_out != 0 && (s->plain || *in.p != 0x1f));
 		if (s->z_used == 0 && !s->over && !filter_scrub_begin(s, in))
 			return false;
-		buf_drop(&s->text, s->begun);
+		buf_drop(&s->text, s->header == 0 ? s->begun : 0);
 		s->begun = 0;
 		if (!buf_reserve(&s->text, PEER_PIECE))
 			return false;
@@ -14652,17 +14654,27 @@ filter_scrub_decode(struct filter_scrub *s, bool end)
 		/* Z_BLOCK ends behind gzip's header, in which a name or a comment stands as it is: it is searched, too */
 		status = s->over ? filter_scrub_copy(z) : inflate(z, z->total_out == 0 ? Z_BLOCK : Z_NO_FLUSH);
 		s->undecoded = z->avail_in;
-		s->text.n += PEER_PIECE - z->avail_out;
-		s->z_out += PEER_PIECE - z->avail_out;
-		s->f.cost += PEER_PIECE - z->avail_out;
+		made = PEER_PIECE - z->avail_out;
+		s->text.n += made;
+		s->z_out += made;
+		s->f.cost += made;
 		if ((status != Z_OK && status != Z_STREAM_END && status != Z_BUF_ERROR) ||
 		    (!s->over && z->total_out == 0 && !buf_addv(&s->text, (struct slice){in.p, in.n - z->avail_in})) ||
 		    (s->z_out > SCRUB_HOLD_MAX && s->z_out / SCRUB_RATIO > s->z_in))
 			return false;
 		if (status == Z_STREAM_END)
 			s->z_used = 0;
+		if (!s->over && z->total_out == 0) {
+			s->header += in.n - z->avail_in;
+		} else if (s->header != 0) {    /* it was searched; what is decoded goes on behind what was before it */
+			s->text.n -= s->header;
+			memmove(s->text.p + s->text.n - made, s->text.p + s->text.n - made + s->header, made);
+			s->header = 0;
+		}
 		if (!filter_scrub_search(s, false, 0))
 			return false;
+		if (s->header < s->text.n && s->header != 0)
+			s->begun = 0;           /* what began before the header may go on behind it */
 	}
 	return !end || filter_scrub_search(s, true, 0);
 }

@@ -595,6 +595,66 @@ test_inflate_turns(void)
 	buf_free(&got);
 }
 
+/* Adds a member of gzip (RFC 1952 2.3), of one stored block, with a file's name unless `name` is empty. */
+static void
+put_member(struct buf *b, struct slice name, struct slice text)
+{
+	uint8_t n[5] = {1, (uint8_t)text.n, 0, (uint8_t)~text.n, 0xff}, end[8];
+	uint32_t crc = (uint32_t)crc32(0, (const Bytef *)text.p, (uInt)text.n);
+
+	for (unsigned i = 0; i < 4; i++) {
+		end[i] = (uint8_t)(crc >> 8 * i);
+		end[4 + i] = i == 0 ? (uint8_t)text.n : 0;
+	}
+	buf_add(b, name.n != 0 ? "\x1f\x8b\x08\x08\0\0\0\0\0\xff" : "\x1f\x8b\x08\0\0\0\0\0\0\xff", 10);
+	buf_add(b, name.p, name.n);
+	buf_add(b, "", name.n != 0);
+	buf_add(b, n, sizeof n);
+	buf_addv(b, text);
+	buf_add(b, end, sizeof end);
+}
+
+/* Members of gzip are one text (RFC 1952 2.2): a secret over the border of two is found wherever it is cut, with an empty member
+ * or a file's name between, in one piece or byte by byte, and so is one in a name. What has none goes on. */
+static void
+test_members(void)
+{
+	static const char value[] = "members-0123456789-canary", clean[] = "members-0123456789-canarX";
+	const size_t len = sizeof value - 1;
+	struct scrub *s = scrub_of(value, len, "PLACEHOLDER", "");
+	struct buf coded, got;
+	unsigned wrong = 0, tried = 0;
+
+	buf_init(&coded, 4096);
+	buf_init(&got, 4096);
+	for (size_t cut = 1; cut < len; cut++)
+		for (unsigned way = 0; way < 24; way++, tried++) {
+			const char *text = way / 2 % 3 == 1 ? clean : value;
+			bool named = way / 2 % 3 == 2;  /* all of it stands in the second name */
+			struct slice name = named ? (struct slice){value, len} : way / 6 % 2 != 0 ? SLICE("a name") : SLICE("");
+			struct filter *f = filter_of(s, UINT64_MAX, true, SLICE("gzip"), &tally, NULL);
+			size_t step = way % 2 != 0 ? 1 : 4096, at = 0;
+			bool ok = f != NULL, hit;
+
+			buf_clear(&coded);
+			buf_clear(&got);
+			put_member(&coded, SLICE(""), (struct slice){text, cut});
+			if (way / 12 != 0)
+				put_member(&coded, SLICE(""), SLICE(""));
+			put_member(&coded, name, named ? SLICE("x") : (struct slice){text + cut, len - cut});
+			for (; ok && at < coded.n; at += step)
+				ok = filter_feed(f, (struct slice){coded.p + at, coded.n - at < step ? coded.n - at : step}, false, &got);
+			ok = ok && filter_feed(f, SLICE(""), true, &got);
+			hit = !ok && f != NULL && f->fault == &filter_scrub_hit && (got.n == 0 || memmem(got.p, got.n, value, 8) == NULL);
+			wrong += text == clean ? !ok || !slice_eq(buf_slice(&got), buf_slice(&coded)) : !hit;
+			filter_free(f);
+		}
+	test_result(wrong == 0 && tried == 24 * (len - 1), "a secret over the border of two members of gzip is found, and one in a name", "%u of %u are wrong", wrong, tried);
+	scrub_free(s);
+	buf_free(&coded);
+	buf_free(&got);
+}
+
 /* An agent that has no room for what a filter holds: the answer ends. */
 static void
 test_no_room(void)
@@ -933,6 +993,7 @@ main(void)
 	period("a period of two, 4 KiB, and escapes", 4096, 2, true, false);
 	period("a period of 100, 16 KiB", 16384, 100, false, false);
 	test_inflate_turns();
+	test_members();
 	test_no_room();
 	test_limit();
 	test_made_later();

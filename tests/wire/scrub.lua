@@ -6,6 +6,11 @@ local GZIP_HIT = "\x1f\x8b\x08\x00\x00\x00\x00\x00\x02\x03\xab\x56\x2a\x4e\x4d\x
 local GZIP_CLEAN = "\x1f\x8b\x08\x00\x00\x00\x00\x00\x02\x03\xab\x56\x2a\x4e\x4d\xcd\x53\xb2\x52\xca\xcb\x2f\xc9\xc8\xcc\x4b\x57\xc8\x4f\x53\xc8\x2c\x51\xaa\xad\x1e\x15\x1f\x16\xe2\x00\xe2\x13\xc3\x59\xe0\x01\x00\x00"
 local DEFLATE_HIT = "\x78\x9c\xab\x56\x2a\x4e\x4d\xcd\x53\xb2\x52\x4a\x4e\xcc\x4b\x2c\xaa\xd4\x2d\x4e\x2e\x2a\x4d\xd2\x35\x30\x34\x32\x36\x31\x35\x33\xb7\xb0\x54\xaa\x05\x00\xc4\x44\x0a\x6a"
 
+-- "see canary-scrub-01" and, under a file's name, "23456789 end", and without one "x3456789 end", each stored in a member of gzip
+local GZIP_ONE = "\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff\x01\x13\x00\xec\xffsee canary-scrub-01\xec\xcfq\x88\x13\x00\x00\x00"
+local GZIP_TWO = "\x1f\x8b\x08\x08\x00\x00\x00\x00\x00\xffa name\x00\x01\x0c\x00\xf3\xff23456789 end\xba?\x00\x02\x0c\x00\x00\x00"
+local GZIP_OTHER = "\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff\x01\x0c\x00\xf3\xffx3456789 end+`T\xd8\x0c\x00\x00\x00"
+
 local credentials, hosts = {}, { "head.test", "off.test", "all.test", "short.test", "limit.test", "talk.test" }
 for i = 1, 8 do
   hosts[#hosts + 1] = ("h%d.test"):format(i)
@@ -84,6 +89,8 @@ local cases = {
     case("a second member of gzip is decoded", JSON .. "Content-Encoding: identity\r\nContent-Encoding: gzip\r\n", GZIP_CLEAN .. GZIP_HIT, { raw_not = GZIP_HIT, truncated = true, log = { error = "scrub_hit" } }),
     case("two codings are refused", JSON .. "Content-Encoding: gzip, gzip\r\n", GZIP_CLEAN, { status = 502, error = "scrub_hit", raw_not = GZIP_CLEAN }),
     case("in two fields as well", JSON .. "Content-Encoding: br\r\nContent-Encoding: gzip\r\n", GZIP_CLEAN, { status = 502, error = "scrub_hit", raw_not = GZIP_CLEAN }),
+    case("over the border of two members of gzip", JSON .. "Content-Encoding: gzip\r\n", GZIP_ONE .. GZIP_TWO, { raw_not = "23456789", truncated = true, log = { error = "scrub_hit" } }),
+    case("members without it go on", JSON .. "Content-Encoding: gzip\r\n", GZIP_ONE .. GZIP_OTHER, { status = 200, raw_has = GZIP_ONE .. GZIP_OTHER }),
     case("what an upload left over is none", JSON .. "Content-Encoding: aws-chunked,gzip\r\n", GZIP_HIT, { raw_not = GZIP_HIT, truncated = true, log = { error = "scrub_hit" } }),
     case("what says gzip and is not ends the answer", JSON .. "Content-Encoding: gzip\r\n", "no gzip at all: " .. SECRET, { raw_not = SECRET, truncated = true, log = { error = "scrub_hit" } }),
     case("a range with it ends within the answer", JSON .. "Content-Range: bytes 0-22/100\r\n", SECRET, { raw_not = SECRET, truncated = true, log = { error = "scrub_hit" } }, { status = "206 Partial Content" }),
