@@ -12691,7 +12691,7 @@ req_ask_readable(struct req *r)
 
 		if (r->scrub == SCRUB_HEAD || r->scrub == SCRUB_OFF || f->mark != FIELD_KEPT || f->own != NULL)
 			continue;
-		if (r->websocket && slice_eq_nocase(f->name, SLICE("sec-websocket-extensions")))
+		if ((r->websocket && slice_eq_nocase(f->name, SLICE("sec-websocket-extensions"))) || slice_eq_nocase(f->name, SLICE("grpc-accept-encoding")))
 			f->mark = FIELD_DROPPED;
 		if (!slice_eq_nocase(f->name, SLICE("accept-encoding")))
 			continue;

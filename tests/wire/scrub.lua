@@ -91,6 +91,8 @@ local cases = {
     case("in two fields as well", JSON .. "Content-Encoding: br\r\nContent-Encoding: gzip\r\n", GZIP_CLEAN, { status = 502, error = "scrub_hit", raw_not = GZIP_CLEAN }),
     case("over the border of two members of gzip", JSON .. "Content-Encoding: gzip\r\n", GZIP_ONE .. GZIP_TWO, { raw_not = "23456789", truncated = true, log = { error = "scrub_hit" } }),
     case("members without it go on", JSON .. "Content-Encoding: gzip\r\n", GZIP_ONE .. GZIP_OTHER, { status = 200, raw_has = GZIP_ONE .. GZIP_OTHER }),
+    case("a call's answers come in no coding of its messages", "Content-Type: application/grpc\r\n", "\0", { status = 200, upstream = { no_header = "grpc-accept-encoding" } },
+      { ask = "Content-Type: application/grpc\r\nGrpc-Accept-Encoding: gzip\r\n" }),
     case("what an upload left over is none", JSON .. "Content-Encoding: aws-chunked,gzip\r\n", GZIP_HIT, { raw_not = GZIP_HIT, truncated = true, log = { error = "scrub_hit" } }),
     case("what says gzip and is not ends the answer", JSON .. "Content-Encoding: gzip\r\n", "no gzip at all: " .. SECRET, { raw_not = SECRET, truncated = true, log = { error = "scrub_hit" } }),
     case("a range with it ends within the answer", JSON .. "Content-Range: bytes 0-22/100\r\n", SECRET, { raw_not = SECRET, truncated = true, log = { error = "scrub_hit" } }, { status = "206 Partial Content" }),
