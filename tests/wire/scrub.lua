@@ -121,6 +121,8 @@ local cases = {
       expect = { statuses = { 200, 200, 200, 200, 200, 200, 200, 200, 200, 200, 502, 502 }, raw_not = SECRET, log = { error = "scrub_limit" } } },
     { name = "a head counts as a body does", host = "limit.test", send = "GET / HTTP/1.1\r\nHost: limit.test\r\n\r\n",
       upstream = { reply = { { steps = { "HTTP/1.1 200 OK\r\nX-Seen: " .. SECRET .. "\r\nContent-Length: 0\r\n\r\n" } } } }, expect = { status = 502, error = "scrub_limit", raw_not = SECRET } },
+    { name = "another agent's are answered", token = "b", host = "limit.test", send = "GET / HTTP/1.1\r\nHost: limit.test\r\n\r\n",
+      upstream = { reply = { { steps = { "HTTP/1.1 200 OK\r\nX-Seen: " .. SECRET .. "\r\nContent-Length: 0\r\n\r\n" } } } }, expect = { status = 200, raw_not = SECRET, log = { agent = "b" } } },
     { name = "and what does not repeat it is answered", host = "limit.test", send = "GET / HTTP/1.1\r\nHost: limit.test\r\n\r\n",
       upstream = { reply = { { status = 200, body = "fine" } } }, expect = { status = 200, body = "fine" } },
 }
@@ -156,4 +158,4 @@ table.move({
 }, 1, 7, #cases + 1, cases)
 cases[#cases - 6].send = cases[#cases - 6].send:gsub("^GET", "HEAD")
 
-return { shared = { hosts = hosts, credentials = credentials }, cases = cases }
+return { shared = { hosts = hosts, credentials = credentials, agents = { { name = "a" }, { name = "b" } } }, cases = cases }
