@@ -6715,7 +6715,7 @@ conn_read_answer(struct conn *c)
 	if (head.status >= 200 || head.status == 101)
 		return conn_begin_down(c, &head);
 	if (r->seal != NULL || r->mcp != NULL || r->judges)     /* nothing of this answer is told before it was judged */
-		head.nfields = 0;
+		head.nfields = head.reason.n = 0;
 	/* A 1xx goes on to a client that can read it (RFC 9110 15.2). */
 	if (r->head.minor != 0 && !(head.status == 100 && r->expect_sent) && !conn_put_head(c, &head))
 		return conn_close(c, true);
