@@ -18663,34 +18663,41 @@ store_close(void)
 	store.counted = 0;
 }
 
-/* Opens the environment and the writers' lock, and reads no record. */
+/* Opens the environment and the writers' lock, and reads no record. LMDB opens lock.mdb, then data.mdb: where `store rekey` put
+ * another data.mdb in its place between the two, the lock file is not that file's. It is opened once more then. */
 static enum store_err
 store_env_open(const char *home)
 {
 	char path[PATH_MAX], lock[PATH_MAX], writers[PATH_MAX];
 	MDB_stat st;
-	int rc;
+	int rc = 0;
 
 	if (!store_path(path, home, "store") || !store_path(lock, home, "store/lock.mdb") || !store_path(writers, home, "store/writer.lock"))
 		return STORE_INVALID;
 	if ((store.lock_fd = open(writers, O_RDWR | O_CREAT | O_CLOEXEC, 0600)) < 0)
 		return store_fail_rc(errno, "store/writer.lock");
-	if ((rc = mdb_env_create(&store.env)) == 0 &&
-	    (rc = mdb_env_set_mapsize(store.env, STORE_MAP_SIZE)) == 0 &&
-	    (rc = mdb_env_set_maxreaders(store.env, STORE_READERS)) == 0 &&
-	    (rc = mdb_env_set_maxdbs(store.env, STORE_DBS)) == 0 &&
-	    (rc = mdb_env_open(store.env, path, MDB_NOTLS, 0600)) == 0 &&
-	    (rc = mdb_env_get_fd(store.env, &store.fd)) == 0 &&
-	    (rc = mdb_env_stat(store.env, &st)) == 0 &&
-	    (rc = fstat(store.fd, &store.file[0]) != 0 || stat(lock, &store.file[1]) != 0 ? EIO : 0) == 0) {
-		store.psize = st.ms_psize;
-		snprintf(store.home, sizeof store.home, "%s", home);
-		return STORE_OK;
+	for (int tries = 0; rc == 0 && tries < 4; tries++) {
+		struct stat was = {0};  /* of a file that is not there */
+
+		stat(lock, &was);
+		if ((rc = mdb_env_create(&store.env)) == 0 &&
+		    (rc = mdb_env_set_mapsize(store.env, STORE_MAP_SIZE)) == 0 &&
+		    (rc = mdb_env_set_maxreaders(store.env, STORE_READERS)) == 0 &&
+		    (rc = mdb_env_set_maxdbs(store.env, STORE_DBS)) == 0 &&
+		    (rc = mdb_env_open(store.env, path, MDB_NOTLS, 0600)) == 0 &&
+		    (rc = mdb_env_get_fd(store.env, &store.fd)) == 0 &&
+		    (rc = mdb_env_stat(store.env, &st)) == 0 &&
+		    (rc = fstat(store.fd, &store.file[0]) != 0 || stat(lock, &store.file[1]) != 0 ? EIO : 0) == 0 &&
+		    was.st_ino == store.file[1].st_ino) {
+			store.psize = st.ms_psize;
+			snprintf(store.home, sizeof store.home, "%s", home);
+			return STORE_OK;
+		}
+		mdb_env_close(store.env);
+		store.env = NULL;
 	}
-	mdb_env_close(store.env);
-	store.env = NULL;
 	close(store.lock_fd);
-	return store_fail_rc(rc, "store/data.mdb");
+	return store_fail_rc(rc != 0 ? rc : EIO, "store/data.mdb");
 }
 
 /* LMDB reads the file through a map: a file cut short would end the process with SIGBUS later on. A
