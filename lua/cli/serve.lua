@@ -270,6 +270,19 @@ local function keep_proxy(ctx, opt, flags)
   db.change(function() return { url and proxy.write(key, url, password) or { op = "del", db = "meta", key = key } } end)
 end
 
+-- A key of before whose texts have ended goes, or it would open them again when the clock is set back. Its number stays: that of the
+-- newest key is counted from it. No change of the configuration.
+local function end_keys()
+  local store, of, now = require "store", require("secret.core").of, require("time").wall()
+  local keys, secrets = store.peek("meta", "keys"), {}
+  for _, old in ipairs(keys and keys.old or {}) do
+    if old.ends_at ~= 0 and old.ends_at <= now then
+      secrets["texts/" .. old.key], old.ends_at = of(("\0"):rep(32) .. (">I8I8"):pack(old.key, 0)), 0
+    end
+  end
+  if next(secrets) then store.write({ { op = "put", db = "meta", key = "keys", version = keys.version, keep = true, secrets = secrets, plain = keys } }) end
+end
+
 -- Questions to a person are of one run: those of the last are withdrawn, and answers "once" with them; counters
 -- whose window is over go, too. -> this run's name
 local function withdraw(ctx)
@@ -343,6 +356,7 @@ examples:
       check_tls(ctx, all)
       check_page(all)
       flags.boot = withdraw(ctx)
+      end_keys()
       store.close()
       lock(ctx)
       local said, shown, files = {}, { home = ctx.home, log = log.path }, {}
