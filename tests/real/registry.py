@@ -156,7 +156,7 @@ class Registry:
         return [tuple(line.split(" ", 4)) for line in lines]
 
 
-def image(path):
+def image(path, layers=1):
     """An OCI layout of one image for two architectures, whose layers are small and random -> its digests."""
     path, digests = pathlib.Path(path), []
     (path / "blobs" / "sha256").mkdir(parents=True)
@@ -169,15 +169,18 @@ def image(path):
 
     manifests = []
     for architecture in ("amd64", "arm64"):
-        raw = io.BytesIO()
-        with tarfile.open(fileobj=raw, mode="w") as tar:
-            info = tarfile.TarInfo("hello")
-            info.size = 40_000
-            tar.addfile(info, io.BytesIO(os.urandom(info.size)))
-        layer = blob(gzip.compress(raw.getvalue(), mtime=0), "layer.v1.tar+gzip")
-        config = blob(json.dumps({"architecture": architecture, "os": "linux", "config": {}, "rootfs": {
-            "type": "layers", "diff_ids": ["sha256:" + hashlib.sha256(raw.getvalue()).hexdigest()]}}).encode(), "config.v1+json")
-        manifest = {"schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json", "config": config, "layers": [layer]}
+        made, plain = [], []
+        for i in range(layers):
+            raw = io.BytesIO()
+            with tarfile.open(fileobj=raw, mode="w") as tar:
+                info = tarfile.TarInfo(f"hello{i}")
+                info.size = 40_000
+                tar.addfile(info, io.BytesIO(os.urandom(info.size)))
+            made.append(blob(gzip.compress(raw.getvalue(), mtime=0), "layer.v1.tar+gzip"))
+            plain.append("sha256:" + hashlib.sha256(raw.getvalue()).hexdigest())
+        config = blob(json.dumps({"architecture": architecture, "os": "linux", "config": {}, "rootfs": {"type": "layers", "diff_ids": plain}}).encode(),
+                      "config.v1+json")
+        manifest = {"schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json", "config": config, "layers": made}
         manifests.append(blob(json.dumps(manifest).encode(), "manifest.v1+json", platform={"architecture": architecture, "os": "linux"}))
     index = json.dumps({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": manifests}).encode()
     top = blob(index, "index.v1+json", annotations={"org.opencontainers.image.ref.name": "latest"})

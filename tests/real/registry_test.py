@@ -6,7 +6,6 @@ import os
 import pathlib
 import shutil
 import subprocess
-import threading
 import time
 
 import sallyport
@@ -36,6 +35,10 @@ LAYOUTS = {
 }
 
 
+def came(folder):
+    return {"sha256:" + p.name for p in (folder / "blobs" / "sha256").iterdir()}
+
+
 class Box:
     """A proxy with one preset's credential in front of a registry with its layout; image: what its image is called."""
 
@@ -63,9 +66,9 @@ class Box:
     def skopeo(self, *args, **options):
         return run(["skopeo", "--insecure-policy", *args], self.env, **options)
 
-    def push(self, tag="v1", creds="me:placeholder"):
+    def push(self, tag="v1", creds="me:placeholder", layers=1):
         if not (self.s.dir / "img").exists():
-            self.digests = image(self.s.dir / "img")
+            self.digests = image(self.s.dir / "img", layers)
         self.skopeo("copy", "--all", *(["--dest-creds", creds] if creds else []), f"oci:{self.s.dir}/img:latest", f"docker://{self.image}:{tag}")
 
     def pull(self, tag="v1", creds="me:placeholder"):
@@ -73,7 +76,22 @@ class Box:
         back = self.s.dir / "back"
         shutil.rmtree(back, ignore_errors=True)
         self.skopeo("copy", "--all", *(["--src-creds", creds] if creds else []), f"docker://{self.image}:{tag}", f"oci:{back}:latest")
-        return {"sha256:" + p.name for p in (back / "blobs" / "sha256").iterdir()}
+        return came(back)
+
+    def podman(self):
+        """-> how podman is called, with a store of its own | None: it does not run here."""
+        podman = ["podman", "--root", self.s.dir / "client" / "r", "--runroot", self.s.dir / "client" / "rr", "--storage-driver", "vfs"]
+        runs = shutil.which("podman") and subprocess.run([*map(str, podman), "images"], env=self.env, capture_output=True).returncode == 0
+        if runs and not (self.s.dir / "auth.json").exists():
+            (self.s.dir / "auth.json").write_text("{}")         # it wants one to be there
+        return [*map(str, podman)] if runs else None
+
+    def given_for(self, name):
+        """The tokens that were given for a repository alone, the oldest first."""
+        def claims(token):
+            text = token.split(".")[1]
+            return json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
+        return [t for t in self.r.given if [a["name"] for a in claims(t)["access"]] == [name]]
 
     def secrets(self):
         return [self.r.password, self.r.basic.split(" ")[1], self.r.refresh, *self.r.given]
@@ -185,46 +203,65 @@ def watched(b, args):
     assert p.returncode == 0, out.decode()[-800:]
 
 
+def pulls(b, back):
+    """Repository -> a pull of it that runs: by skopeo, and by podman where it runs, which has one of its own."""
+    commands = {"me/img": ["skopeo", "--insecure-policy", "copy", "--all", "--src-creds", "me:placeholder", f"docker://{b.image}:v1", f"oci:{back}:latest"]}
+    if podman := b.podman():
+        b.skopeo("copy", "--all", "--src-creds", "me:placeholder", "--dest-creds", "me:placeholder", f"docker://{b.image}:v1", "docker://ghcr.io/me/pod:v1")
+        commands["me/pod"] = [*podman, "pull", "--creds", "me:placeholder", "ghcr.io/me/pod:v1"]
+    return lambda: {name: subprocess.Popen(args, env=b.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) for name, args in commands.items()}
+
+
+def ended(running):
+    for name, p in running.items():
+        out, _ = p.communicate(timeout=120 * sallyport.SLOW)
+        assert p.returncode == 0, (name, out.decode()[-800:])
+
+
 def test_expiry_and_memory(t):
-    """a pull that outlives its token gets another, and in the client's memory there is no real one"""
+    """a pull that outlives its token gets another, and in the client's memory there is no real one: skopeo, and podman where it runs"""
     t.need("gcore")
     b = Box(t, "ghcr")
-    b.push()
-    b.r.lifetime, given = 60, len(b.r.given)     # s: clients take less for this much
-    (b.r.dir / "slow").write_text("")            # the first layer takes longer than that
+    b.push(layers=7)                             # clients ask for six at once: the seventh comes behind the end of their token
     back = b.s.dir / "back"
-    p = subprocess.Popen(["skopeo", "--insecure-policy", "copy", "--all", "--src-creds", "me:placeholder", f"docker://{b.image}:v1", f"oci:{back}:latest"],
-                         env=b.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    wait(lambda: len(b.r.given) > given, 20, "a token")
-    first = b.r.given[-1]
+    start = pulls(b, back)
+    b.r.lifetime = 60                            # s: clients take less for this much
+    (b.r.dir / "slow").write_text("")            # a layer takes longer than that
+    had = {name: len(b.given_for(name)) for name in ("me/img", "me/pod")}
+    running = start()
+    wait(lambda: all(len(b.given_for(name)) > had[name] for name in running), 30, "a token for each")
+    first = {name: b.given_for(name)[-1] for name in running}
     time.sleep(2)
-    memory = core(p, b.s.dir / "core")
-    assert b"bWU6cGxhY2Vob2xkZXI=" in memory, "the placeholder is there: it is the client's memory"
-    for secret in b.secrets():
-        assert secret.encode() not in memory, f"the client's memory has {secret[:16]}…"
-        assert secret.rpartition(".")[2].encode() not in memory
-    wait(lambda: b.r.given[-1] != first, 120, "another token, behind the first one's end")
+    for name, p in running.items():
+        memory = core(p, b.s.dir / "core")
+        assert b"bWU6cGxhY2Vob2xkZXI=" in memory or b"placeholder" in memory, f"{name}: it is the client's memory"
+        for secret in b.secrets():
+            assert secret.encode() not in memory, f"the memory of the client of {name} has {secret[:16]}…"
+            assert secret.rpartition(".")[2].encode() not in memory
+    wait(lambda: all(b.given_for(name)[-1] != first[name] for name in running), 120, "another token for each, behind the first one's end")
     os.unlink(b.r.dir / "slow")
-    out, _ = p.communicate(timeout=120 * sallyport.SLOW)
-    assert p.returncode == 0, out.decode()[-800:]
-    assert {"sha256:" + f.name for f in (back / "blobs" / "sha256").iterdir()} >= set(b.digests)
+    ended(running)
+    assert came(back) >= set(b.digests)
     b.check()
 
 
 def test_retry(t):
-    """a request that the registry was too busy for is tried again, with the same sealed bearer"""
+    """a request that the registry was too busy for is tried again, with the same sealed bearer: skopeo, and podman where it runs"""
     if "asan" in str(t.binary):
         t.skip("the sanitized build goes the same ways in test_login; this one takes half a minute")
     b = Box(t, "ghcr")
     b.push()
-    before = len(b.r.seen())
+    start, before = pulls(b, b.s.dir / "back"), len(b.r.seen())
     (b.r.dir / "busy").write_text("")
-    free = threading.Thread(target=lambda: (wait(lambda: any(x[3] == "429" for x in b.r.seen()[before:]), 60), os.unlink(b.r.dir / "busy")))
-    free.start()
-    assert b.pull() >= set(b.digests)
-    free.join()
-    tries = [x for x in b.r.seen()[before:] if x[2].endswith("/manifests/v1")]
-    assert tries[0][3] == "429" and tries[-1][3] == "200" and {x[4] for x in tries} == {"Bearer " + b.r.given[-1]}, [x[:4] for x in tries]
+    running = start()
+    tries = lambda name: [x for x in b.r.seen()[before:] if x[2].endswith(f"/{name}/manifests/v1")]  # noqa: E731
+    wait(lambda: all(any(x[3] == "429" for x in tries(name)) for name in running), 60, "an answer of 429 for each")
+    os.unlink(b.r.dir / "busy")
+    ended(running)
+    assert came(b.s.dir / "back") >= set(b.digests)
+    for name in running:
+        got = tries(name)
+        assert got[0][3] == "429" and got[-1][3] == "200" and {x[4] for x in got} == {"Bearer " + b.given_for(name)[-1]}, [x[:4] for x in got]
     b.check()
 
 
@@ -235,9 +272,7 @@ def test_podman(t):
     t.need("podman")
     b = Box(t, "docker-hub")
     b.push()
-    podman = ["podman", "--root", b.s.dir / "client" / "r", "--runroot", b.s.dir / "client" / "rr", "--storage-driver", "vfs"]
-    if subprocess.run([*map(str, podman), "images"], env=b.env, capture_output=True).returncode:
-        t.skip("podman does not run here")
+    podman = b.podman() or t.skip("podman does not run here")
     run([*podman, "login", "--username", "me", "--password", "placeholder", "docker.io"], b.env)
     run([*podman, "pull", "docker.io/me/img:v1"], b.env)
     run([*podman, "push", "docker.io/me/img:v1", "docker.io/me/img:v2"], b.env)
