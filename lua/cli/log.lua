@@ -159,7 +159,7 @@ return {
       { name = "kind", arg = "KIND", help = "request or change: who changed what here, by a command or a page of the door" },
       { name = "credential", arg = "CREDENTIAL", help = "with this credential" },
       { name = "status", arg = "STATUS", help = "with this status: 403, or a class as 4xx" },
-      { name = "decision", arg = "DECISION", of = { "allow", "deny" }, help = "what went out, or what was refused" },
+      { name = "decision", arg = "DECISION", of = { "allow", "deny" }, help = "what was allowed, or what was refused" },
       { name = "denied", help = "only what was refused" },
       { name = "text", arg = "TEXT", help = "with this text anywhere in the record, in whatever case" },
       { name = "since", arg = "TIME", help = "15m, 24h, 7d ago, or 2026-01-31[T09:30[:15]] (UTC)" },

@@ -13,6 +13,12 @@ local function host_of(target)
 end
 M.host_of = host_of
 
+-- Reasons of what the proxy answers itself, so that nothing goes out.
+local own = { discover = true, proposals = true, ["token placeholder"] = true }
+
+--- Did the proxy answer it, and send nothing?
+function M.stayed(r) return own[r.reason] == true or r.host == "echo.sallyport.test" end
+
 --- The host of a record, or "-".
 function M.host(r) return type(r.host) == "string" and r.host or host_of(r.first) or "-" end
 
@@ -53,7 +59,7 @@ end
 --- A summary to which records are added: it.add(record, host).
 function M.new()
   local refused, sent = { by = {}, list = {}, n = 0 }, { by = {}, list = {}, n = 0 }
-  local it, all = {}, { records = 0, refused = 0, sent = 0 }
+  local it, all = {}, { records = 0, refused = 0, sent = 0, answered = 0 }
 
   function it.add(r, host)
     local n = math.tointeger(type(r.count) == "number" and r.count) or 1
@@ -62,6 +68,9 @@ function M.new()
     if r.decision == "deny" then
       all.refused = all.refused + n
       row = count(refused, host, type(r.error) == "string" and r.error or type(r.reason) == "string" and r.reason or "?", "code", n, time)
+    elseif M.stayed(r) then
+      all.answered = all.answered + n
+      return
     else
       all.sent = all.sent + n
       row = count(sent, host, type(r.credential) == "string" and r.credential or "", "credential", n, time)
@@ -85,7 +94,7 @@ function M.new()
     return report.array(list)
   end
 
-  --- { records, refused, sent, refused_by_host, sent_by_host }. A host that is not allowed has the names of presets that go there.
+  --- { records, refused, sent, answered, refused_by_host, sent_by_host }. A host that is not allowed has the names of presets that go there.
   function it.result()
     all.refused_by_host, all.sent_by_host = finish(refused.list), finish(sent.list)
     local known
@@ -107,9 +116,14 @@ local function table_of(ctx, head, list, cells)
   return #list > SHOWN and text .. ("… %d more lines: --json\n"):format(#list - SHOWN) or text
 end
 
+--- Its numbers in one line.
+function M.line(all)
+  return ("%d requests: %d went out, %d refused%s"):format(all.records, all.sent, all.refused, all.answered > 0 and (", %d answered here"):format(all.answered) or "")
+end
+
 --- As people read it.
 function M.text(ctx, all)
-  local out = { ("%d requests: %d went out, %d refused\n"):format(all.records, all.sent, all.refused) }
+  local out = { M.line(all) .. "\n" }
   if #all.refused_by_host > 0 then
     out[#out + 1] = "\n" .. table_of(ctx, { "REFUSED", "HOST", "CODE", "AGENTS", "LAST" }, all.refused_by_host, function(r)
       return { r.count, r.host, r.code, report.several(r.agents, "-"), r.last }

@@ -80,7 +80,7 @@ local function lines_of(ctx, s)
   end
   if #c.troubled > NAMED then row("", ("and %d more: --json"):format(#c.troubled - NAMED)) end
   local h = s.last_hour
-  row("last hour", ("%d requests: %d went out, %d refused"):format(h.records, h.sent, h.refused))
+  row("last hour", summary.line(h))
   for i, r in ipairs(h.refused_by_host) do
     if i <= NAMED then row("", ("%d  %s  %s  (%s)"):format(r.count, r.code, r.host, report.several(r.agents, "-"))) end
   end

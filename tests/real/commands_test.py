@@ -414,6 +414,10 @@ def test_log_spans(t):
     """log --since, --until and --after say where to begin and end; --summary counts by host and code"""
     s, up = t.proxy(credentials=[API])
     s.request(target="/one")
+    wire = s.connect()              # answered here, and sent nowhere
+    wire.send(f"GET /discover HTTP/1.1\r\nHost: 127.0.0.1:{s.port}\r\nAuthorization: Bearer {s.tokens['a']}\r\n\r\n".encode())
+    assert b" 200 " in wire.recv(10 * sallyport.SLOW)
+    wire.close()
     for host in ("denied.test", "denied.test", "other.test"):
         s.request(host=host)
     s.request(target="/two")
@@ -430,7 +434,8 @@ def test_log_spans(t):
                  ("--after", "x", "--newest", "3")):
         assert s.cli("log", *args, check=False).returncode == 2, args
     sums = json.loads(s.cli("log", "--json", "--summary").stdout)
-    assert (sums["records"], sums["refused"], sums["sent"]) == (5, 3, 2), sums
+    assert (sums["records"], sums["refused"], sums["sent"], sums["answered"]) == (6, 3, 2, 1), sums
+    assert "6 requests: 2 went out, 3 refused, 1 answered here" in s.cli("log", "--summary").stdout
     assert [(r["host"], r["code"], r["count"], r["agents"]) for r in sums["refused_by_host"]] == [
         ("denied.test", "host_not_allowed", 2, ["a"]), ("other.test", "host_not_allowed", 1, ["a"])], sums
     assert [(r["host"], r["credential"], r["count"], r["failed"]) for r in sums["sent_by_host"]] == [("api.test", API["name"], 2, 0)], sums
