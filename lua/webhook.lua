@@ -55,11 +55,13 @@ M.bodies = bodies       -- format -> function(message) -> body, its type
 
 function bodies.json(m) return require("json").encode(m), "application/json" end
 
--- Nothing of it is markup, nobody is called by it, no address in it is fetched for a preview; a host that an agent names is no link (parse), so ours
--- is marked as one.
+-- Slack shows the blocks: one that is no markup, in which a host that an agent names is no link, and ours, taken as it stands (its text object's
+-- `verbatim`). Who copies Slack's webhooks shows `text`. Nobody is called by it, and no address in it is fetched for a preview.
 function bodies.slack(m)
-  return require("json").encode { text = slack(m.text) .. (m.url and ("\n<%s>"):format(slack(m.url)) or ""), mrkdwn = false, link_names = false, parse = "none",
-    unfurl_links = false, unfurl_media = false }, "application/json"
+  local link = m.url and ("<%s>"):format(slack(m.url))
+  return require("json").encode { text = slack(m.text) .. (link and "\n" .. link or ""), mrkdwn = false, link_names = false, parse = "none", unfurl_links = false, unfurl_media = false,
+    blocks = { { type = "section", text = { type = "plain_text", text = slack(m.text), emoji = false } },
+      link and { type = "section", text = { type = "mrkdwn", text = link, verbatim = true } } or nil } }, "application/json"
 end
 
 function bodies.ntfy(m) return m.text, "text/plain; charset=utf-8" end

@@ -141,7 +141,13 @@ def test_events(t):
     own(s, "POST", "/v1/proposals", ASK)
     wait(lambda: ids() - before, 10, "Slack's message")
     slack = json.loads(next(body for _, _, head, body in hook.got if head["Sallyport-Message"] not in before))
-    assert slack["mrkdwn"] is False and slack["link_names"] is False and "api.test" in slack["text"] and set(slack) == {"text", "mrkdwn", "link_names", "parse", "unfurl_links", "unfurl_media"}, slack
+    assert slack["mrkdwn"] is False and slack["link_names"] is False and "api.test" in slack["text"] and set(slack) == {"text", "mrkdwn", "link_names", "parse", "unfurl_links", "unfurl_media", "blocks"}, slack
+    assert slack["blocks"] == [{"type": "section", "text": {"type": "plain_text", "text": slack["text"], "emoji": False}}], slack
+    script = s.dir / "slack.lua"
+    script.write_text('print((require("webhook").bodies.slack { text = "a <b> & c", url = "https://box.test/x?a&b" }))')
+    slack = json.loads(s.cli("lua", script).stdout)
+    assert slack["text"] == "a &lt;b&gt; &amp; c\n<https://box.test/x?a&amp;b>" and [b["text"] for b in slack["blocks"]] == [
+        {"type": "plain_text", "text": "a &lt;b&gt; &amp; c", "emoji": False}, {"type": "mrkdwn", "text": "<https://box.test/x?a&amp;b>", "verbatim": True}], slack
     before = ids()
     s.cli("set", "webhook-format", "ntfy")
     own(s, "POST", "/v1/proposals", ASK)
