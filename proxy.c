@@ -4965,6 +4965,7 @@ struct req {
 	int port;
 	struct slice path, query; /* as they came; query without "?", .p NULL: none */
 	char token[REQ_WHO_MAX]; /* hex SHA-256 of the proxy token presented; none: by which door it came (door_name) */
+	char vault[66];         /* what stands behind the token in Basic; longer than a bundle's name it is cut, and none's */
 	struct secret *new_path, *new_query; /* owned; what policies made of them, may hold secrets */
 	struct buf stripped_query; /* owned; what strip took out, form-encoded */
 	struct buf stripped_names; /* owned; headers that no trailer may be, a line each */
@@ -5220,11 +5221,6 @@ req_fail(struct req *r, int status, const char *code, struct slice message, stru
 	json_put_member(&r->answer, SLICE("{\"error\":"), slice_of(code));
 	json_put_member(&r->answer, SLICE(",\"message\":"), message);
 	json_put_member(&r->answer, SLICE(",\"hint\":"), hint);
-	if (strcmp(code, "host_not_allowed") == 0) {    /* how an agent asks for it (lua/proposals.lua) */
-		json_put_member(&r->answer, SLICE(",\"proposal_hint\":{\"host\":"), slice_of(r->host));
-		buf_adds(&r->answer, ",\"endpoint\":\"POST /v1/proposals\",\"supported_auth_types\":"
-		    "[\"bearer\",\"basic\",\"api-key\",\"custom\",\"passthrough\"]}");
-	}
 	buf_addf(&r->answer, ",\"request\":\"%s\"}\n", r->id);
 	if (r->conn->peer.stream != NULL)
 		grpc_fail(r, message, hint);
@@ -5357,14 +5353,16 @@ req_parse_target(struct req *r)
 #define REQ_BASIC_MAX 512       /* far more than a token and what may stand beside it */
 
 /* Writes the hash of a token, which begins with sp_agt_, so it may be the user or the password. Where
- * neither is one, `out` stays as it is. */
-static void
+ * neither is one, `out` stays as it is. True: it is the user. */
+static bool
 token_hash(struct slice user, struct slice password, char out[REQ_WHO_MAX])
 {
-	struct slice token = user.n > 7 && memcmp(user.p, "sp_agt_", 7) == 0 ? user : password;
+	bool first = user.n > 7 && memcmp(user.p, "sp_agt_", 7) == 0;
+	struct slice token = first ? user : password;
 
 	if (token.n > 7 && memcmp(token.p, "sp_agt_", 7) == 0)
 		tls_sha256_hex(token, out);
+	return first;
 }
 
 /* Finds the agent's proxy token in Basic or a Bearer, and keeps its hash. False: there are two, and which
@@ -5389,7 +5387,8 @@ req_read_token(struct req *r)
 	} else if (slice_begins_nocase(value, SLICE("bearer "))) {
 		password = (struct slice){value.p + 7, value.n - 7};
 	}
-	token_hash(user, password, r->token);
+	if (token_hash(user, password, r->token))
+		snprintf(r->vault, sizeof r->vault, "%.*s", (int)password.n, password.p);
 	buf_free(&plain);
 	return true;
 }
@@ -5429,7 +5428,15 @@ req_parse(struct req *r)
 		memcpy(r->host, c->host, sizeof r->host);
 		r->port = c->port;
 		head_tell(&r->head, "the request has", why, sizeof why);
-		return req_bad(r, (int)-n, n == -431 ? "head_too_large" : "bad_request", why);
+		req_bad(r, (int)-n, n == -431 ? "head_too_large" : "bad_request", why);
+		if (n == -431 && !c->tunnel && slice_begins_nocase(buf_slice(&r->bytes), SLICE("GET /s/"))) {
+			r->answer_json = false;         /* a form of the operator's page, and a person who reads it */
+			buf_adds(&r->fields, "\r\nContent-Type: text/html; charset=utf-8\r\nCache-Control: no-store\r\nContent-Security-Policy: default-src 'none'");
+			buf_clear(&r->answer);
+			buf_adds(&r->answer, "<!doctype html><html lang=\"en\"><meta name=\"viewport\" content=\"width=device-width\"><title>Too long</title>"
+			    "<h1>Too long</h1><p>What was typed is too long for an address. Go back and make it shorter.</p></html>");
+		}
+		return false;
 	}
 	r->path = r->head.path;
 	r->query = r->head.query;
@@ -21104,7 +21111,7 @@ kept_again(struct req *r, int *ask)
 {
 	struct kept *k = *kept_slot(r, r->head.nfields);
 
-	if (k == NULL || !kept_fits(k, r) || req_sealed(r) || !kept_holds_now(k))
+	if (k == NULL || r->vault[0] != '\0' || !kept_fits(k, r) || req_sealed(r) || !kept_holds_now(k))
 		return false;
 	if (k->ask_ref < 0)
 		return kept_take(r, k);
@@ -25152,10 +25159,10 @@ l_req_log(lua_State *L)
 	return l_wait(L, l_req_log_push);
 }
 
-/* req:fail(status, code [, message [, hint [, { close=, retry_after=, fields= }]]])
+/* req:fail(status, code [, message [, hint [, { close=, retry_after=, fields=, more= }]]])
  *
  * Answers with an error in DESIGN's form. close: the connection ends behind the answer.
- * retry_after: seconds. fields: more of them, { { name, value }… }. */
+ * retry_after: seconds. fields: more of them, { { name, value }… }. more: members behind the others, as JSON with a comma before it. */
 static int
 l_req_fail(lua_State *L)
 {
@@ -25171,6 +25178,10 @@ l_req_fail(lua_State *L)
 	}
 	req_fail(r, status, code, slice_of(luaL_optstring(L, 4, "")),
 	    slice_of(luaL_optstring(L, 5, "")));
+	if (lua_istable(L, 6) && lua_getfield(L, 6, "more") == LUA_TSTRING && r->answer_json && r->answer.n > 2) {
+		r->answer.n -= 2;       /* "}\n" */
+		buf_addf(&r->answer, "%s}\n", lua_tostring(L, -1));
+	}
 	return 0;
 }
 
@@ -25665,7 +25676,7 @@ static const struct { const char *name; enum l_member_is is; size_t at; int of; 
 	{"query_string", M_SLICE, offsetof(struct req, query), OF_VIEW},
 	{"host", M_TEXT, offsetof(struct req, host), OF_ALL},
 	{"token", M_TEXT, offsetof(struct req, token), OF_REQ | OF_STREAM},
-	{"agent", M_TEXT, offsetof(struct req, agent), OF_STREAM},
+	{"vault", M_TEXT, offsetof(struct req, vault), OF_REQ}, {"agent", M_TEXT, offsetof(struct req, agent), OF_STREAM},
 	{"bundle", M_TEXT, offsetof(struct req, bundle), OF_STREAM},
 	{"credential", M_TEXT, offsetof(struct req, credential), OF_STREAM},
 	{"id", M_TEXT, offsetof(struct req, id), OF_REQ},

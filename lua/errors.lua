@@ -2,7 +2,7 @@
 -- errors.fail(req, code [, message [, hint [, options]]]) ends the request with that code's status.
 -- The message says what happened, the hint what would be allowed or what to do. Neither ever holds a
 -- secret, a header value or text that an upstream wrote. options = { close = bool, retry_after = seconds, fields = { { name, value } … },
--- status = in the place of the code's own }.
+-- status = in the place of the code's own, more = further members, as req:fail has them }.
 local M = {}
 
 local LIST = "GET /discover on the proxy lists what this agent may reach"
@@ -26,6 +26,10 @@ M.codes = {
   sealed_elsewhere = { 403, "this sealed text is not for this request",
                        "ask the API for a new one, as the agent that is to use it, and send it to that API" },
   sealed_expired   = { 403, "this sealed text has ended", "ask the API for a new one" },
+  forbidden        = { 403, "this agent does not hold the vault that it names: a vault is a bundle here",
+                       "name one of the agent's bundles, or none" },
+  vault_not_found  = { 404, "there is no vault of the name that stands beside the token: a vault is a bundle here",
+                       "name one of the agent's bundles, or none" },
   token_endpoint   = { 403, "this is the credential's own token endpoint; the proxy alone talks to it",
                        "call the API itself: its token is kept fresh for you" },
   address_blocked  = { 403, "this host's address is not publicly reachable",

@@ -327,9 +327,21 @@ end
 
 -- ---- refusing ------------------------------------------------------------------------------------
 
+-- Can this agent ask a person for more (lua/proposals.lua)?
+local function can_propose(agent)
+  return agent.kind ~= "tenant" and agent.first ~= nil and not (agent.off or {})[agent.first]
+end
+
+-- How it asks, in the words of agents that know it from elsewhere.
+local PROPOSAL_HINT = ',"proposal_hint":{"host":%s,"endpoint":"POST /v1/proposals","supported_auth_types":["bearer","basic","api-key","custom","passthrough"]}'
+
 local function refuse(req, agent, code, message, hint, options)
   if agent then require("webhook").refused(agent.name) end
   req:log { agent = agent and agent.name, decision = "deny", reason = code }
+  if code == "host_not_allowed" and agent then
+    local can = can_propose(agent)
+    if can then options = { more = PROPOSAL_HINT:format(require("json").encode(req.host)) } else hint = hint or errors.LIST end
+  end
   return errors.fail(req, code, message, hint, options)
 end
 
@@ -337,6 +349,19 @@ end
 local function asking(self, token)
   if not token then return nil end
   return self.config:agent(token)
+end
+
+-- A vault is a bundle, to clients that name one: beside the token, or to the proxy itself as X-Vault. The name, where the agent holds
+-- it | nil: none is named | nil, code
+local function vault_of(self, req, agent)
+  local named = req.vault ~= "" and req.vault or nil
+  local field = req.form == "origin" and req:view().headers:get("x-vault")
+  for _, name in ipairs { field or named, named } do
+    if not (agent.in_bundle[name] or agent.off[name]) then
+      return nil, self.records.name(name) and self.store.peek("bundle", name) and "forbidden" or "vault_not_found"
+    end
+  end
+  return field or named
 end
 
 -- 407 where the client can still answer it; inside a tunnel it would not look, so 403 and the end. Who shows a token
@@ -370,7 +395,7 @@ local function off_hint(agent, hint)
   table.sort(names)
   local more = #names - OFF_NAMED
   return ("%s; disabled among this agent's bundles: %s%s; the operator can enable them: sallyport bundle enable %s"):format(
-    hint or errors.codes.host_not_allowed[3], table.concat(names, ", ", 1, math.min(#names, OFF_NAMED)),
+    hint or can_propose(agent) and errors.codes.host_not_allowed[3] or errors.LIST, table.concat(names, ", ", 1, math.min(#names, OFF_NAMED)),
     more > 0 and (" and %d more"):format(more) or "", names[1])
 end
 
@@ -847,15 +872,15 @@ local function fail_ruled(self, req, code, message, hint, options)
   return errors.fail(req, code, message, hint, options)
 end
 
--- A rule wants a person's word: approvals.ask, with the body read. code, message, hint, options | nil: it goes on
-local function ask_person(self, req, agent, bundle, name, rule, what)
+-- A rule wants a person's word: approvals.ask, with the body read. seen: what it saw. code, message, hint, options | nil: it goes on
+local function ask_person(self, req, agent, bundle, name, rule, what, seen)
   if req.has_body then
     local needs = {}
     wants(self, needs, nil, ("a person is asked about it, by the rule %s"):format(rule.name))
     local ok, why = read_whole(self, req, needs.max)
     if not ok then return body_refused(self, req, why, needs, "rule " .. rule.name) end
   end
-  return require("approvals").ask(self, req, agent, bundle, name, rule, what)
+  return require("approvals").ask(self, req, agent, bundle, name, rule, what, seen, name and held_for(self, agent, name) or {})
 end
 
 local judge_method      -- stands below, with its kind
@@ -937,7 +962,7 @@ local function ruled(self, req, agent, bundle, name, deadline, blind)
       code, message, hint, options = rules.ask(rule, self.sandbox.call, shown, with)
     end
     if code == "approval_timeout" then recorder.mark(req, "person") end
-    if code == "approval_timeout" then code, message, hint, options = ask_person(self, req, agent, bundle, name, rule, options) end
+    if code == "approval_timeout" then code, message, hint, options = ask_person(self, req, agent, bundle, name, rule, options, seen) end
     if code == "asked" then return code end
     if not code and rule.pol and rule.pol.tools and lists_tools(req, view) then
       local rows, why = rules.rows(rule, self.sandbox.call)
@@ -1618,9 +1643,9 @@ local function discover_page_all(self, agent, out, db, prefix, row_of)
   until #page < PAGE
 end
 
---- What an agent may reach, and with what in the credentials' places.
-function M:discover(agent)
-  local out = { agent = agent.name, vault = agent.first, services = self.json.array {}, available_credentials = self.json.array {}, allowed = self.json.array {} }
+--- What an agent may reach, and with what in the credentials' places. vault: the bundle that it is told of as its own.
+function M:discover(agent, vault)
+  local out = { agent = agent.name, vault = vault, services = self.json.array {}, available_credentials = self.json.array {}, allowed = self.json.array {} }
   discover_page_all(self, agent, out, "credential", "", function(row)
     local rec = row.record
     if rec.enabled == false then return nil end
@@ -1639,32 +1664,32 @@ end
 
 -- Every record of the store is looked at for it: once until something changes, and by one request of an agent's at a
 -- time. Others would wait for a hundred of them.
-local function discover_page(self, agent)
-  local time, config = self.time, self.config
+local function discover_page(self, agent, vault)
+  local time, config, name = self.time, self.config, agent.name .. " " .. (vault or "")
   local turn = time.now() + PAGE_TURN
-  local page = self.pages:get(agent.name)
+  local page = self.pages:get(name)
   while page and page.making and page.agent == agent and time.now() < turn do
     time.sleep(PAGE_POLL)
-    page = self.pages:get(agent.name)
+    page = self.pages:get(name)
   end
   if page and page.text and page.agent == agent and page.at == config.applied then return page.text end
-  page = self.pages:put(agent.name, { agent = agent, making = true })
+  page = self.pages:put(name, { agent = agent, making = true })
   local at = config.applied
-  local text = self.json.encode(self:discover(agent)) .. "\n"
+  local text = self.json.encode(self:discover(agent, vault)) .. "\n"
   page.making, page.text, page.at = nil, text, at
   return text
 end
 
 -- What an agent asks a person for (lua/proposals.lua): GET and POST /v1/proposals.
-local function proposals(self, req, agent)
+local function proposals(self, req, agent, bundle)
   local body
   if req.method == "POST" then
     if req.path ~= "/v1/proposals" then return errors.fail(req, "method_not_allowed", "a proposal is read with GET", "use GET") end
     body = require("web.body").read(self, req, require("proposals").BODY_MAX)
     if not body then return nil end
   end
-  local status, value, message, hint = require("proposals").answer(self, req, agent, body and (body == true and "" or body))
-  if not status then return errors.fail(req, value, message, hint) end
+  local status, value, message, hint, options = require("proposals").answer(self, req, agent, bundle, body and (body == true and "" or body))
+  if not status then return errors.fail(req, value, message, hint, options) end
   return errors.page(req, status, "application/json", self.json.encode(value) .. "\n")
 end
 
@@ -1695,11 +1720,13 @@ local function own_endpoint(self, req)
   end
   local agent, how, whose = asking(self, req.token)
   if not agent then return unknown(req, how, whose) end
+  local vault, wrong = vault_of(self, req, agent)
+  if wrong then return refuse(req, agent, wrong) end
   local turn = req:log { agent = agent.name, requests = agent.requests, reason = page }
   if turn == false then return errors.fail(req, "too_many") end
   if turn == "waited" then return self:on_request(req, req.token) end
-  if page == "proposals" then return proposals(self, req, agent) end
-  return errors.page(req, 200, "application/json", discover_page(self, agent))
+  if page == "proposals" then return proposals(self, req, agent, vault or agent.first) end
+  return errors.page(req, 200, "application/json", discover_page(self, agent, vault or agent.first))
 end
 
 -- A redirected client was sent where a name leads; an address is no name, unless somebody wrote that address down.
@@ -1734,6 +1761,10 @@ function M:on_connect(req)
   if not synced then return errors.fail(req, lost) end
   local agent, how, whose = asking(self, req.token)
   if not agent then return unknown(req, how, whose) end
+  if req.vault ~= "" then
+    local _, wrong = vault_of(self, req, agent)
+    if wrong then return refuse(req, agent, wrong) end
+  end
   if req:log { agent = agent.name } == false then return errors.fail(req, "too_many") end
   -- What will be refused is intercepted too, so that the client can read why; so is what match.lua cannot judge.
   local found = self.config:candidates(agent, req.host)
@@ -2113,6 +2144,10 @@ function M:on_request(req, token_hash, route)
   end
   local agent, how, whose = asking(self, token_hash)
   if not agent then return unknown(req, how, whose) end
+  if req.vault ~= "" then
+    local _, wrong = vault_of(self, req, agent)
+    if wrong then return refuse(req, agent, wrong) end
+  end
   local recording, tries = self.config.recording, 0
   if recording and learn(self, agent) then
     recorder.begin(recording, req, agent, function(of) return held_for(self, agent, of) end, self.time.wall_ms())

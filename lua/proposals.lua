@@ -321,21 +321,21 @@ end
 --- A record's state, its end considered: "pending", "applied", "rejected", "expired".
 function M.state(r, now) return r.state == "pending" and r["until"] <= now and "expired" or r.state end
 
--- Keeps one: id | nil, code
-local function keep(self, agent, new)
+-- Keeps one: id | nil, code, when the first of those that wait ends
+local function keep(self, agent, bundle, new)
   local store, wall = self.store, self.time.wall()
-  local rows, ops, pending = store.each("proposal", agent.id .. "/", nil, KEPT_MAX + 1), {}, 0
+  local rows, ops, pending, ends = store.each("proposal", agent.id .. "/", nil, KEPT_MAX + 1), {}, 0, math.maxinteger
   table.sort(rows, function(a, b) return (a.record and a.record.created or 0) < (b.record and b.record.created or 0) end)
   for i, row in ipairs(rows) do
     local waits = row.record and M.state(row.record, wall) == "pending"
-    if waits then pending = pending + 1
+    if waits then pending, ends = pending + 1, math.min(ends, row.record["until"])
     elseif #rows - i >= KEPT_MAX / 2 or not row.record then ops[#ops + 1] = { op = "del", db = "proposal", key = row.key } end
   end
-  if pending >= PENDING_MAX then return nil, "too_many" end
+  if pending >= PENDING_MAX then return nil, "too_many", ends end
   local id = require("host").sha256_hex((require("host").random_token(""))):sub(1, 8)
   ops[#ops + 1] = { op = "put", db = "proposal", key = agent.id .. "/" .. id, version = 0,
     plain = { proposal = id, agent = agent.name, agent_id = agent.id,
-    bundle = agent.first, created = wall, ["until"] = wall + M.LIFE, state = "pending", services = new.services,
+    bundle = bundle, created = wall, ["until"] = wall + M.LIFE, state = "pending", services = new.services,
       credentials = new.credentials,
     message = new.message, user_message = new.user_message } }
   ops.context = { by = "agent " .. agent.name, door = "proxy", page = "POST /v1/proposals" }
@@ -387,26 +387,27 @@ function M.link(settings, kind, id)
   return at and ("%s/approvals/%s/%s"):format(at, kind, id) or nil
 end
 
---- An agent's request at /v1/proposals or below: status, object | nil, code, message, hint. body: the text of a POST. Yields.
-function M.answer(self, req, agent, body)
+--- An agent's request at /v1/proposals or below: status, object | nil, code, message, hint, options. bundle: to which it would be added | nil: the
+-- agent has none; body: the text of a POST. Yields.
+function M.answer(self, req, agent, bundle, body)
   local id, wall = req.path:match("^/v1/proposals/(%x+)$"), self.time.wall()
   if body then
-    if not agent.first then return nil, "path_not_allowed", "this agent holds no bundle to which anything could be added",
+    if not bundle then return nil, "path_not_allowed", "this agent holds no bundle to which anything could be added",
       "the operator grants one: sallyport agent set" end
-    if agent.off[agent.first] then return nil, "path_not_allowed", ("the bundle %s, to which it would be added, is disabled"):format(agent.first),
-      "the operator can enable it: sallyport bundle enable " .. agent.first end
+    if agent.off[bundle] then return nil, "path_not_allowed", ("the bundle %s, to which it would be added, is disabled"):format(bundle),
+      "the operator can enable it: sallyport bundle enable " .. bundle end
     local new, why = M.parse(body, function(key) return held_as(self, agent, key) end)
-    if new then why = missing(self.store, new, agent.first) end
+    if new then why = missing(self.store, new, bundle) end
     if why then return nil, "bad_request", "the proposal cannot be read: " .. why,
       "sallyport help proposals has the shape" end
-    local code
-    id, code = keep(self, agent, new)
+    local code, ends
+    id, code, ends = keep(self, agent, bundle, new)
     if code == "too_many" then return nil, "too_many", ("%d proposals of this agent wait already"):format(PENDING_MAX),
-      "wait until they are answered" end
+      "a person makes room by answering one (GET /v1/proposals tells); Retry-After is when the oldest ends by itself", { retry_after = ends - wall } end
     if not id then return nil, "store_unavailable" end
     local url = M.link(self.config.settings, "p", id)
     require("webhook").proposal(self.config.settings, id, agent.name, new.services)
-    return 201, { id = id, status = "pending", vault = agent.first, approval_url = url,
+    return 201, { id = id, status = "pending", vault = bundle, approval_url = url,
       message = ("Proposal created. A person approves it %swith `sallyport proposal approve %s`, or on the page (sallyport admin).%s"):format(
       url and ("at %s, "):format(url) or "", id, new.value and " The value that came along was not kept: a person types it." or "") }
   end

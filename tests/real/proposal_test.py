@@ -48,7 +48,7 @@ def test_asked_and_approved(t):
     status, refused, _ = own(s, "POST", "/v1/proposals", ASK)
     assert status == 403 and refused["message"] == "the bundle default, to which it would be added, is disabled" and "sallyport bundle enable default" in refused["hint"], refused
     r = json.loads(s.request().body)
-    assert r["error"] == "host_not_allowed" and "sallyport bundle enable default" in r["hint"], r
+    assert r["error"] == "host_not_allowed" and "sallyport bundle enable default" in r["hint"] and "proposal" not in str(r), r
     s.cli("bundle", "enable", "default")
     s.cli("agent", "disable", "a")
     assert "every agent with the bundle default (a (disabled))" in s.cli("proposal", "show", made["id"]).stdout
@@ -253,7 +253,9 @@ def test_bounds_and_strangers(t):
     assert own(s, "GET", "/v1/proposals/" + made["id"], token=s.tokens["other"])[0] == 403
     for i in range(19):
         assert own(s, "POST", "/v1/proposals", ASK)[0] == 201, i
-    assert own(s, "POST", "/v1/proposals", ASK)[0] == 429 and own(s, "POST", "/v1/proposals", ASK, token=s.tokens["other"])[0] == 201
+    status, _, head = own(s, "POST", "/v1/proposals", ASK)
+    assert status == 429 and 7 * 86400 - 600 < int(re.search("(?i)retry-after: ([0-9]+)", head)[1]) <= 7 * 86400, head
+    assert own(s, "POST", "/v1/proposals", ASK, token=s.tokens["other"])[0] == 201
     s.cli("proposal", "reject", made["id"])
     assert own(s, "POST", "/v1/proposals", ASK)[0] == 201
     for _ in range(30):
@@ -300,3 +302,11 @@ def test_on_the_page(t):
     a.get("proposals/" + made)
     a.submit(form=[f for f in a.page.forms if f["action"].endswith("proposals/" + made)][1], reject="on", reason="no <b>")
     assert own(s, "GET", "/v1/proposals/" + made)[1]["reason"] == "no <b>"
+    s.cli("bundle", "disable", "default")
+    a.get("allow?host=docs.test&agent=a")
+    assert "The bundle default is disabled" in a.page.text and "sallyport bundle enable default" in a.page.text and not any("domain/add" in f["action"] for f in a.page.forms), a.page.text
+    a.click("Enable it")
+    a.submit()
+    a.get("allow?host=docs.test&agent=a")
+    a.submit(form=next(f for f in a.page.forms if "domain/add" in f["action"]))
+    assert s.request(host="docs.test", wire=None).status != 403

@@ -202,6 +202,22 @@ def test_table(t):
     for auth in (f"{agent.token}:{agent.vault}", f"{agent.token}:", agent.token, f"x-agent-vault:{agent.token}"):
         assert connect("Basic " + base64.b64encode(auth.encode()).decode())[0] == 200, auth
     assert connect("Bearer " + agent.token)[0] == 200
+    # 4.2: an unknown vault, and one that is there and not the agent's; with X-Vault the same of what the proxy answers itself
+    s.cli("bundle", "add", "theirs")
+    s.cli("bundle", "add", "second")
+    s.cli("agent", "set", "a", "--bundle", "default", "--bundle", "second")
+    for vault, want in (("nowhere", 404), ("theirs", 403), ("second", 200), ("x" * 300, 404), ("de/fault", 404), ("default/", 404)):
+        assert connect("Basic " + base64.b64encode(f"{agent.token}:{vault}".encode()).decode())[0] == want, vault
+        agent.vault = vault
+        status, found = agent.curl("/discover")
+        assert status == want and (found.get("vault"), found.get("error")) == {200: (vault, None), 403: (None, "forbidden"), 404: (None, "vault_not_found")}[want], (vault, found)
+    r = s.request(host="nowhere.test", wire=None, auth="Proxy-Authorization: Basic " + base64.b64encode(f"{agent.token}:second".encode()).decode() + "\r\n")
+    assert r.status == 403, r.head
+    agent.vault = "second"
+    into = made(services=[bearer("into")], credentials=[key()])
+    assert into["vault"] == "second" and "every agent with the bundle second" in s.cli("proposal", "show", into["id"]).stdout
+    s.cli("proposal", "reject", into["id"])
+    agent.vault = "default"
     status, field = connect("Basic " + base64.b64encode(b"av_agt_nobody:default").decode())
     assert status == 407 and field.startswith("Basic realm="), field
     # 4.4: the CA and the port, without a token
@@ -248,7 +264,8 @@ def test_table(t):
     waits = [p for p in json.loads(s.cli("proposal", "list", "--json").stdout) if p["state"] == "pending"]
     for _ in range(20 - len(waits)):
         made(services=[bearer("own")], credentials=[key()])
-    assert made(429, services=[bearer("own")], credentials=[key()])["error"] == "too_many"
+    full = made(429, services=[bearer("own")], credentials=[key()])
+    assert full["error"] == "too_many" and "a person makes room" in full["hint"], full
 
 
 def test_signed_in(t):
