@@ -123,7 +123,7 @@ local function full(rule)
 end
 
 -- A new question, or the one that stands. record | nil, code, message, hint
-local function question(self, req, agent, bundle, name, rule, what, key, covers, hold)
+local function question(self, req, agent, bundle, name, rule, what, key, covers, hold, saw)
   local store, now, wall = self.store, self.time.now, self.time.wall()
   local boot = self.config.overrides and self.config.overrides.boot
   for _ = 1, TRIES do
@@ -150,7 +150,7 @@ local function question(self, req, agent, bundle, name, rule, what, key, covers,
       agent = agent.name, agent_id = agent.id, bundle = bundle, credential = name, rule = rule.name, reason = words(what.reason),
       covers = covers, keyed = what.key ~= nil or nil, method = req.method, asked = same and had.asked or wall, ["until"] = wall + hold + M.OPEN,
       url = url_of(self, req, name), port = req.port, type = kind and words(kind) or nil,
-      bytes = body and #body or nil, sha256 = body and require("host").sha256_hex(body) or nil,
+      bytes = body and #body or nil, sha256 = body and require("host").sha256_hex(body) or nil, saw = saw(),
     }
     ops[#ops + 1] = { op = "put", db = "approval", key = key, version = had and had.version or 0, plain = plain }
     local ok, code = store.commit(ops, now() + COMMIT)
@@ -177,9 +177,10 @@ local function place(agent)
   return setmetatable({}, { __close = function() held[id] = held[id] > 1 and held[id] - 1 or nil end })
 end
 
---- Asks a person about a request, whose body was read. what: { reason =, key = }. -> nil: it may go on | "asked": so it may, or the
+--- Asks a person about a request, whose body was read. what: { reason =, key = }. seen: what the rule saw of it (rules.request); held: what
+-- stands for the credential in the agent's requests. -> nil: it may go on | "asked": so it may, or the
 -- answer is another one now, and all is decided anew | code, message, hint
-function M.ask(self, req, agent, bundle, name, rule, what)
+function M.ask(self, req, agent, bundle, name, rule, what, seen, held)
   local now, hold = self.time.now, self.config.settings.approval_wait
   local covers = M.covers(req, name, what.key)
   if M.stands(self.store, agent, rule, covers, self.time.wall()) then return nil end
@@ -192,7 +193,8 @@ function M.ask(self, req, agent, bundle, name, rule, what)
   memo[mark] = till
   local at <close> = place(agent)
   if not at then return full(rule) end
-  local asked, code, message, hint = question(self, req, agent, bundle, name, rule, what, key, covers, hold)
+  local asked, code, message, hint = question(self, req, agent, bundle, name, rule, what, key, covers, hold,
+    function() return require("saw").of(seen, (strips_of(self, name)), held) end)
   if not asked then return code, message, hint end
   while true do
     local r = self.store.peek("approval", key)
@@ -208,6 +210,27 @@ function M.ask(self, req, agent, bundle, name, rule, what)
     if now() >= till then return timed_out(rule, what.reason, r.question, hold) end
     self.time.sleep(POLL)
   end
+end
+
+-- What has ended goes out of the store: a question says what a request said.
+local function tidy()
+  local store, wall, after = require "store", require("time").wall(), nil
+  repeat
+    local ops, page = {}, store.each("approval", "", after, PAGE) or {}
+    for _, row in ipairs(page) do
+      after = row.key
+      if row.record and row.record["until"] <= wall then ops[#ops + 1] = { op = "del", db = "approval", key = row.key, version = row.record.version } end
+    end
+    if ops[1] then store.write(ops, require("time").now() + COMMIT) end
+  until #page < PAGE
+end
+
+local TIDY = 60             -- s between two looks, of all workers together
+
+--- Called each tick.
+function M.tick()
+  local ends = require("counters").ends(TIDY, require("time").wall())
+  if require("host").count("approvals tidied", ends, 1, "") == 1 then require("host").spawn(tidy) end
 end
 
 --- Is a record of the database a question, of a run of the server?
@@ -267,7 +290,7 @@ function M.allow(id, span)
     return ops
   end
   local key, plain = M.standing(r.agent_id, rule, r.covers), answered(r, span, wall + M.SPANS[span])
-  plain.boot = nil
+  plain.boot, plain.saw = nil, nil
   local had = store.peek("approval", key)
   ops[2] = { op = "put", db = "approval", key = key, version = had and had.version or 0, plain = plain }
   return ops

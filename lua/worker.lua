@@ -123,6 +123,7 @@ function M.tick()
   require("own_cert").look()
   require("counters").tick()
   if config.settings then require("webhook").tick(config.settings) end
+  require("approvals").tick()
   local generation = require("store").generation()
   if generation == config.applied and config.build then return end
   require("host").spawn(function()

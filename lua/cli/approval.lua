@@ -6,10 +6,11 @@ local terminal = require "cli.terminal"
 
 local FOLLOW_MS = 500
 
-local function shape(r)
+-- saw: of one question alone.
+local function shape(r, saw)
   return { id = r.question, state = r.state, agent = r.agent, bundle = r.bundle, credential = r.credential, rule = r.rule, reason = r.reason,
     covers = r.covers, method = r.method, url = r.url, port = r.port, content_type = r.type, bytes = r.bytes, sha256 = r.sha256,
-    asked_at = r.asked, expires_at = r["until"] }
+    asked_at = r.asked, expires_at = r["until"], saw = saw }
 end
 
 local function named(id)
@@ -56,12 +57,13 @@ local function show(args, _, ctx)
   db.open(ctx)
   local r = named(args[1]).record
   if ctx.json then
-    ctx.out(report.json(shape(r)))
+    ctx.out(report.json(shape(r, r.saw)))
     return 0
   end
   local rows = { { "question", r.question }, { "state", r.state }, { "agent", r.agent }, { "rule", ("%s, of the bundle %s"):format(r.rule, r.bundle) },
     { "reason", r.reason }, { "credential", r.credential or "none" }, { "request", ("%s %s"):format(r.method, r.url) } }
   if r.bytes then rows[#rows + 1] = { "body", ("%d bytes%s, SHA-256 %s"):format(r.bytes, r.type and " of " .. r.type or "", r.sha256) } end
+  for _, row in ipairs(r.saw and require("saw").rows(r.saw) or {}) do rows[#rows + 1] = row end
   rows[#rows + 1] = { "for longer", ("--for hour, day and always cover, for this agent: %s"):format(r.covers) }
   rows[#rows + 1] = { "ends", report.time(r["until"]) }
   ctx.out(terminal.columns(ctx, nil, rows))

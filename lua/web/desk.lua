@@ -58,6 +58,7 @@ button.end{color:var(--bad);border-color:var(--bad)}
 td .row{margin:0;flex-wrap:nowrap}
 .bad{color:var(--bad)}.good{color:var(--good)}
 pre,code{font:.875rem/1.5 ui-monospace,monospace}
+pre.any{white-space:pre-wrap}
 pre{overflow-x:auto;background:var(--card);border:1px solid var(--line);border-radius:.4rem;padding:.75rem}
 .cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(15rem,1fr));gap:.75rem;list-style:none;padding:0}
 .cards a{display:block;height:100%;padding:.75rem;border:1px solid var(--line);border-radius:.5rem;background:var(--card);text-decoration:none;color:inherit}

@@ -118,7 +118,7 @@ local function chart(desk)
   for _, r in ipairs(lines(desk, "log", "--kind", "request", "--since", "24h", "--newest", tostring(CHART_MAX))) do
     local y, m, d, hh = (r.time or ""):match("^(%d+)-(%d+)-(%d+)T(%d+)")
     local i = y and require("dates").seconds(y, m, d, hh, 0, 0) // 3600 - first + 1 or 0
-    if i >= 1 and i <= 24 then
+    if i >= 1 and i <= 24 and (r.decision == "deny" or not require("cli.log_summary").stayed(r)) then
       local n, to = r.count or 1, r.decision == "deny" and no or ok
       to[i] = to[i] + n
     end
@@ -367,7 +367,7 @@ local function item_page(desk, key, name, query)
     end
   end
   if not shown or type(shown.value) ~= "table" or shown.error then return { status = 404, title = "Not there",
-    body = wrong(shown or {}) } end
+    body = wrong(shown or {}), line = { l[1], "list" } } end
   local acts, more, about = {}, false, nil
   for i, verb in ipairs(l[4]) do
     local state = shown.value.state
@@ -653,7 +653,7 @@ local function log(desk, query)
     inputs[i] = html('<label>{t}<br><input name="{n}" value="{v}" size="9" maxlength="500" placeholder="{p}"></label>', { t = f[2], n = f[1], v = query[f[1]] or "", p = f[3] or "" })
   end
   local decision, choices = query.denied and "deny" or query.decision, {}
-  for i, c in ipairs { { "", "any" }, { "allow", "went out" }, { "deny", "refused" } } do
+  for i, c in ipairs { { "", "any" }, { "allow", "allowed" }, { "deny", "refused" } } do
     choices[i] = html('<option value="{v}"{on}>{t}</option>', { v = c[1], t = c[2], on = c[1] == decision and html " selected" })
   end
   local found = not desk.looking and suggestions(desk) or {}
@@ -680,9 +680,15 @@ local function allow(desk, query)
     if a.name == query.agent then bundles = a.bundles or {} end
   end
   for _, b in ipairs(bundles[1] and bundles or { "default" }) do
-    ways[#ways + 1] = { html("Open it without a credential, to read, to all agents with the bundle <strong>{b}</strong>", { b = b }),
-      commands.line { "domain", "add", b, host }, html('<form method="post" action="{base}do/domain/add">{csrf}<input type="hidden" name="a1" value="{b}">'
-        .. '<input type="hidden" name="a2" value="{h}"><button>Open it</button></form>', { base = desk.base, csrf = desk.csrf "do/domain/add", b = b, h = host }) }
+    local is = ask(desk, "bundle", "show", b).value
+    if type(is) == "table" and is.state == "disabled" then
+      ways[#ways + 1] = { html("The bundle <strong>{b}</strong> is disabled: nothing in it counts before it is enabled", { b = b }), commands.line { "bundle", "enable", b },
+        link(desk, "do/bundle/enable", { { "a1", b } }, "Enable it") }
+    else
+      ways[#ways + 1] = { html("Open it without a credential, to read, to all agents with the bundle <strong>{b}</strong>", { b = b }),
+        commands.line { "domain", "add", b, host }, html('<form method="post" action="{base}do/domain/add">{csrf}<input type="hidden" name="a1" value="{b}">'
+          .. '<input type="hidden" name="a2" value="{h}"><button>Open it</button></form>', { base = desk.base, csrf = desk.csrf "do/domain/add", b = b, h = host }) }
+    end
   end
   return { title = "Allow " .. (page.clean(host, 100) or ""), body = grid({ "How", "On the command line", "" }, ways) }
 end
@@ -726,7 +732,7 @@ local function record(desk, query)
         e = now and html("<h2>What would happen to it now</h2>{e}", { e = now }) }) }
     end
   end
-  return { status = 404, title = "No such record",
+  return { status = 404, title = "No such record", line = { "log", "--json" },
     body = html "<p>It is older than what this page looks through: <code>sallyport log --json</code> has it.</p>" }
 end
 
@@ -861,7 +867,7 @@ local function policy(desk, name, form, like)
   local new = got.error and (form or like) and require("policy_store").head(name)
   if new and new.version ~= 0 then new = nil end
   local first = new and not form and begun(name, like)
-  if got.error and not (new and (form or first)) then return { status = 404, title = name, body = wrong(got) } end
+  if got.error and not (new and (form or first)) then return { status = 404, title = name, body = wrong(got), line = { "policy", "list" } } end
   local source, note, at_line, tried = not got.error and type(got.value) == "table" and got.value.text or first or "", nil, nil, nil
   local seen = new and "new" or require("host").sha256_hex(source):sub(1, 16)
   -- A type's defaults, a preset and what matches say where a secret goes: whoever holds the page must not. A rule sees none.
@@ -946,7 +952,7 @@ local function titled_state(p) return p.state:gsub("^%l", string.upper) end
 local function proposal(desk, id, form)
   local got = ask(desk, "proposal", "show", id)
   local p = got.value
-  if got.error or type(p) ~= "table" then return { status = 404, title = "No such proposal", body = wrong(got) } end
+  if got.error or type(p) ~= "table" then return { status = 404, title = "No such proposal", body = wrong(got), line = { "proposal", "list" } } end
   local at, note, labels = "proposals/" .. id, nil, require("granting").labels(require("proposals").named(id).record)
   if form then
     local args, typed = { "proposal", form.reject and "reject" or "approve", id }, {}
@@ -1019,28 +1025,31 @@ local function proposal(desk, id, form)
 end
 
 local answers = { { "Once", "once" }, { "For an hour", "hour" }, { "For a day", "day" }, { "Always", "always" } }
+local stands = { open = "May this go out?", once = "Allowed once", denied = "Refused", hour = "Allowed for an hour", day = "Allowed for a day" }
 
--- A question of a rule, with its answers.
+-- A question of a rule, with the answers that it may still get.
 local function question(desk, id)
   local got = ask(desk, "approval", "show", id)
   local q = got.value
-  if got.error or type(q) ~= "table" then return { status = 404, title = "No such question", body = wrong(got) } end
-  local rows = {}
-  if q.state == "open" then
-    for i, a in ipairs(answers) do
-      rows[i] = html('<form method="post" action="{base}do/approval/allow">{csrf}'
-        .. '<input type="hidden" name="a1" value="{id}"><input type="hidden" name="o.for" value="{v}"><button{go}>{t}</button></form>',
-        { base = desk.base, csrf = desk.csrf "do/approval/allow", id = id, v = a[2], t = a[1],
-          go = i == 1 and html ' class="go"' })
-    end
+  if got.error or type(q) ~= "table" then return { status = 404, title = "No such question", body = wrong(got), line = { "approval", "list" } } end
+  local rows, open = {}, q.state == "open"
+  for i, a in ipairs((open or q.state == "denied") and answers or {}) do
+    rows[i] = html('<form method="post" action="{base}do/approval/allow">{csrf}'
+      .. '<input type="hidden" name="a1" value="{id}"><input type="hidden" name="o.for" value="{v}"><button{go}>{t}</button></form>',
+      { base = desk.base, csrf = desk.csrf "do/approval/allow", id = id, v = a[2], t = a[1],
+        go = i == 1 and open and html ' class="go"' })
   end
-  rows[#rows + 1] = html('<form method="post" action="{base}do/approval/deny">{csrf}<input type="hidden" name="a1" value="{id}"><button>{t}</button></form>',
-    { base = desk.base, csrf = desk.csrf "do/approval/deny", id = id,
-      t = q.state == "open" and "Refuse" or "Take the answer back" })
-  return { title = "May this go out?", line = { "approval", "allow", id, "--for=once" }, body = html([[
-<p><strong>{agent}</strong> asks to send <code>{method} {url}</code>, and the rule <strong>{rule}</strong> wants a person's word: {reason}</p>
-<p>An hour, a day and always cover, for this agent: <strong>{covers}</strong></p>{rows}{members}]],
-    { agent = q.agent, method = q.method, url = q.url, rule = q.rule, reason = q.reason,
+  if q.state ~= "denied" then
+    rows[#rows + 1] = html('<form method="post" action="{base}do/approval/deny">{csrf}<input type="hidden" name="a1" value="{id}"><button>{t}</button></form>',
+      { base = desk.base, csrf = desk.csrf "do/approval/deny", id = id, t = open and "Refuse" or "Take the answer back" })
+  end
+  local saw = page.saw(q.saw)
+  q.saw = nil
+  return { title = stands[q.state] or q.state, line = open and { "approval", "allow", id, "--for=once" } or { "approval", "show", id }, body = html([[
+<p><strong>{agent}</strong> {asks} <code>{method} {url}</code>, and the rule <strong>{rule}</strong> {wants} a person's word: {reason}</p>{saw}
+{answered}<p>An hour, a day and always cover, for this agent: <strong>{covers}</strong></p>{rows}{members}]],
+    { agent = q.agent, method = q.method, url = q.url, rule = q.rule, reason = q.reason, saw = saw, asks = open and "asks to send" or "asked to send", wants = open and "wants" or "wanted",
+    answered = not open and html("<p>It was answered; the answer ends {t}.{a}</p>", { t = ago(q.expires_at), a = q.state == "denied" and " It can still be allowed." or "" }),
     covers = q.covers, rows = buttons(rows), members = forms.members(q) }) }
 end
 

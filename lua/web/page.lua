@@ -74,7 +74,8 @@ button{cursor:pointer;margin:.4rem 0}
 .go{background:#0b57d0;color:#fff;border-color:#0b57d0}
 fieldset{border:1px solid GrayText;border-radius:.4rem;margin:1rem 0}
 .warn{border-left:.3rem solid #b3261e;padding-left:.7rem}
-small{display:block}
+small{display:block}dd small{display:inline}dt{font-weight:600}dd{margin:0 0 .4rem}
+pre{white-space:pre-wrap;border:1px solid GrayText;border-radius:.4rem;padding:.6rem}
 a{color:#0b57d0}
 @media(prefers-color-scheme:dark){:root{background:#17181b;color:#e8e9ec}a{color:#8ab4f8}}
 :focus-visible{outline:3px solid #f90;outline-offset:2px}
@@ -158,6 +159,23 @@ function M.posted(q, many)
   local kind = (q.header "content-type" or ""):lower():match("^%s*([^;%s]*)")
   if kind ~= "application/x-www-form-urlencoded" then return nil end
   return M.params(q.body, many)
+end
+
+--- A request as the rule that asks about it saw it (saw.lua).
+function M.saw(s)
+  if not s then return false end
+  local rows, read = {}, {}
+  for i, h in ipairs(s.headers) do
+    rows[i] = html("<dt>{n}</dt><dd>{v}</dd>", { n = h.name, v = h.hidden and html "<small>not shown: it may be a key</small>"
+      or { h.value, h.cut and html "… <small>cut</small>" or "" } })
+  end
+  for i, m in ipairs(s.members or {}) do read[i] = html("<dt>{n}</dt><dd>{v}</dd>", { n = m.name, v = m.values[1] and table.concat(m.values, ", ") or "none" }) end
+  local function more(n) return n and html("<p><strong>{n} more are not shown.</strong></p>", { n = n }) end
+  return M.sparse([[
+<h2>The request, as the rule saw it</h2>{push}{read}{body}{unread}{more}<dl>{rows}</dl>{fields}]], { rows = rows, fields = more(s.more_headers), more = more(s.more),
+    push = s.push and html('<pre class="any">{t}</pre>', { t = table.concat(s.push, "\n") }), read = read[1] and html("<p>Of its body it read:</p><dl>{r}</dl>", { r = read }),
+    body = s.body and M.sparse('<p>Its body:</p><pre class="any">{t}</pre>{cut}', { t = s.body, cut = s.body_cut and html "<p><strong>It goes on: this is its beginning.</strong></p>" }),
+    unread = s.unread and html("<p>Of its body it read nothing: {w}.</p>", { w = s.unread }) or not (s.body or s.members or s.push) and html "<p>It read no body.</p>" })
 end
 
 --- What an agent says of a credential that it asks for: the words, and where to get it. Only an address that names its host first is a link:

@@ -630,19 +630,39 @@ def test_question(t):
 
     def held(button):
         out = []
-        thread = threading.Thread(target=lambda: out.append(s.request(method="DELETE", target="/<x-canary>/1".replace("<", "%3C").replace(">", "%3E"), timeout=40)))
+        thread = threading.Thread(target=lambda: out.append(s.request(method="DELETE", target="/<x-canary>/1".replace("<", "%3C").replace(">", "%3E"), timeout=40,
+                                                                      headers={"X-Mark": "<x-canary>\xe2\x80\xae", "X-Token": "agents-own", "X-Long": "y" * 500})))
         thread.start()
         wait(lambda: "open" in a.get("approvals").text, 15, "the question")
         assert "1 request waits for a person" in a.get().text
         a.get("approvals")
         a.get(next(link for link, text in a.page.links if "/approvals/" in link and text))
-        assert "it deletes" in a.page.text and "mind" in a.page.text, a.page.text
-        form = next(f for f in a.page.forms if button(f))
-        a.submit(form=form)
+        assert "it deletes" in a.page.text and "mind" in a.page.text and "May this go out?" in a.page.text, a.page.text
+        seen = a.page.text
+        assert "x-mark" in seen and "<x-canary>\\xe2\\x80\\xae" in seen and "agents-own" not in seen and "not shown: it may be a key" in seen and "y" * 300 in seen and "y" * 301 not in seen and "cut" in seen, seen
+        assert not any(tag == "x-canary" for tag, _ in a.page.tags) and SECRET not in a.html
+        at = next(f["fields"]["a1"] for f in a.page.forms if button(f))
+        a.submit(form=next(f for f in a.page.forms if button(f)))
         thread.join(30 * sallyport.SLOW)
+        a.get("approvals/" + at)
+        assert "May this go out?" not in a.page.text, a.page.text
         return out[0].status
     assert held(lambda f: f["fields"].get("o.for") == "once") == 200
+    assert a.status == 404 and "On the command line: sallyport approval list" in a.page.text, a.page.text
     assert held(lambda f: "approval/deny" in f["action"]) == 403
+    assert "Refused" in a.page.text and "It can still be allowed" in a.page.text and not any("approval/deny" in f["action"] for f in a.page.forms), a.page.text
+    a.submit(form=next(f for f in a.page.forms if f["fields"].get("o.for") == "hour"))
+    a.get("approvals")
+    a.get(next(link for link, text in a.page.links if "/approvals/" in link and text))
+    assert "Allowed for an hour" in a.page.text and "x-mark" not in a.page.text, "an answer for longer keeps nothing of the request"
+    a.submit(form=next(f for f in a.page.forms if "approval/deny" in f["action"]))
+    assert "Nothing waits" in a.get("approvals").text
+    for path, line in (("proposals/00ff", "proposal list"), ("credentials/none", "credential list"), ("policies/none", "policy list"), ("record?id=none", "log --json"), ("agents/none", "agent list")):
+        assert a.get(path) and a.status == 404 and f"On the command line: sallyport {line}" in a.page.text, (path, a.page.text)
+    # what is too long for an address is answered with a page, by the same port's API with JSON
+    for path in ("log?text=", "connect?q=", "credentials/api?url="):
+        assert "What was typed is too long" in a.get(path + "x" * 70000).text and a.status == 431 and a.headers["Content-Type"] == "text/html; charset=utf-8", (path, a.html)
+    assert a.get("/api/v1/log?text=" + "x" * 70000) and a.status == 431 and json.loads(a.html)["error"] == "head_too_large", a.html
 
 
 def test_clicks(t):

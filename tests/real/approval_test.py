@@ -255,6 +255,69 @@ def test_streams(t):
     assert s.request(body=body.replace(b"them", b"us"), **head).status == 200          # it streams, and nobody is asked
 
 
+READS = """return { kind = "rule", api = 1, name = "reads", title = "t", body = { max = 65536 }, on_request = function(req) return ask("it sends " .. #(req.body or "")) end }"""
+PUSHES = """return { kind = "rule", api = 1, name = "pushes", title = "t", reader = "pkt-line", on_request = function(req) return ask("it pushes") end }"""
+
+
+def test_seen(t):
+    """a person sees the request as the rule saw it: fields, and the body, members or commands that it reads, bounded and marked where cut, hostile bytes made visible; no credential's secret, no key of the agent's own; it is in no list, log or standing answer, and leaves the store when the question ends"""
+    secret = API["secrets"]["token"]
+    s, up = t.proxy(workers=1, credentials=[{**API, "env": "API_KEY"}], upstream=OK)
+    s.cli("set", "approval-wait", "45s")
+    for name, source, path in (("asks", ASK, "/asks"), ("reads", READS, "/reads"), ("streams", STREAMS.replace('to ~= "us"', 'true').replace('"it writes to " .. to', '"it writes"'), "/members"), ("pushes", PUSHES, "/r.git")):
+        s.policy(name, source)
+        s.cli("rule", "add", name, "--type", name, "--path", path)
+    held = json.loads(s.cli("env", "--agent", "a", "--format", "json").stdout)["API_KEY"]
+    old, new = "0" * 40, "a" * 40
+    command = f"{old} {new} refs/heads/<x-canary>\0report-status\n".encode()
+    own = {"X-Auth-Token": "agents-own-1", "Cookie": "sid=agents-own-2", "X-Bidi": "a\xe2\x80\xaeb", "X-Raw": "\xff\xfe", "X-Mark": "<x-canary>", "X-Long": "y" * 400}
+    bodies = {"/reads": b'{"text": "<x-canary>\x1b[31m \xe2\x80\xae \xff", "more": "\r\n' + b"z" * 9000 + b'tail"}', "/asks": b"never shown",
+              "/members": json.dumps({"to": ["them", 'x"\n\u202e', 5, None, {"a": 1}, "w" * 2000], "other": "not read"}).encode(), "/r.git/git-receive-pack": b"%04x%s0000PACK" % (len(command) + 4, command)}
+    asked = {at: Asked(s, target=at, body=body, headers={"Authorization": "Bearer " + (held if at == "/asks" else "agents-own-3"), **own,
+                       "Content-Type": "application/x-git-receive-pack-request" if "git" in at else "application/json"}) for at, body in bodies.items()}
+    opened(s, 4)
+    assert not any("saw" in q for q in questions(s)), "a list has none of it"
+    ids = {q["url"].split("test")[1]: q["id"] for q in questions(s)}
+    shown = {at: json.loads(s.cli("approval", "show", id, "--json").stdout)["saw"] for at, id in ids.items()}
+    text = json.dumps(shown) + "".join(s.cli("approval", "show", id).stdout for id in ids.values())
+    assert secret not in text and "agents-own" not in text and s.tokens["a"] not in text and "never shown" not in text and "not read" not in text
+    assert "\x1b" not in text and "\u202e" not in text and "\\u202e" not in text, text
+    for at, saw in shown.items():
+        fields = {h["name"]: h for h in saw["headers"]}
+        assert fields["x-auth-token"] == {"name": "x-auth-token", "hidden": True} and fields["cookie"]["hidden"] and "proxy-authorization" not in fields, fields
+        assert (fields["authorization"].get("value") == "Bearer " + held) == (at == "/asks") and fields["authorization"].get("hidden") == (None if at == "/asks" else True), fields
+        assert fields["x-bidi"]["value"] == "a\\xe2\\x80\\xaeb" and fields["x-raw"]["value"] == "\\xff\\xfe" and fields["x-mark"]["value"] == "<x-canary>", fields
+        assert fields["x-long"] == {"name": "x-long", "value": "y" * 300, "cut": True} and len(json.dumps(saw)) < 9000, fields
+    saw = shown["/reads"]
+    assert saw["body"].startswith('{"text": "<x-canary>\\x1b[31m \\xe2\\x80\\xae \\xff", "more": "\nzzz') and saw["body_cut"] and "tail" not in saw["body"] and len(saw["body"]) <= 3000, saw["body"][:200]
+    assert set(shown["/asks"]) == {"headers"}, shown["/asks"]
+    members = shown["/members"]["members"]
+    assert [m["name"] for m in members] == ["to"] and members[0]["values"][:5] == ['"them"', '"x"\n\\xe2\\x80\\xae"', "5", "null", "(an object or a list)"] and members[0]["values"][5].endswith("…") and "body" not in shown["/members"], members
+    assert shown["/r.git/git-receive-pack"]["push"] == [f"create refs/heads/<x-canary> {old} to {new}"], shown
+    people = s.cli("approval", "show", ids["/reads"]).stdout
+    assert "field" in people and "(not shown: it may be a key)" in people and '| {"text"' in people and "(the body goes on)" in people and people.count("for longer") == 1, people
+    s.cli("approval", "allow", ids["/members"], "--for", "hour")
+    s.cli("approval", "allow", ids["/reads"])
+    for at in ("/asks", "/r.git/git-receive-pack"):
+        s.cli("approval", "deny", ids[at])
+    assert asked["/members"].status() == asked["/reads"].status() == 200 and asked["/asks"].status() == 403
+    assert {r.target: r.body for r in up.requests} == {at: bodies[at] for at in ("/members", "/reads")}
+    hour = next(q for q in questions(s) if q["state"] == "hour")
+    assert "saw" not in json.loads(s.cli("approval", "show", hour["id"], "--json").stdout)
+    assert "x-canary" not in s.cli("log", "--json").stdout
+    # many fields and one that a flood would push out of sight: the flood says so
+    r = Asked(s, target="/reads", body=b"", headers={f"X-Flood-{i}": "f" * 200 for i in range(80)})
+    saw = json.loads(s.cli("approval", "show", opened(s)[0]["id"], "--json").stdout)["saw"]
+    assert saw["more_headers"] > 50 and len(json.dumps(saw)) < 6000, saw
+    s.cli("approval", "deny", opened(s)[0]["id"])
+    assert r.status() == 403
+    s.set_clock(700)
+    look = s.dir / "look.lua"
+    look.write_text('local n = 0 for _, r in ipairs(require("store").each("approval", "", nil, 64)) do n = n + (r.record.saw and 1 or 0) end print(n)')
+    until(lambda: s.cli("lua", "--store", look).stdout.strip() == "0")
+    assert not s.leaks()
+
+
 def test_restart(t):
     """a restart withdraws questions and answers "once", with a record; what was put back on the disk is no answer"""
     s, up = world(t, wait="1s")

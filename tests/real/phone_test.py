@@ -54,7 +54,7 @@ def test_question(t):
     """a held request is answered at the door by who may: once, for an hour, refused; who may not, who is not signed in and another form's token change nothing; the record says who"""
     s, base, people = world(t, {"ada": ["--approve"], "bob": [], "eve": ["--operator"]})
     ada = people["ada"]
-    asked = Asked(s, target="/%3Cx-canary%3E/1")
+    asked = Asked(s, target="/%3Cx-canary%3E/1", headers={"X-Mark": "<x-canary>", "X-Token": "agents-own"})
     q = opened(s)[0]
     at = "/approvals/q/" + q["id"]
     for who in ("bob", "eve"):
@@ -76,6 +76,7 @@ def test_question(t):
     token = re.search(CSRF, ada.page)[1]
     assert "<script" not in ada.page and "script-src" not in ada.head["Content-Security-Policy"], "an answer's page is not"
     assert "it writes &lt;x-canary&gt;" in ada.page and "<x-canary" not in ada.page and "with api" in html.unescape(ada.page), ada.page
+    assert "&lt;x-canary&gt;</dd>" in ada.page and "x-mark" in ada.page and "agents-own" not in ada.page and SECRET not in ada.page and "as the rule saw it" in ada.page, ada.page
     assert re.search(CSRF, stranger.page)[1] != token, "a session's own"
     for bad in ({}, {"csrf": ""}, {"csrf": other}, {"csrf": re.search(CSRF, stranger.page)[1]}, {"csrf": token + "x"}):
         assert post(ada, at, answer="once", **bad)[0] == 400, bad
