@@ -1597,12 +1597,13 @@ static ssize_t handover_read(struct handover *h, int fd, char *out, size_t n);
 /* -- h2: HTTP/2. h2_step is the step of an agent's connection. Each stream is the wire of another peer, a conn's or an
  * upstream's: stream_read is read(2) there, stream_flush sends what waits, h2_leave ends a stream, or a session. h2_join
  * makes such an upstream for a request, from one that is open and offered HTTP/2: that one itself where its server chose
- * HTTP/1.1; NULL: no memory. h2_find: an open one of that key that takes one more stream, or one to wait for (`leads`).
+ * HTTP/1.1; NULL: no memory. h2_find: an open one of that key that takes one more stream, or one to wait for (`leads`); `late`:
+ * the request waited for that long enough, and neither it nor those behind it wait any more, for the server may never tell.
  * h2_settled: what waits for that one goes on; `alone`: and until HTTP/2 is seen there, nobody waits for its like. */
 #ifndef SALLYPORT_LEAN
 #define H2_BUILT true
 static bool h2_step(struct conn *c);
-static struct upstream *h2_find(const struct req *r, const char *key);
+static struct upstream *h2_find(const struct req *r, const char *key, bool late);
 static void h2_settled(struct upstream *u, bool alone);
 static struct upstream *h2_join(struct req *r, struct upstream *u);
 static ssize_t stream_read(struct peer *p, char *out, size_t n);
@@ -1613,7 +1614,7 @@ static void grpc_fail(struct req *r, struct slice message, struct slice hint); /
 #else                                           /* no session begins */
 #define H2_BUILT false
 #define h2_step conn_step_linger
-#define h2_find(r, key) NULL
+#define h2_find(r, key, late) NULL
 #define h2_settled(u, alone) ((void)(u))
 #define h2_join(r, u) (u)
 #define stream_read(p, out, n) (-1)
@@ -6318,15 +6319,15 @@ conn_begin_dial(struct conn *c)
 		req_pool_key(r, tls, h2 = false, key);
 	if (r->action == REQ_FORWARD && !r->retried && !r->websocket &&
 	    (r->up = upstream_take(key, r->allow, r->nallow)) == NULL && h2)
-		found = h2_find(r, key);
-	if (found != NULL && found->leads && (!waited || clock_now() < c->deadline)) {
+		found = h2_find(r, key, waited && clock_now() >= c->deadline);
+	if (found != NULL && found->leads) {
 		found->awaited = true;
 		if (!waited)            /* one that hangs leaves time to dial */
 			conn_deadline(c, net_dial_ms / 4);
 		return false;
 	}
 	conn_deadline(c, net_dial_ms + CONN_DECIDE_MS); /* dial and handshake have deadlines of their own */
-	if ((found != NULL && !found->leads) || (r->up != NULL && r->up->peer.h2 != NULL))
+	if (found != NULL || (r->up != NULL && r->up->peer.h2 != NULL))
 		r->up = h2_join(r, r->up != NULL ? r->up : found);
 	else if (r->up == NULL && (r->up = upstream_new(key, r->dial_host, r->dial_port, tls, r->ident, r->via)) != NULL &&
 	    (r->up->h2 = r->up->leads = h2))
@@ -6904,8 +6905,10 @@ conn_step_blind(struct conn *c)
 		conn_deadline(c, r->idle_ms);
 	r->bytes_up = r->up_flow.moved;
 	r->bytes_down = r->down_flow.moved;
-	if (c->peer.failed || (r->up_flow.shut && r->down_flow.shut))
-		return conn_close(c, false);
+	if (c->peer.failed || (r->up_flow.shut && r->down_flow.shut)) {
+		c->peer.failed |= !r->down_flow.end;    /* where the server was cut its client gets no close_notify either, */
+		return conn_close(c, c->peer.tls != NULL && r->up->peer.failed);        /* and a reset for a reset */
+	}
 	return cut;
 }
 
@@ -16333,7 +16336,7 @@ h2_event(struct upstream *u)
 }
 
 static struct upstream *
-h2_find(const struct req *r, const char *key)
+h2_find(const struct req *r, const char *key, bool late)
 {
 	struct upstream *hope = NULL;
 
@@ -16342,8 +16345,10 @@ h2_find(const struct req *r, const char *key)
 
 		if (strcmp(u->key, key) != 0)
 			continue;
-		if (u->leads)           /* an open one is about to tell how many streams it takes */
-			hope = hope == NULL && (h != NULL || h2_alone[u->hash % COUNT(h2_alone)] != u->hash) ? u : hope;
+		if (u->leads && late)
+			h2_alone[u->hash % COUNT(h2_alone)] = u->hash;
+		if (u->leads)
+			hope = hope == NULL && h2_alone[u->hash % COUNT(h2_alone)] != u->hash ? u : hope;
 		else if (h != NULL && !u->idle && !u->tainted && u->trusts == upstream_trusts && h->n < H2_STREAMS &&
 		    nghttp2_session_get_outbound_queue_size(h->s) < H2_STREAMS &&
 		    nghttp2_session_check_request_allowed(h->s) &&
@@ -16375,7 +16380,7 @@ h2_join(struct req *r, struct upstream *u)
 		h2_settled(own, true);
 		return own;
 	}
-	if (own != NULL && !r->retried && (other = h2_find(r, own->key)) != NULL && !other->leads) {   /* another was up before */
+	if (own != NULL && !r->retried && (other = h2_find(r, own->key, false)) != NULL && !other->leads) {   /* another was up before */
 		upstream_drop(&own);
 		u = other;
 	} else if (own != NULL && h2_new(&own->peer, true) != NULL) {

@@ -456,6 +456,18 @@ def test_at_once_hangs(t):
     assert s.alive() and s2.alive()
 
 
+def test_at_once_deaf(t):
+    """a server that never sends SETTINGS: the second request waits for a quarter of dial-timeout, and dials; those behind it dial at once"""
+    server = Server(lambda *_: None, began=lambda w: None)
+    s, c = at_once(t, "16s", deaf=server.port)
+    for i in range(6):
+        n = c.ask(authority="deaf.test")
+        wait(lambda: len(server.seen) == i + 1, 30, what=f"request {i}")
+        since = since if i > 1 else time.monotonic()
+    assert time.monotonic() - since < 16, "each of four waited for 4 s"
+    assert len(server.accepted) == 6 and n not in c.ended, len(server.accepted)
+
+
 def test_http1(t):
     """a server that chooses HTTP/1.1, or knows no ALPN: 20 requests at once are answered, and later ones find the pooled connections"""
     s, up = t.proxy(credentials=[{"name": "api", "host": "api.test", "secrets": {"token": TOKEN}}], upstream={"alpn": ["http/1.1"], "reply": "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"})
