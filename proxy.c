@@ -1478,6 +1478,7 @@ static enum tls_engine tls_engine_agents = ENGINE_BEARSSL;      /* `agent-tls` *
 static bool ossl_load(void);
 static bool ossl_open(struct tls *t);
 static void ossl_free(void *ssl);
+static void ossl_trim(void *ssl);
 static void ossl_drop_cert(void *x509);
 static void ossl_step(struct tls *t);
 static size_t ossl_feed(struct tls *t, const void *p, size_t n);
@@ -2865,8 +2866,10 @@ tls_park(struct tls *t)
 
 	if (t->bufs != NULL && t->done && !t->failed && !t->closing && (t->ssl != NULL ? t->got_n + t->out_n + t->plain_n == 0 :
 	    br_ssl_engine_current_state(eng) == (BR_SSL_RECVREC | BR_SSL_SENDAPP) &&
-	    eng->ixa == 0 && eng->ixb == 0 && eng->ixc == 5 && eng->oxa == eng->oxc))
+	    eng->ixa == 0 && eng->ixb == 0 && eng->ixc == 5 && eng->oxa == eng->oxc)) {
+		ossl_trim(t->ssl);
 		tls_detach(t);
+	}
 }
 
 /* ---- http ------------------------------------------------------------------
@@ -3605,7 +3608,8 @@ http_chunked_step(struct http_chunked *c, const char *p, size_t n, size_t *used,
 #define PEER_OUT_HEAD (16 * 1024) /* a whole head is written only below this */
 #define PEER_HEAD_MAX (84 * 1024) /* a head we send: the 64 KiB of one that came, and what was added */
 #define PEER_OUT_MAX (PEER_OUT_HIGH + 40 * 1024) /* two records and framing above the mark */
-#define PEER_POOL_MAX 8         /* idle buffers kept: two connections use four at a time; more go back */
+#define PEER_POOL_MAX 64        /* idle buffers kept: each of 32 streams that go on at once has one either way, for a moment, */
+#define PEER_POOL_KEPT 8        /* and behind a second so many: two connections use four at a time */
 
 enum io { IO_OK, IO_AGAIN, IO_EOF, IO_ERR };
 
@@ -3667,6 +3671,14 @@ wirebuf_took(struct wirebuf **b, size_t n, bool plain)
 	(*b)->off += n;
 	if ((*b)->off == (*b)->n)
 		wirebuf_put(b, plain);
+}
+
+/* Called each second. */
+static void
+wirebufs_trim(void)
+{
+	while (wirebuf_pool.n > PEER_POOL_KEPT)
+		free(pool_get(&wirebuf_pool));
 }
 
 static void
@@ -7004,7 +7016,8 @@ conn_step_linger(struct conn *c)
 	if (io == IO_ERR)
 		return conn_close(c, true);
 	if (io == IO_OK && c->lingered == 0) {
-		shutdown(c->peer.watch.fd, SHUT_WR);
+		if (c->peer.stream == NULL)
+			shutdown(c->peer.watch.fd, SHUT_WR);
 		c->lingered = 1;
 		conn_deadline(c, CONN_LINGER_MS);
 	} else if (io == IO_AGAIN && peer_pending(&c->peer) < before) {
@@ -7231,6 +7244,7 @@ worker_on_tick(struct timer *t)
 	worker_beat->memory = mallinfo2().uordblks + mallinfo2().hblkhd;
 	more = conn_rejudge();
 	bufs_trim();
+	wirebufs_trim();
 	/* The C library keeps what is freed below its last block: half heads of a thousand connections,
 	 * say. When most of them have gone, that goes back to the kernel. */
 	if (conn_count >= worker_conns) {
@@ -9812,7 +9826,7 @@ session_sweep(struct session_table *t)
 	X(TLS_server_method) X(SSL_CTX_set_cipher_list) X(SSL_CTX_set_alpn_select_cb) X(SSL_CTX_callback_ctrl) X(SSL_CTX_set_info_callback) \
 	X(SSL_CTX_use_PrivateKey_ASN1) X(SSL_get_servername) X(SSL_select_next_proto) X(SSL_set_session_id_context) X(SSL_set_accept_state) \
 	X(SSL_use_certificate) X(SSL_CIPHER_get_kx_nid) X(SSL_use_certificate_ASN1) X(SSL_use_PrivateKey_ASN1) X(d2i_SSL_SESSION) X(i2d_SSL_SESSION) X(SSL_SESSION_free) \
-	X(SSL_SESSION_is_resumable)
+	X(SSL_SESSION_is_resumable) X(SSL_free_buffers)
 
 /* Theirs, by their names, once they are found. */
 static struct {
@@ -10201,7 +10215,7 @@ ossl_context(const SSL_METHOD *method)
 		return NULL;
 	ossl.SSL_CTX_ctrl(ctx, SSL_CTRL_SET_MIN_PROTO_VERSION, TLS1_2_VERSION, NULL);
 	ossl.SSL_CTX_ctrl(ctx, SSL_CTRL_SET_SESS_CACHE_MODE, SSL_SESS_CACHE_CLIENT | SSL_SESS_CACHE_NO_INTERNAL, NULL);
-	ossl.SSL_CTX_ctrl(ctx, SSL_CTRL_MODE, SSL_MODE_RELEASE_BUFFERS | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER, NULL);
+	ossl.SSL_CTX_ctrl(ctx, SSL_CTRL_MODE, SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER, NULL);
 	ossl.SSL_CTX_set_options(ctx, SSL_OP_NO_RENEGOTIATION | SSL_OP_CLEANSE_PLAINTEXT);
 	ossl.SSL_CTX_set_cert_cb(ctx, ossl_show, NULL);
 	return ctx;
@@ -10280,6 +10294,14 @@ ossl_free(void *ssl)
 {
 	if (ssl != NULL)
 		ossl.SSL_free(ssl);
+}
+
+/* Frees the buffers of an end that is parked: SSL_MODE_RELEASE_BUFFERS would, and wipe 17 KB, behind each record. */
+static void
+ossl_trim(void *ssl)
+{
+	if (ssl != NULL)
+		ossl.SSL_free_buffers(ssl);
 }
 
 static bool
