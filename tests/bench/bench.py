@@ -702,8 +702,9 @@ def searching(b, rounds, seconds):
     print("\nsearching an answer")
     out = subprocess.run(["taskset", "-c", PROXY_CORE, ROOT / "build/scrub"], capture_output=True, text=True, check=True).stdout
     for body, secrets, ms in map(str.split, out.splitlines()):
-        if body in ("sealing", "opening"):
-            target(f"{body} a token of {secrets} bytes", float(ms), 20, " µs")
+        if body.startswith(("sealing", "opening")):
+            body, old = body.split(",")
+            target(f"{body} a token of {secrets} bytes, {old} old keys", float(ms), 20, " µs")
             continue
         what = f"{body}, {secrets} secret{'s' if secrets != '1' else ''}"
         if body in ("JSON", "random", "%-dense"):

@@ -34,9 +34,9 @@ secrets(unsigned n)
 	return s;
 }
 
-/* Sealing and opening a token of n bytes, in µs. */
+/* Sealing and opening a token of n bytes, in µs, where so many keys of before a change of the data key are kept. */
 static int
-seals(size_t n, int rounds)
+seals(size_t n, unsigned old, int rounds)
 {
 	static char value[4096];
 	struct store_keys *k;
@@ -47,6 +47,9 @@ seals(size_t n, int rounds)
 		return 1;
 	k = (struct store_keys *)(void *)store.keys->p;
 	store_keys_derive(k);
+	for (unsigned i = 0; i < old; i++)
+		k->old[i].texts = k->texts, k->old[i].changes = i, k->old[i].ends = INT64_MAX;
+	k->changes = old != 0 ? old - 1 : 0;    /* the text is the last old key's */
 	memset(value, 'x', n);
 	buf_init(&s->text, SEAL_BODY_MAX);
 	for (int round = 0; round < rounds; round++) {
@@ -72,7 +75,9 @@ seals(size_t n, int rounds)
 		took = cpu() - began;
 		least[1] = took < least[1] ? took : least[1];
 	}
-	printf("sealing %zu %.3f\nopening %zu %.3f\n", n, least[0], n, least[1]);
+	printf("sealing,%u %zu %.3f\nopening,%u %zu %.3f\n", old, n, least[0], old, n, least[1]);
+	secret_drop(&store.keys);
+	seal_free(s);
 	return 0;
 }
 
@@ -129,5 +134,5 @@ main(int argc, char **argv)
 			scrub_free(s);
 		}
 	}
-	return argc > 2 && strcmp(argv[2], "sealing") != 0 ? 0 : seals(1024, rounds);
+	return argc > 2 && strcmp(argv[2], "sealing") != 0 ? 0 : seals(1024, 0, rounds) + seals(1024, 1, rounds) + seals(1024, STORE_OLD_KEYS, rounds);
 }
