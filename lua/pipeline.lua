@@ -674,6 +674,9 @@ local function astray(self, agent, req, opened, first, ...)
     ("it belongs to %s: take it out of the path, query and headers"):format(hosts)
 end
 
+local UNSET = "this machine's clock is not set, so that nobody knows when a sealed text ends"
+local function unset(now) return now < require("host").build_time - 2 * 86400 end
+
 -- Would this request bring the agent a key of its own? nil: it may go on; nil, rows: its answer is sealed | code, message, hint
 local function minted(self, opened, q, view, cred)
   local rows = opened.preset_mint
@@ -1454,6 +1457,7 @@ local function attach(self, req, agent, opened, routed, deadline, sealed)
     local code, message, hint = minted(self, opened, question, view, cred)   -- of a body it reads, it waits
     if code then return nil, code, message, hint end
     sealing = message
+    if sealing and unset(self.time.wall()) then return nil, "clock_unset", UNSET end     -- before anything is made that would be thrown away
   end
   if waited then
     -- What was decided before the wait must still be so: a credential may have been taken away meanwhile.
@@ -1948,9 +1952,7 @@ local function sealed_in(self, req, agent, deadline)
         return nil, "sealed_elsewhere", ("a sealed text stands alone in its place: something else is in the %s %s, too"):format(
           place[1] == "json" and "body's" or place[1], place[1] == "json" and "member" or place[2])
       end
-      if now < require("host").build_time - 2 * 86400 then
-        return nil, "clock_unset", "this machine's clock is not set, so that nobody knows whether a sealed text has ended"
-      end
+      if unset(now) then return nil, "clock_unset", UNSET end
       -- Its end is a whole second, and a client counts from when it had the answer: it ends when that second is over.
       if text.ends < now then return nil, "sealed_expired", nil, nil, row.expired and EXPIRED end
       out[#out + 1] = { row = row, text = text.text, place = build.places[text.place] }
