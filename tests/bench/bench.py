@@ -191,6 +191,8 @@ class Bench:
         if r.returncode:
             raise SystemExit(f"bench: load ended with {r.returncode}: {r.stderr or r.stdout} ({' '.join(map(str, [*to, *flags, path]))})")
         figures = json.loads(r.stdout)
+        if figures["refused"] > figures["requests"] / 100:      # the row is of refusals, then
+            raise SystemExit(f"bench: {figures['refused']} of {figures['requests']} refused: {figures['why']} ({' '.join(map(str, [*to[:2], *flags, path]))})")
         if figures["failed"] or figures["refused"]:
             print(f"  ({' '.join(map(str, [*to[:2], *flags, path]))}: {figures['failed']} failed, {figures['refused']} refused: {figures['why']})")
         spent = cpu(pid) - before if pid else 0

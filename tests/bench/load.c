@@ -229,8 +229,10 @@ take_head(struct client *c)
 	if (end == NULL)
 		return false;
 	*end = '\0';
-	if (atoi(c->head + 9) / 100 != 2)
-		refused++;
+	if (atoi(c->head + 9) / 100 != 2 && refused++ == 0 && why[0] == '\0') {
+		p = strcasestr(c->head, "\r\nx-sallyport-error:");
+		snprintf(why, sizeof why, "answered %.3s%.*s", c->head + 9, p != NULL ? (int)strcspn(p + 20, "\r\"\\") : 0, p != NULL ? p + 20 : "");
+	}
 	p = strcasestr(c->head, "\r\ncontent-length:");
 	c->left = p != NULL ? atoll(p + 17) : 0;
 	c->close = strcasestr(c->head, "\r\nconnection: close") != NULL;
