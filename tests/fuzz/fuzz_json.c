@@ -49,6 +49,25 @@ fuzz_token(const struct json_token *t, struct slice in, const char **last)
 	free(out);
 }
 
+/* What is read over is judged as what is read: the tokens of at most this depth are the same, and so is the end. */
+static void
+fuzz_within(struct slice in, unsigned depth)
+{
+	struct json_reader all, some;
+	struct json_token a, s;
+
+	json_open(&all, in);
+	json_open(&some, in);
+	do {
+		do
+			json_next(&all, &a);
+		while (a.type > JSON_END && a.depth > depth);
+		if (json_next_within(&some, &s, depth) != a.type || s.raw.p != a.raw.p || s.raw.n != a.raw.n || some.at != all.at || some.depth != all.depth || some.want != all.want ||
+		    (a.type > JSON_END && (s.depth != a.depth || s.escaped != a.escaped)))
+			abort();
+	} while (a.type > JSON_END);
+}
+
 static bool
 fuzz_reader(struct slice in)
 {
@@ -59,7 +78,23 @@ fuzz_reader(struct slice in)
 	json_open(&r, in);
 	while (json_next(&r, &t) != JSON_BAD && t.type != JSON_END)
 		fuzz_token(&t, in, &last);
+	for (unsigned depth = 0; depth < 4; depth++)
+		fuzz_within(in, depth);
 	return t.type == JSON_END;
+}
+
+/* What an MCP server answers loses tools, and is JSON before and after; nothing more is to be lost then. */
+static void
+fuzz_lists(struct slice in, bool ok)
+{
+	static char rows[] = "+get_*\0=-";
+	static const struct mcp m = {.rest = {true, true, true, true}, .limits = {true}, .rows = {.p = rows, .n = sizeof rows}};
+	struct buf out = {.max = 1 << 24}, again = {.max = 1 << 24};
+
+	if (mcp_edit(&m, in, &out) && (!ok || !fuzz_reader(buf_slice(&out)) || !mcp_edit(&m, buf_slice(&out), &again) || !slice_eq(buf_slice(&out), buf_slice(&again))))
+		abort();
+	buf_free(&out);
+	buf_free(&again);
 }
 
 static void
@@ -135,6 +170,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
 	if (n != 0)
 		memcpy(copy, data, n);
 	ok = fuzz_reader(in);
+	fuzz_lists(in, ok);
 	fuzz_expect(in, ok);
 	fuzz_decode(in, ok);
 	if (key_read(in, NULL, &info) == NULL)
