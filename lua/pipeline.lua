@@ -438,10 +438,11 @@ end
 
 -- For who must read a body whole: true | nil, why. While this agent's share of the room, or all of it, is taken, it waits.
 local function read_whole(self, req, max)
-  local now = self.time.now
-  local till = now() + ROOM_WAIT
+  local now, till = self.time.now, nil
   while true do
-    local ok, why = req:read_body(max, now() + BODY_WAIT)
+    local at = now()
+    till = till or at + ROOM_WAIT
+    local ok, why = req:read_body(max, at + BODY_WAIT)
     if ok then
       self.read_at = now()
       local code, message, hint, options = reading.settle(req, self.time)
@@ -747,8 +748,8 @@ end
 
 -- What a push asks for: the beginning of its body is read, and the rest streams on. -> pktline.parse's | nil, why nobody can read it |
 -- false, code, message
-local function pushed(self, req, view)
-  local pktline, of = require "pktline", require("body").of(view.headers)
+local function pushed(self, req, view, of)
+  local pktline = require "pktline"
   if of.encoded then return nil, of.why end
   local n, now = pktline.STEP, self.time.now
   while true do
@@ -824,7 +825,8 @@ local function read_for(self, req, view, reads, readings)
     if (req.length or needs.max) > HEAVY then take_turns(self) end
   end
   if reads.pushes and require("pktline").wanted(req, readings()) then
-    local push, why, told = pushed(self, req, view)
+    reads.of = reads.of or require("body").of(view.headers)     -- of all that one decision is kept for
+    local push, why, told = pushed(self, req, view, reads.of)
     if push == false then return nil, why, told end
     out.push, out.why = push, why
   end
@@ -840,7 +842,7 @@ end
 local function shows(seen, rule, view, reader, members)
   local pol = rule.pol
   seen.body = pol and pol.body and (reader or members and members.whole) and view.body or nil
-  seen.found = members and pol and pol.members and rules.found(rule, members.of, members.reader, members.why) or nil
+  if members then seen.found = pol and pol.members and rules.found(rule, members.of, members.reader, members.why) or nil end
 end
 
 local LATE = "rule %s: a person is to be asked about it, and this body is over body-max, so it cannot be held meanwhile"
@@ -1017,7 +1019,7 @@ end
 -- is decided anew; what was counted is not counted again. nil: there are none to be asked.
 local function asks_again(self, list, agent, bundle, name, req)
   if not list[1] then return nil end
-  local with, answers, handle, seen, fine = rules_with(self, agent, bundle, name), nil, nil, nil, nil
+  local with, answers, handle, seen, settle = rules_with(self, agent, bundle, name), nil, nil, nil, req.asked
   local told, count, looks = {}, self.count, 0        -- of the request that is asked about: { name, window, what it was } of each look at a counter
   function with.count(key, window, n, owner, kept)
     local is = count(key, window, n, owner, kept)
@@ -1054,7 +1056,7 @@ local function asks_again(self, list, agent, bundle, name, req)
   -- What those of them read that are asked about this path, and what was read for them | nil: all is decided anew
   local function body_of(asked)
     local wanted, known = all, nil
-    local function at()
+    local at = (not wanted or wanted.pushes) and function()
       if known == nil then known = paths.readings(self.path_readings, asked.path) or false end
       return known or nil
     end
@@ -1082,13 +1084,19 @@ local function asks_again(self, list, agent, bundle, name, req)
     if answers then answers.forget(handle, true) end    -- an earlier request's, whose task failed before it came to that
     if reads then
       read, got = wanted, is
-      own.pushed = is.push or is.why
+      if not all or all.pushes then own.pushed = is.push or is.why end    -- to set what is not there costs more than to look
+      if not all then own.found = nil end       -- an earlier request's, whose task failed
     end
-    looks, with.wall = 0, nil
-    with.memos = answers and answers.memos(handle) or nil       -- nil: each request gets its own, too
-    fine = ask(seen)
-    if reads then own.body, own.found, own.pushed, read, got = nil, nil, nil, nil, nil end
-    local anew, token, path = handle:asked(fine)
+    looks = 0
+    if with.wall then with.wall = nil end
+    if answers then with.memos = answers.memos(handle) elseif with.memos then with.memos = nil end      -- nil: each request gets its own, too
+    local fine = ask(seen)
+    if reads then
+      own.body, read, got = nil, nil, nil
+      if is.members then own.found = nil end
+      if wanted.pushes then own.pushed = nil end
+    end
+    local anew, token, path = settle(handle, fine)
     if answers then answers.forget(handle, anew ~= nil) end
     if not anew then return end
     counted[anew] = counts_of(told, looks)

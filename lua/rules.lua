@@ -431,21 +431,25 @@ end
 -- (What one says is asked of M.ask.) run: sandbox.run; readings() -> of the path. before(rule), told(rule): each that is asked, and once it was
 -- (false: it has something against it); nil: nobody wants to know.
 function M.asker(list, run, with, readings, before, told)
-  local contexts = {}
-  for i, rule in ipairs(list) do contexts[i] = rule.pol and context(rule, with) end
-  return function(seen)
-    for i = 1, #list do
-      local rule = list[i]
-      if not rule.paths or M.covers_path(rule.paths, readings()) then
-        if not rule.pol then return false end
-        if before then before(rule) end
-        local ok, got, more = run(rule.type, rule.pol.on_request, seen, contexts[i])
-        if got ~= nil or more ~= nil or not ok then
-          local what = ok and type(got) == "table" and answers[got]
-          if not what or settled(rule, what, with) then return false end
-        end
-        if told and told(rule) == false then return false end
+  local each = {}
+  for i, rule in ipairs(list) do
+    local pol, name, paths = rule.pol, rule.type, rule.paths
+    local ask, ctx = pol and pol.on_request, pol and context(rule, with)
+    each[i] = function(seen)
+      if paths and not M.covers_path(paths, readings()) then return true end
+      if not ask then return false end
+      if before then before(rule) end
+      local ok, got, more = run(name, ask, seen, ctx)
+      if got ~= nil or more ~= nil or not ok then
+        local what = ok and type(got) == "table" and answers[got]
+        if not what or settled(rule, what, with) then return false end
       end
+      return not told or told(rule) ~= false
+    end
+  end
+  return #each == 1 and each[1] or function(seen)
+    for i = 1, #each do
+      if not each[i](seen) then return false end
     end
     return true
   end

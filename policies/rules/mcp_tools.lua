@@ -14,7 +14,7 @@ local protocol = { method = true, params = true, name = true, jsonrpc = true, id
 -- A name that some reader takes for one of the protocol's.
 local function odd(t)
   for k in pairs(t) do
-    if type(k) == "string" and not protocol[k] and protocol[k:gsub("%z.*", ""):lower()] then return k end
+    if not protocol[k] and type(k) == "string" and protocol[k:gsub("%z.*", ""):lower()] then return k end
   end
 end
 
@@ -24,11 +24,11 @@ local function judge(rule, m)
   if odd(m) then return "a member only looks like the protocol's" end
   if m.method == nil then return nil end        -- an answer to what the server asked
   if type(m.method) ~= "string" then return "the method is no text" end
-  if m.method:find("%c") then return "the method has a control byte" end
   if open[m.method] then return nil, m.method end
+  if m.method:find("%c") then return "the method has a control byte" end
   if m.method ~= "tools/call" and m.method:lower():gsub("%W", "") == "toolscall" then return "the method only looks like tools/call" end
   if m.method ~= "tools/call" then
-    if rule.methods == "deny" and not open[m.method] and not m.method:find("^notifications/") then return ("the method %s is not allowed here"):format(m.method:gsub("[%c\128-\255]", "?"):sub(1, 80)) end
+    if rule.methods == "deny" and not m.method:find("^notifications/") then return ("the method %s is not allowed here"):format(m.method:gsub("[%c\128-\255]", "?"):sub(1, 80)) end
     return nil, m.method
   end
   local params = m.params
@@ -54,11 +54,13 @@ return {
     local body, why = req.json()
     if type(body) ~= "table" then return deny(("the body cannot be read: %s"):format(why or "it is no message")) end
     local batch = body[1] ~= nil
-    for _, m in ipairs(batch and body or { body }) do
-      local refused, method, tool = judge(ctx.rule, m)
+    local rule, headers = ctx.rule, req.headers
+    local told = headers:get("mcp-method")
+    for i = 1, batch and #body or 1 do
+      local refused, method, tool = judge(rule, batch and body[i] or not batch and body)
       if refused then return deny(refused) end
-      local told, named = req.headers:get("mcp-method"), req.headers:get("mcp-name")
-      if told and (batch or told ~= method) or named and tool and named ~= tool then return deny("what the head mirrors is not what the body says") end
+      local named = tool and headers:get("mcp-name")
+      if told and (batch or told ~= method) or named and named ~= tool then return deny("what the head mirrors is not what the body says") end
     end
   end,
   examples = {
