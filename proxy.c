@@ -17873,7 +17873,7 @@ store_keys_load(struct store_keys *k)
 		}
 	}
 	wipe(key, sizeof key);
-	return err == STORE_DAMAGED ? store_fail(err, "store", "has a damaged record of its keys", -1) :
+	return err == STORE_DAMAGED ? store_fail(err, "store", "has keys that are not as its table of records lists them", -1) :
 	    err == STORE_ABSENT ? STORE_OK : err;
 }
 
