@@ -822,8 +822,11 @@ end
 -- nothing but a comment are left out: with none of these bytes no string and no long comment ends there. Who writes neither has no `ask`, so
 -- that nobody asks whose body was not held.
 local function may_ask(source)
-  for line in source:gmatch("[^\n]+") do
-    if not line:find("^%s*%-%-[^%]\"'\r]*$") and (line:find("%f[%w_]ask%f[^%w_]") or line:find("%f[%w_]_ENV%f[^%w_]")) then return true end
+  local function has(text)        -- most texts have no such letters, which is found sooner
+    return text:find("ask", 1, true) and text:find("%f[%w_]ask%f[^%w_]") or text:find("_ENV", 1, true) and text:find("%f[%w_]_ENV%f[^%w_]")
+  end
+  for line in (has(source) and source or ""):gmatch("[^\n]+") do
+    if not line:find("^%s*%-%-[^%]\"'\r]*$") and has(line) then return true end
   end
   return false
 end

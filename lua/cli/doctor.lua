@@ -373,7 +373,7 @@ end
 
 local function policies(_, say)
   local edited = {}
-  for _, p in ipairs(require("cli.policy_versions").list()) do
+  for _, p in ipairs(require("cli.policy_versions").list(true)) do
     if p.why or p.status == "damaged" then
       edited[#edited + 1] = p.name
       say("policies", BAD, ("%s is refused: %s"):format(p.name, p.why or p.status),

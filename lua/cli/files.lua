@@ -35,7 +35,7 @@ end
 
 --- What lies in a folder; none where it cannot be read.
 function M.names(path)
-  local out, pipe <close> = {}, io.popen("ls -A1 " .. require("env").quote(path) .. " 2>/dev/null")
+  local out, pipe <close> = {}, io.popen("LC_ALL=C exec ls -A1 " .. require("env").quote(path) .. " 2>/dev/null")
   for name in pipe:lines() do out[#out + 1] = name end
   return out
 end

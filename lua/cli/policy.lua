@@ -9,14 +9,8 @@ local SOURCE_MAX = 256 << 10   -- the largest policy is a tenth of it
 
 local function plain_pattern(text) return (text:gsub("%W", "%%%0")) end
 
-local function names()
-  local list = {}
-  for i, p in ipairs(require("cli.policy_versions").list()) do list[i] = p.name end
-  return list
-end
-
 local function need(name)
-  local all = names()
+  local all = require("cli.policy_versions").names()
   for _, n in ipairs(all) do
     if n == name then return name end
   end
@@ -255,7 +249,7 @@ local function test(args, _, ctx)
   for _, what in ipairs(list) do files = files and is_file(what) end
   if not files then db.open(ctx) end
   show_log(ctx.out)
-  if #list == 0 then list = names() end
+  if #list == 0 then list = require("cli.policy_versions").names() end
   for _, what in ipairs(list) do
     local name, text, count, ok, why
     if is_file(what) then
@@ -554,7 +548,7 @@ local function diff(args, _, ctx)
     ctx.out(painted(ctx, text))
     return 0
   end
-  for _, p in ipairs(require("cli.policy_versions").list()) do
+  for _, p in ipairs(require("cli.policy_versions").list(true)) do
     if p.status and p.status:find("^edited") then
       found = true
       ctx.out(painted(ctx, (one_diff(p.name, 0))))

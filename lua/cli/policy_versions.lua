@@ -101,23 +101,33 @@ local function status_of(name, active)
   return "edited"
 end
 
---- { { name, kind, title, version, status } … } by name; `why` in place of kind and title where one does not compile.
-function M.list()
+--- The names of all, in order.
+function M.names()
   local seen, out = {}, {}
   for _, name in ipairs(require "policy_names") do seen[name] = true end
   for _, row in ipairs(each("")) do
     if policy.name_ok(row.key) then seen[row.key] = true end
   end
-  for name in pairs(seen) do
+  for name in pairs(seen) do out[#out + 1] = name end
+  table.sort(out)
+  return out
+end
+
+--- { { name, kind, title, version, status } … } by name; `why` in place of kind and title where one does not compile.
+-- edited: without those in force as they came with the binary.
+function M.list(edited)
+  local out = {}
+  for _, name in ipairs(M.names()) do
     local head, why = policies.head(name)
-    local pol
-    if head then pol, why = policies.load(name) end
-    out[#out + 1] = {
-      name = name, kind = pol and pol.kind, title = pol and pol.title, why = not pol and why or nil,
-      version = head and head.active, status = head and status_of(name, head.active) or "damaged",
-    }
+    if not (edited and head and head.active == 0) then
+      local pol
+      if head then pol, why = policies.load(name) end
+      out[#out + 1] = {
+        name = name, kind = pol and pol.kind, title = pol and pol.title, why = not pol and why or nil,
+        version = head and head.active, status = head and status_of(name, head.active) or "damaged",
+      }
+    end
   end
-  table.sort(out, function(a, b) return a.name < b.name end)
   return out
 end
 

@@ -418,9 +418,10 @@ end
 
 -- Policies of the binary and of the store, those of one kind alone where it is named.
 local function policies_of(kind)
-  local list = {}
-  for _, p in ipairs(require("cli.policy_versions").list()) do
-    if not kind or p.kind == kind then list[#list + 1] = p.name end
+  local list, versions = {}, require "cli.policy_versions"
+  if not kind then return versions.names() end
+  for _, p in ipairs(versions.list()) do
+    if p.kind == kind then list[#list + 1] = p.name end
   end
   return list
 end
