@@ -16,6 +16,7 @@ import struct
 import subprocess
 import tempfile
 import termios
+import threading
 import time
 import zlib
 
@@ -46,11 +47,61 @@ def moment(text):
     return datetime.datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
 
 
+# Commands that a process may run one after the other: they read and change records, and end. Not those that read standard
+# input, follow, start programs, or put another store in this one's place.
+ONE_BY_ONE = ("agent", "bundle", "ca", "client", "connection", "credential", "doctor", "domain", "env", "explain", "gateway", "init", "key",
+              "log", "policy", "role", "rule", "set", "status", "tenant", "user")
+ALONE = ("-", "edit", "--follow", "--helpers")
+
+
+class Commands:
+    """A process that runs commands one after the other, by tests/commands.lua. Under the sanitizers a process takes longer to
+    begin and to end than most commands."""
+
+    def __init__(self, binary, env):
+        self.env, self.noted = dict(env), tempfile.TemporaryFile()
+        self.process = subprocess.Popen([binary, "lua", str(ROOT / "tests/commands.lua")], env=env, stdin=subprocess.PIPE,
+                                        stdout=subprocess.PIPE, stderr=self.noted)
+
+    def run(self, args, timeout):
+        """As subprocess.run."""
+        start = os.fstat(self.noted.fileno()).st_size
+        self.process.stdin.write(json.dumps(args).encode() + b"\n")
+        self.process.stdin.flush()
+        out, deadline = self.process.stdout.fileno(), time.monotonic() + timeout
+        data, sizes = b"", None
+        while sizes is None or len(data) < sum(sizes):
+            if not select.select([out], [], [], max(0, deadline - time.monotonic()))[0]:
+                self.process.kill()
+                raise subprocess.TimeoutExpired(args, timeout, data)
+            piece = os.read(out, 1 << 20)
+            if not piece:
+                raise AssertionError(f"sallyport {' '.join(args)}: ended the process, {self.process.wait(10)}: {os.pread(self.noted.fileno(), 600, start)!r}")
+            data += piece
+            if sizes is None and b"\n" in data:
+                head, data = data.split(b"\n", 1)
+                code, *sizes = map(int, head.split())
+        noted = os.pread(self.noted.fileno(), 1 << 20, start)         # what is logged is written by C
+        texts = [t.decode("utf-8", "replace").replace("\r\n", "\n").replace("\r", "\n") for t in (data[:sizes[0]], noted + data[sizes[0]:])]
+        return subprocess.CompletedProcess(args, code, *texts)
+
+    def end(self):
+        try:
+            self.process.communicate(b"\n", 10 * SLOW)      # a child of the tests' own may hold the pipe open
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.communicate()
+        self.noted.close()
+
+
 class Sallyport:
+    one_by_one = True       # commands that may run so do, in one process; else each has a process of its own
+
     def __init__(self, binary, workers=1):
         self.dir = pathlib.Path(tempfile.mkdtemp(dir=os.environ.get("TEST_TMP")))
         self.home = self.dir / "home"
         self.binary, self.workers, self.process = str(binary), workers, None
+        self.commands, self.turn = None, threading.Lock()
         self.wrap = []                           # a command that runs the server, such as valgrind
         self.canaries, self.tokens, self.extra = [], {}, []
         self.clock_file, self.resolve_file = self.dir / "clock", self.dir / "resolve"
@@ -70,12 +121,39 @@ class Sallyport:
     def cli(self, *args, check=True, stdin=None, timeout=30, env=None, cwd=None):
         if args[0] == "log":
             time.sleep(0.05 * SLOW)     # the server writes its records a moment after the answer
-        r = subprocess.run([self.binary, *map(str, args)], env={**self.env, **(env or {})}, timeout=timeout * SLOW, cwd=cwd,
-                           input=stdin, capture_output=True, text=True, errors="replace",
-                           **({} if stdin is not None else {"stdin": subprocess.DEVNULL}))
+        r = self._one_by_one([str(a) for a in args], timeout * SLOW) if stdin is env is cwd is None else None
+        r = r or subprocess.run([self.binary, *map(str, args)], env={**self.env, **(env or {})}, timeout=timeout * SLOW, cwd=cwd,
+                                input=stdin, capture_output=True, text=True, errors="replace",
+                                **({} if stdin is not None else {"stdin": subprocess.DEVNULL}))
         if check and r.returncode != 0:
             raise AssertionError(f"sallyport {' '.join(map(str, args))}: exit {r.returncode}: {r.stderr.strip()[-600:]}")
         return r
+
+    def _one_by_one(self, args, timeout):
+        """The command in the process that runs several; None: it needs its own."""
+        if not self.turn.acquire(blocking=False):                    # another thread's command runs there
+            return None
+        try:
+            known = self.one_by_one and args[0] in ONE_BY_ONE and not any(
+                a in ALONE or a.endswith("=-") or a.startswith("--home") or not a.isprintable() for a in args)
+            home = pathlib.Path(self.env.get("SALLYPORT_HOME", "."))
+            try:
+                known = known and home.stat().st_uid == os.getuid()      # root's commands become the owner, for good
+            except OSError:
+                known = known and args[0] == "init"
+            if self.commands and (args[0] in ("init", "restore", "store") or self.commands.env != self.env or self.commands.process.poll() is not None):
+                self.end_commands()
+            if not known:
+                return None
+            self.commands = self.commands or Commands(self.binary, self.env)
+            return self.commands.run(args, timeout)
+        finally:
+            self.turn.release()
+
+    def end_commands(self):
+        if self.commands:
+            self.commands.end()
+            self.commands = None
 
     def terminal(self, *args, answers=(), timeout=30, env=None, columns=None, program=None):
         """A command (or another program) at a terminal, which gets a line for each question: its exit code, and all that stood on the screen."""
@@ -190,8 +268,15 @@ class Sallyport:
         return self.log_path.read_text("utf-8", "replace") if self.log_path.exists() else ""
 
     def worker_pids(self):
-        out = subprocess.run(["pgrep", "-P", str(self.process.pid)], capture_output=True, text=True).stdout
-        return sorted(map(int, out.split()))
+        found = []
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                with open(f"/proc/{pid}/stat") as f:
+                    parent = f.read().rsplit(")", 1)[1].split()[1]
+            except OSError:                      # it has ended meanwhile
+                continue
+            found += [int(pid)] if int(parent) == self.process.pid else []
+        return sorted(found)
 
     def alive(self):
         return self.process is not None and self.process.poll() is None
@@ -199,6 +284,7 @@ class Sallyport:
     def stop(self, wait=3):
         """Ends the server; what the sanitizers and it itself had to say about that is a failure."""
         problem = None
+        self.end_commands()
         if self.process is not None:
             if self.process.poll() is not None and self.process.returncode not in (0, -9):
                 problem = f"the server ended with {self.process.returncode}: {self.log()[-1500:]}"

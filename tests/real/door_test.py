@@ -222,10 +222,12 @@ def test_workers(t):
     s, up = t.proxy(domains=[{"host": "api.test"}], serve=False)
     s.serve("--memory", "16m", "--upstream-ca", sallyport.certs() / "root.pem", "--connect-to", f"api.test:443:127.0.0.1:{up.port}", "--gateway", "127.0.0.1:0", "--public-url", URL, "--gateway-cert", chain, "--gateway-key", key)
     port = int(re.search(r" gateway=127\.0\.0\.1:(\d+)", s.log())[1])
-    assert len(s.worker_pids()) == 2
-    nice = sorted(int(open(f"/proc/{p}/stat").read().rsplit(")", 1)[1].split()[16]) for p in s.worker_pids())
-    assert nice[1] - nice[0] == 5, nice
-    door_pid = next(p for p in s.worker_pids() if int(open(f"/proc/{p}/stat").read().rsplit(")", 1)[1].split()[16]) == nice[1])
+    real.wait(lambda: len(s.worker_pids()) == 2, what="a worker for the door")
+
+    def nice():
+        return sorted(int(open(f"/proc/{p}/stat").read().rsplit(")", 1)[1].split()[16]) for p in s.worker_pids())
+    real.wait(lambda: nice()[1] - nice()[0] == 5, what="the door's worker is nicer by 5")
+    door_pid = next(p for p in s.worker_pids() if int(open(f"/proc/{p}/stat").read().rsplit(")", 1)[1].split()[16]) == nice()[1])
     with open(f"{s.dir}/flood", "wb") as out:
         flood = [subprocess.Popen(["openssl", "s_time", "-connect", f"127.0.0.1:{port}", "-new", "-time", "5"], stdout=out, stderr=out)
                  for _ in range(2)]

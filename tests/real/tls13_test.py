@@ -45,16 +45,12 @@ def serve(s, **ports):
     s.serve("--upstream-ca", sallyport.certs() / "root.pem", *flags)
 
 
-def workers(s):
-    return subprocess.run(["pgrep", "-P", str(s.process.pid)], capture_output=True, text=True).stdout.split()
-
-
 def private(pid):
     return sum(int(n) for n in re.findall(r"^Private_\w+: +(\d+) kB", pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text(), re.M))
 
 
 def libraries(s):
-    return set(re.findall(r"/\S*/lib(?:ssl|crypto)\S*", "".join(pathlib.Path(f"/proc/{pid}/maps").read_text() for pid in workers(s))))
+    return set(re.findall(r"/\S*/lib(?:ssl|crypto)\S*", "".join(pathlib.Path(f"/proc/{pid}/maps").read_text() for pid in s.worker_pids())))
 
 
 def ask(s, name="api", **more):
@@ -71,7 +67,7 @@ def test_nginx(t):
     s.agent("b", ["default"])
     serve(s, api=port, old=old.port)
     assert ask(s, "old").status == 200 and not libraries(s), "a box that never needs it keeps its memory"
-    before = {pid: private(pid) for pid in workers(s)}
+    before = {pid: private(pid) for pid in s.worker_pids()}
     first = who(s)
     assert first[4:] == ["TLSv1.3", "HTTP/1.1", "X25519"] and first[2] == ".", first
     said = s.request(target="/whoami").body.decode()
@@ -79,7 +75,7 @@ def test_nginx(t):
     second = who(s, auth=s.auth(name="b"))
     assert second[2] == "r" and second[3] != first[3], ("another agent's connection resumes", second)
     assert all(p.startswith(("/usr/lib", "/lib")) for p in libraries(s)) and len(libraries(s)) == 2, libraries(s)
-    grown = [private(pid) - before[pid] for pid in workers(s)]
+    grown = [private(pid) - before[pid] for pid in s.worker_pids()]
     assert all(n < 6 * 1024 for n in grown) or "asan" in str(s.binary), grown
     s.cli("set", "upstream-tls", "bearssl")
     r = ask(s)
@@ -209,7 +205,7 @@ def test_floods(t):
     assert ask(s, target="/hello.txt").status == 200
     r = ask(s, "some")
     assert r.status == 200 and r.body == b"x" * 200, (r.status, r.body)
-    pids = workers(s)
+    pids = s.worker_pids()
     before, memory = sum(map(spent, pids)), sum(map(private, pids))
     for name in "flood", "tickets":
         r = ask(s, name)
@@ -250,7 +246,7 @@ def test_half_message(t):
     s.cli("set", "upstream-tls", "openssl")
     serve(s, api=port, half=u.port)
     assert ask(s, target="/hello.txt").status == 200
-    pids = workers(s)
+    pids = s.worker_pids()
     w = s.tunnel(host("half"))
     w.send(f"PUT /x HTTP/1.1\r\nHost: {host('half')}\r\nContent-Length: 10000000\r\n\r\n".encode())
     assert begun.wait(20 * sallyport.SLOW)
@@ -265,7 +261,7 @@ def test_half_message(t):
             pass
         break
     assert answer == b"" or b" 502 " in answer, answer
-    assert ask(s, target="/hello.txt").status == 200 and pids == workers(s)
+    assert ask(s, target="/hello.txt").status == 200 and pids == s.worker_pids()
     s.wait_record({"host": host("half"), "error": "upstream_tls"})
 
 
@@ -419,7 +415,7 @@ def test_rogues(t):
     s.cli("set", "upstream-tls", "openssl")
     serve(s, api=port, **{name: r.port for name, r in servers.items()})
     assert ask(s, target="/hello.txt").status == 200
-    before = {pid: private(pid) for pid in workers(s)}
+    before = {pid: private(pid) for pid in s.worker_pids()}
     for play, (status, text) in ROGUES.items():
         name = play.__name__.replace("_", "-")
         r = ask(s, name)
