@@ -28,7 +28,7 @@ M.codes = {
   sealed_expired   = { 403, "this sealed text has ended", "ask the API for a new one" },
   forbidden        = { 403, "this agent does not hold the vault that it names: a vault is a bundle here",
                        "name one of the agent's bundles, or none" },
-  vault_not_found  = { 404, "there is no vault of the name that stands beside the token: a vault is a bundle here",
+  vault_not_found  = { 404, "there is no vault of the name that X-Vault has: a vault is a bundle here",
                        "name one of the agent's bundles, or none" },
   token_endpoint   = { 403, "this is the credential's own token endpoint; the proxy alone talks to it",
                        "call the API itself: its token is kept fresh for you" },

@@ -352,15 +352,15 @@ local function asking(self, token)
 end
 
 -- A vault is a bundle, to clients that name one: beside the token, or to the proxy itself as X-Vault. The name, where the agent holds
--- it | nil: none is named | nil, code
+-- it | nil: none is named | nil, code. What stands beside the token may be anything (`TOKEN:x` is what clients send that want
+-- a password): it names a vault where a bundle is called so.
 local function vault_of(self, req, agent)
-  local named = req.vault ~= "" and req.vault or nil
+  local function there(name) return self.records.name(name) and self.store.peek("bundle", name) end
+  local function held(name) return agent.in_bundle[name] or agent.off[name] end
+  local named = req.vault and there(req.vault) and req.vault
+  if named and not held(named) then return nil, "forbidden" end
   local field = req.form == "origin" and req:view().headers:get("x-vault")
-  for _, name in ipairs { field or named, named } do
-    if not (agent.in_bundle[name] or agent.off[name]) then
-      return nil, self.records.name(name) and self.store.peek("bundle", name) and "forbidden" or "vault_not_found"
-    end
-  end
+  if field and not held(field) then return nil, there(field) and "forbidden" or "vault_not_found" end
   return field or named
 end
 
@@ -1773,7 +1773,7 @@ function M:on_connect(req)
   if not synced then return errors.fail(req, lost) end
   local agent, how, whose = asking(self, req.token)
   if not agent then return unknown(req, how, whose) end
-  if req.vault ~= "" then
+  if req.vault then
     local _, wrong = vault_of(self, req, agent)
     if wrong then return refuse(req, agent, wrong) end
   end
@@ -2154,7 +2154,7 @@ function M:on_request(req, token_hash, route)
   end
   local agent, how, whose = asking(self, token_hash)
   if not agent then return unknown(req, how, whose) end
-  if req.vault ~= "" then
+  if req.vault then
     local _, wrong = vault_of(self, req, agent)
     if wrong then return refuse(req, agent, wrong) end
   end
