@@ -23,11 +23,14 @@ end
 
 --- A connection: its descriptor | nil, why. wait: ms until it must be there
 function M.open(path, wait)
-  if #path > 107 then return nil, "the path is too long for a socket" end
+  local at, folder = require("cli.control").address(path)
+  if not at then return nil, folder end
   local fd = core.call("socket", 1, 1 | 0x80000, 0)                          -- AF_UNIX, SOCK_STREAM, SOCK_CLOEXEC
+  if fd then wait_until(fd, SNDTIMEO, require("time").boot() + (wait or WAIT_MS)) end
+  local ok, why, errno
+  if fd then ok, why, errno = core.call("connect", fd, string.pack("=I2z", 1, at), 3 + #at) end
+  if folder then core.call("close", folder) end
   if not fd then return nil, "no descriptor is left" end
-  wait_until(fd, SNDTIMEO, require("time").boot() + (wait or WAIT_MS))
-  local ok, why, errno = core.call("connect", fd, string.pack("=I2z", 1, path), 3 + #path)
   if ok then return fd end
   core.call("close", fd)
   return nil, errno == EAGAIN and "no answer in time" or why

@@ -52,18 +52,12 @@ local function data_key(ctx, say, now)
   end
 end
 
-local SOCKET_MAX = 107          -- bytes of a Unix socket's path: sun_path, less its NUL
-
 local function files(ctx, say)
   local host, h = ctx.host, ctx.home
   local level, text, fix = path_check(host, h, tonumber("700", 8), "dir")
   say("data directory", level, text, fix)
   local is = host.stat(h)
   if not is or is.type ~= "dir" then return end
-  if #h + #"/page" > SOCKET_MAX then
-    say("page", WARN, ("the path of the data directory has %d bytes: with more than %d no page and no API are on the control socket (unix(7))"):format(#h, SOCKET_MAX - #"/page"),
-      "sallyport admin, and sallyport set admin 127.0.0.1:7443, have the page all the same; --home names a shorter path")
-  end
   say("key file", path_check(host, h .. "/key", tonumber("600", 8), "file"))
   local bad = false
   for _, name in ipairs(require("cli.files").names(h .. "/store")) do
@@ -487,11 +481,11 @@ local function handshakes(ctx, say, now)
   for _, sum in ipairs(order) do
     local r, why = sum.r, sum.why
     if r.error == "not_http" then
-      say("clients", WARN, ("%d connections began with %s"):format(sum.n, why), "the proxy speaks HTTP/1.1: HTTPS_PROXY=http://…")
+      say("clients", WARN, ("%s began with %s"):format(report.count(sum.n, "connection"), why), "the proxy speaks HTTP/1.1: HTTPS_PROXY=http://…")
     else
       local known = causes[why] or { "the client ended it", nil }
       local agent, host = r.agent or "AGENT", r.host or "HOST"     -- a record of very many has no host
-      say("clients", WARN, ("%s: %d handshakes with %s failed: %s (%s)"):format(agent, sum.n, r.host or "many hosts", why, known[1]),
+      say("clients", WARN, ("%s: %s with %s failed: %s (%s)"):format(agent, report.count(sum.n, "handshake"), r.host or "many hosts", why, known[1]),
         known[2] and known[2]:gsub("%%%a+", { ["%agent"] = agent, ["%host"] = host }) or nil)
     end
   end

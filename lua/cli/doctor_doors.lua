@@ -96,7 +96,11 @@ local function control(ctx, say, running)
   local path = running and require("cli.control").paths(ctx)[1]
   local socket = path and ctx.host.stat(path)
   if socket and socket.type == "socket" then
-    local shut = home.shut(ctx, path)
+    local shut, most = home.shut(ctx, path), require("cli.control").MAX
+    if #path > most then
+      say("control", WARN, ("%s has %d bytes, and other programs take %d for a socket's path (unix(7)): ssh -L and curl do not reach it, sallyport itself does"):format(path, #path, most),
+        "a symbolic link to its folder, or SALLYPORT_CONTROL, has a shorter one; sallyport set admin 127.0.0.1:7443 has the page on a port")
+    end
     say("control", OK, path .. (shut and (" (other users cannot enter %s: jails of theirs need SALLYPORT_CONTROL elsewhere)"):format(shut) or ""))
   elseif running then
     say("control", WARN, ("there is no control socket at %s: jails need it"):format(path), "serve says why when it starts; SALLYPORT_CONTROL names another place")

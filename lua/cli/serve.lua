@@ -200,16 +200,16 @@ local function page_of(ctx, all, bound, fds, files)
   local list = report.array()
   for i, at in ipairs(bound) do list[i] = { fd = fds[i], at = at, tls = all.admin_cert ~= nil and at:sub(1, 5) ~= "unix:" or nil } end
   local path = ctx.home .. "/page"
-  local spec, where, why, fd = records.listener("unix:" .. path), nil, "its path is longer than that of a socket may be", nil
+  local at, where, why, fd = require("cli.control").address(path)     -- its folder stays open: workers go on to it
   -- control: no agent comes there, so that records name no listener for its sake
-  if spec and not spec.agent then where, why, fd = ctx.host.listen { path = path, mode = 384, kind = "page", control = true } end
+  if at then where, why, fd = ctx.host.listen { path = at, mode = 384, kind = "page", control = true } end
   if where then
     list[#list + 1], files[#files + 1] = { fd = fd, at = where }, path
   else
     ctx.note(("note: no page and API on the control socket, for there is no %s (%s)"):format(path, why))
   end
   return list[1] and report.json_line { listeners = list, url = all.admin_url, cert = all.admin_cert, key = all.admin_key,
-    demand = not bound[1] and fd or nil } or "", where and path
+    demand = not bound[1] and fd or nil } or "", where and at
 end
 
 -- The listeners that this process was started with (sd_listen_fds(3)) -> { 3, 4, … }
@@ -246,8 +246,8 @@ end
 -- The control socket: where `run` of an agent's user hands its listeners over. Who connects is asked for his user.
 local function open_control(ctx, path, files)
   path = path or require("cli.control").paths(ctx)[1]
-  local spec, where, why = records.listener("unix:" .. path), nil, "its path is longer than that of a socket may be"
-  if spec and not spec.agent then where, why = ctx.host.listen { path = path, mode = 438, control = true } end
+  local at, where, why = require("cli.control").address(path)
+  if at then where, why = ctx.host.listen { path = at, mode = 438, control = true } end
   files[#files + 1] = where and path
   if not where then
     ctx.note(("note: no control socket at %s (%s): `sallyport run` of other users, and jails, need it"):format(path, why))

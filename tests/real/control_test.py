@@ -434,6 +434,32 @@ def test_the_next_server(t):
     wait(lambda: (s.home / "control").exists() and Control(s).hand(["proxy", "dns-udp"], [l, udp])[0] == 200)
 
 
+def test_long_path(t):
+    """a data directory whose path is longer than a socket's may be has its sockets, and the page and the API on one, all the same; doctor says how other programs reach them"""
+    s, up = t.proxy(serve=False, workers=1)
+    at = s.dir / ("d" * 100)
+    at.mkdir()
+    s.home = s.home.rename(at / "home")
+    s.env["SALLYPORT_HOME"] = str(s.home)
+    s.serve()
+    assert "no control socket" not in s.log() and "no page" not in s.log(), s.log()
+    assert len(str(s.home / "control")) > 107 and (s.home / "control").is_socket() and (s.home / "page").is_socket()
+    assert json.loads(s.cli("top", "--once", "--json").stdout)["ready"] == 1
+    link = s.dir / "l"
+    link.symlink_to(s.home.resolve())
+    assert Control(s, link / "control").ask("GET", "/api/v1/agents/a/capture")[0] == 200
+    c = http.client.HTTPConnection("localhost")
+    c.sock = socket.socket(socket.AF_UNIX)
+    c.sock.settimeout(30 * sallyport.SLOW)
+    c.sock.connect(str(link / "control"))
+    c.request("GET", "/api/v1/agents")
+    assert [x["name"] for x in json.loads(c.getresponse().read())] == ["a"], "the page's process has it"
+    said = [x for x in json.loads(s.cli("doctor", "--json", check=False).stdout) if x["check"] == "control"]
+    assert any("bytes" in x["text"] and "symbolic link" in x.get("fix", "") for x in said), said
+    s.stop()
+    assert not (s.home / "control").exists() and not (s.home / "page").exists(), "gone with the server"
+
+
 def test_as_the_owner(t):
     """root's commands on another's data directory are the owner's: what they write is his; another user is told whose it is"""
     if os.getuid() != 0:
