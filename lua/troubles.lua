@@ -28,7 +28,7 @@ function M.of(record, now)
     local ends = last_days(token, now)
     if ends then return ("its token ends at %s, and nothing renews it: sallyport connect %s"):format(iso(ends), record.name), "ends" end
   end
-  if token and token.last_error and not token.valid then return "its last refresh failed: " .. token.last_error, "refresh" end
+  if token and token.last_error and not token.valid then return "its last refresh failed: " .. require("token").sentence(token.last_error, token.error_detail), "refresh" end
   local refused = require("refused").last(record, token and token.obtained_at)
   if refused then return ("%s answered 401 to it at %s"):format(refused.host, iso(refused.at)), "401" end
 end

@@ -10,14 +10,15 @@ local variables = require "variables"
 local doors = require "doors"
 
 local options = {
-  { name = "bundle", arg = "BUNDLE", many = true, help = "what it is granted, in order; `default` unless named" },
-  { name = "ttl", arg = "TIME", help = "it ends after 90s, 24h, 7d, …; never unless named" },
+  { name = "bundle", arg = "BUNDLE", many = true, help = "what it is granted, in order; `default` unless named", changes = "what it is granted, in order" },
+  { name = "ttl", arg = "TIME", help = "it ends after 90s, 24h, 7d, …; never unless named", changes = "it ends after 90s, 24h, 7d, … from now; or never" },
   { name = "uid", arg = "USER", many = true, help = "who comes through a Unix socket as this user is this agent; none: nobody" },
   { name = "from", arg = "CIDR|IFACE", many = true, help = "who comes from there, or in by that interface, without a token is this agent; none: nobody" },
-  { name = "requests", arg = "N", help = "of it in progress at once, in a worker; 64 unless named. More wait, up to 30 s" },
+  { name = "requests", arg = "N", help = "of it in progress at once, in a worker; 64 unless named. More wait, up to 30 s",
+    changes = "of it in progress at once, in a worker. More wait, up to 30 s" },
 }
 
-local of_set = table.move(variables.options, 1, #variables.options, #options + 1, table.move(options, 1, #options, 1, {}))
+local of_set = table.move(variables.options, 1, #variables.options, #options + 1, report.changing(options))
 
 local REQUESTS_MAX = 10000      -- in progress: more connections than that no worker has for one agent
 
@@ -210,7 +211,7 @@ local function set(args, opt, ctx)
   local set_here = variables.lines(plain.variables, plain.variables_off)
   ctx.note(("'%s' holds %s%s%s%s."):format(args[1], table.concat(plain.bundles, ", "),
     plain.expires_at and " until " .. report.time(plain.expires_at) or "",
-    plain.requests and (", %d requests at once"):format(plain.requests) or "",
+    plain.requests and (", %s at once"):format(report.count(plain.requests, "request")) or "",
     set_here[1] and ", with " .. report.clean(table.concat(set_here, "  ")) or ""))
   report.answer(ctx, shape.agent_named(args[1]))
   return 0

@@ -14,18 +14,19 @@ end
 
 local function joined(list, empty) return list and #list > 0 and table.concat(list, ",") or empty end
 
---- What bundles hold, read once: { bundle = { credentials = {names}, domains = {records}, agents = {names}, off = whether it is disabled } }.
+--- What bundles hold, read once: { bundle = { credentials = {names}, domains = {records}, agents = {names}, tenants = {names},
+-- off = whether it is disabled } }.
 local function contents()
   local all = {}
   local function of(name)
-    all[name] = all[name] or { credentials = {}, domains = {}, agents = {}, variables = {}, rules = {} }
+    all[name] = all[name] or { credentials = {}, domains = {}, agents = {}, tenants = {}, variables = {}, rules = {} }
     return all[name]
   end
   for _, c in db.each("credential", "") do
     for _, b in ipairs(c and c.bundles or {}) do table.insert(of(b).credentials, c.name) end
   end
   for _, a in db.each("agent", "a/") do
-    for _, b in ipairs(a and not a.revoked and a.bundles or {}) do table.insert(of(b).agents, a.name) end
+    for _, b in ipairs(a and not a.revoked and a.bundles or {}) do table.insert(a.kind == "tenant" and of(b).tenants or of(b).agents, a.name) end
   end
   for key, b in db.each("bundle", "") do
     local bundle = key:match("^([^/]+)/")
@@ -85,6 +86,7 @@ local function show(args, _, ctx)
   end
   local rows = { { "bundle", args[1] }, { "state", held.off and "disabled" or "enabled" }, { "agents", joined(held.agents, "-") }, { "credentials", joined(held.credentials, "-") } }
   for _, d in ipairs(held.domains) do rows[#rows + 1] = { "domain", domain_line(d) } end
+  if held.tenants[1] then table.insert(rows, 4, { "tenants", joined(held.tenants) }) end
   if held.rules[1] then rows[#rows + 1] = { "rules", joined(held.rules) } end
   for _, v in ipairs(variables.lines(held.variables, held.variables_off)) do rows[#rows + 1] = { "variable", v } end
   ctx.out(terminal.columns(ctx, nil, rows))
@@ -163,9 +165,9 @@ local function remove(args, _, ctx)
     report.fail(("'%s' still holds %s"):format(name, joined(held.credentials)),
       ("take them out first: sallyport bundle detach %s %s"):format(name, table.concat(held.credentials, " ")))
   end
-  if #held.agents > 0 then
-    report.fail(("'%s' is still granted to %s"):format(name, joined(held.agents)),
-      "sallyport agent set AGENT --bundle …")
+  for _, of in ipairs { "agent", "tenant" } do
+    local list = held[of .. "s"]
+    if list[1] then report.fail(("'%s' is still granted to the %s %s"):format(name, of .. (list[2] and "s" or ""), joined(list)), ("sallyport %s set %s --bundle …"):format(of, of:upper())) end
   end
   db.change(function()
     local ops = { { op = "del", db = "bundle", key = name } }
@@ -308,15 +310,15 @@ end
 
 local domain_options = {
   { name = "method", arg = "METHOD", many = true,
-    help = "GET, HEAD and OPTIONS unless named; WEBSOCKET is the upgrade" },
-  { name = "port", arg = "PORT", many = true, help = "443 unless named" },
-  { name = "path", arg = "PREFIX", many = true, whole = true, help = "all unless named; /v1 covers /v1 and /v1/…" },
+    help = "GET, HEAD and OPTIONS unless named; WEBSOCKET is the upgrade", changes = "WEBSOCKET is the upgrade; with none, GET, HEAD and OPTIONS" },
+  { name = "port", arg = "PORT", many = true, help = "443 unless named", changes = "with none, 443" },
+  { name = "path", arg = "PREFIX", many = true, whole = true, help = "all unless named; /v1 covers /v1 and /v1/…", changes = "/v1 covers /v1 and /v1/…; with none, all" },
   { name = "address", arg = "CIDR", many = true, help = "it may resolve to this private range" },
   { name = "tls", arg = "legacy", help = "an old box of your own network: takes its CN for a name, and CBC ciphers" },
   { name = "tunnel", arg = "raw", bare = true,
     help = "relay TLS unread, for clients that pin certificates; =raw: anything, such as a database's protocol" },
 }
-local domain_changes = table.move(domain_options, 1, #domain_options, 1, {})
+local domain_changes = report.changing(domain_options)
 domain_changes[#domain_changes + 1] = { name = "clear", arg = "NAME", many = true, of = { "method", "port", "path", "address", "tls", "tunnel" },
   help = "take it off again: method, port, path, address, tls, tunnel" }
 

@@ -18,12 +18,13 @@ local SECRETS_MAX = 30  -- each may go out in a field with words beside it, and 
 
 local scope_options = {
   { name = "host", arg = "HOST", many = true, help = "where it may go: a name, an address, or *.example.com" },
-  { name = "port", arg = "PORT", many = true, help = "443 unless named" },
-  { name = "method", arg = "METHOD", many = true, help = "all unless named; GET implies HEAD; WEBSOCKET: the upgrade" },
-  { name = "path", arg = "PREFIX", many = true, whole = true, help = "all unless named; /v1 covers /v1 and /v1/…; %2F within a segment" },
+  { name = "port", arg = "PORT", many = true, help = "443 unless named", changes = "where it may go: 443, say" },
+  { name = "method", arg = "METHOD", many = true, help = "all unless named; GET implies HEAD; WEBSOCKET: the upgrade", changes = "GET implies HEAD; WEBSOCKET: the upgrade" },
+  { name = "path", arg = "PREFIX", many = true, whole = true, help = "all unless named; /v1 covers /v1 and /v1/…; %2F within a segment",
+    changes = "/v1 covers /v1 and /v1/…; %2F within a segment" },
   { name = "address", arg = "CIDR", many = true, help = "its hosts may resolve to this private range" },
   { name = "seal-host", arg = "HOST", many = true, help = "where texts that are sealed for it open beside its hosts: sallyport help sealed" },
-  { name = "bundle", arg = "BUNDLE", many = true, help = "which bundles hold it; `default` unless named" },
+  { name = "bundle", arg = "BUNDLE", many = true, help = "which bundles hold it; `default` unless named", changes = "which bundles hold it" },
   { name = "env", arg = "NAME", many = true, help = "variables in which the agent's environment gets a placeholder" },
   { name = "placeholder", arg = "SHAPE", help = "its shape: ghp_{36}, or {N:hex}, {N:digit}, {N:alpha}, {N:upper}, {N:url}" },
   { name = "plain-http", help = "may travel without TLS too (adds port 80)" },
@@ -940,7 +941,7 @@ example:
 ]], run = show },
   { words = "credential set", args = "NAME [options] [FIELD=VALUE …]", min = 1, fields = true, means = field_means,
     summary = "change its scope or fields",
-    options = with(scope_options, {
+    options = with(report.changing(scope_options), {
       { name = "preset", arg = "API", help = "a well-known API's guards: what is stripped and refused; the scope stays" },
       { name = "clear", arg = "WHAT", many = true,
       help = "take away: method, path, address, seal-host, env, placeholder, plain-http, bundle, substitute, answer-timeout, idle-timeout, upstream-http, client_cert, ca, tls, mint, "

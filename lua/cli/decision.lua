@@ -182,7 +182,7 @@ local function judge_credential(self, result, own, url, spec, agent, websocket)
     result.message = ("allowed, but nobody has connected it yet: sallyport connect %s"):format(own.name)
   elseif state and state.last_error and state.error_version == opened.version then
     local why = require("token").why(state)
-    result.message = ("allowed, but its last refresh failed: %s%s"):format(state.last_error, why and ": " .. why or "")
+    result.message = ("allowed, but its last refresh failed: %s%s"):format(require("token").sentence(state.last_error, state.error_detail), why and ": " .. why or "")
   end
 end
 

@@ -211,7 +211,7 @@ end
 
 local function removed(ctx, what, name, ended)
   ctx.note(("Removed the %s '%s'%s."):format(what, report.clean(name),
-    ended > 0 and ("; %d connections and keys ended with it"):format(ended) or ""))
+    ended > 1 and ("; %d connections and keys ended with it"):format(ended) or ended == 1 and "; a connection or key ended with it" or ""))
   report.answer(ctx, { removed = report.array { name } })
   return 0
 end
@@ -233,6 +233,28 @@ local function tenant_add(args, opt, ctx)
   ctx.note(("Made the tenant '%s', which acts with %s. Somebody in it: sallyport user add ada@example.org --tenant %s=member")
     :format(name, joined(opt.bundle or { "default" }), name))
   report.answer(ctx, show.tenant(need("tenant", name)))
+  return 0
+end
+
+local function tenant_set(args, opt, ctx)
+  if not (opt.bundle or opt.disable_variable or opt.enable_variable or args[2]) then
+    report.usage("nothing to change was named", "--bundle B …, NAME=VALUE …, --disable-variable NAME or --enable-variable NAME")
+  end
+  db.open(ctx)
+  for _, b in ipairs(opt.bundle or {}) do db.need("bundle", b) end
+  local plain
+  db.change(function()
+    local record = need("tenant", args[1])
+    if record.revoked then report.fail(("'%s' is revoked"):format(args[1]), ("sallyport tenant add %s begins anew"):format(args[1])) end
+    plain = db.plain(record)
+    plain.bundles = opt.bundle or plain.bundles
+    local ok, why = variables.change(plain, args, opt.disable_variable, opt.enable_variable)
+    if not ok then report.usage(why, "sallyport tenant set acme WORKSPACE=wrk_1") end
+    return { { op = "put", db = "agent", key = "a/" .. args[1], version = record.version, plain = plain } }
+  end)
+  local left = variables.lines(plain.variables, plain.variables_off)
+  ctx.note(("The tenant '%s' acts with %s%s."):format(args[1], joined(plain.bundles), left[1] and ", and " .. report.clean(table.concat(left, "  ")) or ""))
+  report.answer(ctx, show.tenant(need("tenant", args[1])))
   return 0
 end
 
@@ -492,12 +514,12 @@ local function connection_revoke(args, _, ctx)
     for _, id in ipairs(args) do table.move(access.ending(id), 1, 4, #ops + 1, ops) end
     return ops
   end)
-  ctx.note(("%d connections ended, open streams included."):format(#args))
+  ctx.note(report.count(#args, "connection") .. " ended, open streams included.")
   report.answer(ctx, { removed = report.array(args) })
   return 0
 end
 
-local bundle = { name = "bundle", arg = "BUNDLE", many = true, help = "what it acts with, in order; `default` unless named" }
+local bundle = { name = "bundle", arg = "BUNDLE", many = true, help = "what it acts with, in order; `default` unless named", changes = "what it acts with, in order" }
 local tenant_role = { name = "tenant", arg = "TENANT=ROLE", many = true, help = "a tenant they may act for, and as what: viewer, member, admin or one of `role add`" }
 local totp = { name = "totp", help = "a code of an authenticator app is asked for beside the password" }
 local approve = { name = "approve", help = "may answer at the door what agents ask for: PUBLIC-URL/approvals" }
@@ -509,7 +531,6 @@ return {
     summary = "what connections may act as",
     help = [[
 A tenant is what an inbound connection acts as: bundles and variables, as an agent has them, but no token of its own.
-`agent set` changes one.
 
 example:
   sallyport tenant add acme --bundle acme WORKSPACE=wrk_1
@@ -517,6 +538,15 @@ example:
   { words = "tenant list", max = 0, summary = "tenants and their bundles", help = "Lists tenants.\n\nexample:\n  sallyport tenant list\n",
     run = lister("tenant", "agent", "a/", { { "TENANT", member "name" }, { "BUNDLES", member("bundles", joined) }, { "STATE", member "state" },
       { "VARIABLES", member("variables", function(v) return table.concat(variables.lines(v), " ") end) } }, function(a) return a.kind == "tenant" end) },
+  { words = "tenant set", args = "TENANT [options] [NAME=VALUE …]", min = 1, run = tenant_set, summary = "change its bundles or its variables",
+    options = table.move(variables.options, 1, #variables.options, 2, report.changing { bundle }), help = [[
+Replaces the tenant's bundles, or sets its own value of a variable, which counts before that of a bundle; NAME= takes it away. Both
+count from the next request, in connections that are open too.
+
+examples:
+  sallyport tenant set acme --bundle acme --bundle default
+  sallyport tenant set acme WORKSPACE=wrk_2
+]] },
   { words = "tenant remove", args = "NAME", min = 1, max = 1, summary = "its connections and keys end",
     help = "Removes a tenant; connections and keys that act as it end at once.\n\nexample:\n  sallyport tenant remove acme\n",
     run = function(args, _, ctx)

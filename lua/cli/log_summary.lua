@@ -118,7 +118,7 @@ end
 
 --- Its numbers in one line.
 function M.line(all)
-  return ("%d requests: %d went out, %d refused%s"):format(all.records, all.sent, all.refused, all.answered > 0 and (", %d answered here"):format(all.answered) or "")
+  return ("%s: %d went out, %d refused%s"):format(report.count(all.records, "request"), all.sent, all.refused, all.answered > 0 and (", %d answered here"):format(all.answered) or "")
 end
 
 --- As people read it.

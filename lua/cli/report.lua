@@ -55,6 +55,9 @@ function M.several(list, none)
   return n < #list and ("%s +%d"):format(text, #list - n) or text
 end
 
+--- A number of things in words: "1 request", "2 requests".
+function M.count(n, word) return ("%d %s%s"):format(n, word, n == 1 and "" or "s") end
+
 local TIME_MAX = 253402300799   -- s: the last of the year 9999; what comes after has no such text
 
 --- Unix seconds as people and machines read them: RFC 3339, UTC. nil for what is no moment.
@@ -130,6 +133,18 @@ function M.once(ctx, value, what, token)
   ctx.note(("The %s, shown this once (the store keeps only its hash):"):format(what))
   ctx.out(token .. "\n")
   return 0
+end
+
+--- Options as a command has them that changes what is there: what is not named stays, so that no help may say a default.
+function M.changing(options)
+  local out = {}
+  for i, o in ipairs(options) do
+    local copy = {}
+    for k, v in pairs(o) do copy[k] = v end
+    copy.help = o.changes or o.help
+    out[i] = copy
+  end
+  return out
 end
 
 return M

@@ -219,14 +219,29 @@ local function show(args, _, ctx)
   return 0
 end
 
+local clearable = { host = "hosts", method = "methods", path = "paths" }
+
 local function set(args, opt, ctx)
+  if not (args[2] or next(opt)) then report.usage("nothing to change was named", "FIELD=VALUE …, --host, --method, --path, or --clear one of them") end
   db.open(ctx)
   local name = args[1]
   local bundle = named(name).bundle
   change(bundle, function(rules)
     local rule = rules[place_of(rules, name)]
     local pol = type_named(rule.type)
-    rule.fields = values_of(ctx, pol, table.move(args, 2, #args, 1, {}), rule.fields)
+    local kept = {}
+    for k, v in pairs(rule.fields or {}) do kept[k] = v end
+    for _, what in ipairs(opt.clear or {}) do
+      if clearable[what] then
+        if opt[what] then report.usage(("--clear=%s and --%s name one thing"):format(what, what)) end
+        rule[clearable[what]] = nil
+      elseif pol.by_name[what] then
+        kept[what] = nil
+      else
+        report.usage(("--clear does not know '%s'"):format(report.clean(what):sub(1, 40)), "it takes host, method, path, or a field of the rule")
+      end
+    end
+    rule.fields = values_of(ctx, pol, table.move(args, 2, #args, 1, {}), kept)
     if opt.ask_again then rule.exceptions = nil end
     if opt.host then rule.hosts = checked(opt.host, function(s) return records.host(s, true) end, "host") end
     if opt.method then rule.methods = checked(opt.method, records.method, "method") end
@@ -283,9 +298,7 @@ local where = {
   { name = "path", arg = "PATH", many = true, help = "about this path and what is below it" },
 }
 
-local function with(...)
-  return table.move(where, 1, #where, select("#", ...) + 1, { ... })
-end
+local function with(...) return table.move(where, 1, #where, select("#", ...) + 1, { ... }) end
 
 return {
   { words = "rule add", args = "NAME --type T [FIELD=VALUE …]", min = 1, max = math.huge, summary = "a rule in a bundle", help = [[
@@ -311,7 +324,8 @@ examples:
   sallyport rule counters spend --json
 ]], run = counters },
   { words = "rule set", args = "NAME [FIELD=VALUE …]", min = 1, max = math.huge, summary = "changes fields, or what it is asked about",
-    options = with { name = "ask-again", help = "takes away what a person allowed for always" }, run = set },
+    options = with({ name = "ask-again", help = "takes away what a person allowed for always" },
+      { name = "clear", arg = "WHAT", many = true, help = "take off again: host, method, path, or a field, whose default counts then" }), run = set },
   { words = "rule enable", args = "NAME", min = 1, max = 1, summary = "has it asked again", run = switch(true) },
   { words = "rule disable", args = "NAME", min = 1, max = 1, summary = "keeps it, and does not ask it", run = switch(false) },
   { words = "rule move", args = "NAME PLACE", min = 2, max = 2, summary = "puts it at that place in its bundle; 1 is asked first", run = move },

@@ -34,8 +34,12 @@ function M.credential(record, now)
   end
   out.ttl = record.from and (record.ttl or require("elsewhere").TTL) or nil
   require("cli.tls").public(out)
+  local states, pol = require "cli.token_state", require("policy_store").load(record.type)
+  local signs_in = pol and pol.connect
+  local token = (now or signs_in) and states.read(record, now or require("time").wall())
+  out.account = signs_in and states.connection(token) or nil
   if now then
-    out.token = require("cli.token_state").read(record, now)
+    out.token = token
     local refused = require("refused").last(record, out.token and out.token.obtained_at)
     out.refused = refused and { at = report.time(refused.at), host = refused.host }
   end
@@ -82,7 +86,7 @@ end
 function M.bundle(name, held)
   local domains = report.array()
   for i, d in ipairs(held.domains) do domains[i] = M.domain(d) end
-  return { name = name, state = held.off and "disabled" or "enabled", credentials = report.array(held.credentials), agents = report.array(held.agents), domains = domains,
+  return { name = name, state = held.off and "disabled" or "enabled", credentials = report.array(held.credentials), agents = report.array(held.agents), tenants = held.tenants[1] and report.array(held.tenants), domains = domains,
     rules = report.array(held.rules or {}), variables = held.variables, variables_off = held.variables_off }
 end
 

@@ -104,7 +104,7 @@ local function screen(ctx, o, width)
     text = terminal.safe(text):gsub("\n", " ")
     lines[#lines + 1] = terminal.paint(ctx, what, (utf8.len(text) or #text) > width and text:sub(1, (utf8.offset(text, width + 1) or #text + 1) - 1) or text)
   end
-  put(("sallyport %s  %d of %d workers  %d connections  heap %s  store %s"):format(o.version, o.ready, o.workers, o.connections, size(o.memory), size(o.store)), "head")
+  put(("sallyport %s  %d of %d workers  %s  heap %s  store %s"):format(o.version, o.ready, o.workers, report.count(o.connections, "connection"), size(o.memory), size(o.store)), "head")
   put(o.waiting > 0 and ("%d waiting for a person: sallyport approval list"):format(o.waiting) or "", "warn")
   put(("requests    %8.1f/s   refused %8.1f/s   since the start %d, refused %d"):format(o.requests_per_second, o.refused_per_second, o.requests, o.refused))
   for _, t in ipairs { { "first_byte", "first byte" }, { "total", "in all" }, { "own", "our own" } } do

@@ -235,6 +235,8 @@ def test_all_that_the_page_does(t):
     assert a.ask("GET", "/gateways/tools")["scopes"][0]["name"] == "tools:some"
     a.ask("DELETE", "/gateways/tools/scopes/tools:some")
     a.ask("POST", "/tenants", {"name": "acme"}, want=201)
+    assert a.ask("PATCH", "/tenants/acme", {"bundles": ["default"], "variables": {"PLACE": "x"}})["variables"] == {"PLACE": "x"}
+    assert a.ask("GET", "/bundles/default")["tenants"] == ["acme"] and "acme" not in a.ask("GET", "/bundles/default")["agents"], "a tenant is no agent"
     assert a.ask("POST", "/users", {"user": "ada@example.org", "tenants": ["acme=viewer"]}, want=201)["link"]
     assert a.ask("GET", "/users/ada@example.org")["tenants"] == {"acme": "viewer"}
     a.ask("POST", "/roles", {"name": "few", "scopes": ["tools:read"]}, want=201)

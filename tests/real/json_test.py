@@ -335,6 +335,7 @@ def door(s, run):
     s.cli("set", "public-url", "https://box.test/")
     assert run("tenant add", "acme", "WORKSPACE=wrk_1")["variables"] == {"WORKSPACE": "wrk_1"}
     assert [x["name"] for x in run("tenant list")] == ["acme"]
+    assert run("tenant set", "acme", "WORKSPACE=wrk_2")["variables"] == {"WORKSPACE": "wrk_2"}
     added = run("user add", "Ada@example.org", "--tenant", "acme=member")
     assert added["name"] == "ada@example.org" and added["link"].startswith("https://box.test/login?link=") and added["state"] == "invited"
     s.canaries.append(added["link"].split(".")[-1])

@@ -94,6 +94,19 @@ return {
     end)
   end,
 
+  ["what a change does not name stays, and no help of one says another thing"] = function()
+    local cli, seen = require "cli", 0
+    for _, first in ipairs(cli.first_words()) do
+      for _, c in ipairs(cli.commands_of(first)) do
+        for _, o in ipairs(c.words:find(" set$") and c.options or {}) do
+          seen = seen + 1
+          if o.help:find("unless named", 1, true) then error(("%s --%s: %s"):format(c.words, o.name, o.help)) end
+        end
+      end
+    end
+    if seen < 40 then error(("%d options are looked at"):format(seen)) end
+  end,
+
   ["init makes everything or nothing"] = function()
     world(function(w)
       assert(host.mkdir(w.home .. "-public", tonumber("755", 8)))
