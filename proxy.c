@@ -5130,7 +5130,7 @@ req_new(struct conn *c)
 	memset(&r->form, 0, offsetof(struct req, bytes) - offsetof(struct req, form));
 	r->conn = c;
 	buf_init(&r->body, 0);
-	buf_init(&r->answer, 256 * 1024);
+	buf_init(&r->answer, 8 << 20);
 	buf_init(&r->fields, PEER_OUT_HEAD);
 	buf_init(&r->target, PEER_OUT_HEAD);
 	buf_init(&r->stripped_query, HTTP_HEAD_MAX);
@@ -25233,7 +25233,7 @@ l_req_fail(lua_State *L)
 /* req:respond(status, { { name, value }… }, body)
  *
  * Answers with these fields, beside Content-Length and Connection, and this body, a string or a secret of at
- * most 256 KiB. */
+ * most 8 MiB. */
 static int
 l_req_respond(lua_State *L)
 {
@@ -25248,7 +25248,7 @@ l_req_respond(lua_State *L)
 	body = l_check_value(L, 4, &is_secret);
 	buf_clear(&r->answer);
 	if (!buf_addv(&r->answer, body))
-		return luaL_error(L, "answer of more than 256 KiB");
+		return luaL_error(L, "answer of more than 8 MiB");
 	r->action = REQ_REPLY;
 	r->allowed = true;
 	return 0;

@@ -495,6 +495,7 @@ function M.handle(request)
     end
     out = out.response
   end
+  if #out.body > require("web.body").ANSWER_MAX then out = fault(422, "refused", "the answer would be longer than 8 MiB", "ask for a part of it: an item, or fewer records") end
   if request.method == "HEAD" then out.body = "" end
   return out
 end

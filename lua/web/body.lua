@@ -1,5 +1,5 @@
---- The body of a request for us, read whole.
-local M = {}
+--- The body of a request for us, read whole; and how long an answer may be.
+local M = { ANSWER_MAX = 8 << 20 }      -- bytes of an answer of ours (req:respond)
 
 local WAIT = 60000              -- ms
 
@@ -9,13 +9,14 @@ local faults = {
   timeout = { 408, "client_timeout", "the body did not come in time" },
 }
 
---- The text; true: there is none; nil: the request is answered. Yields.
-function M.read(self, req, max)
+--- The text; true: there is none; nil: the request is answered. say: answers where it cannot be had, with (status, code, message), in the place of
+-- an error in JSON. Yields.
+function M.read(self, req, max, say)
   if not req.has_body then return true end
   local ok, code = req:read_body(max, self.time.now() + WAIT)
   if ok then return req.body end
   local fault = faults[code] or { 400, "bad_request", "the body is malformed" }
-  req:fail(fault[1], fault[2], fault[3], "", { close = true })
+  if say then say(table.unpack(fault)) else req:fail(fault[1], fault[2], fault[3], "", { close = true }) end
   return nil
 end
 

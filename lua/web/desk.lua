@@ -113,8 +113,10 @@ local function framed(desk, here, out)
     script = script and html("<script>{s}</script>", { s = page.raw(script) }) }), live), nil, script)
 end
 
-local function gone(status, text)
-  return answer(status, document("Sallyport", html('<main><h1>Sallyport</h1><p>{text}</p></main>', { text = text })))
+-- A page that says why there is no other, and leads back. back: an address of ours | nil
+local function gone(status, text, back)
+  return answer(status, document("Sallyport", html('<main><h1>Sallyport</h1><p>{text}</p>{back}</main>',
+    { text = text, back = back and html('<p><a class="button" href="{b}">Back</a></p>', { b = back }) })))
 end
 
 -- ---- who may -------------------------------------------------------------------------------------
@@ -219,7 +221,7 @@ local function link_page(status, link, user, note, nonce)
 end
 
 local function too_many(seconds)
-  local out = gone(429, "Too many attempts. Wait a little and try again.")
+  local out = gone(429, "Too many attempts. Wait a little and try again.", "/login")
   out.headers[#out.headers + 1] = { "Retry-After", tostring(seconds) }
   return out
 end
@@ -233,7 +235,7 @@ end
 -- POST /login with a link: the password, and the authenticator app where one is asked for.
 local function spend(form, peer, now)
   local user, link = linked(form.link, now)
-  if not user then return gone(400, "This link was used, is older than a day, or a newer one was made. Ask for another.") end
+  if not user then return gone(400, "This link was used, is older than a day, or a newer one was made. Ask for another.", "/login") end
   local function again(status, note) return link_page(status, form.link, user, note, form.nonce) end
   if form.password ~= form.again then return again(400, "The two are not the same.") end
   local good, why = sessions.password_ok(user, form.password or "")
@@ -252,7 +254,7 @@ local function spend(form, peer, now)
     { op = "del", db = "token", key = "l/" .. user.id, version = link.version },
     context = { by = user.name, door = "page", page = "POST /login", client = peer },
   }
-  if not ok then return gone(503, code == "conflict" and "Somebody changed this at the same time. Try again." or "The password could not be kept.") end
+  if not ok then return gone(503, code == "conflict" and "Somebody changed this at the same time. Try again." or "The password could not be kept.", "/login") end
   sessions.succeeded(user.name, peer, now)
   return sign_in_page(200, "The password is set. Sign in with it.")
 end
@@ -279,7 +281,7 @@ local function sign_in(site, client, form)
   if busy then return too_many(3) end
   if right and user.totp then right = sessions.totp_is(user, user.totp, form.code or "", now) end
   if right and user.totp_wanted and not user.totp then
-    return gone(403, "Your account wants an authenticator app: a new link (sallyport user set NAME --link) sets one up.")
+    return gone(403, "Your account wants an authenticator app: a new link (sallyport user set NAME --link) sets one up.", "/login")
   end
   if not right then return sign_in_page(403, "That name, password or code is not right.", form.next) end
   sessions.succeeded(name, peer, now)
@@ -291,19 +293,19 @@ local function openid(site, client, q, req, form)
   local desk_openid = require "web.desk_openid"
   if form then
     local to, cookie = desk_openid.leave(site, client, { link = form.link, next = form.next })
-    if not to then return gone(502, cookie) end
+    if not to then return gone(502, cookie, "/login") end
     return answer(200, document("Sign in", html('<main><p><a href="{to}">Go on to the organisation\'s sign-in</a></p></main>', { to = to }),
       html('<meta http-equiv="refresh" content="0;url={to}">', { to = to })), { "Set-Cookie", cookie })
   end
   if req.path == "/login/oidc/callback" then
     local params, twice = page.params(req.query)
     local to = not twice and desk_openid.back(site, params)
-    if not to then return gone(403, "That sign-in was not begun here, or too long ago. Begin again.") end
+    if not to then return gone(403, "That sign-in was not begun here, or too long ago. Begin again.", "/login") end
     return answer(200, document("Sign in", html('<main><p><a href="{to}">Go on</a></p></main>', { to = to }),
       html('<meta http-equiv="refresh" content="0;url={to}">', { to = to })))
   end
   local user, after = desk_openid.finish(site, client, req.path:match("^/login/oidc/([%w_-]+)/$") or "", sessions.cookie(q, "sallyport-oidc"))
-  if not user then return gone(403, after) end
+  if not user then return gone(403, after, "/login") end
   return let_in(site, client, user, after.next or "")
 end
 
@@ -353,43 +355,49 @@ local function respond(site, req, came, client)
   if not client.origin then return gone(421, "This is not an address of this page.") end
   if api.is(req.path) then return asked(site, req, came) end
   local q, form, twice = { header = function(name) return came[name] end }, nil, nil
+  local desk, rest = inside(site, q, req.path)
+  local back = desk and desk.base .. rest or site.operators and "/login" or nil
   if req.method == "POST" then
-    local body = require("web.body").read(site, req, FORM_MAX)
-    if not body then return nil end
+    local fault
+    local body = require("web.body").read(site, req, FORM_MAX, function(status, _, message)
+      fault = gone(status, ("Nothing was changed: %s."):format(message), back)
+    end)
+    if not body then return fault end
     q.body = type(body) == "string" and body or ""
     form, twice = page.posted(q)
-    if not form or twice then return gone(400, "That was no form of this page.") end
+    if not form or twice then return gone(400, "That was no form of this page.", back) end
   elseif req.method ~= "GET" and req.method ~= "HEAD" then
-    return { status = 405, headers = { { "Allow", "GET, HEAD, POST" } }, body = "" }
+    local out = gone(405, "A page is looked at (GET), or a form of it is sent (POST).", back)
+    out.headers[#out.headers + 1] = { "Allow", "GET, HEAD, POST" }
+    return out
   end
   if req.path == "/start" and not site.operators then return start(site, req, client, form) end
   if site.operators and (req.path == "/" or req.path == "/login" or req.path:find("^/approvals/[pq]/%x+$")) then
     if form and req.path == "/login" then
-      if not is_own(client, came) then return gone(403, "This form was not sent from this page.") end
+      if not is_own(client, came) then return gone(403, "This form was not sent from this page.", "/login") end
       return sign_in(site, client, form)
     end
     local link = (page.params(req.query) or {}).link
     local user = link and linked(link, site.time.wall())
-    if link and not user then return gone(400, "This link was used, is older than a day, or a newer one was made. Ask for another.") end
+    if link and not user then return gone(400, "This link was used, is older than a day, or a newer one was made. Ask for another.", "/login") end
     if user then return link_page(200, link, user) end
     local kind, id = req.path:match("^/approvals/([pq])/(%x+)$")
     return sign_in_page(200, nil, kind and (kind == "p" and "proposals/" or "approvals/") .. id)
   end
   if site.operators and req.path:find("^/login/oidc") then
-    if (form ~= nil) ~= (req.path == "/login/oidc") then return gone(404, "There is nothing here.") end
-    if form and not is_own(client, came) then return gone(403, "This form was not sent from this page.") end
+    if (form ~= nil) ~= (req.path == "/login/oidc") then return gone(404, "There is nothing here.", "/login") end
+    if form and not is_own(client, came) then return gone(403, "This form was not sent from this page.", "/login") end
     return openid(site, client, q, req, form)
   end
   if req.path == "/callback" and next(site.desks) and not form then
     local out = callback(site, req.query)
     return answer(out.status or 200, document(out.title, html("<main><h1>{t}</h1>{b}</main>", { t = out.title, b = out.body })))
   end
-  local desk, rest = inside(site, q, req.path)
-  if not desk then return gone(404, site.operators and "There is nothing here, or its session has ended. Sign in again at /login."
-    or "There is nothing here, or its session has ended. `sallyport admin` opens a new one.") end
+  if not desk then return gone(404, site.operators and "There is nothing here, or its session has ended. Sign in again."
+    or "There is nothing here, or its session has ended. `sallyport admin` opens a new one.", back) end
   if desk.who then desk.who.client = client.at end
   if form and not (is_own(client, came) and access.same(desk.form_key(rest), form.csrf)) then
-    return gone(403, "This form was not sent from this page. Go back, load the page again, and try once more.")
+    return gone(403, "This form was not sent from this page. Load the page again, and try once more.", back)
   end
   if rest == "out" and form then
     close(site, desk)
@@ -402,7 +410,7 @@ local function respond(site, req, came, client)
   end
   local out, here = require("web.desk_pages").answer(desk, rest, page.params(req.query) or {}, form)
   if not out then return framed(desk, "", { status = 404, title = "No such page",
-    body = html "<p>There is nothing at this address.</p>" }) end
+    body = html('<p>There is nothing at this address. <a href="{b}">Home</a></p>', { b = desk.base }) }) end
   if out.see then return page.see(desk.base .. out.see) end
   return framed(desk, here, out)
 end
@@ -437,7 +445,13 @@ function M.new(home, with)
     if port == 0 and uid ~= (with and with.owner) and uid ~= 0 then
       out = gone(403, "This socket is for the store's owner.")
     else
-      out = respond(site, req, came, { at = peer, origin = site.origin((came.host or ""):lower(), port == 0) })
+      local ok, got = pcall(respond, site, req, came, { at = peer, origin = site.origin((came.host or ""):lower(), port == 0) })
+      if not ok then
+        require("host").log(("ev=page path=\"%s\" err=\"%s\""):format(req.path:gsub("^/s/[^/]*", ""):sub(1, 100):gsub('[%c"]', "'"), tostring(got):sub(1, 300):gsub('[%c"]', "'")))
+        got = gone(500, "This is a fault in sallyport: its standard error says more. Whether a change was made, the lists say.", req.path:match("^/s/[%w_-]+/") or "/")
+      end
+      if got and #got.body > require("web.body").ANSWER_MAX then got = gone(500, "This page would be longer than 8 MiB: the command line has it all.", req.path:match("^/s/[%w_-]+/")) end
+      out = got
     end
     if out then req:respond(out.status, out.headers, req.method == "HEAD" and "" or out.body) end
   end

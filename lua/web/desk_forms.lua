@@ -7,6 +7,7 @@ local html = page.sparse
 local M = {}
 
 local IN_ADDRESS = 1000 -- characters of an input that goes into the address, whose head ends at 64 KiB
+local OFFERED = 200     -- names that an input offers
 local KEPT_MAX = 32     -- answers that wait to be shown; a person looks at each at once
 
 -- ---- the inputs ----------------------------------------------------------------------------------
@@ -29,9 +30,19 @@ local function prose(text)
 end
 
 -- What an input is called where its name says too little.
-local called = { ttl = "ends after", uid = "user id", totp = "authenticator app", url = "URL" }
+local called = { ttl = "ends after", uid = "user of this machine", totp = "authenticator app", from = "source address", requests = "requests at once", env = "variables with a placeholder",
+  placeholder = "placeholder's shape", ["seal-host"] = "sealed texts open at", ["plain-http"] = "without TLS too", ["answer-timeout"] = "answers within", ["idle-timeout"] = "may be silent for",
+  ["upstream-http"] = "HTTP version", substitute = "put in a placeholder's place", address = "may resolve to", tunnel = "relayed unread", tls = "old TLS", read = "tools that only read",
+  redirect = "answers may go to", public = "without a secret", operator = "may use this page", approve = "may answer what agents ask", ["no-approve"] = "may not answer any more",
+  ["no-operator"] = "may not use this page any more", ["no-totp"] = "without an authenticator app", link = "a new link", clear = "take away", ["ask-again"] = "ask again",
+  port = "ports", method = "methods", path = "below these paths", bundle = "bundles", host = "hosts", scope = "scopes", tenant = "tenants", gateway = "gateways", tool = "tools" }
+-- Those of them that are a list in some commands alone.
+local one_of = { bundle = true, host = true, tenant = true, gateway = true, scope = true }
+
+local fields_called = { ttl = "lifetime", pkce = "PKCE", jwt = "JWT" }
+
 local function label_of(text)
-  return ((called[text] or text):gsub("[_-]", " "):gsub("%f[%w]u[rR][lLiI]%f[%W]", string.upper):gsub("^%l", string.upper))
+  return ((fields_called[text] or text):gsub("[_-]", " "):gsub("%f[%w]u[rR][lLiI]%f[%W]", string.upper):gsub("^%l", string.upper))
 end
 
 local function input(spec, form, fault)
@@ -79,18 +90,20 @@ local function names(desk, kind)
     ROLE = "role" }
   if not words[kind] then return nil end
   local got = commands.run({ words[kind], "list" }, { home = desk.home, asked = desk.who })
-  for i, item in ipairs(type(got.value) == "table" and got.value or {}) do out[i] = item.name end
+  for i, item in ipairs(type(got.value) == "table" and got.value or {}) do
+    if i <= OFFERED then out[i] = item.name end
+  end
   return out[1] and out or nil
 end
 
--- The names of a command's arguments: "BUNDLE HOST [options]" -> { "BUNDLE", "HOST" }; the last may come again.
+-- The names of a command's arguments: "BUNDLE HOST [options]" -> { "BUNDLE", "HOST" }; the last may come again; one that may stand behind them | nil
 local function arguments(c)
   local out, several = {}, false
   for word in (c.args or ""):gsub("%b[]", ""):gmatch("%S+") do
     if word:sub(1, 2) == "--" then break end
     if word == "…" then several = true elseif not word:find("=", 1, true) then out[#out + 1] = word end
   end
-  return out, several
+  return out, several, (c.args or ""):match(" %[(%u+)%]$")
 end
 
 -- The inputs for a type's fields.
@@ -111,13 +124,16 @@ local function of_fields(pol, out, record)
     elseif f.values then
       spec.kind, spec.values = "choice", f.values
     elseif f.type == "boolean" then
-      spec.kind, spec.values = "choice", { "true", "false" }
+      spec.kind, spec.values, spec.titles = "choice", { "true", "false" }, { ["true"] = "yes", ["false"] = "no" }
     end
     local kept = record and record.fields and record.fields[f.name]
-    if kept ~= nil and not secret then
+    if kept ~= nil and not secret then      -- emptied, it is taken off
       spec.default = type(kept) ~= "table" and tostring(kept) or #kept > 0 and table.concat(kept, " ") or nil
-    elseif f.default ~= nil and type(f.default) ~= "table" and f.default ~= "" then
-      spec.help = ("%s Default: %s"):format(sentence(spec.help), tostring(f.default)):gsub("^ ", "")
+      spec.clears = spec.default ~= nil
+    end
+    if f.default ~= nil and type(f.default) ~= "table" and f.default ~= "" then
+      local shown = f.type == "boolean" and (f.default and "yes" or "no") or ("`%s`"):format(f.default)
+      spec.help = ("%s Default: %s"):format(sentence(spec.help), shown == "` `" and "a space" or shown):gsub("^ ", "")
     end
     out[#out + 1] = spec
   end
@@ -153,13 +169,16 @@ local function stood_of(c, form)
   return at and require("store").peek(at[1], at[2] .. key_of(family, form)) or nil
 end
 
--- What of the record an option changes. A domain entry's form shows it as it stands: emptied there, it is taken off. Others say it.
+-- Changes whose forms show all that they change as it stands: emptied there, it is taken off. Others say what stands there.
+local whole = { ["domain set"] = true, ["rule set"] = true }
+
+-- What of the record an option changes.
 local kept_members = { host = "hosts", method = "methods", port = "ports", path = "paths", address = "addresses", ["seal-host"] = "seal_hosts", bundle = "bundles",
   tls = "tls", tunnel = "tunnel" }
 local function kept_of(c, spec, stood, name)
   local kept = stood and stood[kept_members[name]]
   if not kept then return end
-  if c.words == "domain set" then
+  if whole[c.words] then
     spec.default = type(kept) == "table" and table.concat(kept, "\n") or kept == true and "yes" or kept
     spec.clears = true
   elseif kept[1] then
@@ -169,7 +188,7 @@ end
 
 -- What a command's form asks: a list of inputs, the type whose fields are among them.
 local function specs_of(desk, c, form)
-  local out, args, several = {}, arguments(c)
+  local out, args, several, last = {}, arguments(c)
   for i, word in ipairs(args) do
     local more = several and i == #args
     local about = c.words:match("^(%S+)")
@@ -177,6 +196,7 @@ local function specs_of(desk, c, form)
     out[#out + 1] = { name = "a" .. i, label = word:lower():gsub("_", " "), required = true, kind = more and "lines" or nil,
       help = more and "One a line" or nil, list = not new and names(desk, word == "NAME" and about:upper() or word) or nil }
   end
+  if last then out[#out + 1] = { name = "a" .. #args + 1, label = last:lower(), help = c.words == "credential test" and "Where it may go; left out, the small read that its preset knows, or its first host" or "" } end
   local pol, record
   if c.words == "credential add" then
     local preset = form["o.preset"] and require("presets").get(form["o.preset"])
@@ -194,8 +214,10 @@ local function specs_of(desk, c, form)
   local stood = record or stood_of(c, form)
   if pol then of_fields(pol, out, record) end
   for _, o in ipairs(c.options or {}) do
-    if not commands.hidden[o.name] then
-      local spec = { name = "o." .. o.name, label = o.name:gsub("-", " "), help = o.help }
+    -- A preset is chosen among the apps, and has its type.
+    local chosen = c.words == "credential add" and (o.name == "preset" and not form["o.preset"] or o.name == "type" and form["o.preset"])
+    if not commands.hidden[o.name] and not chosen then
+      local spec = { name = "o." .. o.name, label = (o.many or not one_of[o.name]) and called[o.name] or o.name, help = o.help }
       if o.name == "type" and (c.words == "credential add" or c.words == "rule add") then
         spec.kind, spec.required = "choice", form["o.preset"] == nil
         spec.values, spec.titles = types_of(desk, c.words == "rule add" and "rule" or "type")
@@ -211,7 +233,7 @@ local function specs_of(desk, c, form)
         spec.list = names(desk, o.arg)
       end
       kept_of(c, spec, stood, o.name)
-      if c.words ~= "domain set" or o.name ~= "clear" then out[#out + 1] = spec end
+      if not whole[c.words] or o.name ~= "clear" then out[#out + 1] = spec end
     end
   end
   local takes, typed = (c.args or ""):match("(%u+)=VALUE"), c.words:match("^credential") or c.words:match("^rule")
@@ -311,7 +333,7 @@ end
 -- ---- pages ---------------------------------------------------------------------------------------
 
 local lists = { credential = "credentials", agent = "agents", bundle = "bundles", domain = "bundles", rule = "rules",
-  policy = "policies",
+  policy = "policies", disconnect = "credentials",
   user = "door", tenant = "door", role = "door", gateway = "door", client = "door", key = "door", connection = "door",
     set = "settings", webhook = "messages", approval = "approvals", proposal = "approvals" }
 
@@ -325,7 +347,7 @@ function M.thing(family) return things[family] or family end
 M.verbs = { add = "Add", set = "Change", remove = "Remove", revoke = "Revoke", rotate = "New token for", enable = "Enable",
   disable = "Disable", test = "Test",
   attach = "Put credentials into", detach = "Take credentials out of", move = "Move", scope = "A scope for", allow = "Allow",
-    deny = "Deny", use = "Use a version of",
+    deny = "Deny", use = "Use a version of", disconnect = "Disconnect",
   rollback = "Roll back" }
 
 -- The button of a form, where it is not the title's verb; what ends something stands out.
@@ -337,9 +359,38 @@ local function title_of(c, form)
   local first, verb = c.words:match("^(%S+) ?(.*)$")
   local preset = c.words == "credential add" and form["o.preset"] and require("presets").get(form["o.preset"])
   if preset then return "Connect " .. preset.title, preset end
-  local thing = things[first] or first
-  return ("%s %s%s"):format(M.verbs[verb] or verb:gsub("^%l", string.upper), verb ~= "add" and "" or thing:find "^[ae]" and "an " or "a ", thing)
+  local thing, name = things[first] or first, verb ~= "add" and page.clean(first == "domain" and form.a2 or form.a1, 60)
+  if first == "disconnect" then return "Disconnect the account" .. (name and " of " .. name or "") end
+  return ("%s %s%s%s"):format(M.verbs[verb] or verb:gsub("^%l", string.upper), first == "seal" and "" or name and "the " or thing:find "^[ae]" and "an " or "a ", thing, name and " " .. name or "")
 end
+
+-- What a form is for, where the command's own help speaks of the command line.
+local kept_says = "What you leave as it is stays. "
+local abouts = {
+  ["credential set"] = kept_says .. "A field of the type that you empty is taken off; a list takes the place of the one that is there. Tokens of an account that are pasted are tried at once: where they do not work, nothing changes.",
+  ["credential test"] = "One small read goes out with the credential, and the next page says what came back.",
+  ["credential enable"] = "It goes along again from the next request.",
+  ["credential remove"] = "Forgets the credential and its tokens at once. Nothing is revoked at the provider: disconnect an account first.",
+  ["agent add"] = "An agent is whoever may send requests here. The next page shows its token, once; its own page makes the lines to paste.",
+  ["agent set"] = kept_says .. "NAME= takes a variable away.",
+  ["agent rotate"] = "The next page shows a new token, once. Every older one ends at once, those of environments too.",
+  ["agent enable"] = "Its requests are let through again, with the tokens that it has.",
+  ["agent disable"] = "Its requests are refused from the next one, inside open tunnels too. Its tokens and bundles stay. What was sealed for it opens no more, even when it is enabled. Revoke it where somebody else may have a token.",
+  ["agent revoke"] = "Its tokens end at once, inside open tunnels too. An agent that is added by the same name begins anew.",
+  ["bundle set"] = "Variables are for credentials that hold `${NAME}` in a plain field, a header or a host. They are plain text, no secrets. NAME= takes one away. An agent's own value comes first.",
+  ["bundle enable"] = "It gives its agents what it holds again, from the next request.",
+  ["domain set"] = kept_says .. "A field that you empty is taken off.",
+  ["domain enable"] = "It counts again, from the next request.",
+  ["domain disable"] = "The host is shut from the next request, unless something else allows it.",
+  ["rule add"] = "A rule is asked about each request that its bundle allowed, before a credential is attached, and can refuse it. It never allows anything. Rules are asked in their order, and the first refusal stands.",
+  ["rule set"] = kept_says .. "A field that you empty goes back to its default.",
+  ["tenant set"] = kept_says .. "NAME= takes a variable away.",
+  ["user add"] = "The next page shows a link, once: it is good once and for 24 hours, and sets their password. Send it as you would a password.",
+  ["user set"] = kept_says .. "acme=viewer sets their role in the tenant acme, acme= takes them out.",
+  ["key add"] = "A key is good at the addresses of the gateways (Authorization: Bearer sk_…), for programs that cannot sign in. The next page shows it, once.",
+  ["client add"] = "For programs that want an id and a secret typed in; others register by themselves. The next page shows both, the secret this once.",
+  ["gateway add"] = "Publishes an MCP server behind our own sign-in. A request goes on as the tenant's: its bundles say which credential it gets. What a server says of its own tools grants nothing; which of them only read, you say.",
+}
 
 -- Whether somebody has to say where the credential may go.
 local function needs_host(c, form, pol)
@@ -367,17 +418,23 @@ local function usage(c, form, pol)
   return ("sallyport %s %s"):format(c.words, text)
 end
 
+-- Where a member of a family is shown: the rest of the address | nil
+local function shown_at(family, name)
+  local at = ({ domain = "bundles", disconnect = "credentials", policy = "policies", approval = "", proposal = "" })[family] or family .. "s"
+  return (name or "") ~= "" and (at == "policies" or require("web.desk_pages").listed(at)) and at .. "/" .. require("uri").percent(name) or nil
+end
+
 --- The form of a command. fault: { at = input | nil, message, hint } of the last try.
 function M.show(desk, c, form, fault)
   local specs, pol = specs_of(desk, c, form)
   local first, rest = {}, {}
-  local set = c.words:find(" set$") and c.words ~= "domain set"     -- whose options are all there is
+  local set = c.words:find(" set$") and not whole[c.words]     -- whose options are all there is
   local type_missing = (c.words == "credential add" or c.words == "rule add") and not pol
   for _, s in ipairs(specs) do
     s.max = type_missing and s.kind ~= "choice" and s.kind ~= "switch" and IN_ADDRESS or nil
     local given = (form[s.name] or "") ~= ""
     local main = s.name:find("^[aft]") or s.required or given or s.name == "o.host" and needs_host(c, form, pol)
-      or #specs < 8 or c.words == "domain set" or fault and fault.at == s.name
+      or #specs < 8 or whole[c.words] or fault and fault.at == s.name
     if given and not set and (s.name == "o.preset" or s.name == "o.type") then
       first[#first + 1] = html('<input type="hidden" name="{n}" value="{v}">', { n = s.name, v = form[s.name] })
     elseif main and not (set and s.name:find("^o")) or set and s.name:find("^[aft]") then
@@ -398,14 +455,14 @@ function M.show(desk, c, form, fault)
 ]], {
     warn = fault and html('<div class="warn" role="alert"><strong>{m}</strong>{h}</div>',
       { m = fault.message, h = fault.hint and "\n" .. fault.hint or "" }),
-    about = made or html("<p>{t}</p>", { t = prose(help and help:gsub("\n", " ") or sentence(c.summary)) }), method = type_missing and "get" or "post",
+    about = made or html("<p>{t}</p>", { t = prose(abouts[c.words] or help and help:gsub("\n", " ") or sentence(c.summary)) }), method = type_missing and "get" or "post",
     base = desk.base, at = at, csrf = not type_missing and desk.csrf(at), first = first,
     seen = seen and html('<input type="hidden" name="seen" value="{s}">', { s = seen }),
     rest = rest[1] and html("<details{open}><summary>More</summary>{rest}</details>",
       { rest = rest, open = set and html " open" }),
     class = ends[verb] and "end" or "go",
     word = type_missing and "Go on" or preset and "Connect" or acts[verb] or M.verbs[verb] or "Do it",
-    back = lists[c.words:match("^%S+")] or "" }), line = usage(c, form, preset and pol) }
+    back = not c.words:find(" add$") and shown_at(c.words:match("^%S+"), form.a1) or c.words:find("^domain") and shown_at("domain", form.a1) or lists[c.words:match("^%S+")] or "" }), line = usage(c, form, preset and pol) }
 end
 
 --- How long ago, with the moment behind it.
@@ -433,6 +490,7 @@ function M.under(family) return lists[family] or "" end
 
 --- A value in words: lists with commas, members as NAME: VALUE. What would show a text otherwise than it is, as \xNN.
 function M.said(v)
+  if type(v) == "boolean" then return v and "yes" or "no" end
   if type(v) ~= "table" then return v == nil and "" or (tostring(v):gsub("[^\n]+", page.visible)) end
   local out, keys = {}, {}
   for k in pairs(v) do keys[#keys + 1] = k end
@@ -440,18 +498,29 @@ function M.said(v)
     if type(a) == type(b) then return a < b end
     return type(a) == "number"
   end)
-  for i, k in ipairs(keys) do
+  for _, k in ipairs(keys) do
     local text = M.said(v[k])
-    out[i] = type(k) == "number" and text or ("%s: %s"):format(k, text)
+    if text ~= "" then out[#out + 1] = type(k) == "number" and text or ("%s: %s"):format(k, text) end
   end
   return table.concat(out, #v > 0 and type(v[1]) == "table" and "; " or ", ")
 end
+
+-- What members are called whose names say too little.
+local member_words = { created = "made", created_at = "made", expires_at = "ends", used_at = "last used", ends_at = "ends", asked_at = "asked", saved_at = "kept",
+  paths = "below these paths", addresses = "may resolve to", seal_hosts = "sealed texts open at", plain_http = "without TLS too", env = "placeholders in",
+  placeholder = "placeholder's shape", rows = "put in a placeholder's place", mint = "calls that make secrets", scrub = "looked for in answers", ca = "roots",
+  answer_timeout = "answers within", idle_timeout = "may be silent for", upstream_http = "HTTP version", split = "of its document", secrets = "secrets, which are not shown",
+  from = "comes from", ttl = "kept for", demo = "of the first try", variables_off = "disabled variables", requests = "requests at once", uid = "users of this machine",
+  totp = "authenticator app", approve = "may answer what agents ask", operator = "may use this page", domains = "hosts without a credential", read = "tools that only read", url = "URL",
+  redirect_uris = "answers may go to", mcp = "MCP server", claude_code = "Claude Code", first_ms = "ms to the first byte", ms = "ms in all", up = "bytes sent", down = "bytes got",
+  by = "who", request = "id", stripped = "taken off", client_id = "client's id", taken_off = "taken off", all = "every scope", id = "id", exceptions = "not asked about" }
+local spans = { answer_timeout = true, idle_timeout = true, ttl = true }
 
 -- What an answer holds, as a list of names and values; moments as they are.
 function M.members(value)
   local rows, keys = {}, {}
   for k in pairs(value) do keys[#keys + 1] = k end
-  local rank = { name = 1, time = 1, id = 2, type = 3, state = 4, decision = 4, hosts = 5, bundles = 6 }
+  local rank = { name = 1, time = 1, id = 2, type = 3, state = 4, account = 4, decision = 4, hosts = 5, bundles = 6 }
   table.sort(keys, function(a, b)
     local x, y = rank[a] or 9, rank[b] or 9
     if x ~= y then return x < y end
@@ -459,11 +528,11 @@ function M.members(value)
   end)
   for _, k in ipairs(keys) do
     local v = value[k]
-    local shown = type(v) == "string" and M.moment(v) or M.said(v)
+    local shown = type(v) == "string" and M.moment(v) or spans[k] and type(v) == "number" and records.span(v) or M.said(v)
     if shown ~= "" then rows[#rows + 1] = html("<dt>{k}</dt><dd>{v}</dd>",
-      { k = tostring(k):gsub("_", " "), v = shown }) end
+      { k = (member_words[k] or tostring(k):gsub("_", " ")):gsub("^%l", string.upper), v = shown }) end
   end
-  return html("<dl>{rows}</dl>", { rows = rows })
+  return rows[1] and html("<dl>{rows}</dl>", { rows = rows })
 end
 
 --- What a command answered, kept to be shown once: the address. back: the page to go on to, where it is not that of the command's family.
@@ -497,6 +566,9 @@ local function account_button(desk, kept, value)
     { base = desk.base, n = value.name })
 end
 
+-- What of an answer its words do not say: the members by name, of a command.
+local said_beside = { ["client add"] = { "id" }, ["credential test"] = { "url", "set", "token_expires_at", "hint", "disabled" } }
+
 function M.done(desk, id)
   local kept = desk.kept[id]
   desk.kept[id] = nil
@@ -506,17 +578,18 @@ function M.done(desk, id)
   local value = type(kept.got.value) == "table" and #kept.got.value == 0 and kept.got.value or nil
   local once = value and (value.token or value.secret or value.link)
   if type(once) ~= "string" then once = nil end
-  if once then value.token, value.secret, value.link = nil, nil, nil end
+  local beside, at = {}, not kept.back and value and shown_at(kept.words:match("^%S+"), value.name or value.id) or nil
+  for _, k in ipairs(value and said_beside[kept.words] or {}) do beside[k] = value[k] end
   return { title = "Done", line = kept.line, body = html([[
-{once}{verdict}{record}{notes}{account}{value}<p class="row"><a class="button go" href="{base}{back}">Go on</a></p>]], {
+{once}{verdict}{record}{notes}{value}{account}<p class="row"><a class="button go" href="{base}{back}">Go on</a></p>]], {
     verdict = value and kept.words == "credential test" and value.verdict and html('<p class="{c}" role="status"><strong>{s}</strong> {v}</p>',
       { c = value.status and value.status < 400 and "note" or "warn", s = value.status or value.error or "", v = value.verdict }),
     record = value and kept.words == "credential test" and value.request
       and html('<p><a href="{base}record?id={i}">The record of that request</a></p>', { base = desk.base, i = value.request }),
     account = account_button(desk, kept, value), once = once
       and html('<div class="note" role="status"><strong>Shown this once:</strong> <code>{t}</code></div>', { t = once }),
-    notes = notes ~= "" and html('<p class="note" role="status">{n}</p>', { n = notes }), value = value and not kept.words:find("^proposal") and M.members(value),
-    base = desk.base, back = kept.back or lists[kept.words:match("^%S+")] or "" }) }
+    notes = notes ~= "" and html('<p class="note" role="status">{n}</p>', { n = notes }), value = M.members(beside),
+    base = desk.base, back = kept.back or at or lists[kept.words:match("^%S+")] or "" }) }
 end
 
 -- What says where secrets go is changed on the command line: why not | nil

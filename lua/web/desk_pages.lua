@@ -12,6 +12,7 @@ local LOOK = 5000               -- newest records among which one is looked up
 local LATELY = 5                -- records beside a credential or an agent
 local AGENTS = 20               -- that a credential's page asks about
 local SUGGESTED = 10            -- refused hosts
+local ROWS = 1000               -- of a list
 local CONSENT = 600             -- s for a person at the provider's page, as `connect` has
 local SOURCE_MAX = 256 << 10
 local SPARE_LINES = 200         -- numbers behind a policy's last line, for what is typed
@@ -35,12 +36,12 @@ end
 -- A list of rows as a table; a cell is a text or a piece. A column without a title has one for those who hear the page. On a narrow
 -- screen a row is a block, and each cell says by data-t what it is.
 local function grid(titles, rows, numbers)
-  local head, body = {}, {}
+  local head, body, more = {}, {}, #rows - ROWS
   for i, t in ipairs(titles) do head[i] = html('<th scope="col"{n}>{t}</th>',
     { t = t ~= "" and t or html '<span class="skip">More</span>',
     n = numbers and numbers[i] and html ' class="n"' }) end
-  for i, row in ipairs(rows) do
-    local cells = {}
+  for i = 1, math.min(#rows, ROWS) do
+    local row, cells = rows[i], {}
     for j = 1, #titles do
       local v = row[j]
       cells[j] = html("<td{n}{t}>{v}</td>", { v = v == nil and "" or v, n = numbers and numbers[j] and html ' class="n"',
@@ -49,7 +50,8 @@ local function grid(titles, rows, numbers)
     body[i] = html("<tr>{cells}</tr>", { cells = cells })
   end
   return html('<div class="wide" tabindex="0" role="region" aria-label="{about}"><table>'
-    .. "<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>", { head = head, body = body,
+    .. "<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{more}", { head = head, body = body,
+    more = more > 0 and html("<p>And {n} more, which the command line lists.</p>", { n = more }),
     about = table.concat(titles, " "):match("^%s*(.-)%s*$") .. ", a table" })
 end
 
@@ -75,6 +77,12 @@ local ago = forms.ago
 
 local function wrong(got)
   return html('<p class="warn" role="alert">{m}</p>', { m = got.error and got.error.message or "This cannot be read now." })
+end
+
+-- What is wrong with a credential, in words; where signing in mends it, with the way there.
+local function trouble(desk, name, why)
+  local said = why:match("^(.-):? sallyport connect ")
+  return said and html("{w}: {l}", { w = said, l = link(desk, "account/" .. name, nil, said == "not connected" and "connect it" or "sign in to the account") }) or why
 end
 
 -- ---- records -------------------------------------------------------------------------------------
@@ -138,18 +146,18 @@ local function chart(desk)
     return html("<p>No request came in the last day. {agent} and paste what {env} prints into its shell.</p>",
       { agent = link(desk, "do/agent/add", nil, "Add an agent"), env = html "<code>sallyport env</code>" })
   end
-  return html([[<p><i class="ok"></i> {sent} requests went out in the last day, <i class="no"></i> {refused} were refused.</p>
-<svg viewBox="0 0 480 101" role="img" aria-label="Requests by hour of the last day: {sent} went out, {refused} were refused"><rect class="base" y="100" width="480" height="1"/>{bars}</svg>
+  return html([[<p><i class="ok"></i> {many} went out in the last day, <i class="no"></i> {refused} {was} refused.</p>
+<svg viewBox="0 0 480 101" role="img" aria-label="Requests by hour of the last day: {sent} went out, {refused} {was} refused"><rect class="base" y="100" width="480" height="1"/>{bars}</svg>
 <p class="ends dim"><span>{from}</span><span>now</span></p>
 <details><summary>As a table</summary>{rows}</details>]],
-    { sent = sent, refused = refused, bars = bars, from = ("%02d:00 UTC"):format(first % 24),
+    { sent = sent, many = several(sent, "request"), refused = refused, was = refused == 1 and "was" or "were", bars = bars, from = ("%02d:00 UTC"):format(first % 24),
     rows = grid({ "Hour (UTC)", "Went out", "Refused" }, rows, { false, true, true }) })
 end
 
 local function home(desk)
   local s, troubles, pending = ask(desk, "status").value or {}, {}, nil
   for _, t in ipairs(s.credentials and s.credentials.troubled or {}) do
-    troubles[#troubles + 1] = { link(desk, "credentials/" .. t.name, nil, t.name), t.why }
+    troubles[#troubles + 1] = { link(desk, "credentials/" .. t.name, nil, t.name), trouble(desk, t.name, t.why) }
   end
   for _, a in ipairs(s.agents and s.agents.ending or {}) do
     troubles[#troubles + 1] = { link(desk, "agents/" .. a.name, nil, a.name),
@@ -209,16 +217,23 @@ end
 
 local function count(v) return type(v) == "table" and #v or 0 end
 
+-- How a credential stands: what keeps it from working, else whether it is enabled.
+local function standing(desk, c)
+  local record = c.state == "enabled" and require("store").peek("credential", c.name)
+  local why = record and require("troubles").of(record, require("time").wall())
+  return why and html('<span class="bad">{w}</span>', { w = trouble(desk, c.name, why) }) or c.state
+end
+
 -- family, columns { title, member | f(item), whether it is a number }, what stands there where it is empty, verbs of one item.
 local lists = {
-  credentials = { "credential", { { "Type", "type" }, { "Hosts", "hosts" }, { "Bundles", "bundles" }, { "State", "state" } },
+  credentials = { "credential", { { "Type", "type" }, { "Hosts", "hosts" }, { "Bundles", "bundles" }, { "State", function(c, _, desk) return standing(desk, c) end } },
     "There is none yet: connect an app, and its key never leaves this box again.",
       { "set", "test", "enable", "disable", "remove" }, { "connect", "Connect an app" } },
   agents = { "agent", { { "Bundles", "bundles" }, { "State", "state" }, { "Tokens", function(a) return count(a.tokens) end, true },
     { "Ends", function(a) return ago(a.expires_at) end } },
     "There is none yet: an agent is whoever may send requests here.", { "set", "rotate", "enable", "disable", "revoke", "remove" },
       { "do/agent/add", "Add an agent" } },
-  bundles = { "bundle", { { "State", "state" }, { "Credentials", "credentials" }, { "Agents", "agents" }, { "Hosts", "domains" } }, "",
+  bundles = { "bundle", { { "State", "state" }, { "Credentials", "credentials" }, { "Agents", "agents" }, { "Tenants", "tenants" }, { "Hosts", "domains" } }, "",
     { "attach", "detach", "set", "enable", "disable", "remove" }, { "do/bundle/add", "Add a bundle" } },
   rules = { "rule", { { "Type", "type" }, { "Counted", function(r, counted) return counted[r.name] or "" end },
     { "State", "state" }, { "Bundle", "bundle" }, { "Place", "place", true } },
@@ -228,16 +243,16 @@ local lists = {
     function(u) return forms.said(u.tenants) end }, { "May", function(u)
       return (u.operator and "operate" or "") .. (u.operator and u.approve and ", " or "") .. (u.approve and "approve" or "") end } }, "Nobody signs in at the door yet.",
     { "set", "disable", "remove" }, { "do/user/add", "Add a person" } },
-  tenants = { "tenant", { { "State", "state" }, { "Bundles", "bundles" } }, "There is none yet: a connection acts as one.",
-    { "remove" }, { "do/tenant/add", "Add a tenant" } },
+  tenants = { "tenant", { { "State", "state" }, { "Bundles", "bundles" } }, "There is none yet: a connection acts as one, with its bundles.",
+    { "set", "remove" }, { "do/tenant/add", "Add a tenant" } },
   gateways = { "gateway", { { "Published at", "address" }, { "Server", "url" }, { "Credential", "credential" } },
     "No MCP server is published yet.", { "scope", "remove" }, { "do/gateway/add", "Publish a server" } },
   connections = { "connection", { { "Who", "user" }, { "Program", "client" }, { "Tenant", "tenant" }, { "Gateway", "gateway" },
-    { "Used", function(c) return ago(c.used_at) end } }, "Nothing is connected.", { "revoke" } },
+    { "Used", function(c) return ago(c.used_at) end } }, "Nothing is connected yet: a program is, once somebody signed in there with a gateway's address.", { "revoke" } },
   keys = { "key", { { "State", "state" }, { "Tenant", "tenant" }, { "Role", "role" },
-    { "Ends", function(k) return ago(k.expires_at) end } }, "There is none.", { "revoke" }, { "do/key/add", "Add a key" } },
+    { "Ends", function(k) return ago(k.expires_at) end } }, "There is none yet: a key is for programs that cannot sign in.", { "revoke" }, { "do/key/add", "Add a key" } },
   roles = { "role", { { "Scopes", function(r) return r.all and "all" or r.scopes end } }, "", { "remove" }, { "do/role/add", "Add a role" } },
-  clients = { "client", { { "Source", "source" }, { "Id", "id" } }, "There is none.", { "remove" },
+  clients = { "client", { { "Program", "name" }, { "Source", "source" } }, "There is none yet: most programs register by themselves when somebody connects them.", { "remove" },
     { "do/client/add", "Add a client" } },
   proposals = { "proposal", { { "State", "state" }, { "Agent", "agent" }, { "Hosts", function(p) return joined(p.services) end },
     { "Ends", function(p) return ago(p.expires_at) end } },
@@ -248,7 +263,10 @@ local lists = {
     "Nothing waits for a person. A rule that asks holds a request until somebody answers here, or by `sallyport approval allow`.", {} },
 }
 
-local function name_of(item) return item.name or item.id end
+local function name_of(item, key) return key ~= "clients" and item.name or item.id end       -- a client's name is its own word
+
+--- Whether there is a page of this list, and of each item.
+function M.listed(key) return lists[key] ~= nil end
 
 local fullest     -- desk -> { [rule's name] = its fullest counter in words }
 
@@ -260,9 +278,9 @@ local function list_of(desk, key)
   local titles, rows, numbers, counted = { "Name" }, {}, {}, key == "rules" and got.value[1] and fullest(desk) or nil
   for i, c in ipairs(l[2]) do titles[i + 1], numbers[i + 1] = c[1], c[3] end
   for i, item in ipairs(got.value) do
-    local row = { link(desk, key .. "/" .. name_of(item), nil, name_of(item)) }
+    local row = { link(desk, key .. "/" .. name_of(item, key), nil, name_of(item, key)) }
     for _, c in ipairs(l[2]) do
-      local v = type(c[2]) == "function" and c[2](item, counted) or type(c[2]) == "string" and item[c[2]] or ""
+      local v = type(c[2]) == "function" and c[2](item, counted, desk) or type(c[2]) == "string" and item[c[2]] or ""
       row[#row + 1] = getmetatable(v) and getmetatable(v).__name == "html" and v or joined(v)
     end
     rows[i] = row
@@ -274,15 +292,15 @@ end
 local function titled(key) return key:gsub("^%l", string.upper) end
 
 -- How a credential is: what keeps it from working, when it was last used, and when its token ends and is made anew.
-local function health(c, last)
+local function health(desk, c, last)
   local t, rows = c.token, {}
   local function row(name, value) rows[#rows + 1] = value and html("<dt>{n}</dt><dd>{v}</dd>", { n = name, v = value }) end
   local record = require("store").peek("credential", c.name)
   local why = record and c.state == "enabled" and require("troubles").of(record, require("time").wall())
-  row("So", why and html('<strong class="bad">{w}</strong>', { w = why }) or c.state == "enabled" and html '<span class="good">Nothing is known to be wrong.</span>'
+  row("So", why and html('<strong class="bad">{w}</strong>', { w = trouble(desk, c.name, why) }) or c.state == "enabled" and html '<span class="good">Nothing is known to be wrong.</span>'
     or "It is disabled: no request carries it.")
   row("Last used", last and html("{t}, {s}", { t = forms.moment(last.time), s = last.status or last.error or "no answer" }) or "not in the log")
-  row("Last error", t and t.last_error and html("{e}{w} {t}", { e = t.last_error, w = t.error_detail and " (" .. t.error_detail .. ")", t = forms.moment(t.last_error_at or "") })
+  row("Last error", t and t.last_error and html("{e} {t}", { e = require("token").sentence(t.last_error, t.error_detail), t = forms.moment(t.last_error_at or "") })
     or c.refused and html("{h} answered 401 {t}", { h = c.refused.host, t = forms.moment(c.refused.at) }))
   row("Token", t and (t.valid and t.expires_at and html("ends {t}", { t = forms.moment(t.expires_at) }) or not t.valid and "none that is valid now" or nil))
   row("Next refresh", t and t.refresh_at and html("by the first request after {t}", { t = forms.moment(t.refresh_at) }))
@@ -302,7 +320,8 @@ local function for_whom(desk, c, url)
       more = more + 1
     elseif bundle then
       local d = is_url and ask(desk, "explain", "--agent=" .. a.name, "GET", url).value
-      local says = a.state ~= "active" and a.state or not d and "" or d.credential == c.name and d.decision == "allow" and html '<span class="good">goes out with it</span>'
+      local says = a.state ~= "active" and a.state or not d and "" or d.credential == c.name and d.decision == "allow" and d.message and html('<span class="bad">{m}</span>', { m = d.message })
+        or d.credential == c.name and d.decision == "allow" and html '<span class="good">goes out with it</span>'
         or d.decision == "allow" and html("goes out with {w}", { w = d.credential or "no credential" }) or html('<span class="bad">{m}</span>', { m = d.message or d.code or "that is no address" })
       rows[#rows + 1] = { link(desk, "agents/" .. a.name, nil, a.name), bundle, says,
         is_url and link(desk, "explain", { { "agent", a.name }, { "method", "GET" }, { "url", url } }, "Why") }
@@ -356,6 +375,13 @@ function fullest(desk)
   return out
 end
 
+local function is_builtin(role)
+  for _, name in ipairs(require("web.access").builtin_roles) do
+    if name == role then return true end
+  end
+  return false
+end
+
 local function item_page(desk, key, name, query)
   local l = lists[key]
   local shown
@@ -363,15 +389,15 @@ local function item_page(desk, key, name, query)
     shown = ask(desk, l[1], "show", name)
   else
     for _, item in ipairs(ask(desk, l[1], "list").value or {}) do
-      if name_of(item) == name then shown = { value = item } end
+      if name_of(item, key) == name then shown = { value = item } end
     end
   end
   if not shown or type(shown.value) ~= "table" or shown.error then return { status = 404, title = "Not there",
     body = wrong(shown or {}), line = { l[1], "list" } } end
   local acts, more, about = {}, false, nil
   for i, verb in ipairs(l[4]) do
-    local state = shown.value.state
-    local idle = verb == "enable" and state ~= "disabled" or verb == "disable" and (state == "disabled" or state == "revoked")
+    local state, fixed = shown.value.state, verb == "remove" and (key == "bundles" and name == "default" or key == "roles" and is_builtin(name))
+    local idle = fixed or verb == "enable" and state ~= "disabled" or verb == "disable" and (state == "disabled" or state == "revoked")
     if commands.find(l[1] .. " " .. verb) and not idle then acts[#acts + 1] = link(desk, ("do/%s/%s"):format(l[1], verb), { { "a1", name } },
       verb == "set" and "Change" or titled(verb), i == 1 and key ~= "agents" and "button go" or "button") end
   end
@@ -398,13 +424,15 @@ local function item_page(desk, key, name, query)
       shown.value.tokens = nil
       about = html("<h2>Tokens</h2>{t}", { t = tokens[1] and grid({ "Label", "Made", "Ends" }, tokens) or html "<p>None: rotate makes one.</p>" })
     end
-    if key == "credentials" and commands.signs_in(shown.value.type) then table.insert(acts, 1,
-      link(desk, "account/" .. name, nil, "Sign in to the account", "button go")) end
+    if key == "credentials" and commands.signs_in(shown.value.type) then
+      table.insert(acts, 1, link(desk, "account/" .. name, nil, "Sign in to the account", "button go"))
+      if shown.value.token then acts[#acts + 1] = link(desk, "do/disconnect", { { "a1", name } }, "Disconnect", "button") end
+    end
     local lately, got = records_of(desk, { "log", "--kind=request", ("--%s=%s"):format(l[1], name), "--newest=" .. LATELY })
     if key == "credentials" then
       local c, test = shown.value, require "cli.credential_test"
       local url = query.url or (c.hosts[1] and not test.open_host(c.hosts[1]) and test.root_url(c)) or ""
-      about = html("{h}{w}", { h = health(c, require("json").decode(got.value[#got.value] or "")), w = for_whom(desk, c, url) })
+      about = html("{h}{w}", { h = health(desk, c, require("json").decode(got.value[#got.value] or "")), w = for_whom(desk, c, url) })
       c.token, c.refused, c.client_cert = nil, nil, nil
     end
     more = html("{a}<h2>Lately</h2>{r}{l}", { a = about, r = lately or html "<p>No request of it is in the log.</p>", l = buttons { link(desk, "log", { { l[1], name } },
@@ -423,7 +451,7 @@ local function holders(desk)
   local out = {}
   for _, kind in ipairs { "bundle", "agent", "tenant" } do
     for _, x in ipairs(ask(desk, kind, "list").value or {}) do
-      if kind ~= "agent" or x.state ~= "revoked" then out[#out + 1] = { kind, x.name, set = x.variables or {}, off = x.variables_off or {}, bundles = x.bundles } end
+      if x.state ~= "revoked" and x.state ~= "damaged" then out[#out + 1] = { kind, x.name, set = x.variables or {}, off = x.variables_off or {}, bundles = x.bundles } end
     end
   end
   return out
@@ -444,7 +472,7 @@ local function variables(desk, query, form)
     elseif good and form.was ~= (is.set[variable] or is.off[variable] or "") then
       why = ("Somebody changed it since you opened the page: it is %q now."):format(is.set[variable] or is.off[variable] or "")
     elseif good then
-      local args = { kind == "bundle" and "bundle" or "agent", "set", name, form.switch and ("--%s-variable=%s"):format(form.switch == "enable" and "enable" or "disable", variable)
+      local args = { kind, "set", name, form.switch and ("--%s-variable=%s"):format(form.switch == "enable" and "enable" or "disable", variable)
         or ("%s=%s"):format(variable, form.remove and "" or value) }
       local got = ask(desk, table.unpack(args))
       if not got.error then return { see = forms.keep(desk, commands.find(args[1] .. " set"), args, got, "variables") } end
@@ -533,7 +561,7 @@ local function settings(desk, query, form)
       .. '<input type="hidden" name="name" value="{n}"><input name="value" value="{v}" aria-label="{n}"><button>Set</button></form>',
       { base = desk.base, csrf = desk.csrf "settings", n = s.name, v = kept.set and value or "" })
     rows[i] = { html("<strong>{n}</strong><br><small>{h}</small>", { n = s.name, h = s.help }),
-      html("{v}{d}", { v = value, d = not kept.set and html " <small>default</small>" or false }),
+      html("{v}{d}", { v = value, d = not kept.set and html(" <small>{t}</small>", { t = value == "" and "not set" or "default" }) or false }),
       commands.SETTINGS[s.name] and box or html("<small>sallyport set {n}</small>", { n = s.name }) }
   end
   return { title = "Settings", line = { "set" }, body = html("{note}<p>An empty field brings the default back. {messages}.</p>{rows}",
@@ -694,15 +722,20 @@ local function allow(desk, query)
 end
 
 -- What `explain` answered.
-local function decision(got)
-  local d, why = got.value, {}
+local decided = { allow = "It would go out.", deny = "It would be refused.", ask = "A person would be asked." }
+local function decision(desk, got)
+  local d, why, rules = got.value, {}, {}
   if got.error or type(d) ~= "table" then return wrong(got) end
   for i, c in ipairs(d.considered or {}) do why[i] = { ("%s %s"):format(c.kind, c.name), c.bundle or "",
-    c.why or html '<strong class="good">decides</strong>' } end
-  d.considered = nil
-  return html('<p class="{c}"><strong>{d}</strong> {m}</p>{members}{why}', { c = d.decision == "deny" and "bad" or d.decision == "ask" and "warn" or "good",
-    d = d.decision, m = d.message or "", members = forms.members(d),
-      why = why[1] and html("<h2>What was looked at</h2>{g}", { g = grid({ "What", "Bundle", "Why not" }, why) }) })
+    c.why or html '<strong class="good">it decides</strong>' } end
+  for i, r in ipairs(d.rules or {}) do rules[i] = { link(desk, "rules/" .. r.name, nil, r.name), r.type, r.says } end
+  local said, message = decided[d.decision], d.message and d.message:gsub("^%l", string.upper) .. "."
+  local class = d.decision == "deny" and "bad" or (d.decision == "ask" or message) and "warn" or "good"
+  d.considered, d.rules, d.decision, d.message, d.method, d.url, d.agent = nil, nil, nil, nil, nil, nil, nil
+  d.address = d.address and d.address:gsub(" %(%-%-resolve looks%)", "")
+  return html('<p class="{c}"><strong>{d}</strong> {m}</p>{members}{rules}{why}', { c = class, d = said, m = message, members = forms.members(d),
+      rules = rules[1] and html("<h2>What rules say</h2>{g}", { g = grid({ "Rule", "Type", "Says" }, rules) }),
+      why = why[1] and html("<h2>What was looked at</h2>{g}", { g = grid({ "What", "Bundle", "What of it" }, why) }) })
 end
 
 -- more: { headers = lines, body = text } of a form | nil
@@ -715,7 +748,7 @@ local function explained(desk, agent, method, url, more)
   if body ~= "" then args[#args + 1] = "--body=" .. body end
   args[#args + 1], args[#args + 2] = method, url
   local got = ask(desk, table.unpack(args))
-  return decision(got), not got.error and args or nil
+  return decision(desk, got), not got.error and args or nil
 end
 
 local function record(desk, query)
@@ -725,8 +758,12 @@ local function record(desk, query)
       local url = r.host and ("%s://%s%s%s"):format(r.scheme or "https", r.host, r.port and r.port ~= 443 and ":" .. r.port or "",
         r.path or "/")
       local now, args = nil, nil
-      if url and r.method then now, args = explained(desk, r.agent or "", r.method, url) end
-      return { title = r.kind == "change" and "A change" or "A request", line = args or { "log", "--json" }, body = html("{m}{allow}{e}", { m = forms.members(r),
+      if url and r.method and not require("cli.log_summary").stayed(r) then now, args = explained(desk, r.agent or "", r.method, url) end
+      local rows = {}
+      for i, c in ipairs(r.changes or {}) do rows[i] = { c.record, c.did, joined(c.members) or "" } end
+      r.changes = nil
+      return { title = r.kind == "change" and "A change" or "A request", line = args or { "log", "--json" }, body = html("{m}{c}{allow}{e}", { m = forms.members(r),
+        c = rows[1] and grid({ "Record", "Was", "Members" }, rows),
         allow = r.reason == "host_not_allowed" and buttons { link(desk, "allow",
           { { "host", r.host }, { "agent", r.agent or "" } }, "Allow this", "button go") },
         e = now and html("<h2>What would happen to it now</h2>{e}", { e = now }) }) }
@@ -812,7 +849,7 @@ local function try(desk, name, source, form)
   if did.error or type(v) ~= "table" then return nil, did.error and did.error.message .. "\n" .. (did.error.hint or "") or "it cannot be tried" end
   local judged = v.considered ~= nil
   if judged then
-    said = decision(did)
+    said = decision(desk, did)
   elseif v.counted then
     local counted = {}
     for i, c in ipairs(v.counted) do counted[i] = { c.key, c.window, c.n } end

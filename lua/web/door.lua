@@ -132,23 +132,32 @@ function M.still(info)
   return not again or again { connection = info.token, tenant = info.agent, asked = require("json").decode("{" .. info.mcp:sub(2) .. "}") } ~= nil
 end
 
+-- Ends a request that is no message to a gateway: an error as elsewhere or, where a person looks on, a page that says it. The record is the same.
+local function refuse(req, came, status, code, message, hint)
+  if not (came.accept or ""):find("text/html", 1, true) then return req:fail(status, code, message, hint, { close = true }) end
+  local out = require("web.page").says(status, "This request cannot go on", (message:gsub("^%l", string.upper)) .. ". Go back, and try again.")
+  out.headers[#out.headers + 1] = { "X-Sallyport-Error", code }
+  req:respond(status, out.headers, req.method == "HEAD" and "" or out.body)
+  req:log { decision = "deny", reason = code, error = code }      -- last: what is answered counts as allowed
+end
+
 --- pipeline.request for a request of form "door".
 function M.answer(self, req)
   local settings = self.config.settings
   local public = settings.public_url
   local came, peer = req:came()
-  if not public then return req:fail(503, "injection_unavailable", "this door has no public-url") end
+  if not public then return refuse(req, came, 503, "injection_unavailable", "this door has no public-url") end
   if not hosts_of(public)[(came.host or ""):lower()] then
-    return req:fail(421, "misdirected", "Host is not this door's", "a reverse proxy passes on the Host that it was asked for")
+    return refuse(req, came, 421, "misdirected", "Host is not this door's", "a reverse proxy passes on the Host that it was asked for")
   end
   local origin, path = came.origin, req.path
   if not M.origin_ok(origin, came["sec-fetch-site"], settings) then
-    return req:fail(403, "origin_refused", "pages of this origin may not ask here", "", { close = true })
+    return refuse(req, came, 403, "origin_refused", "pages of this origin may not ask here")
   end
   local fields = cors(origin, path)
   if req.method == "OPTIONS" then return preflight(req, fields) end
   local forwards = path:find("^/mcp/") ~= nil
-  local body = not forwards and body_of.read(self, req, FORM_MAX)
+  local body = not forwards and body_of.read(self, req, FORM_MAX, function(...) refuse(req, came, ...) end)
   if not forwards and not body then return end
   local key = forwards and known_key(came.authorization)
   local before = known(self, key, path)

@@ -26,6 +26,18 @@ local routes = {
   ["/connections"] = { GET = people "connections", POST = people "disconnect" },
 }
 
+-- What a program reads, or, where a person looks on, a page that says it.
+local function nothing(q, status, out, title, text)
+  if not (q.header "accept" or ""):find("text/html", 1, true) then return out end
+  local shown = page.says(status, title, text)
+  for _, f in ipairs(out.headers) do
+    if f[1] == "Allow" then shown.headers[#shown.headers + 1] = f end
+  end
+  return shown
+end
+
+local function absent(q) return nothing(q, 404, page.json(404, { error = "not_found" }), "Nothing here", "There is nothing at this address. What you are connected with is at /connections.") end
+
 --- q -> { status, headers, body } | { forward }: lua/web/door.lua has what q is. Yields.
 function M.handle(q)
   local access = require "web.access"
@@ -37,9 +49,12 @@ function M.handle(q)
   name = name and (name == "" and "" or name:match("^/mcp/([^/]+)$"))
   local one = q.path:find("^/approvals/") and function(p) return require("web.approving").one(p) end
   local route = one and { GET = one, POST = one } or name and { GET = function() return require("web.oauth").resource(name) end } or routes[q.path]
-  if not route then return page.json(404, { error = "not_found" }) end
+  if not route then return absent(q) end
   local f = route[q.method == "HEAD" and "GET" or q.method]
-  if not f then return page.allow(route.GET and route.POST and "GET, HEAD, POST" or route.GET and "GET, HEAD" or "POST") end
+  if not f then
+    return nothing(q, 405, page.allow(route.GET and route.POST and "GET, HEAD, POST" or route.GET and "GET, HEAD" or "POST"), "Not this way",
+      "This address takes other requests than this one. Go back, and try again from the page before.")
+  end
   return f(q)
 end
 

@@ -213,6 +213,16 @@ def test_reader(t):
     for path in ("/discover", "/ca.pem"):
         assert ask(f"GET {path} HTTP/1.1\r\n{h}Authorization: Bearer sp_agt_x\r\n\r\n") == 404, path
     assert ask(f"POST /oauth/token HTTP/1.1\r\n{h}Content-Length: 70000\r\n\r\n") == 413
+    # where a person looks on, a fault is a page; a program reads JSON
+    large = s.dir / "large"
+    large.write_text("a=" + "x" * 70000)
+    for status, path, *more in ((404, "/nowhere"), (404, "/connections/x"), (405, "/login", "-X", "DELETE"), (405, "/logout"), (413, "/login", "-H", "Expect:", "--data-binary", f"@{large}"),
+                                (403, "/login", "-H", "Origin: https://evil.test"), (421, "/login")):
+        for kind in ("text/html,*/*;q=0.8", "application/json"):
+            got, head, body = curl(port, path, "-H", "Host: evil.test" if status == 421 else "Host: box.test", "-H", f"Accept: {kind}", *more)
+            assert got == status and ("<h1>" in body and "text/html" in head) == kind.startswith("text"), (status, path, kind, head, body[:300])
+            assert status != 405 or re.search("^allow: (get, head, post|post)$", head, re.M), head
+            assert status in (404, 405) or re.search(r"^x-sallyport-error: \w+$", head, re.M), head
 
 
 def test_workers(t):

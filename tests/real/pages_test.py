@@ -77,6 +77,8 @@ def full(t, workers=1):
 
 
 MARKUP, HUGE, DASH, CONTROL = "<x-canary onclick=x>\"'&amp;\u202e", "A" * 5000, "--home=/", "\x01"
+# Words of ours that no page may show: one of several, and a value that is none
+BAD = re.compile(r"\b1 (requests|agents|credentials|connections|proposals|bytes)\b|Default: +\.")
 # What has pages of its own, and no form at do/…
 NO_FORM = r".* (list|show|presets|counters)$|env$|log$|set$|status$|doctor$|policy put$|webhook set$"
 
@@ -125,6 +127,7 @@ def test_every_form(t):
     script = s.dir / "page.lua"
     script.write_text('local cli, page = require "cli", require "web.commands"\nfor _, f in ipairs(cli.first_words()) do for _, c in ipairs(cli.commands_of(f)) do\n'
                       'if page.find(c.words) then print(c.words) end end end\n')
+    assert "5 requests went out in the last day, 5 were refused" in desk.get("").text, "what the proxy itself answers went nowhere"
     forms = Forms(desk, s.cli("lua", str(script)).stdout.splitlines())
     assert not forms.lacks, forms.lacks
     apart = {"policies", "settings", "variables", "environment", "proposals", "account", "connect", "log", "explain", "credentials", "messages"} - {k[0] for k in forms.found}
@@ -141,6 +144,8 @@ def test_every_form(t):
         assert desk.status in (200, 400, 404, 409), what
         assert "fault in sallyport" not in desk.page.text and SECRET not in desk.html and "<h1" in desk.html, what
         assert not any(tag == "x-canary" for tag, _ in desk.page.tags), what
+        bad = BAD.search(re.sub("<[^>]*>", " ", re.sub("(?s)<(style|script|pre|textarea|code|small|option).*?</\\1>", "", desk.html)))
+        assert not bad and not re.search("<dd>(true|false|nil|)</dd>|<dt>[^<]*_", desk.html), (bad, what)
 
     for key, (at, form) in forms.found.items():
         shown = [k for k in form["fields"] if k not in form["hidden"]]
