@@ -51,7 +51,7 @@ def moment(text):
 # input, follow, start programs, or put another store in this one's place.
 ONE_BY_ONE = ("agent", "bundle", "ca", "client", "connection", "credential", "doctor", "domain", "env", "explain", "gateway", "init", "key",
               "log", "policy", "role", "rule", "set", "status", "tenant", "user")
-ALONE = ("-", "edit", "--follow", "--helpers")
+ALONE = ("-", "edit", "replay", "--follow", "--helpers")      # replay leaves its drafts in force
 
 
 class Commands:
