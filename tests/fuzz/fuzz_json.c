@@ -85,7 +85,7 @@ fuzz_reader(struct slice in)
 
 /* What an MCP server answers loses tools, and is JSON before and after; nothing more is to be lost then. */
 static void
-fuzz_lists(struct slice in, bool ok)
+fuzz_edit(struct slice in, bool ok)
 {
 	static char rows[] = "+get_*\0=-";
 	static const struct mcp m = {.rest = {true, true, true, true}, .limits = {true}, .rows = {.p = rows, .n = sizeof rows}};
@@ -170,7 +170,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
 	if (n != 0)
 		memcpy(copy, data, n);
 	ok = fuzz_reader(in);
-	fuzz_lists(in, ok);
+	fuzz_edit(in, ok);
 	fuzz_expect(in, ok);
 	fuzz_decode(in, ok);
 	if (key_read(in, NULL, &info) == NULL)

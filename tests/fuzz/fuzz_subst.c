@@ -93,7 +93,7 @@ fuzz_ws(struct slice in, size_t step)
 		ok = filter_feed(f, (struct slice){in.p + at, in.n - at < step ? in.n - at : step}, false, &all);
 		text = text || w->hold || w->held.n != 0;
 	}
-	if (!ok || (!text && step == 1 && (all.n + w->head_n != in.n || memcmp(all.p != NULL ? all.p : "", in.p, all.n) != 0)))
+	if (!ok || (!text && step == 1 && (all.n + w->frame.head_n != in.n || memcmp(all.p != NULL ? all.p : "", in.p, all.n) != 0)))
 		abort();
 	buf_free(&all);
 	filter_free(f);
