@@ -12,7 +12,7 @@ import sallyport
 from handshakes_test import fails, raw, records, seen
 from h2_test import curl
 from real import wait
-from tls13_test import libraries, private, spent, workers
+from tls13_test import libraries, private, spent
 
 TOKEN = "canary-agent-tls"
 
@@ -189,7 +189,7 @@ def test_floods(t):
     """KeyUpdates are taken, a flood of them ends the connection and costs little; renegotiation is refused; nobody else is held up"""
     s, up = arrange(t)
     assert s.request().status == 200
-    pid = workers(s)[0]
+    pid = s.worker_pids()[0]
     c = Client(s, ssl.TLSVersion.TLSv1_3)
     assert c.say(GET[:20]) and all(c.update(i % 2) for i in range(10)) and c.say(GET[20:])
     got = c.hear()
@@ -213,7 +213,7 @@ def test_floods(t):
     assert c.lib.SSL_do_handshake(c.tls) != 1 or b"from upstream" not in c.hear()
     c.close()
     took, grown = spent(pid) - before, private(pid) - memory
-    assert s.request().status == 200 and pid == workers(s)[0]
+    assert s.request().status == 200 and pid == s.worker_pids()[0]
     assert "asan" in str(s.binary) or (took < 1.5 and grown < 1024), (took, grown)
 
 
@@ -222,7 +222,7 @@ def test_small_records(t):
     body = bytes(range(256)) * 1024
     s, up = arrange(t, reply={"steps": [f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n", body.decode("latin-1")]})
     assert s.request().body == body
-    pid = workers(s)[0]
+    pid = s.worker_pids()[0]
     for version in VERSIONS.values():
         c, got, most = Client(s, version, True), b"", 0
         c.say(GET)
@@ -232,14 +232,14 @@ def test_small_records(t):
             got, most = got + part, max(most, len(part))
         assert most <= 512, most
         c.close()
-    assert pid == workers(s)[0]
+    assert pid == s.worker_pids()[0]
 
 
 def test_half_message(t):
     """a client that begins a message of the handshake behind its request, and does not end it: its connection ends, and nobody else's"""
     s, up = arrange(t)
     assert s.request().status == 200
-    pid = workers(s)[0]
+    pid = s.worker_pids()[0]
     c = Client(s, ssl.TLSVersion.TLSv1_2)
     ours, theirs = socket.socketpair()
     c.lib.SSL_set_wfd(c.tls, theirs.fileno())
@@ -255,14 +255,14 @@ def test_half_message(t):
     c.sock.sendall(sent[:first + 5 + int.from_bytes(sent[first + 3:first + 5], "big")])
     assert c.hear() == b""
     c.close()
-    assert s.request().status == 200 and pid == workers(s)[0]
+    assert s.request().status == 200 and pid == s.worker_pids()[0]
 
 
 def test_garbage(t):
     """what is no handshake, or half of one, or one of a byte a second, or a huge one: ended by its own deadline or at once, and nobody else notices"""
     s, up = arrange(t)
     assert s.request().status == 200
-    pid = workers(s)[0]
+    pid = s.worker_pids()[0]
     memory = private(pid)
     for sent in (b"\x16\x03\x01\x00\x05garbage" + bytes(300), b"\x16\x03\x01\xff\xff" + b"a" * 70000, b"\x16\x03\x01\x00\x04\x01\xff\xff\xff",
                  b"\x16\x03\x03\x00\x04\x0e\x00\x00\x00", b"\x16\x03\x01\x00\x00" * 3000):
@@ -281,7 +281,7 @@ def test_garbage(t):
     for wire in slow:
         assert wire.recv(8 * sallyport.SLOW) == b"" or wire.recv(1) == b""
         wire.close()
-    assert s.request().status == 200 and pid == workers(s)[0]
+    assert s.request().status == 200 and pid == s.worker_pids()[0]
     # A handshake in pieces of one byte is one.
     wire, c = raw(s), context(s)
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
