@@ -147,7 +147,7 @@ def programs(words=()):
     out.append(Program("clang wire/injection", [PYTHON, TESTS / "wire/harness.py", BUILD / "clang/sallyport",
                                                 TESTS / "wire/injection.lua"], 120))     # that compiler's build works too
     for path in sorted((TESTS / "unit").glob("*_test.c")):
-        out.append(Program(f"unit/{path.stem}", [BUILD / "unit" / path.stem], 120, env={"ASAN_OPTIONS": "detect_leaks=1"}))
+        out.append(Program(f"unit/{path.stem}", [BUILD / "unit" / path.stem], 300, env={"ASAN_OPTIONS": "detect_leaks=1"}))
     for path in sorted((TESTS / "fuzz").glob("*.c")):
         corpus = BUILD / "corpus" / path.stem
         corpus.mkdir(parents=True, exist_ok=True)
