@@ -22,7 +22,7 @@ LLVMFuzzerInitialize(int *argc, char ***argv)
 
 	(void)argc;
 	(void)argv;
-	if (!secret_init())
+	if (!secret_init() || !scrub_init())
 		abort();
 	buf_init(&s->text, 64);
 	buf_adds(&s->text, PH PH "b");
