@@ -1,7 +1,7 @@
 --- A person's word: what a rule says with ask(reason, key) is held until somebody answers (sallyport approval). Questions and
 -- answers are records of the store, so each worker sees an answer when it looks next; nothing else waits for them.
 --
--- A question's key is AGENT-ID/DIGEST: { question = its name, state = "open" | "once" | "denied", … }, of one run of the server (`boot`). An answer
+-- A question's key is AGENT-ID/DIGEST-OF-RULE-AND-REQUEST: { question = its name, state = "open" | "once" | "denied", … }, of one run of the server (`boot`). An answer
 -- for an hour or a day is AGENT-ID/+DIGEST-OF-WHAT-IT-COVERS; one for always stands in the rule (`exceptions`).
 -- "Once" is spent by the commit that removes its record, and by a counter that all workers share: a record that somebody put back
 -- on the disk is spent already. Answers for longer have no such counter: one that is put back counts until its time is over.
@@ -184,7 +184,8 @@ function M.ask(self, req, agent, bundle, name, rule, what, seen, held)
   local now, hold = self.time.now, self.config.settings.approval_wait
   local covers = M.covers(req, name, what.key)
   if M.stands(self.store, agent, rule, covers, self.time.wall()) then return nil end
-  local key = agent.id .. "/" .. M.digest(self, req, agent, name, req:view())
+  -- the rule's, too: another that asks about the same request has a question, and answers, of its own
+  local key = agent.id .. "/" .. hash(rule.name, tostring(rule.created), M.digest(self, req, agent, name, req:view()))
   local memo = memos[req] or {}
   memos[req] = memo
   local mark = rule.name .. " " .. key

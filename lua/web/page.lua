@@ -169,12 +169,12 @@ function M.saw(s)
     rows[i] = html("<dt>{n}</dt><dd>{v}</dd>", { n = h.name, v = h.hidden and html "<small>not shown: it may be a key</small>"
       or { h.value, h.cut and html "… <small>cut</small>" or "" } })
   end
-  for i, m in ipairs(s.members or {}) do read[i] = html("<dt>{n}</dt><dd>{v}</dd>", { n = m.name, v = m.values[1] and table.concat(m.values, ", ") or "none" }) end
+  for i, m in ipairs(s.members or {}) do read[i] = html("<dt>{n}</dt><dd>{v}</dd>", { n = m.name, v = require("saw").values(m) }) end
   local function more(n) return n and html("<p><strong>{n} more are not shown.</strong></p>", { n = n }) end
   return M.sparse([[
 <h2>The request, as the rule saw it</h2>{push}{read}{body}{unread}{more}<dl>{rows}</dl>{fields}]], { rows = rows, fields = more(s.more_headers), more = more(s.more),
     push = s.push and html('<pre class="any">{t}</pre>', { t = table.concat(s.push, "\n") }), read = read[1] and html("<p>Of its body it read:</p><dl>{r}</dl>", { r = read }),
-    body = s.body and M.sparse('<p>Its body:</p><pre class="any">{t}</pre>{cut}', { t = s.body, cut = s.body_cut and html "<p><strong>It goes on: this is its beginning.</strong></p>" }),
+    body = s.body and M.sparse('<p>Its body:</p><pre class="any">{t}</pre>{cut}{otherwise}', { t = s.body, otherwise = s.otherwise and html("<p><strong>Servers may read another body: {w}.</strong></p>", { w = s.otherwise }), cut = s.body_cut and html "<p><strong>It goes on: this is its beginning.</strong></p>" }),
     unread = s.unread and html("<p>Of its body it read nothing: {w}.</p>", { w = s.unread }) or not (s.body or s.members or s.push) and html "<p>It read no body.</p>" })
 end
 

@@ -176,6 +176,16 @@ def test_twice(t):
     s.cli("approval", "allow", q["id"])
     assert sorted(x.status() for x in both) == [200, 403]
     assert len([r for r in up.requests if r.method == "POST"]) == 1
+    # another rule that asks about the same request has a question of its own: an answer to one is none to the other
+    s.cli("set", "approval-wait", "1s")
+    s.cli("rule", "add", "also", "--type", "asks")
+    for rules, allowed in (({"asks"}, {"asks"}), ({"also"}, set()), ({"asks", "also"}, {"asks", "also"})):
+        assert s.request(method="POST", target="/both").get("x-sallyport-error") == "approval_timeout"
+        ids = {q["rule"]: q["id"] for q in opened(s) if q["url"].endswith("/both")}
+        assert set(ids) == rules, ids
+        for rule in allowed:
+            s.cli("approval", "allow", ids[rule])
+    assert s.request(method="POST", target="/both").status == 200 and up.requests[-1].target == "/both"
 
 
 def test_bounds(t):
@@ -292,7 +302,7 @@ def test_seen(t):
     assert saw["body"].startswith('{"text": "<x-canary>\\x1b[31m \\xe2\\x80\\xae \\xff", "more": "\nzzz') and saw["body_cut"] and "tail" not in saw["body"] and len(saw["body"]) <= 3000, saw["body"][:200]
     assert set(shown["/asks"]) == {"headers"}, shown["/asks"]
     members = shown["/members"]["members"]
-    assert [m["name"] for m in members] == ["to"] and members[0]["values"][:5] == ['"them"', '"x"\n\\xe2\\x80\\xae"', "5", "null", "(an object or a list)"] and members[0]["values"][5].endswith("…") and "body" not in shown["/members"], members
+    assert [m["name"] for m in members] == ["to"] and members[0]["values"][:5] == ['"them"', '"x\\"\\x0a\\xe2\\x80\\xae"', "5", "null", "(an object or a list)"] and members[0]["values"][5].endswith("…") and "body" not in shown["/members"], members
     assert shown["/r.git/git-receive-pack"]["push"] == [f"create refs/heads/<x-canary> {old} to {new}"], shown
     people = s.cli("approval", "show", ids["/reads"]).stdout
     assert "field" in people and "(not shown: it may be a key)" in people and '| {"text"' in people and "(the body goes on)" in people and people.count("for longer") == 1, people
