@@ -1655,9 +1655,9 @@ local function discover_page_all(self, agent, out, db, prefix, row_of)
   until #page < PAGE
 end
 
---- What an agent may reach, and with what in the credentials' places. vault: the bundle that it is told of as its own.
-function M:discover(agent, vault)
-  local out = { agent = agent.name, vault = vault, services = self.json.array {}, available_credentials = self.json.array {}, allowed = self.json.array {} }
+--- What an agent may reach, and with what in the credentials' places.
+function M:discover(agent)
+  local out = { agent = agent.name, services = self.json.array {}, available_credentials = self.json.array {}, allowed = self.json.array {} }
   discover_page_all(self, agent, out, "credential", "", function(row)
     local rec = row.record
     if rec.enabled == false then return nil end
@@ -1676,18 +1676,18 @@ end
 
 -- Every record of the store is looked at for it: once until something changes, and by one request of an agent's at a
 -- time. Others would wait for a hundred of them.
-local function discover_page(self, agent, vault)
-  local time, config, name = self.time, self.config, agent.name .. " " .. (vault or "")
+local function discover_page(self, agent)
+  local time, config = self.time, self.config
   local turn = time.now() + PAGE_TURN
-  local page = self.pages:get(name)
+  local page = self.pages:get(agent.name)
   while page and page.making and page.agent == agent and time.now() < turn do
     time.sleep(PAGE_POLL)
-    page = self.pages:get(name)
+    page = self.pages:get(agent.name)
   end
   if page and page.text and page.agent == agent and page.at == config.applied then return page.text end
-  page = self.pages:put(name, { agent = agent, making = true })
+  page = self.pages:put(agent.name, { agent = agent, making = true })
   local at = config.applied
-  local text = self.json.encode(self:discover(agent, vault)) .. "\n"
+  local text = self.json.encode(self:discover(agent)) .. "\n"
   page.making, page.text, page.at = nil, text, at
   return text
 end
@@ -1738,7 +1738,9 @@ local function own_endpoint(self, req)
   if turn == false then return errors.fail(req, "too_many") end
   if turn == "waited" then return self:on_request(req, req.token) end
   if page == "proposals" then return proposals(self, req, agent, vault or agent.first) end
-  return errors.page(req, 200, "application/json", discover_page(self, agent, vault or agent.first))
+  local text = discover_page(self, agent)
+  vault = vault or agent.first      -- one page for all vaults: each of them would be made anew
+  return errors.page(req, 200, "application/json", vault and ('{"vault":%s,%s'):format(self.json.encode(vault), text:sub(2)) or text)
 end
 
 -- A redirected client was sent where a name leads; an address is no name, unless somebody wrote that address down.

@@ -1417,6 +1417,14 @@ local cases = {
     is(pages, built)
     s.credential("more")
     is(#json.decode(s.request(ask, { own = true, form = "origin" }).body).allowed, 2)
+    -- a vault that is named is told of, and the page is not made anew for each
+    s.agent("alice", { "default", "second" })
+    s.request(ask, { own = true, form = "origin" })
+    built = pages
+    for _, vault in ipairs { "default", "second" } do
+      is(json.decode(s.request(ask, { own = true, form = "origin", headers = { ["X-Vault"] = vault } }).body).vault, vault)
+    end
+    is(pages, built)
   end,
   ["/discover ends somewhere"] = function()
     local s = setting { spawn = true }
