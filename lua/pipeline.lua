@@ -966,8 +966,11 @@ local function ruled(self, req, agent, bundle, name, deadline, blind)
       if seen.found then recorder.read(req, rule, seen.found) end
       code, message, hint, options = rules.ask(rule, self.sandbox.call, shown, with)
     end
-    if code == "approval_timeout" then recorder.mark(req, "person") end
-    if code == "approval_timeout" then code, message, hint, options = ask_person(self, req, agent, bundle, name, rule, options, seen) end
+    if code == "approval_timeout" then
+      recorder.mark(req, "person")
+      shows(seen, rule, view, reader, members)      -- a person is shown what the rule was told, whatever it made of its lists since
+      code, message, hint, options = ask_person(self, req, agent, bundle, name, rule, options, seen)
+    end
     if code == "asked" then return code end
     if not code and rule.pol and rule.pol.tools and lists_tools(req, view) then
       local rows, why = rules.rows(rule, self.sandbox.call)

@@ -274,7 +274,7 @@ def test_seen(t):
     secret = API["secrets"]["token"]
     s, up = t.proxy(workers=1, credentials=[{**API, "env": "API_KEY"}], upstream=OK)
     s.cli("set", "approval-wait", "45s")
-    for name, source, path in (("asks", ASK, "/asks"), ("reads", READS, "/reads"), ("streams", STREAMS.replace('to ~= "us"', 'true').replace('"it writes to " .. to', '"it writes"'), "/members"), ("pushes", PUSHES, "/r.git")):
+    for name, source, path in (("asks", ASK, "/asks"), ("reads", READS, "/reads"), ("streams", STREAMS.replace('to ~= "us"', 'true').replace('return ask("it writes to " .. to', 'found.values.to = {} return ask("it writes"'), "/members"), ("pushes", PUSHES, "/r.git")):
         s.policy(name, source)
         s.cli("rule", "add", name, "--type", name, "--path", path)
     held = json.loads(s.cli("env", "--agent", "a", "--format", "json").stdout)["API_KEY"]
