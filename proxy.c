@@ -25471,7 +25471,7 @@ look_documents(struct job *j)
 	while (i < k->in.n && memchr(" \t\n\v\f\r", k->in.p[i], 6) != NULL)
 		i++;
 	if (i == k->in.n || memchr("[{", k->in.p[i], 2) == NULL) {      /* a form: does a pair of that name have a "{"? */
-		for (size_t at = 0; !k->answer && pct_ok(k->in) && pair_next(k->in, &at, PAIR_AMP, &pair, &raw);)
+		for (size_t at = pct_ok(k->in) ? 0 : k->in.n; !k->answer && pair_next(k->in, &at, PAIR_AMP, &pair, &raw);)
 			k->answer = slice_eq(pair_name(raw, name, sizeof name), k->name) &&
 			    subst_has(&subst_form, pair_value(pair, raw), SLICE("{"));
 		return;

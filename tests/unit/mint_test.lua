@@ -159,6 +159,7 @@ return {
       mint.find(rows, { method = "POST", host = "a", readings = function() return { "/g" } end,
         body = function() return '{"query":"{ a }","v":"' .. text:rep(1000000 // #text) end })
     end
+    assert(not require("request").documents(("a=%41&b&"):rep(100000), "query"))     -- a form
     assert(require("time").now() - from < 60000)   -- a square would be hours
   end,
   ["a GraphQL operation whose text is not in the request counts"] = function()
