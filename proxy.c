@@ -14628,7 +14628,7 @@ filter_scrub_search(struct filter_scrub *s, bool end, size_t gone)
 		    hit.at < gone ? scrub_finish(s->text.p, s->text.n, hit.at, gone) : hit.at);
 	}
 	s->begun = scrub_begun(&z);
-	s->f.cost += s->seen + (uint64_t)(s->s->debt - debt);
+	s->f.cost += (s->header != 0 ? s->text.n : s->seen) + (uint64_t)(s->s->debt - debt);
 	if (s->text.n - s->begun > SCRUB_HOLD_MAX)
 		s->begun = s->text.n;
 	s->seen = s->text.n - s->begun;
@@ -14720,10 +14720,14 @@ filter_scrub_decode(struct filter_scrub *s, bool end)
 			s->z_used = 0;
 		if (!s->over && z->total_out == 0) {
 			s->header += in.n - z->avail_in;
-		} else if (s->header != 0) {    /* it was searched; what is decoded goes on behind what was before it */
+			if (s->undecoded != 0)  /* searched as a whole: a block may have ten bits */
+				continue;
+		} else if (s->header != 0) {    /* what is decoded goes on behind what was before it */
+			if (!filter_scrub_search(s, false, 0))
+				return false;
 			s->text.n -= s->header;
 			memmove(s->text.p + s->text.n - made, s->text.p + s->text.n - made + s->header, made);
-			s->header = 0;
+			s->header = s->begun = s->seen = 0;
 		}
 		if (!filter_scrub_search(s, false, 0))
 			return false;

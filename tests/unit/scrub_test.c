@@ -655,6 +655,50 @@ test_members(void)
 	buf_free(&got);
 }
 
+/* What of a gzip body decodes to nothing: a header, and blocks of ten bits (RFC 1951 3.2.6), come in one piece and are searched
+ * once, and what is decoded behind them goes on behind what was before. Byte by byte, each search counts for the turn. */
+static void
+test_no_text(void)
+{
+	static const char value[] = "empties-0123456789-canary";
+	struct scrub *s = scrub_of(value, sizeof value - 1, "PLACEHOLDER", "");
+	struct buf member, coded, got;
+
+	buf_init(&member, 4096);
+	buf_init(&coded, 1 << 20);
+	buf_init(&got, 1 << 20);
+	for (unsigned way = 0; way < 4; way++) {
+		bool hit = way % 2 != 0, bytes = way / 2 != 0, ok;
+		struct filter *f = filter_of(s, UINT64_MAX, true, SLICE("gzip"), &tally, NULL);
+		size_t n = bytes ? 2000 : PEER_PIECE, step = bytes ? 1 : PEER_PIECE, at = 0;
+		uint64_t cost = 0;
+
+		buf_clear(&coded);
+		buf_clear(&got);
+		buf_clear(&member);
+		put_member(&coded, SLICE(""), (struct slice){value, 9});
+		put_member(&member, SLICE(""), hit ? (struct slice){value + 9, sizeof value - 10} : SLICE("canary"));
+		buf_add(&coded, member.p, 10);
+		while (coded.n < n)
+			buf_add(&coded, "\x02\x08\x20\x80", 5);       /* four blocks */
+		buf_add(&coded, member.p + 10, member.n - 10);
+		for (ok = f != NULL; ok && at < coded.n; at += step) {
+			ok = filter_feed(f, (struct slice){coded.p + at, coded.n - at < step ? coded.n - at : step}, false, &got);
+			cost += f->cost;
+			f->cost = 0;
+		}
+		ok = ok && filter_feed(f, SLICE(""), true, &got);
+		ok = hit ? !ok && f != NULL && f->fault == &filter_scrub_hit : ok && slice_eq(buf_slice(&got), buf_slice(&coded));
+		test_result(ok && (bytes ? cost > n * n / 4 : cost < 8 * PEER_PIECE), "blocks without text before a secret, and what they cost", "%u: %d, %llu, at %zu of %zu",
+		    way, ok, (unsigned long long)cost, at, coded.n);
+		filter_free(f);
+	}
+	scrub_free(s);
+	buf_free(&member);
+	buf_free(&coded);
+	buf_free(&got);
+}
+
 /* An agent that has no room for what a filter holds: the answer ends. */
 static void
 test_no_room(void)
@@ -994,6 +1038,7 @@ main(void)
 	period("a period of 100, 16 KiB", 16384, 100, false, false);
 	test_inflate_turns();
 	test_members();
+	test_no_text();
 	test_no_room();
 	test_limit();
 	test_made_later();
