@@ -19918,7 +19918,7 @@ mcp_begin(struct req *r, struct http_head *h)
 	enum scrub_way way;
 
 	if (!events && !empty && slice_eq_nocase(type, SLICE("application/json"))) {
-		r->answer.max = (size_t)most;   /* as much as it takes, where that is known */
+		r->answer.max = (most < MCP_MESSAGE_MAX ? (size_t)most : MCP_MESSAGE_MAX) + 4096;      /* what it takes, or our error in its place */
 		return coding.n == 0 && most <= MCP_MESSAGE_MAX && req_count_answer(r, (size_t)most) ? SCRUB_HELD : SCRUB_FAILS;
 	}
 	if (h->status == 101 || (!empty && coding.n != 0) || (!empty && !events && h->status < 300 && h->status != 202 &&

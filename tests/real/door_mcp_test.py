@@ -247,7 +247,7 @@ def test_answers(t):
                    (200, json_, b'{"result":{"tools":[{"name":"run\xff"}]}}'), (401, json_, "{}")):
         up.answer = answer
         status, _, text = post(box, token, LIST)
-        assert status == 502 and "create_x" not in text and "script" not in text, (answer[:2], status, text[:200])
+        assert status == 502 and "create_x" not in text and "script" not in text and json.loads(text)["request"], (answer[:2], status, text[:200])
     for answer in ((202, {"Content-Type": "text/plain"}, "Accepted"), (404, {"Content-Type": "text/html"}, page), (500, json_, '{"error":"x"}'), (405, {}, "")):
         up.answer = answer
         assert post(box, token, LIST)[0] == answer[0], answer
