@@ -6919,7 +6919,7 @@ conn_step_blind(struct conn *c)
 	r->bytes_down = r->down_flow.moved;
 	if (c->peer.failed || (r->up_flow.shut && r->down_flow.shut)) {
 		c->peer.failed |= !r->down_flow.end;    /* where the server was cut its client gets no close_notify either, */
-		return conn_close(c, c->peer.tls != NULL && r->up->peer.failed);        /* and a reset for a reset */
+		return conn_close(c, c->peer.tls != NULL && !r->down_flow.end && r->up->peer.failed);   /* and a reset for a reset */
 	}
 	return cut;
 }
