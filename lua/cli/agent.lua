@@ -28,18 +28,6 @@ local function requests(text)
   return n
 end
 
-local function bundles(given)
-  local list, seen = {}, {}
-  for _, text in ipairs(given or { "default" }) do
-    db.need("bundle", text)
-    if not seen[text] then
-      seen[text] = true
-      list[#list + 1] = text
-    end
-  end
-  return list
-end
-
 local function expiry(text, now)
   if not text or text == "never" then return nil end
   local seconds, why = records.duration(text)
@@ -115,7 +103,7 @@ local function add(args, opt, ctx)
   if not name then report.usage(why) end
   db.open(ctx)
   local now, through = require("time").wall(), doors_of(ctx, opt)
-  local plain = { name = name, bundles = bundles(opt.bundle), created = now, revoked = false,
+  local plain = { name = name, bundles = db.bundles(opt.bundle), created = now, revoked = false,
     expires_at = expiry(opt.ttl, now), requests = opt.requests and requests(opt.requests) }
   local token
   db.change(function()
@@ -199,7 +187,7 @@ local function set(args, opt, ctx)
     end
     if through then tokens.refuse_tenant(record) end
     plain = db.plain(record)
-    if opt.bundle then plain.bundles = bundles(opt.bundle) end
+    if opt.bundle then plain.bundles = db.bundles(opt.bundle) end
     if opt.ttl then plain.expires_at = expiry(opt.ttl, now) end
     plain.requests = most or plain.requests
     local ok, why = variables.change(plain, args, opt.disable_variable, opt.enable_variable)

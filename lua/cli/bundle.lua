@@ -148,7 +148,7 @@ local function move(into)
       end
       return ops
     end, ctx)
-    ctx.note(("%s %s '%s'."):format(table.concat(args, ", ", 2), into and "is in" or "is no longer in", args[1]))
+    ctx.note(("%s %s '%s'."):format(table.concat(args, ", ", 2), (args[3] and "are " or "is ") .. (into and "in" or "no longer in"), args[1]))
     if not ctx.gathers then answer(ctx, args[1]) end
     return 0
   end

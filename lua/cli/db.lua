@@ -150,6 +150,19 @@ function M.need(kind, name)
     near and ("did you mean %s?"):format(near) or k.add:format(report.clean(name)))
 end
 
+--- The bundles that were named, each once; `default` where none was.
+function M.bundles(named)
+  local list, seen = {}, {}
+  for _, name in ipairs(named or { "default" }) do
+    M.need("bundle", name)
+    if not seen[name] then
+      seen[name] = true
+      list[#list + 1] = name
+    end
+  end
+  return list
+end
+
 --- Why this agent does not have that credential by its bundles, and what mends it, in one line | nil: it has it.
 function M.apart(agent, rec)
   local in_one, off = {}, nil

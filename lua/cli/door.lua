@@ -227,11 +227,10 @@ local function tenant_add(args, opt, ctx)
     if not new then report.usage(why, "sallyport tenant add acme --bundle acme WORKSPACE=wrk_1") end
     vars = new
   end
-  for _, b in ipairs(opt.bundle or { "default" }) do db.need("bundle", b) end
-  create("tenant", name, { name = name, kind = "tenant", bundles = opt.bundle or { "default" }, variables = vars, created = now(),
-    revoked = false })
+  local bundles = db.bundles(opt.bundle)
+  create("tenant", name, { name = name, kind = "tenant", bundles = bundles, variables = vars, created = now(), revoked = false })
   ctx.note(("Made the tenant '%s', which acts with %s. Somebody in it: sallyport user add ada@example.org --tenant %s=member")
-    :format(name, joined(opt.bundle or { "default" }), name))
+    :format(name, joined(bundles), name))
   report.answer(ctx, show.tenant(need("tenant", name)))
   return 0
 end
@@ -241,13 +240,12 @@ local function tenant_set(args, opt, ctx)
     report.usage("nothing to change was named", "--bundle B …, NAME=VALUE …, --disable-variable NAME or --enable-variable NAME")
   end
   db.open(ctx)
-  for _, b in ipairs(opt.bundle or {}) do db.need("bundle", b) end
-  local plain
+  local bundles, plain = opt.bundle and db.bundles(opt.bundle), nil
   db.change(function()
     local record = need("tenant", args[1])
     if record.revoked then report.fail(("'%s' is revoked"):format(args[1]), ("sallyport tenant add %s begins anew"):format(args[1])) end
     plain = db.plain(record)
-    plain.bundles = opt.bundle or plain.bundles
+    plain.bundles = bundles or plain.bundles
     local ok, why = variables.change(plain, args, opt.disable_variable, opt.enable_variable)
     if not ok then report.usage(why, "sallyport tenant set acme WORKSPACE=wrk_1") end
     return { { op = "put", db = "agent", key = "a/" .. args[1], version = record.version, plain = plain } }

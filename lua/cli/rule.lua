@@ -108,7 +108,7 @@ end
 local function add(args, opt, ctx)
   local name, why = records.name(args[1])
   if not name then report.usage(why) end
-  if not opt.type then report.usage("which type of rule?", ("sallyport rule add %s --type rate requests=100 window=1m"):format(name)) end
+  if not opt.type then report.usage("which type of rule?", ("sallyport rule add %s --type rate requests=100 window=60"):format(name)) end
   db.open(ctx)
   local pol, bundle = type_named(opt.type), opt.bundle or "default"
   if bundle ~= "default" or db.peek("bundle", bundle, "the bundle default") then db.need("bundle", bundle) end
@@ -276,6 +276,7 @@ local function move(args, _, ctx)
     table.insert(rules, math.min(to, #rules + 1), rule)
     return rules
   end)
+  ctx.note(("The rule '%s' is asked at place %d of its bundle."):format(args[1], named(args[1]).place))
   answer(ctx, args[1])
   return 0
 end
@@ -324,7 +325,7 @@ examples:
   sallyport rule counters spend --json
 ]], run = counters },
   { words = "rule set", args = "NAME [FIELD=VALUE …]", min = 1, max = math.huge, summary = "changes fields, or what it is asked about",
-    options = with({ name = "ask-again", help = "takes away what a person allowed for always" },
+    options = with({ name = "ask-again", act = true, help = "takes away what a person allowed for always" },
       { name = "clear", arg = "WHAT", many = true, help = "take off again: host, method, path, or a field, whose default counts then" }), run = set },
   { words = "rule enable", args = "NAME", min = 1, max = 1, summary = "has it asked again", run = switch(true) },
   { words = "rule disable", args = "NAME", min = 1, max = 1, summary = "keeps it, and does not ask it", run = switch(false) },

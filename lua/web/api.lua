@@ -302,8 +302,12 @@ local function version_of(request, family, id)
     return hash(("%s %s %s"):format(family, id, table.concat(versions, " "))), at
   end
   if place and family ~= "set" then return nil end
-  local item = item_of(request, family, id)
-  return item and hash(item) or nil
+  local item, at = item_of(request, family, id), nil
+  local holds = family == "rule" and item and require("store").peek("bundle", item.bundle)
+  if holds then     -- it lies in its bundle's record, and is read again: as that version has it, or a later one
+    item, at = item_of(request, family, id), { "bundle", item.bundle, holds.version }
+  end
+  return item and hash(item) or nil, at
 end
 
 -- The ETag of an item as it is now | nil, and where its record lies
@@ -496,7 +500,6 @@ function M.handle(request)
     out = out.response
   end
   if #out.body > require("web.body").ANSWER_MAX then out = fault(422, "refused", "the answer would be longer than 8 MiB", "ask for a part of it: an item, or fewer records") end
-  if request.method == "HEAD" then out.body = "" end
   return out
 end
 

@@ -44,11 +44,11 @@ local function arguments(c)
   return out, pairs_
 end
 
--- clears: the command has --clear, which false and an empty list stand for.
+-- clears: the command has --clear, which false and an empty list stand for, but of an option that is an act and keeps nothing.
 local function of_option(o, clears)
   local name = (o.many and plural[o.name] or o.name):gsub("-", "_")
   return { name = name, option = o.name, about = o.help, of = o.of, kind = (not o.arg or o.bare) and "switch" or o.many and "list" or "text",
-    word = o.bare and o.arg or nil, clears = clears and o.name ~= "clear" or nil }
+    word = o.bare and o.arg or nil, clears = clears and o.name ~= "clear" and not o.act or nil }
 end
 
 -- What a command takes, behind the arguments that stand in the path.

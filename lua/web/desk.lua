@@ -453,7 +453,7 @@ function M.new(home, with)
       if got and #got.body > require("web.body").ANSWER_MAX then got = gone(500, "This page would be longer than 8 MiB: the command line has it all.", req.path:match("^/s/[%w_-]+/")) end
       out = got
     end
-    if out then req:respond(out.status, out.headers, req.method == "HEAD" and "" or out.body) end
+    if out then req:respond(out.status, out.headers, out.body) end
   end
   return site
 end

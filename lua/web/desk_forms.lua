@@ -159,7 +159,8 @@ local function types_of(desk, kind)
 end
 
 -- Where the records are that commands of a family change.
-local kept_as = { credential = { "credential", "" }, agent = { "agent", "a/" }, bundle = { "bundle", "" }, domain = { "bundle", "" }, user = { "user", "u/" } }
+local kept_as = { credential = { "credential", "" }, agent = { "agent", "a/" }, tenant = { "agent", "a/" }, bundle = { "bundle", "" },
+  domain = { "bundle", "" }, user = { "user", "u/" } }
 local function key_of(family, form) return family == "domain" and ("%s/%s"):format(form.a1, form.a2 or "") or form.a1 end
 
 -- The record that a form of a change is about | nil
@@ -265,7 +266,11 @@ local function arguments_of(c, form, specs, pol)
         put(line)
       end
     elseif s.clears and value == "" then
-      put("--clear=" .. s.name:sub(3))
+      local name = s.name:sub(3)
+      for _, o in ipairs(s.name:find("^f") and c.options or {}) do
+        if o.name == name then return nil, "it cannot be taken off: --clear means the option of that name", s.name end
+      end
+      put("--clear=" .. name)
     elseif s.name:find("^o%.") and value ~= "" then
       local name = s.name:sub(3)
       if s.kind == "switch" or s.bare and value == "yes" then
@@ -310,6 +315,7 @@ end
 -- A refusal of the command at the input that it names.
 local function fault_of(err, specs)
   local message = err.message or "it was refused"
+  if message == "nothing to change was named" then return { message = "Nothing in this form was changed." } end
   if err.hint and err.hint:find("=@FILE", 1, true) then err.hint = nil end        -- ways of the command line
   for _, s in ipairs(specs) do
     local option, field = s.name:match("^o%.(.+)$"), s.name:match("^f%.(.+)$")
@@ -327,7 +333,8 @@ local function seen_of(desk, c, form)
   if record then return ("%s-%s"):format(record.id or "", record.version) end
   if c.words ~= "rule set" or not form.a1 then return nil end
   local got = commands.run({ "rule", "show", form.a1 }, { home = desk.home, asked = desk.who })
-  return type(got.value) == "table" and require("host").sha256_hex(require("json").encode { got.value.fields or {}, got.value.version or 0 }):sub(1, 16) or nil
+  local r = got.value
+  return type(r) == "table" and require("host").sha256_hex(require("json").encode { fields = r.fields, hosts = r.hosts, methods = r.methods, paths = r.paths }):sub(1, 16) or nil
 end
 
 -- ---- pages ---------------------------------------------------------------------------------------
@@ -578,7 +585,8 @@ function M.done(desk, id)
   local value = type(kept.got.value) == "table" and #kept.got.value == 0 and kept.got.value or nil
   local once = value and (value.token or value.secret or value.link)
   if type(once) ~= "string" then once = nil end
-  local beside, at = {}, not kept.back and value and shown_at(kept.words:match("^%S+"), value.name or value.id) or nil
+  local family = kept.words:match("^%S+")
+  local beside, at = {}, not kept.back and value and shown_at(family, family ~= "client" and value.name or value.id) or nil     -- a client's name is its own word
   for _, k in ipairs(value and said_beside[kept.words] or {}) do beside[k] = value[k] end
   return { title = "Done", line = kept.line, body = html([[
 {once}{verdict}{record}{notes}{value}{account}<p class="row"><a class="button go" href="{base}{back}">Go on</a></p>]], {
@@ -589,7 +597,7 @@ function M.done(desk, id)
     account = account_button(desk, kept, value), once = once
       and html('<div class="note" role="status"><strong>Shown this once:</strong> <code>{t}</code></div>', { t = once }),
     notes = notes ~= "" and html('<p class="note" role="status">{n}</p>', { n = notes }), value = M.members(beside),
-    base = desk.base, back = kept.back or at or lists[kept.words:match("^%S+")] or "" }) }
+    base = desk.base, back = kept.back or at or lists[family] or "" }) }
 end
 
 -- What says where secrets go is changed on the command line: why not | nil
@@ -618,9 +626,12 @@ function M.answer(desk, words, query, form)
   end
   local args, typed, at_input = arguments_of(c, form, specs, pol)
   if not args then return M.show(desk, c, form, { at = at_input, message = typed }) end
+  -- A rule lies in its bundle's record: what is seen below is of this version of it, or of a later one.
+  local holds = words == "rule set" and record and require("store").peek("bundle", record.bundle)
   if seen_of(desk, c, form) ~= form.seen then return changed() end
   local at, version = kept_as[words:match("^(%S+) set$")], math.tointeger(tonumber((form.seen or ""):match("%-(%d+)$")))
-  local expect = at and version and { at[1], at[2] .. key_of(words:match("^%S+"), form), version } or nil
+  local expect = at and version and { at[1], at[2] .. key_of(words:match("^%S+"), form), version }
+    or holds and { "bundle", record.bundle, holds.version } or nil
   local why = words == "credential set" and record and bounds.leads(args, pol, record) and bounds.unled(record, typed)
     or kept_there(args)
   if why then return M.show(desk, c, form, { message = why }) end

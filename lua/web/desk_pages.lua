@@ -392,8 +392,8 @@ local function item_page(desk, key, name, query)
       if name_of(item, key) == name then shown = { value = item } end
     end
   end
-  if not shown or type(shown.value) ~= "table" or shown.error then return { status = 404, title = "Not there",
-    body = wrong(shown or {}), line = { l[1], "list" } } end
+  shown = shown or { error = { message = ("There is no %s '%s'."):format(forms.thing(l[1]), page.clean(name, 60) or "") } }
+  if type(shown.value) ~= "table" or shown.error then return { status = 404, title = "Not there", body = wrong(shown), line = { l[1], "list" } } end
   local acts, more, about = {}, false, nil
   for i, verb in ipairs(l[4]) do
     local state, fixed = shown.value.state, verb == "remove" and (key == "bundles" and name == "default" or key == "roles" and is_builtin(name))
@@ -538,7 +538,7 @@ end
 -- ---- settings ------------------------------------------------------------------------------------
 
 local function settings(desk, query, form)
-  local note
+  local note, failed
   if form then
     local name, value = form.name or "", form.value or ""
     if not commands.SETTINGS[name] then return { status = 400, title = "Settings",
@@ -550,7 +550,8 @@ local function settings(desk, query, form)
       for word in value:gmatch("%S+") do args[#args + 1] = word:sub(1, 1) ~= "-" and word or nil end
     end
     local got = ask(desk, table.unpack(args))
-    note = got.error and html('<div class="warn" role="alert">{m}</div>', { m = got.error.message })
+    failed = got.error
+    note = failed and html('<div class="warn" role="alert">{m}</div>', { m = got.error.message })
       or html('<div class="note" role="status">Done: {l}</div>', { l = commands.line(args) })
   end
   local all, rows = ask(desk, "set").value or {}, {}
@@ -564,7 +565,7 @@ local function settings(desk, query, form)
       html("{v}{d}", { v = value, d = not kept.set and html(" <small>{t}</small>", { t = value == "" and "not set" or "default" }) or false }),
       commands.SETTINGS[s.name] and box or html("<small>sallyport set {n}</small>", { n = s.name }) }
   end
-  return { title = "Settings", line = { "set" }, body = html("{note}<p>An empty field brings the default back. {messages}.</p>{rows}",
+  return { status = failed and 400 or 200, title = "Settings", line = { "set" }, body = html("{note}<p>An empty field brings the default back. {messages}.</p>{rows}",
     { note = note or false, messages = link(desk, "messages", nil, "Who is told what needs a person"), rows = grid({ "Setting", "Value", "Change" }, rows) }) }
 end
 
@@ -1123,6 +1124,10 @@ end
 -- GET and POST account/NAME
 local function account(desk, name, form)
   if not require("records").name(name) then return nil end
+  local record = require("store").peek("credential", name)
+  if not record then return { status = 404, title = "Not there", body = html("<p>There is no credential {n}.</p>", { n = name }), line = { "credential", "list" } } end
+  if not commands.signs_in(record.type) then return { status = 404, title = "Not there", line = { "credential", "show", name },
+    body = html("<p>Nobody signs in for {c}: a credential of the type {t} has its secret already.</p>", { c = link(desk, "credentials/" .. name, nil, name), t = record.type }) } end
   local title, uri = "Sign in for " .. name, desk.origin .. "/callback"
   local env, opened = account_of(desk, name)
   if not env then return { status = 400, title = title, body = html('<p class="warn" role="alert">{t}</p>', { t = opened }) } end

@@ -135,10 +135,10 @@ end
 -- Ends a request that is no message to a gateway: an error as elsewhere or, where a person looks on, a page that says it. The record is the same.
 local function refuse(req, came, status, code, message, hint)
   if not (came.accept or ""):find("text/html", 1, true) then return req:fail(status, code, message, hint, { close = true }) end
-  local out = require("web.page").says(status, "This request cannot go on", (message:gsub("^%l", string.upper)) .. ". Go back, and try again.")
-  out.headers[#out.headers + 1] = { "X-Sallyport-Error", code }
-  req:respond(status, out.headers, req.method == "HEAD" and "" or out.body)
-  req:log { decision = "deny", reason = code, error = code }      -- last: what is answered counts as allowed
+  local function sentence(text) return (text:gsub("^%l", string.upper)) .. ". " end
+  local out = require("web.page").says(status, "This request cannot go on", sentence(message) .. (hint and sentence(hint) or "") .. "Go back, and try again.")
+  req:respond(status, out.headers, out.body)
+  req:log { decision = "deny", reason = code, error = code }      -- last: what is answered counts as allowed. It brings X-Sallyport-Error
 end
 
 --- pipeline.request for a request of form "door".

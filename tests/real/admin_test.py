@@ -244,7 +244,11 @@ def test_first_app(t):
         a.submit(form=next(f for f in a.page.forms if f["action"].endswith("/explain")), agent="helper", method="POST", url="https://api.test/",
                  headers="Content-Type: application/json", body=body)
         assert a.status == 200 and said in a.page.text, (body, a.page.text)
+    a.get("do/rule/set?a1=ours")
+    form = next(f for f in a.page.forms if f["action"].endswith("do/rule/set"))
     s.cli("rule", "set", "ours", "--host", "api.test")
+    a.submit(form=form, **{"f.never": "true"})
+    assert a.status == 409 and "Somebody changed this" in a.page.text and json.loads(s.cli("rule", "show", "ours", "--json").stdout)["hosts"] == ["api.test"], a.page.text
     a.get("do/rule/set?a1=ours")
     form = next(f for f in a.page.forms if f["action"].endswith("do/rule/set"))
     assert (form["fields"]["f.only"], form["fields"]["o.host"]) == ("*@acme.com", "api.test") and "o.clear" not in form["fields"], form
@@ -253,11 +257,26 @@ def test_first_app(t):
     assert a.status == 200 and (rule["fields"]["member"], rule["fields"]["never"]) == ("to", True) and not rule["fields"].get("only") and "hosts" not in rule and "--clear=only" in a.page.text and "--clear=host" in a.page.text, (rule, a.page.text)
     assert f"{a.base}rules/ours" in [link for link, text in a.page.links if text == "Go on"], "what was changed is shown next"
     s.cli("rule", "remove", "ours")
+    # the form of a tenant shows its bundles, and overwrites nobody's change; a client that was made is shown by its id
+    s.cli("tenant", "add", "acme")
+    a.get("do/tenant/set?a1=acme")
+    form = next(f for f in a.page.forms if f["action"].endswith("do/tenant/set"))
+    a.submit(form=form)
+    assert a.status == 400 and "Nothing in this form was changed" in a.page.text and "Now: default." in a.page.text, a.page.text
+    s.cli("tenant", "set", "acme", "PLACE=y", "--bundle", "default", "--bundle", "default")
+    a.submit(form=form, more="PLACE=x")
+    assert a.status == 409 and json.loads(s.cli("tenant", "list", "--json").stdout)[0]["bundles"] == ["default"], a.page.text
+    a.get("do/client/add")
+    a.submit(a1="a program", **{"o.redirect": "https://host.test/cb"})
+    a.click("Go on")
+    assert a.status == 200 and "Client sp_cl_" in a.page.text, a.page.text
+    for path in ("tenants/none", "account/none", "account/app", "keys/none"):
+        assert a.get(path) and a.status == 404 and "Not there" in a.page.text and "cannot be read" not in a.page.text, (path, a.page.text)
     s.cli("credential", "disable", "app")
     changes = [json.loads(x) for x in s.cli("log", "--json", "--kind", "change").stdout.splitlines()]
     mine = [(c["door"], c["command"]) for c in changes if c["door"] == "page"]
     assert mine == [("page", "credential add"), ("page", "agent add"), ("page", "domain add"), *(("page", "domain " + verb) for verb in ("set", "set", "disable", "enable", "set")),
-                    ("page", "agent disable"), ("page", "agent enable"), ("page", "bundle disable"), ("page", "bundle enable"), ("page", "credential disable"), ("page", "rule set")], mine
+                    ("page", "agent disable"), ("page", "agent enable"), ("page", "bundle disable"), ("page", "bundle enable"), ("page", "credential disable"), ("page", "rule set"), ("page", "client add")], mine
     assert [r for r in json.loads(s.cli("credential", "list", "--json").stdout)][0]["state"] == "disabled"
     a.get("")
     a.submit(form=next(f for f in a.page.forms if f["action"].endswith("/out")))
@@ -290,6 +309,9 @@ def test_who_gets_in(t):
     assert a.raw("GET", "/s/" + "x" * 43 + "/", Cookie=a.cookie)[0] == 404, "the cookie alone"
     for host in ("localhost:" + a.at.split(":")[1], "evil.test", "127.0.0.1", "127.0.0.1:1", "evil.test:" + a.at.split(":")[1]):
         assert a.raw("GET", a.base, Cookie=a.cookie, Host=host)[0] == 421, host
+    for path in ("", "nothing"):      # RFC 9110 8.6: the length that the answer to GET has, and none of it
+        status, headers, text = a.raw("HEAD", a.base + path, Cookie=a.cookie)
+        assert text == "" and (status, headers["Content-Length"]) == (a.get(path) and a.status, a.headers["Content-Length"]), (path, status, headers)
     for method in ("PUT", "DELETE", "OPTIONS", "PATCH"):
         status, headers, text = a.raw(method, a.base, Cookie=a.cookie)
         assert status == 405 and headers["Allow"] == "GET, HEAD, POST" and [a.base, "Back"] in Page(text).links, (method, status, text)

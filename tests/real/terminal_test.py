@@ -226,7 +226,7 @@ TYPED = (
     ("sallyport policy hist\toauth_jw\t", "built in"),
     ("sallyport credential presets teleg\t", "Telegram: a bot"),
     ("sallyport set answer\t", "15m"),
-    ("sallyport bundle att\trese\tdri\tgh", "drive, gh is in 'research'"),
+    ("sallyport bundle att\trese\tdri\tgh", "drive, gh are in 'research'"),
     ("sallyport env --agent cla\t--for\tfi\t", "set -gx HTTPS_PROXY"),
     ("sallyport log --agent cla\t--summ\t", "0 requests"),
     ("sallyport help clie\t", "Clients: what reads the proxy"),
