@@ -116,7 +116,7 @@ end
 -- A page that says why there is no other, and leads back. back: an address of ours | nil
 local function gone(status, text, back)
   return answer(status, document("Sallyport", html('<main><h1>Sallyport</h1><p>{text}</p>{back}</main>',
-    { text = text, back = back and html('<p><a class="button" href="{b}">Back</a></p>', { b = back }) })))
+    { text = text, back = back and html('<p><a class="button" href="{b}">{w}</a></p>', { b = back, w = back == "/login" and "Sign in" or "Back" }) })))
 end
 
 -- ---- who may -------------------------------------------------------------------------------------
@@ -356,7 +356,7 @@ local function respond(site, req, came, client)
   if api.is(req.path) then return asked(site, req, came) end
   local q, form, twice = { header = function(name) return came[name] end }, nil, nil
   local desk, rest = inside(site, q, req.path)
-  local back = desk and desk.base .. rest or site.operators and "/login" or nil
+  local back = desk and desk.base .. (rest ~= "out" and rest or "") or site.operators and "/login" or nil
   if req.method == "POST" then
     local fault
     local body = require("web.body").read(site, req, FORM_MAX, function(status, _, message)

@@ -414,6 +414,14 @@ def test_secrets(t):
         a.get("do/credential/set?a1=keyed")
         a.submit(**{field: value})
         assert (a.status == 400 and "asked for again" in a.page.text) == asks, (field, a.page.text[:900])
+    # a type's field that is called as an option is: emptied, it does not take the option off
+    s.policy("odd", 'return { kind = "type", api = 1, name = "odd", title = "Odd", fields = { { name = "path" }, { name = "token", required = true, secret = true } },\n'
+             'apply = function(req, cred) req.headers:set("authorization", "Bearer " .. cred.token) end,\n'
+             'examples = { { cred = { token = "x1" }, req = { headers = {} }, want = { headers = { authorization = "Bearer x1" } } } } }\n')
+    s.cli("credential", "add", "odd", "--type", "odd", "--host", "api.test", "--path", "/only", "path=/field", "token=-", stdin=SECRET)
+    a.get("do/credential/set?a1=odd")
+    a.submit(**{"f__path": ""})
+    assert a.status == 400 and "the option of that name" in a.page.text and json.loads(s.cli("credential", "show", "odd", "--json").stdout)["paths"] == ["/only"], a.page.text[:900]
     # A variable in a host is a part of where the secret goes, whoever has its value, and by whatever command.
     s.cli("bundle", "add", "acme"), s.cli("bundle", "add", "evil"), s.cli("bundle", "set", "acme", "SITE=acme", "OTHER=1"), s.cli("bundle", "set", "evil", "SITE=evil")
     s.cli("agent", "add", "held", "--bundle", "acme"), s.cli("agent", "add", "odd"), s.cli("agent", "set", "odd", "SITE=evil")
