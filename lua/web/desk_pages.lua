@@ -263,7 +263,7 @@ local lists = {
     "Nothing waits for a person. A rule that asks holds a request until somebody answers here, or by `sallyport approval allow`.", {} },
 }
 
-local function name_of(item, key) return key ~= "clients" and item.name or item.id end       -- a client's name is its own word
+local function name_of(item, key) return key ~= "clients" and item.name or item.id or item.name end      -- a client's name is its own word; one that is damaged has no other
 
 --- Whether there is a page of this list, and of each item.
 function M.listed(key) return lists[key] ~= nil end

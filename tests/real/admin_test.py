@@ -336,6 +336,15 @@ def test_who_gets_in(t):
                       'assert(require("store").commit(ops))\n')
     s.cli("lua", "--store", script)
     assert a.get("bundles/default").text.count("Disable") > 900 and len(a.html) > 256 << 10 and "And 100 more" in a.page.text, (a.status, a.page.text[:300])
+    # one record that was changed on the disk keeps nobody from the others
+    client = json.loads(s.cli("client", "add", "a-program", "--redirect", "https://host.test/cb", "--json").stdout)["id"]
+    store = s.home / "store/data.mdb"
+    with store.open("r+b") as f:
+        for found in re.finditer(b'"name":"a-program"', store.read_bytes()):
+            f.seek(found.start() + 8)
+            f.write(b"b")
+    assert "damaged" in s.cli("client", "list").stdout and client in a.get("door").text and a.status == 200, a.page.text
+    s.cli("client", "remove", client)
     assert "thief" not in s.cli("agent", "list", "--json").stdout
     for path in ("do/lua", "do/serve", "do/run", "do/backup", "do/restore", "do/init", "do/credential/sandbox-file", "do/policy/put", "do/policy/edit", "do/set", "do/env", "do/doctor", "do/log",
                  "do/mcp/import", "policies/../../key", "policies/%2e%2e%2fkey", "credentials/..%2f", "nothing", "do/"):
