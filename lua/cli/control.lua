@@ -22,10 +22,14 @@ end
 -- -> it, the descriptor | nil: it is the path itself; nil, why
 function M.address(path)
   if #path <= M.MAX then return path end
-  local dir, name = path:match("^(.*)/([^/]+)$")
-  local fd, why = require("jail").call("openat", AT_FDCWD, dir, FOLDER, 0)
+  local dir, name = path:match("^(.*/)([^/]+)$")
+  local core = require "jail"
+  local fd, why = core.call("openat", AT_FDCWD, dir or ".", FOLDER, 0)
   if not fd then return nil, why end
-  return ("/proc/self/fd/%d/%s"):format(fd, name), fd
+  local at = ("/proc/self/fd/%d/%s"):format(fd, name or path)
+  if #at <= M.MAX then return at, fd end
+  core.call("close", fd)
+  return nil, "its name is longer than that of a socket may be"
 end
 
 return M

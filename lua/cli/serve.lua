@@ -200,7 +200,7 @@ local function page_of(ctx, all, bound, fds, files)
   local list = report.array()
   for i, at in ipairs(bound) do list[i] = { fd = fds[i], at = at, tls = all.admin_cert ~= nil and at:sub(1, 5) ~= "unix:" or nil } end
   local path = ctx.home .. "/page"
-  local at, where, why, fd = require("cli.control").address(path)     -- its folder stays open: workers go on to it
+  local at, why, where, fd = require("cli.control").address(path)     -- its folder stays open: workers go on to it
   -- control: no agent comes there, so that records name no listener for its sake
   if at then where, why, fd = ctx.host.listen { path = at, mode = 384, kind = "page", control = true } end
   if where then
@@ -246,7 +246,7 @@ end
 -- The control socket: where `run` of an agent's user hands its listeners over. Who connects is asked for his user.
 local function open_control(ctx, path, files)
   path = path or require("cli.control").paths(ctx)[1]
-  local at, where, why = require("cli.control").address(path)
+  local at, why, where = require("cli.control").address(path)
   if at then where, why = ctx.host.listen { path = at, mode = 438, control = true } end
   files[#files + 1] = where and path
   if not where then

@@ -458,6 +458,11 @@ def test_long_path(t):
     assert any("bytes" in x["text"] and "symbolic link" in x.get("fix", "") for x in said), said
     s.stop()
     assert not (s.home / "control").exists() and not (s.home / "page").exists(), "gone with the server"
+    for name, why in (("c" * 120, "its name is longer than that of a socket may be"), ("none" * 30 + "/control", "No such file or directory")):
+        s.env["SALLYPORT_CONTROL"] = str(s.dir / name)
+        s.serve()
+        assert f"no control socket at {s.dir / name} ({why})" in s.log(), s.log()
+        s.stop()
 
 
 def test_as_the_owner(t):
