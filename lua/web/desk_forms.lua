@@ -209,7 +209,7 @@ local function specs_of(desk, c, form)
     pol = load_type(form["o.type"])
   elseif c.words == "rule set" then
     local got = commands.run({ "rule", "show", form.a1 or "" }, { home = desk.home, asked = desk.who })
-    record = type(got.value) == "table" and got.value or nil
+    record = not got.error and type(got.value) == "table" and got.value or nil
     pol = record and load_type(record.type)
   end
   local stood = record or stood_of(c, form)
@@ -334,7 +334,7 @@ local function seen_of(desk, c, form)
   if c.words ~= "rule set" or not form.a1 then return nil end
   local got = commands.run({ "rule", "show", form.a1 }, { home = desk.home, asked = desk.who })
   local r = got.value
-  return type(r) == "table" and require("host").sha256_hex(require("json").encode { fields = r.fields, hosts = r.hosts, methods = r.methods, paths = r.paths }):sub(1, 16) or nil
+  return not got.error and type(r) == "table" and require("host").sha256_hex(require("json").encode { fields = r.fields, hosts = r.hosts, methods = r.methods, paths = r.paths }):sub(1, 16) or nil
 end
 
 -- ---- pages ---------------------------------------------------------------------------------------
