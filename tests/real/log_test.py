@@ -653,7 +653,7 @@ def rotated(t):
     finally:
         os.kill(pid, signal.SIGKILL)                      # the older half becomes FILE.1 as it is
     s.request(target="/after")
-    wait(lambda: not moved.exists(), 10, "the end of the rotation")
+    wait(lambda: not moved.exists(), 30, "the end of the rotation")
     s.wait_record({"path": "/after"})
     s.stop()
     seen = [r["path"] for r in s.records()]
