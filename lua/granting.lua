@@ -67,9 +67,14 @@ function makers.basic(_, s, given, fields, typed)
     fields[1], fields[2] = "secret_username=-", "password=-"
     return "basic", "secret_username"
   end
+  typed.password = secret_of(given, s.key, s.host)
+  if require("proposals").uses(s)[s.user_key] == "secret" then
+    typed.secret_username = secret_of(given, s.user_key, s.host)
+    fields[1], fields[2] = "secret_username=-", "password=-"
+    return "basic", "password"
+  end
   local user = given[s.user_key]
   if type(user) ~= "string" then report.usage(("%s is missing: the user name"):format(s.user_key), s.user_key .. "=NAME") end
-  typed.password = secret_of(given, s.key, s.host)
   fields[1], fields[2] = "username=" .. user, "password=-"
   return "basic", "password"
 end
@@ -156,7 +161,10 @@ local function make(r, s, all, given, opts, ctx)
   ctx.typed, opt.type, opt.host, opt.bundle = typed, type_, hosts, { r.bundle }
   for i, row in ipairs(s.rows or {}) do
     opt.substitute = opt.substitute or {}
-    opt.substitute[i] = ("%s:%s:%s"):format(field or "values." .. row.key:lower(), table.concat(row.places, ","), row.placeholder)
+    local places, why = require("proposals").placed(row, (opts.places[s.name] or {})[row.placeholder])
+    if not places then report.usage(why) end
+    local of = not field and "values." .. row.key:lower() or row.key == s.user_key and "secret_username" or field
+    opt.substitute[i] = ("%s:%s:%s"):format(of, table.concat(places, ","), row.placeholder)
   end
   local had = not opts.add_only and require("proposals").changed(r, s)
   if not had then
@@ -213,10 +221,10 @@ end
 
 --- approve(row, given, opts) -> names of what was made, notes, names of accounts to sign in to. row: { key, record } of a pending one; given: what
 -- was typed, by label: secrets and plain texts; opts = { home, only = { [service] = true } | nil: all, hosts = { [service] = host }, paths = { [service] = path },
--- methods = { [service] = list }, page = bool, add_only = bool: no credential that is there is changed, context = whose change it is | nil: the command's, env = authorization.env_of in a worker }. Raises as commands do; nothing is written then. Yields.
+-- methods = { [service] = list }, places = { [service] = { [placeholder] = text } }: of places that had no name, page = bool, add_only = bool: no credential that is there is changed, context = whose change it is | nil: the command's, env = authorization.env_of in a worker }. Raises as commands do; nothing is written then. Yields.
 function M.approve(row, given, opts)
   local r, chosen, names = row.record, {}, {}
-  opts.hosts, opts.paths, opts.methods = opts.hosts or {}, opts.paths or {}, opts.methods or {}
+  for _, name in ipairs { "hosts", "paths", "methods", "places" } do opts[name] = opts[name] or {} end
   for _, s in ipairs(r.services) do
     if not opts.only or opts.only[s.name] then chosen[#chosen + 1], names[#names + 1] = s, s.name end
   end

@@ -80,7 +80,8 @@ function auths.custom(a)
   return out
 end
 
---- The credentials that a service uses: { [key] = "secret" | "plain" }. A user name may be read, but one without a password is the key itself.
+--- The credentials that a service uses: { [key] = "secret" | "plain" }. A user name may be read, but not one without a password, which is the key
+-- itself, nor one that a row puts somewhere.
 function M.uses(s)
   local out = {}
   if s.user_key then out[s.user_key] = s.key and "plain" or "secret" end
@@ -93,25 +94,83 @@ end
 local function slug(host) return (host:gsub("^%*%.", ""):gsub("[^%w]+", "-"):sub(1, 40):gsub("^%-+", ""):gsub("%-+$",
   ""):lower()) end
 
--- Places of Agent Vault's shape that say no name. One that an agent chooses at will, it would choose where the server repeats it.
+-- Places of Agent Vault's shape that have no name, and what a person names for each: one that an agent chooses at will may be one that comes back.
 local unnamed = { path = "path=/bot{}/**", query = "query=NAME", header = "header=NAME", body = "form=NAME or json=/POINTER", websocket = "ws=/POINTER" }
 
--- What is to be replaced where: { { key, places, placeholder } … } | nil, why
-local function substitutions(list)
-  if type(list) ~= "table" or #list > LIST_MAX or next(list) and #list == 0 then return nil, ("it is a list of at most %d"):format(LIST_MAX) end
+--- The places of a row that a person has to name: { "path", … }, how, and both in words | nil: all have names.
+function M.unnamed(row)
+  local out, how = {}, {}
+  for _, place in ipairs(row.places) do
+    if unnamed[place] then out[#out + 1], how[#how + 1] = place, unnamed[place] end
+  end
+  if not out[1] then return nil end
+  local names = table.concat(how, " or ")
+  return out, names, ("%s may stand anywhere in %s: name where this API takes it, %s. At a place that the agent chooses the secret may come back to it"):format(
+    row.placeholder, table.concat(out, " or "), names)
+end
+
+-- Is it a text of places that rows.parse reads as those alone? Behind a ":" stood the placeholder.
+local function is_places(text) return #text <= 300 and not text:find("[:%c]") and is_seen(text) end
+
+--- A row's places, where those without a name have the names that a person gave: "path=/bot{}/**, query=key" -> list | nil, why.
+function M.placed(row, text)
+  local bare, how = M.unnamed(row)
+  if not bare then return row.places end
+  local what = ("where %s stands has to be named: %s"):format(row.placeholder, how)
   local out = {}
+  for _, place in ipairs(row.places) do out[#out + 1] = not unnamed[place] and place or nil end
+  local n = #out
+  for word in (text or ""):gmatch("[^%s,]+") do
+    local kind = word:match("^(%l+)=")
+    if not kind or not how:find(kind .. "=", 1, true) then return nil, what end
+    out[#out + 1] = word
+  end
+  if #out == n or not is_places(text) then return nil, what end
+  local parsed, why = require("rows").parse(("value:%s:%s"):format(table.concat(out, ","), row.placeholder))
+  return parsed and parsed.place, why
+end
+
+-- The one row of the preset for a host: its places | nil
+local function row_of(host)
+  local pol = require("presets").load()
+  for _, p in ipairs(pol and pol.presets or {}) do
+    for _, h in ipairs(p.rows and #p.rows == 1 and p.hosts or {}) do
+      if h == host then return p.rows[1].place end
+    end
+  end
+end
+
+-- Places that were asked for, with the names that a preset has for those without: what else was asked for is no place there.
+local function known(host, places)
+  local out, there, found = {}, nil, false
+  for _, place in ipairs(places) do
+    there = there or unnamed[place] and (row_of(host) or {})
+    if not unnamed[place] then out[#out + 1] = place end
+    for _, name in ipairs(unnamed[place] and there or {}) do
+      if unnamed[place]:find(name:match("^%l+=") or "?", 1, true) then out[#out + 1], found = name, true end
+    end
+  end
+  return found and out or places
+end
+
+-- What is to be replaced where, at this host: { { key, places, placeholder } … } | nil, why
+local function substitutions(list, host)
+  if type(list) ~= "table" or #list > LIST_MAX or next(list) and #list == 0 then return nil, ("it is a list of at most %d"):format(LIST_MAX) end
+  local out, seen = {}, {}
   for i, r in ipairs(list) do
     if type(r) ~= "table" or not is_key(r.key) then return nil, "key is the name of a credential, in capitals" end
     if type(r.placeholder) ~= "string" or not r.placeholder:find("^[%w._~-]+$") then return nil, "placeholder is of letters, digits and . _ ~ -" end
-    local places = r["in"] == nil and { "path" } or r["in"]
+    if seen[r.placeholder] then return nil, ("the placeholder %s is there twice"):format(r.placeholder) end
+    seen[r.placeholder] = true
+    local places, named = r["in"] == nil and { "path", "query" } or r["in"], {}
     if type(places) ~= "table" or #places == 0 or #places > LIST_MAX then return nil, "in is a list of places" end
     for _, place in ipairs(places) do
-      if unnamed[place] then return nil, ("%s: the place has to be named: %s"):format(place, unnamed[place]) end
-      if type(place) ~= "string" or #place > 300 or place:find("[,:%c]") or not is_seen(place) then return nil, "in is a list of places, such as header=X-Key" end
+      if type(place) ~= "string" or place:find(",", 1, true) or not is_places(place) then return nil, "in is a list of places, such as header=X-Key" end
+      named[#named + 1] = not unnamed[place] and place or nil
     end
-    local row, why = require("rows").parse(("value:%s:%s"):format(table.concat(places, ","), r.placeholder))
+    local row, why = require("rows").parse(("value:%s:%s"):format(named[1] and table.concat(named, ",") or "basic", r.placeholder))
     if not row then return nil, why end
-    out[i] = { key = r.key, places = places, placeholder = r.placeholder }
+    out[i] = { key = r.key, places = known(host, places), placeholder = r.placeholder }
   end
   return out
 end
@@ -151,13 +210,13 @@ local function service(s)
   out, why = auth(s.auth)
   if not out then return nil, why end
   if s.substitutions ~= nil then
-    out.rows, why = substitutions(s.substitutions)
+    out.rows, why = substitutions(s.substitutions, host)
     if not out.rows then return nil, "substitutions: " .. why end
     out.rows = out.rows[1] and out.rows or nil
     if out.rows and out.kind == "passthrough" then out.kind = "substitute" end
     for _, row in ipairs(out.rows or {}) do
-      if out.kind ~= "substitute" and row.key ~= out.key then
-        return nil, ("substitutions: beside auth it is auth's own credential, %s; others are a service of their own, with auth passthrough"):format(out.key or "none")
+      if out.kind ~= "substitute" and row.key ~= out.key and row.key ~= out.user_key then
+        return nil, ("substitutions: beside auth it is auth's own credential, %s; others are a service of their own, with auth passthrough"):format(out.key or out.user_key)
       end
     end
   end
@@ -231,7 +290,7 @@ function M.parse(text, held)
   if not out.services then return nil, why end
   out.credentials, why = each(v.credentials, credential, "credentials")
   if not out.credentials then return nil, why end
-  if not out.services[1] then return nil, "services is empty: what is it for?" end
+  if not out.services[1] then return nil, "services is empty: a secret that goes to no host is nobody's to read here; say where it is to go" end
   for _, name in ipairs { "message", "user_message" } do
     out[name], why = words(v[name], texts[name], name)
     if why then return nil, why end
@@ -246,7 +305,7 @@ function M.parse(text, held)
         out.credentials[#out.credentials + 1] = keys[key]
       end
       if not keys[key] then return nil, ("services[%d]: %s is none of the proposal's credentials, and none that this agent has"):format(i - 1, key) end
-      if used[key] and used[key] ~= kind or kind == "secret" and s.key and key == s.user_key then return nil,
+      if used[key] and used[key] ~= kind or s.key and s.key == s.user_key then return nil,
         ("services[%d]: %s is a user name in one place and a secret in another, so anybody could read it"):format(i - 1, key) end
       if kind == "plain" and keys[key].oauth then return nil, ("services[%d]: a token of OAuth is no user name"):format(i - 1) end
       used[key] = kind
@@ -349,10 +408,42 @@ local function told(r, now)
     created_at = require("dates").iso(r.created) }
 end
 
--- What is to be deleted has to be there, in the agent's own bundle: why not | nil
-local function missing(store, new, bundle)
+-- What f answers first of the credentials in these bundles, a set: f(name, record). Yields.
+local function held_in(self, holds, f)
+  local after
+  repeat
+    local page = self.store.each("credential", "", after, PAGE) or {}
+    for _, row in ipairs(page) do
+      after = row.key
+      for _, b in ipairs(row.record and row.record.bundles or {}) do
+        local found = holds[b] and f(row.key, row.record)
+        if found then return found end
+      end
+    end
+    self.time.sleep(0)
+  until #page < PAGE
+end
+
+-- The credentials in a bundle that go to this host. Yields.
+local function going_to(self, bundle, host)
+  local out = {}
+  held_in(self, { [bundle] = true }, function(name, record)
+    for _, h in ipairs(record.hosts or {}) do out[#out + 1] = h == host and name or nil end
+  end)
+  return out
+end
+
+-- What is to be deleted has to be there, in the agent's own bundle: why not | nil. A host is an entry without a credential, or else the one
+-- credential that goes there. Yields.
+local function missing(self, new, bundle)
+  local store = self.store
   for i, s in ipairs(new.services) do
     local there = s.remove == "host" and store.peek("bundle", bundle .. "/" .. s.host)
+    if s.remove == "host" and not there then
+      local names = going_to(self, bundle, s.host)
+      if names[2] then return ("services[%d]: %s is the host of several services, and name says which: %s"):format(i - 1, s.host, table.concat(names, ", ")) end
+      if names[1] then s.name, s.remove = names[1], "credential" end
+    end
     local c = s.remove == "credential" and store.peek("credential", s.name)
     for _, b in ipairs(c and c.bundles or {}) do there = there or b == bundle end
     if s.remove and not there then return ("services[%d]: there is no such service to delete"):format(i - 1) end
@@ -365,20 +456,9 @@ local typed_again = { bearer = true, basic = true, api_key = true, substitute = 
 
 -- The credential that /discover names so to this agent | nil
 local function held_as(self, agent, key)
-  local holds, after = {}, nil
+  local holds = {}
   for _, b in ipairs(agent.bundles) do holds[b] = true end
-  repeat
-    local page = self.store.each("credential", "", after, PAGE) or {}
-    for _, row in ipairs(page) do
-      after = row.key
-      if row.key:upper():gsub("%W", "_") == key and row.record and typed_again[row.record.type] then
-        for _, b in ipairs(row.record.bundles or {}) do
-          if holds[b] then return row.key end
-        end
-      end
-    end
-    self.time.sleep(0)
-  until #page < PAGE
+  return held_in(self, holds, function(name, record) return name:upper():gsub("%W", "_") == key and typed_again[record.type] and name end)
 end
 
 --- Where a person answers, signed in: a proposal ("p") or a question ("q") of that name | nil: the door is not open. settings: records.settings
@@ -397,7 +477,7 @@ function M.answer(self, req, agent, bundle, body)
     if agent.off[bundle] then return nil, "path_not_allowed", ("the bundle %s, to which it would be added, is disabled"):format(bundle),
       "the operator can enable it: sallyport bundle enable " .. bundle end
     local new, why = M.parse(body, function(key) return held_as(self, agent, key) end)
-    if new then why = missing(self.store, new, bundle) end
+    if new then why = missing(self, new, bundle) end
     if why then return nil, "bad_request", "the proposal cannot be read: " .. why,
       "sallyport help proposals has the shape" end
     local code, ends
@@ -416,9 +496,9 @@ function M.answer(self, req, agent, bundle, body)
     if not r then return nil, "path_not_allowed", "there is no such proposal of this agent", "GET /v1/proposals lists them" end
     return 200, told(r, wall)
   end
-  local list = self.json.array {}
+  local list, want = self.json.array {}, (req.query or ""):match("^status=(%l+)$")
   for _, row in ipairs(self.store.each("proposal", agent.id .. "/", nil, KEPT_MAX)) do
-    if row.record then list[#list + 1] = told(row.record, wall) end
+    if row.record and (want or M.state(row.record, wall)) == M.state(row.record, wall) then list[#list + 1] = told(row.record, wall) end
   end
   return 200, { proposals = list }
 end
@@ -468,7 +548,9 @@ function M.says(r, holders)
   local out = {}
   for i, s in ipairs(r.services) do
     local rows = {}
-    for j, row in ipairs(s.rows or {}) do rows[j] = ("%s for %s at %s"):format(row.key, row.placeholder, table.concat(row.places, ", ")) end
+    for j, row in ipairs(s.rows or {}) do
+      rows[j] = ("%s for %s at %s%s"):format(row.key, row.placeholder, table.concat(row.places, ", "), r.state == "pending" and M.unnamed(row) and ", where you name it" or "")
+    end
     local where = ("%s%s%s"):format(s.host, s.port and ":" .. s.port or "", s.path or "")
     local text = s.kind == "passthrough" and ("%s may read from %s, without a credential"):format(holders, where)
       or s.remove and ("%s may no longer %s"):format(holders, s.remove == "host" and "reach " .. s.host or "use the credential " .. s.name)

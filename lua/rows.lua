@@ -163,8 +163,8 @@ function M.parse(text)
   local list, why = read_places(places)
   if not list then return nil, why end
   if literal == "" then return { field = field, place = list } end
-  if #literal < LITERAL_MIN or #literal > LITERAL_MAX then
-    return nil, ("a placeholder has from %d to %d characters (a ':' within a place is %%3A)"):format(LITERAL_MIN, LITERAL_MAX)
+  if #literal < LITERAL_MIN and not literal:find("^__.+__$") or #literal > LITERAL_MAX then
+    return nil, ("a placeholder has from %d to %d characters, or is __NAME__ (a ':' within a place is %%3A)"):format(LITERAL_MIN, LITERAL_MAX)
   end
   if literal:find("[^%w._:/+=@~{}$<>-]") then
     return nil, "a placeholder is letters, digits and . _ : / + = @ ~ { } $ < > -"

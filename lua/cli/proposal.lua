@@ -12,8 +12,13 @@ end
 local function shape(r, accounts)
   local services, credentials, says = report.array(), report.array(), proposals.says(r, proposals.holders(r.bundle))
   for i, s in ipairs(r.services) do
+    local rows = {}
+    for j, row in ipairs(s.rows or {}) do
+      local _, how, text = proposals.unnamed(row)
+      rows[j] = { key = row.key, places = report.array(row.places), placeholder = row.placeholder, unnamed = how, says = text }
+    end
     services[i] = { name = s.name, host = s.host, port = s.port, path = s.path, kind = s.kind, key = s.key, user_key = s.user_key,
-      header = s.header, prefix = s.prefix, more = s.more and report.array(s.more), enabled = not s.off, remove = s.remove, substitutions = s.rows and report.array(s.rows),
+      header = s.header, prefix = s.prefix, more = s.more and report.array(s.more), enabled = not s.off, remove = s.remove, substitutions = rows[1] and report.array(rows),
       says = says[i].text, warning = says[i].warning }
   end
   for i, c in ipairs(r.credentials) do
@@ -56,6 +61,9 @@ local function show(args, _, ctx)
   for _, x in ipairs(s.services) do
     rows[#rows + 1] = { "service " .. x.name, x.says }
     if x.warning then rows[#rows + 1] = { "", "careful: " .. x.warning } end
+    for _, row in ipairs(x.substitutions or {}) do
+      if row.says then rows[#rows + 1] = { "", ("%s: --place %s=%s:PLACE"):format(row.says, x.name, row.placeholder) } end
+    end
   end
   for _, c in ipairs(s.credentials) do
     rows[#rows + 1] = { "secret " .. c.key, table.concat({ c.description or "", c.obtain or "", c.obtain_instructions or "" },
@@ -126,9 +134,23 @@ local function approve(args, opt, ctx)
       end
     end
   end
+  local places = {}
+  for _, text in ipairs(opt.place or {}) do
+    local name, value = text:match("^([^=]+)=(.+)$")
+    local placeholder, list = (value or ""):match("^([%w._~-]+):(.+)$")
+    local s, row
+    for _, x in ipairs(r.services) do s = x.name == known(name or text) and x or s end
+    for _, x in ipairs(s.rows or {}) do
+      if proposals.unnamed(x) and (placeholder or x.placeholder) == x.placeholder then row = row and {} or x end
+    end
+    if not value or not row or not row.key then report.usage("--place is SERVICE=PLACEHOLDER:PLACE, of a placeholder whose place has no name",
+      "--place bot=__bot_token__:path=/bot{}/**") end
+    places[name] = places[name] or {}
+    places[name][row.placeholder] = (places[name][row.placeholder] or "") .. "," .. (list or value)
+  end
   local given = given_of(r, table.move(args, 2, #args, 1, {}), ctx)
   local made, notes, accounts = granting.approve(row, given, { home = ctx.home, only = only, hosts = hosts, paths = paths,
-    methods = methods, page = ctx.page })
+    methods = methods, places = places, page = ctx.page })
   for _, text in ipairs(notes) do ctx.note(text) end
   for _, name in ipairs(accounts) do ctx.note(("Next, sign in to the account: sallyport connect %s"):format(name)) end
   ctx.note(("Approved: %s. It counts from the next request."):format(table.concat(made, ", ")))
@@ -156,6 +178,7 @@ return {
       { name = "only", arg = "SERVICE", many = true, help = "this service of it, and not the others" },
       { name = "host", arg = "SERVICE=HOST", many = true, help = "another host in the place of the one that was asked for" },
       { name = "path", arg = "SERVICE=PATH", many = true, whole = true, help = "no more than below this path" },
+      { name = "place", arg = "SERVICE=PLACE", many = true, whole = true, help = "where a placeholder stands that was asked for without a name; SERVICE=PLACEHOLDER:PLACE" },
       { name = "method", arg = "METHOD", many = true, whole = true, help = "its credentials go out with this method alone; SERVICE=GET,POST: one service, with these" },
     },
     help = [[
@@ -166,6 +189,7 @@ authentication and an OAuth client's id are given as they are; a token that is t
 examples:
   sallyport proposal approve 3f2a91c0 STRIPE_KEY=@stripe.key
   sallyport proposal approve 3f2a91c0 --only docs
+  sallyport proposal approve 3f2a91c0 BOT=@bot.key --place 'bot=path=/bot{}/**'
   sallyport proposal approve 3f2a91c0 DRIVE.client_id=1.apps.example.com DRIVE.client_secret=@secret
 ]], run = approve },
   { words = "proposal reject", args = "PROPOSAL", min = 1, max = 1, summary = "says no to it",

@@ -20,7 +20,7 @@ local families = {
 local apart_from = { remove = true, summary = true }
 -- Lists are plurals, as in what commands answer.
 local plural = { host = "hosts", port = "ports", method = "methods", path = "paths", address = "addresses", ["seal-host"] = "seal_hosts",
-  bundle = "bundles", scope = "scopes", gateway = "gateways", tool = "tools", tenant = "tenants", redirect = "redirect_uris",
+  place = "places", bundle = "bundles", scope = "scopes", gateway = "gateways", tool = "tools", tenant = "tenants", redirect = "redirect_uris",
   header = "headers", substitute = "substitutes", ["disable-variable"] = "disable_variables", ["enable-variable"] = "enable_variables" }
 
 -- ---- members -------------------------------------------------------------------------------------

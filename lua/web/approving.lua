@@ -138,8 +138,13 @@ local function proposal_page(session, row, status, note, form)
   local r, services, inputs = row.record, {}, {}
   local says = require("proposals").says(r, require("proposals").holders(r.bundle))
   for i, s in ipairs(r.services) do
+    local places = {}
+    for j, x in ipairs(s.rows or {}) do
+      local name, _, _, text = ("w.%d.%d"):format(i, j), require("proposals").unnamed(x)
+      if text then places[#places + 1] = input(name, "Where " .. x.placeholder .. " stands", text .. ".", "text", form and form[name]) end
+    end
     services[i] = html([[
-<fieldset><legend>{name}</legend><label class="pick"><input type="checkbox" name="s.{i}" value="on"{on}> {says}</label>{warning}{narrow}</fieldset>]], {
+<fieldset><legend>{name}</legend><label class="pick"><input type="checkbox" name="s.{i}" value="on"{on}> {says}</label>{warning}{places}{narrow}</fieldset>]], { places = places,
       on = (not form or form["s." .. i]) and html " checked", name = s.name, i = i, says = says[i].text, warning = says[i].warning and html('<p class="warn">Careful: {w}.</p>', { w = says[i].warning }),
       narrow = not s.remove and { input("h." .. i, "Host", nil, "text", form and form["h." .. i] or s.host), input("p." .. i, "Below this path alone", nil, "text", form and form["p." .. i] or s.path),
         input("m." .. i, "With these methods alone", s.kind == "passthrough" and "GET, HEAD and OPTIONS unless named." or "All unless named. GET: reading alone.", "text", form and form["m." .. i]) } })
@@ -227,7 +232,7 @@ local function proposal(q, session, id, form)
     local reason = page.clean(form.reason, REASON_MAX)
     ok, trouble = pcall(granting.reject, row, reason and #reason <= REASON_MAX and reason or nil, context)
   elseif form.answer == "approve" then
-    local only, hosts, paths, methods = {}, {}, {}, {}
+    local only, hosts, paths, methods, places = {}, {}, {}, {}, {}
     for i, s in ipairs(r.services) do
       only[s.name] = form["s." .. i] and true or nil
       local host, path = form["h." .. i] or "", form["p." .. i] or ""
@@ -235,12 +240,14 @@ local function proposal(q, session, id, form)
       if only[s.name] and not s.remove then
         hosts[s.name], paths[s.name], why = proposals.narrowed(s, host ~= "" and host or nil, path ~= "" and path or nil)
         if not why then methods[s.name], why = proposals.methods(s, form["m." .. i] or "") end
+        places[s.name] = {}
+        for j, x in ipairs(s.rows or {}) do places[s.name][x.placeholder] = form[("w.%d.%d"):format(i, j)] end
       end
       if why then return proposal_page(session, row, 400, ("%s: %s"):format(s.name, why), form) end
     end
     local given, why = given_of(r, form)
     if not given then return proposal_page(session, row, 400, why, form) end
-    ok, trouble, _, accounts = pcall(granting.approve, row, given, { home = require("store").home, only = only, hosts = hosts, paths = paths, methods = methods, page = true, add_only = true,
+    ok, trouble, _, accounts = pcall(granting.approve, row, given, { home = require("store").home, only = only, hosts = hosts, paths = paths, methods = methods, places = places, page = true, add_only = true,
       context = context, env = require("cli.authorization").env_of(q.pipeline, require "host") })
   else
     return proposal_page(session, row, 400, "Choose an answer.", form)

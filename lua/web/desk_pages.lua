@@ -1007,6 +1007,10 @@ local function proposal(desk, id, form)
           if path and path ~= "" and path ~= s.path then args[#args + 1] = ("--path=%s=%s"):format(s.name, path) end
           local methods = (form["m." .. i] or ""):match("^%s*(.-)%s*$")
           if methods ~= "" then args[#args + 1] = ("--method=%s=%s"):format(s.name, methods) end
+          for j, row in ipairs(s.substitutions or {}) do
+            local place = form[("w.%d.%d"):format(i, j)] or ""
+            if row.unnamed and place:find("%S") then args[#args + 1] = ("--place=%s=%s:%s"):format(s.name, row.placeholder, place) end
+          end
         end
       end
       for key, kind in pairs(labels) do
@@ -1027,10 +1031,16 @@ local function proposal(desk, id, form)
   local services, inputs = {}, {}
   local waits = p.state == "pending"
   for i, s in ipairs(p.services) do
+    local places = {}
+    for j, row in ipairs(s.substitutions or {}) do
+      local name = ("w.%d.%d"):format(i, j)
+      if row.unnamed then places[#places + 1] = html([[<label for="{n}">Where {p} stands</label><input id="{n}" name="{n}" value="{v}" placeholder="{how}" spellcheck="false"
+aria-describedby="{n}-help"><small id="{n}-help" class="warn">{says}.</small>]], { n = name, p = row.placeholder, v = form and form[name] or "", how = row.unnamed, says = row.says }) end
+    end
     services[i] = not waits and html("<dt>{n}</dt><dd>{s}</dd>", { n = s.name, s = s.says }) or html([[
 <fieldset><legend>{n}</legend><label class="on"><input type="checkbox" name="s.{i}" value="on"{on}> {says}</label>{warning}
-{narrow}</fieldset>]],
-    { n = s.name, i = i, says = s.says, narrow = not s.remove and html([[<label for="h-{i}">Host</label><input id="h-{i}" name="h.{i}" value="{host}" spellcheck="false">
+{places}{narrow}</fieldset>]],
+    { n = s.name, places = places, i = i, says = s.says, narrow = not s.remove and html([[<label for="h-{i}">Host</label><input id="h-{i}" name="h.{i}" value="{host}" spellcheck="false">
 <label for="p-{i}">Below this path alone</label><input id="p-{i}" name="p.{i}" value="{path}" spellcheck="false">
 <label for="m-{i}">With these methods alone</label><input id="m-{i}" name="m.{i}" value="{methods}" placeholder="{may}" spellcheck="false">]], { i = i, methods = form and form["m." .. i] or "", may = s.kind == "passthrough" and "GET, HEAD, OPTIONS" or "all; GET: reading alone", host = form and form["h." .. i] or s.host,
       path = form and form["p." .. i] or s.path or "" }), on = (not form or form["s." .. i]) and html " checked",

@@ -265,6 +265,11 @@ def test_proposals_and_questions(t):
     assert "STRIPE_KEY is missing" in a.ask("POST", f"/proposals/{made}/approve", {}, want=400)["message"]
     assert a.ask("POST", f"/proposals/{made}/approve", {"secrets": {"STRIPE_KEY": SECRET}, "hosts": ["stripe=api.test"], "methods": ["GET", "DELETE"]})["state"] == "applied"
     assert s.request().status == 200 and up.requests[-1].get("authorization") == "Bearer " + SECRET
+    row = {"key": "STRIPE_KEY", "placeholder": "__the_key__", "in": ["query"]}
+    bare = own(s, "POST", "/v1/proposals", {**ASK, "services": [{**ASK["services"][0], "name": "bare", "host": "bare.test", "substitutions": [row]}]})[1]["id"]
+    assert "has to be named: query=NAME" in a.ask("POST", f"/proposals/{bare}/approve", {"secrets": {"STRIPE_KEY": SECRET}}, want=400)["message"]
+    assert a.ask("POST", f"/proposals/{bare}/approve", {"secrets": {"STRIPE_KEY": SECRET}, "places": ["bare=query=k"]})["state"] == "applied"
+    assert a.ask("GET", "/credentials/bare")["rows"][0]["place"] == ["query=k"]
     assert a.ask("POST", f"/proposals/{other}/reject", {"reason": "later"})["state"] == "rejected" and own(s, "GET", "/v1/proposals/" + other)[1]["reason"] == "later"
     a.ask("POST", f"/proposals/{other}/approve", {"secrets": {"STRIPE_KEY": SECRET}}, want=422)
     a.ask("POST", "/rules", {"name": "careful", "type": "s3", "fields": {"deletes": "ask"}}, want=201)

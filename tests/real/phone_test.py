@@ -106,6 +106,9 @@ def test_question(t):
     assert json.loads(s.cli("rule", "show", "mind", "--json").stdout)["exceptions"] and "POST api.test/always with api" in s.cli("rule", "show", "mind", "--json").stdout
 
 
+BOT = {"name": "bot", "host": "bot.test", "auth": {"type": "passthrough"}, "substitutions": [{"key": "STRIPE_KEY", "placeholder": "__bot_token__", "in": ["path"]}]}
+
+
 def test_proposal(t):
     """approval_url leads to a sign-in and then to that proposal; a part of it is approved there with the secret typed, narrowed, or none of it where one part is refused; another is rejected"""
     s, base, people = world(t, {"ada": ["--approve"]})
@@ -152,6 +155,15 @@ def test_proposal(t):
     at = f"/approvals/p/{second}"
     ada.go(base + at).submit(at, ("answer", "reject"), ("reason", "not\x1b now"))
     assert {"status": "rejected", "reason": "not now"}.items() <= own(s, "GET", "/v1/proposals/" + second)[1].items()
+    third = own(s, "POST", "/v1/proposals", {"services": [BOT], "credentials": ASK["credentials"]})[1]["id"]
+    at = f"/approvals/p/{third}"
+    ada.go(base + at)
+    assert "Where __bot_token__ stands" in ada.page, ada.page
+    for place in ("", "path", "query=k", "path=/x", "header=X-Key, path=/bot{}/**"):
+        ada.submit(at, ("answer", "approve"), ("s.1", "on"), ("k.STRIPE_KEY", SECRET), ("w.1.1", place))
+        assert ada.status == 400 and "Proposal of" in ada.page and f'name="w.1.1" type="text" autocomplete="off" autocapitalize="none" spellcheck="false" value="{place}"' in ada.page, (place, ada.page)
+    ada.submit(at, ("answer", "approve"), ("s.1", "on"), ("k.STRIPE_KEY", SECRET), ("w.1.1", "path=/bot{}/**"))
+    assert "Approved" in ada.page and json.loads(s.cli("credential", "show", "bot", "--json").stdout)["rows"][0]["place"] == ["path=/bot{}/**"], ada.page
 
 
 def test_chromium(t):
@@ -164,12 +176,12 @@ def test_chromium(t):
     s.cli("set", "approval-wait", "90s")
     asked = Asked(s, target="/%3Cx-canary%3E/a-rather-long-path/that-has-to-be-broken/somewhere-on-a-narrow-page?with=a+query")
     q = opened(s)[0]
-    ask = {"services": [{**ASK["services"][0], "host": "new.test"}, {"name": "wide", "host": "*.github.io", "auth": {"type": "passthrough"}}], "credentials": ASK["credentials"], "user_message": "I need invoices."}
+    ask = {"services": [{**ASK["services"][0], "host": "new.test"}, {"name": "wide", "host": "*.github.io", "auth": {"type": "passthrough"}}, BOT], "credentials": ASK["credentials"], "user_message": "I need invoices."}
     p = own(s, "POST", "/v1/proposals", ask)[1]
     phone = {"width": 360}
     steps = [{"go": f"{base}/approvals/q/{q['id']}", "look": phone, "shot": "sign-in", "axe": True}, {"fill": {"user": "ada", "password": PASSWORD}, "click": "button.go", "wait": 1500, "shot": "question", "axe": True},
              {"click": "a[href='/approvals']", "look": {**phone, "dark": True}, "shot": "list", "axe": True}, {"click": f"a[href='/approvals/p/{p['id']}']", "look": {**phone, "dark": True}, "shot": "proposal", "axe": True},
-             {"click": "button.go", "look": phone, "shot": "missing", "axe": True}, {"fill": {"k.STRIPE_KEY": SECRET}, "click": "button.go", "look": {"width": 1280}, "shot": "approved", "axe": True},
+             {"click": "button.go", "look": phone, "shot": "missing", "axe": True}, {"fill": {"k.STRIPE_KEY": SECRET, "w.3.1": "path=/bot{}/**"}, "click": "button.go", "look": {"width": 1280}, "shot": "approved", "axe": True},
              {"go": f"{base}/approvals/q/{q['id']}"}, {"click": "button[value=once]", "look": phone, "shot": "answered", "axe": True}, {"go": f"{base}/approvals/q/{q['id']}", "shot": "gone", "axe": True}]
     r = subprocess.run([NODE, HERE / "door_person.mjs", NPM, shutil.which("chromium"), s.dir, "MAP nowhere 127.0.0.1", json.dumps(steps)], capture_output=True, text=True, timeout=120 * sallyport.SLOW)
     assert r.returncode == 0, (r.stdout[-2000:], r.stderr[-3000:])

@@ -140,7 +140,7 @@ def test_kinds(t):
 
 
 def test_rows_and_deletion(t):
-    """substitutions at named places, with auth passthrough or auth's own key; one account is one credential; what is deleted leaves the agent's bundle alone; a comma in a path widens nothing"""
+    """substitutions at named places, or at places that a person names, with auth passthrough or auth's own key; one account is one credential; what is deleted leaves the agent's bundle alone; a comma in a path widens nothing"""
     s, up = t.proxy(workers=1, upstream={"reply": "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"})
     s.canaries.append(SECRET)
     rows = [{"key": "BOT", "placeholder": "__bot_token__", "in": ["path=/bot{}/**", "header=X-Bot"]}]
@@ -165,6 +165,7 @@ def test_rows_and_deletion(t):
     comma = {"services": [{"name": "comma", "host": "comma.test/a,/", "auth": {"type": "bearer", "token": "K"}}], "credentials": [{"key": "K"}]}
     s.cli("proposal", "approve", own(s, "POST", "/v1/proposals", comma)[1]["id"], "K=-", stdin=SECRET)
     assert len(json.loads(s.cli("credential", "show", "comma", "--json").stdout)["paths"]) == 1
+    unnamed_places(t, s, up)
     s.cli("bundle", "add", "other")
     s.cli("bundle", "attach", "other", "both")
     s.cli("domain", "add", "default", "docs.example")
@@ -175,7 +176,63 @@ def test_rows_and_deletion(t):
     shown = s.cli("proposal", "show", end).stdout
     assert "may no longer use the credential both" in shown and "may no longer reach docs.example" in shown, shown
     s.cli("proposal", "approve", end)
+    said = own(s, "POST", "/v1/proposals", {"services": [{"action": "delete", "host": "api.test"}]})[1]["message"]
+    assert "several services, and name says which: bot, twilio-test" in said, said
+    end = own(s, "POST", "/v1/proposals", {"services": [{"action": "delete", "host": "two.test"}]})[1]["id"]
+    assert "may no longer use the credential two" in s.cli("proposal", "show", end).stdout, "as the documents of Agent Vault delete: by host alone"
+    lists = {state: own(s, "GET", "/v1/proposals?status=" + state)[1]["proposals"] for state in ("pending", "applied", "rejected")}
+    assert [[p["id"] for p in lists["pending"]], lists["rejected"]] == [[end], []] and len(lists["applied"]) > 4, lists
     assert json.loads(s.cli("credential", "show", "both", "--json").stdout)["bundles"] == ["other"] and json.loads(s.cli("bundle", "show", "default", "--json").stdout)["domains"] == []
+
+
+TWILIO = {"action": "set", "name": "twilio-test", "host": "api.test/2010-04-01/*", "description": "Twilio", "auth": {"type": "basic", "username": "TWILIO_ACCOUNT_SID", "password": "TWILIO_AUTH_TOKEN"},
+          "substitutions": [{"key": "TWILIO_ACCOUNT_SID", "placeholder": "__sid__", "in": ["path"]}]}
+TWILIO_KEYS = [{"action": "set", "key": "TWILIO_ACCOUNT_SID", "description": "Twilio Account SID"}, {"action": "set", "key": "TWILIO_AUTH_TOKEN", "description": "Twilio Auth Token"}]
+
+
+def unnamed_places(t, s, up):
+    """a place without a name, as skill files for Agent Vault write it, waits for a person to name it: no other kind of place, nothing without; the API, the command and the page do it alike"""
+    def asked(*services, keys=TWILIO_KEYS):
+        status, made, _ = own(s, "POST", "/v1/proposals", {"services": services, "credentials": keys})
+        assert status == 201, made
+        return made["id"]
+    id = asked(TWILIO)
+    shown = json.loads(s.cli("proposal", "show", id, "--json").stdout)["services"][0]
+    assert shown["substitutions"][0]["unnamed"] == "path=/bot{}/**" and "where you name it" in shown["says"], shown
+    assert "__sid__ may stand anywhere in path: name where" in s.cli("proposal", "show", id).stdout and "--place twilio-test=__sid__:PLACE" in s.cli("proposal", "show", id).stdout
+    given = [f"TWILIO_ACCOUNT_SID=@{s.secret_file('AC0123456789')}", f"TWILIO_AUTH_TOKEN=@{s.secret_file(SECRET)}"]
+    for place, why in ((None, "has to be named: path=/bot{}/**"), ("path", "has to be named"), ("query=sid", "has to be named"), ("path=/{},query=sid", "has to be named"), ("path=/a", "has {} once"),
+                       ("path=/a/{}:__other__", "has to be named"), ("path=/a/**", "has {} once"), ("__other__:path=/a/{}", "PLACEHOLDER:PLACE")):
+        r = s.cli("proposal", "approve", id, *given, *(["--place", "twilio-test=" + place] if place else []), check=False)
+        assert r.returncode == 2 and why in r.stderr, (place, r.stderr)
+    assert s.cli("proposal", "approve", id, *given, "--place", "other=path=/{}", check=False).returncode == 2
+    assert own(s, "GET", "/v1/proposals/" + id)[1]["status"] == "pending"
+    s.cli("proposal", "approve", id, *given, "--place", "twilio-test=path=/2010-04-01/Accounts/{}/**")
+    kept = json.loads(s.cli("credential", "show", "twilio-test", "--json").stdout)
+    assert kept["rows"][0]["place"] == ["path=/2010-04-01/Accounts/{}/**"] and kept["rows"][0]["field"] == "secret_username", kept
+    basic = "Basic " + base64.b64encode(f"AC0123456789:{SECRET}".encode()).decode()
+    for target, want in (("/2010-04-01/Accounts/__sid__/Messages.json", "/2010-04-01/Accounts/AC0123456789/Messages.json"), ("/2010-04-01/__sid__", "/2010-04-01/__sid__")):
+        assert s.request(target=target).status == 200
+        assert (up.requests[-1].target, up.requests[-1].get("authorization")) == (want, basic), up.requests[-1]
+    # in is left out: path and query, each named or left out; a preset names the places of its host
+    two = {"name": "two", "host": "two.test", "auth": {"type": "passthrough"}, "substitutions": [{"key": "K", "placeholder": "__the_k__"}, {"key": "K", "placeholder": "__the_l__", "in": ["body", "header"]}]}
+    bot = {**two, "name": "bots", "host": "api.telegram.org", "substitutions": two["substitutions"][:1]}
+    id = asked(two, bot, keys=[{"key": "K"}])
+    shown = json.loads(s.cli("proposal", "show", id, "--json").stdout)["services"]
+    assert [r.get("unnamed") for r in shown[0]["substitutions"]] == ["path=/bot{}/** or query=NAME", "form=NAME or json=/POINTER or header=NAME"], shown
+    assert shown[1]["substitutions"][0] | {"key": "K"} == {"key": "K", "placeholder": "__the_k__", "places": ["path=/bot{}/**", "path=/file/bot{}/**"]}, shown
+    a = Admin(t, s).sign_in()
+    a.get("proposals/" + id)
+    assert "Where __the_l__ stands" in a.page.text and "At a place that the agent chooses" in a.page.text
+    form = next(f for f in a.page.forms if f["action"].endswith("proposals/" + id))
+    a.submit(form=form, **{"k.K": SECRET, "w.1.1": "query=k"})
+    assert a.status == 400 and "where __the_l__ stands has to be named" in a.page.text and SECRET not in a.html, a.page.text
+    form = next(f for f in a.page.forms if f["action"].endswith("proposals/" + id))
+    assert form["fields"]["w.1.1"] == "query=k", "what was typed is still there"
+    a.submit(form=form, **{"k.K": SECRET, "w.1.2": "json=/auth/key, header=X-Key"})
+    assert "Approved: two, bots" in a.page.text, a.page.text
+    rows = json.loads(s.cli("credential", "show", "two", "--json").stdout)["rows"]
+    assert [r["place"] for r in rows] == [["query=k"], ["json=/auth/key", "header=X-Key"]], rows
 
 
 def test_all_or_nothing(t):
@@ -228,8 +285,8 @@ def test_bounds_and_strangers(t):
                         ({"services": [{**base, "auth": {"type": "api-key", "key": "STRIPE_KEY", "header": "a\r\nb"}}]}, "header"),
                         ({"services": [{**base, "substitutions": [{"key": "K"}]}]}, "substitutions: placeholder"), ({"services": [{**base, "substitutions": {"key": "K"}}]}, "substitutions: it is a list"),
                         *(({"services": [{**base, "substitutions": [{"key": "STRIPE_KEY", "placeholder": "__stripe_key__", **where}]}]}, why) for where, why in (
-                            ({}, "path: the place has to be named: path=/bot{}/**"), ({"in": ["header"]}, "header=NAME"), ({"in": ["header=Origin"]}, "no place for a secret"),
-                            ({"in": ["query=a,path=/{}"]}, "a list of places"), ({"in": ["query=a"], "placeholder": "__a"}, "8"), ({"in": ["query=a"], "placeholder": "a:b:c:d:e:f"}, "letters"))),
+                            ({"in": ["header=Origin"]}, "no place for a secret"), ({"in": ["path", "header=Origin"]}, "no place for a secret"), ({"in": ["cookie"]}, "header=NAME"), ({"in": ["path:x"]}, "a list of places"),
+                            ({"in": ["query=a,path=/{}"]}, "a list of places"), ({"in": ["query=a"], "placeholder": "__a"}, "8"), ({"in": ["path"], "placeholder": "__a"}, "8"), ({"in": ["query=a"], "placeholder": "a:b:c:d:e:f"}, "letters"))),
                         ({"services": [{**base, "substitutions": [{"key": "OTHER", "placeholder": "__stripe_key__", "in": ["query=a"]}]}]}, "auth's own credential, STRIPE_KEY"),
                         ({"credentials": [{"key": "STRIPE_KEY", "type": "oauth", "oauth": {"token_url": "http://evil.test/"}}]}, "https"),
                         ({"credentials": [{"key": "STRIPE_KEY", "type": "oauth", "oauth": {"token_url": "http://10.0.0.1/"}}]}, "https")):

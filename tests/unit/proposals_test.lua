@@ -39,6 +39,30 @@ return {
       assert(labels[key] == kind, key)
     end
   end,
+  ["a user name that a row puts somewhere is a secret"] = function()
+    local s = basic("one", "USER", "PASS")
+    s.substitutions = { { key = "USER", placeholder = "__the_user__", ["in"] = { "path" } } }
+    local labels = granting.labels(assert(parsed({ s }, "USER", "PASS")))
+    assert(labels.USER == "secret" and labels.PASS == "secret")
+    s.substitutions[1].key = "OTHER"
+    assert(select(2, parsed({ s }, "USER", "PASS", "OTHER")):find("auth's own credential", 1, true))
+    for _, services in ipairs { { s, basic("two", "USER", "PASS") }, { basic("two", "USER", "PASS"), s } } do
+      s.substitutions[1].key = "USER"
+      assert(select(2, parsed(services, "USER", "PASS")):find("USER is a user name in one place", 1, true))
+    end
+  end,
+  ["a place without a name is named by a person, as a place of its kind"] = function()
+    local row = { key = "K", placeholder = "__k__", places = { "path", "header=X-A", "body" } }
+    for text, want in pairs { ["path=/{}"] = "header=X-A path=/{}", [" json=/a , form=b"] = "header=X-A json=/a form=b", ["json=/a%3Ab"] = "header=X-A json=/a%3Ab" } do
+      local got, why = proposals.placed(row, text)
+      assert(table.concat(got or { why }, " ") == want, text)
+    end
+    for _, text in ipairs { "", " ", ",", "path", "body", "header=X-B", "query=a", "path=/{}:__other__", "path=/{}\n", "path=/\u{202e}{}", "ath=/{}", "=", "path=", "json=a", "path=/a", "path=/{},header=X-B" } do
+      local got, why = proposals.placed(row, text)
+      assert(not got and why, text)
+    end
+    assert(not proposals.placed(row) and proposals.placed({ places = { "basic" }, placeholder = "__k__" }, "x")[1] == "basic")
+  end,
   ["of a record that was kept before, a secret is one whatever else it is"] = function()
     local a, b = { user_key = "KEY", key = "PASS", kind = "basic" }, { key = "KEY", kind = "bearer" }
     for _, services in ipairs { { a, b }, { b, a }, { { user_key = "KEY", key = "KEY", kind = "basic" } } } do
