@@ -213,7 +213,7 @@ function M.ask(self, req, agent, bundle, name, rule, what, seen, held)
   end
 end
 
--- What has ended goes out of the store: a question says what a request said.
+-- What has ended goes out of the store: a question says what a request said, a proposal may have a secret.
 local function tidy()
   local store, wall, after = require "store", require("time").wall(), nil
   repeat
@@ -224,6 +224,7 @@ local function tidy()
     end
     if ops[1] then store.write(ops, require("time").now() + COMMIT) end
   until #page < PAGE
+  require("proposals").tidy()
 end
 
 local TIDY = 60             -- s between two looks, of all workers together

@@ -221,7 +221,7 @@ end
 
 --- approve(row, given, opts) -> names of what was made, notes, names of accounts to sign in to. row: { key, record } of a pending one; given: what
 -- was typed, by label: secrets and plain texts; opts = { home, only = { [service] = true } | nil: all, hosts = { [service] = host }, paths = { [service] = path },
--- methods = { [service] = list }, places = { [service] = { [placeholder] = text } }: of places that had no name, page = bool, add_only = bool: no credential that is there is changed, context = whose change it is | nil: the command's, env = authorization.env_of in a worker }. Raises as commands do; nothing is written then. Yields.
+-- methods = { [service] = list }, places = { [service] = { [placeholder] = text } }: of places that had no name, use = { [KEY] = true }: the agent's own value, page = bool, add_only = bool: no credential that is there is changed, context = whose change it is | nil: the command's, env = authorization.env_of in a worker }. Raises as commands do; nothing is written then. Yields.
 function M.approve(row, given, opts)
   local r, chosen, names = row.record, {}, {}
   for _, name in ipairs { "hosts", "paths", "methods", "places" } do opts[name] = opts[name] or {} end
@@ -229,6 +229,10 @@ function M.approve(row, given, opts)
     if not opts.only or opts.only[s.name] then chosen[#chosen + 1], names[#names + 1] = s, s.name end
   end
   if not chosen[1] then report.usage("no service is chosen") end
+  local sent = opts.use and next(opts.use) and require("store").get("proposal", row.key)
+  for _, c in ipairs(sent and sent.credentials or {}) do
+    if opts.use[c.key] and given[c.key] == nil then given[c.key] = c.text or (sent.secrets or {})["v/" .. c.key] end
+  end
   local reason = #chosen < #r.services and "in part: " .. table.concat(names, ", ") or nil
   local notes, ctx
   local function ops_of()

@@ -2,6 +2,8 @@
 -- POST /v1/proposals to the proxy port with its token; the shape, the limits and the states are those that skill files written
 -- for Agent Vault know. A proposal opens nothing: a person says which of it comes to be, and types the secrets.
 --
+-- A value that an agent sends along lies sealed in the record (`v/KEY`) until the proposal ends, and is used where a person says so.
+--
 -- Records: database `proposal`, AGENT-ID/ID { proposal = ID, agent, agent_id, bundle, created, until, state = "pending" | "applied" | "rejected",
 -- services = { service … }, credentials = { credential … }, message, user_message, reason }.
 -- A service: { name, host, port, path, kind, key, user_key, header, prefix, more = { { header, prefix, key } … }, off = bool,
@@ -12,6 +14,7 @@ M.BODY_MAX = 64 << 10
 M.LIFE = 7 * 86400
 local PENDING_MAX, KEPT_MAX = 20, 40        -- of an agent; with those that ended
 local LIST_MAX = 10                         -- services, credentials
+local VALUE_MAX, NAME_MAX = 8192, 256       -- bytes of a value that comes along, and of one that is a user name
 local COMMIT = 10000                        -- ms
 local PAGE = 64                             -- credentials that are read at once
 local texts = { message = 2000, user_message = 5000, description = 500, obtain = 500, obtain_instructions = 1000 }
@@ -242,7 +245,14 @@ local function credential(c)
     if why then return nil, why end
   end
   if c.type ~= nil and c.type ~= "static" and c.type ~= "oauth" then return nil, "type is static or oauth" end
-  if c.type ~= "oauth" then return out end
+  if type(c.value) == "string" then c.value = c.value:gsub("\r?\n$", "") end
+  if c.value ~= nil and (type(c.value) ~= "string" or #c.value > VALUE_MAX or c.value:find("[%z\1-\8\10-\31\127]") or not utf8.len(c.value)) then
+    return nil, ("value is a text of one line, and of at most %d bytes"):format(VALUE_MAX) end
+  if c.type ~= "oauth" then
+    out.value = c.value ~= "" and c.value or nil
+    return out
+  end
+  if c.value ~= nil then return nil, "value: the tokens of an account are pasted by a person" end
   local o, kept = type(c.oauth) == "table" and c.oauth or {}, {}
   for _, name in ipairs { "authorization_url", "token_url" } do
     local url = type(o[name]) == "string" and #o[name] <= 500 and require("http").parse_url(o[name])
@@ -280,8 +290,23 @@ local function each(list, read, what)
   return out
 end
 
---- The proposal in a request's body: { services, credentials, message, user_message } | nil, why. value: it brought a secret along,
--- which is not kept: what an agent may hold already needs no proxy. held(key): the credential of the agent's that /discover names so | nil
+-- Values that came along, from where they were read to where they are kept: a user name is shown with what asks for it, a secret never.
+local function brought(out, used)
+  for i, c in ipairs(out.credentials) do
+    local value = c.value
+    c.value = nil
+    if value and used[c.key] == "plain" then
+      if #value > NAME_MAX or not is_seen(value) then return nil, ("credentials[%d]: value is no user name"):format(i - 1) end
+      c.text = value
+    elseif value then
+      out.values = out.values or {}
+      c.sent, out.values["v/" .. c.key] = true, require("secret.core").of(value)
+    end
+  end
+  return out
+end
+
+--- The proposal in a request's body: { services, credentials, message, user_message, values = secrets that came along | nil } | nil, why. held(key): the credential of the agent's that /discover names so | nil
 function M.parse(text, held)
   local v = require("json").decode(text)
   if type(v) ~= "table" then return nil, "the body is a JSON object" end
@@ -322,8 +347,7 @@ function M.parse(text, held)
   for _, c in ipairs(out.credentials) do
     if not used[c.key] then return nil, ("no service uses the credential %s"):format(c.key) end
   end
-  for _, c in ipairs(type(v.credentials) == "table" and v.credentials or {}) do out.value = out.value or c.value ~= nil end
-  return out
+  return brought(out, used)
 end
 
 local types = { bearer = "bearer", basic = "basic", ["api-key"] = "api_key", substitute = "substitute" }
@@ -380,6 +404,12 @@ end
 --- A record's state, its end considered: "pending", "applied", "rejected", "expired".
 function M.state(r, now) return r.state == "pending" and r["until"] <= now and "expired" or r.state end
 
+--- What a person reads of a credential whose value came along. user: it, where it is a user name | nil
+function M.sent(user)
+  return user and ("the agent sent the user name %s"):format(user)
+    or "the agent sent a value, so it knows it and whoever reads along with it: take it for a secret that it made itself"
+end
+
 -- Keeps one: id | nil, code, when the first of those that wait ends
 local function keep(self, agent, bundle, new)
   local store, wall = self.store, self.time.wall()
@@ -396,7 +426,7 @@ local function keep(self, agent, bundle, new)
     plain = { proposal = id, agent = agent.name, agent_id = agent.id,
     bundle = bundle, created = wall, ["until"] = wall + M.LIFE, state = "pending", services = new.services,
       credentials = new.credentials,
-    message = new.message, user_message = new.user_message } }
+    message = new.message, user_message = new.user_message }, secrets = new.values }
   ops.context = { by = "agent " .. agent.name, door = "proxy", page = "POST /v1/proposals" }
   local ok, code = store.commit(ops, self.time.now() + COMMIT)
   return ok and id or nil, code
@@ -461,6 +491,23 @@ local function held_as(self, agent, key)
   return held_in(self, holds, function(name, record) return name:upper():gsub("%W", "_") == key and typed_again[record.type] and name end)
 end
 
+--- Takes values out of the store that came along with what has ended unanswered. Yields.
+function M.tidy()
+  local store, wall, after = require "store", require("time").wall(), nil
+  repeat
+    local ops, page = {}, store.each("proposal", "", after, PAGE) or {}
+    for _, row in ipairs(page) do
+      after = row.key
+      local r = row.record
+      if r and M.state(r, wall) == "expired" and r.sealed and next(r.sealed) then
+        r.state = "expired"
+        ops[#ops + 1] = { op = "put", db = "proposal", key = row.key, version = r.version, plain = r }
+      end
+    end
+    if ops[1] then store.write(ops, require("time").now() + COMMIT) end
+  until #page < PAGE
+end
+
 --- Where a person answers, signed in: a proposal ("p") or a question ("q") of that name | nil: the door is not open. settings: records.settings
 function M.link(settings, kind, id)
   local at = (settings.gateway or {})[1] and settings.public_url or (settings.admin or {})[1] and settings.admin_url
@@ -489,7 +536,7 @@ function M.answer(self, req, agent, bundle, body)
     require("webhook").proposal(self.config.settings, id, agent.name, new.services)
     return 201, { id = id, status = "pending", vault = bundle, approval_url = url,
       message = ("Proposal created. A person approves it %swith `sallyport proposal approve %s`, or on the page (sallyport admin).%s"):format(
-      url and ("at %s, "):format(url) or "", id, new.value and " The value that came along was not kept: a person types it." or "") }
+      url and ("at %s, "):format(url) or "", id, new.values and " Its value is kept sealed until then: the person takes it, or types another." or "") }
   end
   if id then
     local r = self.store.peek("proposal", agent.id .. "/" .. id)

@@ -11,6 +11,7 @@ end
 
 local function shape(r, accounts)
   local services, credentials, says = report.array(), report.array(), proposals.says(r, proposals.holders(r.bundle))
+  local state = proposals.state(r, require("time").wall())
   for i, s in ipairs(r.services) do
     local rows = {}
     for j, row in ipairs(s.rows or {}) do
@@ -23,9 +24,9 @@ local function shape(r, accounts)
   end
   for i, c in ipairs(r.credentials) do
     credentials[i] = { key = c.key, description = c.description, obtain = c.obtain, obtain_instructions = c.obtain_instructions,
-      oauth = c.oauth }
+      oauth = c.oauth, value_sent = (c.sent or c.text) and state == "pending" or nil, value = c.text }
   end
-  return { id = r.proposal, agent = r.agent, bundle = r.bundle, state = proposals.state(r, require("time").wall()),
+  return { id = r.proposal, agent = r.agent, bundle = r.bundle, state = state,
     message = r.message, user_message = r.user_message,
     reason = r.reason, services = services, credentials = credentials, accounts = accounts and report.array(accounts), created = r.created, expires_at = r["until"] }
 end
@@ -68,6 +69,7 @@ local function show(args, _, ctx)
   for _, c in ipairs(s.credentials) do
     rows[#rows + 1] = { "secret " .. c.key, table.concat({ c.description or "", c.obtain or "", c.obtain_instructions or "" },
       "  "):match("^%s*(.-)%s*$") }
+    if c.value_sent then rows[#rows + 1] = { "", ("%s: --use %s"):format(proposals.sent(c.value), c.key) } end
   end
   rows[#rows + 1] = { "ends", s.state == "pending" and report.time(s.expires_at) }
   local kept = {}
@@ -148,9 +150,14 @@ local function approve(args, opt, ctx)
     places[name] = places[name] or {}
     places[name][row.placeholder] = (places[name][row.placeholder] or "") .. "," .. (list or value)
   end
+  local use = {}
+  for _, key in ipairs(opt.use or {}) do
+    for _, c in ipairs(r.credentials) do use[key] = use[key] or c.key == key and (c.sent or c.text) ~= nil or nil end
+    if not use[key] then report.usage(("the agent sent no value for %s"):format(report.clean(key):sub(1, 64)), "sallyport proposal show " .. r.proposal) end
+  end
   local given = given_of(r, table.move(args, 2, #args, 1, {}), ctx)
   local made, notes, accounts = granting.approve(row, given, { home = ctx.home, only = only, hosts = hosts, paths = paths,
-    methods = methods, places = places, page = ctx.page })
+    methods = methods, places = places, use = use, page = ctx.page })
   for _, text in ipairs(notes) do ctx.note(text) end
   for _, name in ipairs(accounts) do ctx.note(("Next, sign in to the account: sallyport connect %s"):format(name)) end
   ctx.note(("Approved: %s. It counts from the next request."):format(table.concat(made, ", ")))
@@ -179,6 +186,7 @@ return {
       { name = "host", arg = "SERVICE=HOST", many = true, help = "another host in the place of the one that was asked for" },
       { name = "path", arg = "SERVICE=PATH", many = true, whole = true, help = "no more than below this path" },
       { name = "place", arg = "SERVICE=PLACE", many = true, whole = true, help = "where a placeholder stands that was asked for without a name; SERVICE=PLACEHOLDER:PLACE" },
+      { name = "use", arg = "KEY", many = true, help = "the value that the agent sent along for it, which it knows" },
       { name = "method", arg = "METHOD", many = true, whole = true, help = "its credentials go out with this method alone; SERVICE=GET,POST: one service, with these" },
     },
     help = [[

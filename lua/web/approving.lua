@@ -160,7 +160,7 @@ local function proposal_page(session, row, status, note, form)
           t == "refresh" and html("It is tried at once. Without one you sign in next; the client has to know the redirect URI {uri}", { uri = require("web.consent").redirect_uri() }), "password")
       end
     else
-      inputs[#inputs + 1] = input("k." .. c.key, c.key, help, labels[c.key] == "plain" and "text" or "password")
+      inputs[#inputs + 1] = { input("k." .. c.key, c.key, help, labels[c.key] == "plain" and "text" or "password"), (c.sent or c.text) and page.sent(c.key, c.text, form) }
     end
   end
   return page.page(status, "Proposal of " .. r.agent, html([[
@@ -245,9 +245,11 @@ local function proposal(q, session, id, form)
       end
       if why then return proposal_page(session, row, 400, ("%s: %s"):format(s.name, why), form) end
     end
+    local use = {}
+    for _, c in ipairs(r.credentials) do use[c.key] = form["u." .. c.key] and true or nil end
     local given, why = given_of(r, form)
     if not given then return proposal_page(session, row, 400, why, form) end
-    ok, trouble, _, accounts = pcall(granting.approve, row, given, { home = require("store").home, only = only, hosts = hosts, paths = paths, methods = methods, places = places, page = true, add_only = true,
+    ok, trouble, _, accounts = pcall(granting.approve, row, given, { home = require("store").home, only = only, hosts = hosts, paths = paths, methods = methods, places = places, use = use, page = true, add_only = true,
       context = context, env = require("cli.authorization").env_of(q.pipeline, require "host") })
   else
     return proposal_page(session, row, 400, "Choose an answer.", form)

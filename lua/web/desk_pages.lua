@@ -1018,6 +1018,7 @@ local function proposal(desk, id, form)
         if value ~= "" then
           typed[key] = kind == "secret" and value or nil
           args[#args + 1] = key .. (kind == "secret" and "=-" or "=" .. value)
+        elseif form["u." .. key] then args[#args + 1] = "--use=" .. key
         end
       end
       if n == 0 then note = html '<p class="warn" role="alert">No service is chosen.</p>' end
@@ -1061,6 +1062,7 @@ aria-describedby="{n}-help"><small id="{n}-help" class="warn">{says}.</small>]],
       input("k." .. c.key .. ".access_token", c.key .. ": access token", "Alone it is used until it ends.", "password")
     else
       input("k." .. c.key, c.key, help, labels[c.key] == "plain" and "text" or "password")
+      inputs[#inputs + 1] = c.value_sent and page.sent(c.key, c.value, form)
     end
   end
   return { status = note and 400 or 200, title = "Proposal of " .. p.agent, line = { "proposal", "show", id }, body = html([[

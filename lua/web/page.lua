@@ -187,4 +187,10 @@ function M.obtained(c)
   return M.sparse("{d} {o} {i}", { d = c.description, o = at, i = c.obtain_instructions })
 end
 
+--- The choice to take the value that an agent sent along for a key. user: it, where it is a user name | nil; form: what was sent | nil
+function M.sent(key, user, form)
+  return M.sparse('<label class="on pick"><input type="checkbox" name="u.{k}" value="on"{on}> Or use this: {s}.</label>', { k = key,
+    on = form and form["u." .. key] and html " checked", s = require("proposals").sent(user) })
+end
+
 return M

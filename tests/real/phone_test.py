@@ -155,14 +155,16 @@ def test_proposal(t):
     at = f"/approvals/p/{second}"
     ada.go(base + at).submit(at, ("answer", "reject"), ("reason", "not\x1b now"))
     assert {"status": "rejected", "reason": "not now"}.items() <= own(s, "GET", "/v1/proposals/" + second)[1].items()
-    third = own(s, "POST", "/v1/proposals", {"services": [BOT], "credentials": ASK["credentials"]})[1]["id"]
+    third = own(s, "POST", "/v1/proposals", {"services": [BOT], "credentials": [{**ASK["credentials"][0], "value": SECRET}]})[1]["id"]
     at = f"/approvals/p/{third}"
     ada.go(base + at)
-    assert "Where __bot_token__ stands" in ada.page, ada.page
+    assert "Where __bot_token__ stands" in ada.page and 'name="u.STRIPE_KEY" value="on">' in ada.page and SECRET not in ada.page, ada.page
     for place in ("", "path", "query=k", "path=/x", "header=X-Key, path=/bot{}/**"):
         ada.submit(at, ("answer", "approve"), ("s.1", "on"), ("k.STRIPE_KEY", SECRET), ("w.1.1", place))
         assert ada.status == 400 and "Proposal of" in ada.page and f'name="w.1.1" type="text" autocomplete="off" autocapitalize="none" spellcheck="false" value="{place}"' in ada.page, (place, ada.page)
-    ada.submit(at, ("answer", "approve"), ("s.1", "on"), ("k.STRIPE_KEY", SECRET), ("w.1.1", "path=/bot{}/**"))
+    ada.submit(at, ("answer", "approve"), ("s.1", "on"), ("w.1.1", "path=/bot{}/**"))
+    assert ada.status == 400 and "STRIPE_KEY is missing" in ada.page, "nobody takes the agent's value unasked"
+    ada.submit(at, ("answer", "approve"), ("s.1", "on"), ("u.STRIPE_KEY", "on"), ("w.1.1", "path=/bot{}/**"))
     assert "Approved" in ada.page and json.loads(s.cli("credential", "show", "bot", "--json").stdout)["rows"][0]["place"] == ["path=/bot{}/**"], ada.page
 
 

@@ -3,6 +3,7 @@ import base64
 import json
 import re
 import threading
+import time
 
 import sallyport
 from admin_test import Admin
@@ -26,6 +27,13 @@ def own(s, method, path, value=None, token=None, body=None, fields=""):
     w.close()
     head, _, text = data.partition(b"\r\n\r\n")
     return int(head.split()[1]), json.loads(text) if text.startswith(b"{") else text, head.decode()
+
+
+def until(done):
+    deadline = time.monotonic() + 90 * sallyport.SLOW
+    while not done():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
 
 
 def test_asked_and_approved(t):
@@ -304,7 +312,12 @@ def test_bounds_and_strangers(t):
     kept = {**ASK, "credentials": [{**ASK["credentials"][0], "value": SECRET}], "user_message": "<x-canary>\u202e\x1b[31m hi\n\nthere"}
     s.canaries.append(SECRET)
     status, made, _ = own(s, "POST", "/v1/proposals", kept)
-    assert status == 201 and "not kept" in made["message"]
+    assert status == 201 and "kept sealed" in made["message"]
+    for value in (5, "", "a\nb", "\x00", "x" * 8193, ["x"]):
+        kept_not = own(s, "POST", "/v1/proposals", {**ASK, "credentials": [{**ASK["credentials"][0], "value": value}]})
+        assert kept_not[0] == (400 if value != "" else 201), (value, kept_not)
+        if value == "":
+            s.cli("proposal", "reject", kept_not[1]["id"])
     shown = s.cli("proposal", "show", made["id"]).stdout
     assert "\x1b" not in shown and "\u202e" not in shown and "hi" in shown, shown
     assert own(s, "GET", "/v1/proposals/" + made["id"], token=s.tokens["other"])[0] == 403
@@ -324,8 +337,52 @@ def test_bounds_and_strangers(t):
     assert len(own(s, "GET", "/v1/proposals")[1]["proposals"]) <= 41
     wide = own(s, "POST", "/v1/proposals", {**ASK, "services": [{**base, "host": "*.github.io"}]}, token=s.tokens["other"])[1]["id"]
     assert "careful" in s.cli("proposal", "show", wide).stdout
+    sealed = s.dir / "sealed.lua"
+    sealed.write_text('local n = 0 for _, row in ipairs(require("store").each("proposal", "", nil, 100)) do n = n + (next(row.record.sealed or {}) and 1 or 0) end print(n)')
+    assert own(s, "POST", "/v1/proposals", kept, token=s.tokens["other"])[0] == 201
+    assert s.cli("lua", "--store", sealed).stdout.strip() == "1", "the value of the one that was rejected went with it"
     s.set_clock(7 * 86400 + 60)
     assert own(s, "GET", "/v1/proposals/" + wide, token=s.tokens["other"])[1]["status"] == "expired"
+    until(lambda: s.cli("lua", "--store", sealed).stdout.strip() == "0")
+
+
+def test_value_sent(t):
+    """a value that the agent sends along is sealed and shown nowhere; a person takes it by name, or types another; on the page and at each end it goes with the proposal"""
+    s, up = t.proxy(workers=1, upstream={"reply": "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"})
+    s.canaries += [SECRET, SECRET + "2"]
+    ask = {"services": [{"name": "hook", "host": "api.test", "auth": {"type": "basic", "username": "USER", "password": "KEY"}}],
+           "credentials": [{"key": "USER", "value": "ada"}, {"key": "KEY", "value": SECRET, "description": "what I made"}]}
+
+    def asked(**more):
+        return own(s, "POST", "/v1/proposals", {**ask, **more})[1]["id"]
+    assert own(s, "POST", "/v1/proposals", {**ask, "credentials": [{"key": "USER", "value": "a\u202eb"}, ask["credentials"][1]]})[0] == 400
+    id = asked()
+    shown = json.loads(s.cli("proposal", "show", id, "--json").stdout)["credentials"]
+    assert [(c["key"], c["value_sent"], c.get("value")) for c in shown] == [("USER", True, "ada"), ("KEY", True, None)], shown
+    assert "the agent sent a value, so it knows it" in s.cli("proposal", "show", id).stdout and SECRET not in s.cli("proposal", "show", id).stdout + str(shown) + str(own(s, "GET", "/v1/proposals/" + id))
+    r = s.cli("proposal", "approve", id, check=False)
+    assert r.returncode == 2 and "KEY is missing" in r.stderr, "nobody takes it unasked"
+    assert s.cli("proposal", "approve", id, "--use", "NONE", check=False).returncode == 2
+    s.cli("proposal", "approve", id, "--use", "USER", "--use", "KEY")
+
+    def goes_out(user, key):
+        assert s.request().status == 200 and up.requests[-1].get("authorization") == "Basic " + base64.b64encode(f"{user}:{key}".encode()).decode()
+    goes_out("ada", SECRET)
+    assert "value_sent" not in s.cli("proposal", "show", id, "--json").stdout
+    id = asked()
+    s.cli("proposal", "approve", id, "--use", "USER", "--use", "KEY", "KEY=-", stdin=SECRET + "2")
+    goes_out("ada", SECRET + "2")
+    id = asked(credentials=[ask["credentials"][1], {"key": "USER"}])
+    a = Admin(t, s).sign_in()
+    a.get("proposals/" + id)
+    form = next(f for f in a.page.forms if f["action"].endswith("proposals/" + id))
+    assert "u.KEY" not in form["fields"] and "u.USER" not in form["fields"] and "what I made" in a.page.text, form
+    a.submit(form=form, **{"k.USER": "bob"})
+    assert a.status == 400 and "KEY is missing" in a.page.text and SECRET not in a.html
+    form = next(f for f in a.page.forms if f["action"].endswith("proposals/" + id))
+    a.submit(form=form, **{"k.USER": "bob", "u.KEY": "on"})
+    assert "Approved: hook" in a.page.text and SECRET not in a.html, a.page.text
+    goes_out("bob", SECRET)
 
 
 def test_on_the_page(t):

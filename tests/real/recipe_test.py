@@ -257,7 +257,7 @@ def test_table(t):
     s.cli("bundle", "add", "other")
     s.cli("credential", "add", "theirs", "--type", "bearer", "--host", "theirs.test", "--bundle", "other", f"token=@{s.secret_file(secret)}")
     made(400, services=[bearer("more", "THEIRS")])
-    # rejected with a reason; a value that came along is kept nowhere
+    # rejected with a reason; a value that came along goes with it
     agent.made = made(services=[bearer("own")], credentials=[key(value=secret + "3")])
     s.cli("proposal", "reject", agent.made["id"], "--reason", "not now")
     status, polled = agent.curl("/v1/proposals/" + agent.made["id"])
