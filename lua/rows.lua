@@ -153,6 +153,9 @@ local function read_places(text)
   return list
 end
 
+--- A row as it is typed: what M.parse takes.
+function M.text(row) return ("%s:%s%s"):format(row.field, table.concat(row.place, ","), row.placeholder and ":" .. row.placeholder or "") end
+
 --- "FIELD:PLACE[,PLACE…][:PLACEHOLDER]" -> row | nil, why
 function M.parse(text)
   local field, places, literal = text:match("^([%a_][%w_]*):([^:]*):?(.*)$")
@@ -215,8 +218,7 @@ function M.mend(rec, preset)
     -- Presets that were edited before places had names may have what we mend here.
     if mended and preset and preset.rows and #rec.rows == 1 and not M.bare(preset.rows) then list = preset.rows end
     for _, named in ipairs(list) do
-      words[#words + 1] = " --substitute " .. require("env").quote(("%s:%s%s"):format(row.field, table.concat(named.place, ","),
-        row.placeholder and ":" .. row.placeholder or ""))
+      words[#words + 1] = " --substitute " .. require("env").quote(M.text { field = row.field, place = named.place, placeholder = row.placeholder })
     end
   end
   return bare and ("sallyport credential set %s%s"):format(rec.name, table.concat(words)) or nil

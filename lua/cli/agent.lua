@@ -185,7 +185,7 @@ local function set(args, opt, ctx)
     if record.revoked then
       report.fail(("'%s' is revoked"):format(args[1]), ("sallyport agent add %s begins anew"):format(args[1]))
     end
-    if through then tokens.refuse_tenant(record) end
+    tokens.refuse_tenant(record, "sallyport tenant set")
     plain = db.plain(record)
     if opt.bundle then plain.bundles = db.bundles(opt.bundle) end
     if opt.ttl then plain.expires_at = expiry(opt.ttl, now) end
@@ -259,6 +259,7 @@ local function revoke(args, _, ctx)
     -- One that was changed on the disk can always be revoked.
     if code == "damaged" then record = { name = args[1], bundles = {}, created = now } end
     if not record then record = db.need("agent", args[1]) end
+    tokens.refuse_tenant(record, "sallyport tenant remove")
     local plain = db.plain(record)
     plain.revoked = true
     local ops = tokens.drop(args[1], now, "revoked")
@@ -277,7 +278,7 @@ local function remove(args, _, ctx)
   db.open(ctx)
   local name, now = args[1], require("time").wall()
   local _, code = require("store").peek("agent", "a/" .. name)
-  if code ~= "damaged" then db.need("agent", name) end   -- a damaged one can always be removed
+  if code ~= "damaged" then tokens.refuse_tenant(db.need("agent", name), "sallyport tenant remove") end   -- a damaged one can always be removed
   db.change(function()
     local ops = tokens.drop(name, now, "revoked")
     ops[#ops + 1] = { op = "del", db = "agent", key = "a/" .. name }

@@ -69,10 +69,11 @@ function M.drop(agent, now, how)
   return ops
 end
 
---- Ends the command for a tenant: people come in for it by the door, and no token of its own may.
-function M.refuse_tenant(record)
+--- Ends the command for a tenant: people come in for it by the door, and no token of its own may. hint: the command that is meant | nil
+function M.refuse_tenant(record, hint)
   if record.kind == "tenant" then
-    report.fail(("'%s' is a tenant: people come in for it by the door, and it is nobody at the proxy"):format(record.name), "sallyport key add NAME --tenant " .. record.name .. " --role viewer")
+    report.fail(("'%s' is a tenant: people come in for it by the door, and it is nobody at the proxy"):format(record.name),
+      hint and hint .. " " .. record.name or "sallyport key add NAME --tenant " .. record.name .. " --role viewer")
   end
 end
 

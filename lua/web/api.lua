@@ -283,7 +283,7 @@ local function item_of(request, family, id)
   end
   local list = commands.run({ family, "list" }, { home = request.home }).value
   for _, item in ipairs(type(list) == "table" and list or {}) do
-    if item.name == id or item.id == id then return item end
+    if (item.id or item.name) == id then return item end
   end
 end
 
@@ -424,6 +424,11 @@ local function change(request, row, values, who)
     end
     expect = at
   end
+  local db, key = commands.replaces(row.words or "", values.bundle or tostring(given.name), type(given.host) == "string" and given.host or "")
+  if row.makes and db and not match then
+    if require("store").peek(db, key) then return fault(409, "exists", "there is one already", "If-Match: * puts this in its place") end
+    expect = { db, key, 0 }
+  end
   if row.own then return by_itself(request, row, values, given, who) end
   local person = rows.of_people(row) and need_for_person(who, values, given) or nil
   expect = expect or person
@@ -471,6 +476,7 @@ local function handle(request)
   end
   if request.path == "/metrics" then return metrics(request, who) end
   local row, values = rows.find(method, path)
+  if row and row.family == "user" and values.name then values.name = require("web.access").user_name(values.name) or values.name end
   if row and row.id == "webhook" then values.webhook = "webhook" end      -- there is one
   if row and row.id == "entry" then values.entry = ("%s/%s"):format(values.bundle, require("records").host(values.host, true) or values.host) end
   if not row then

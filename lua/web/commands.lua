@@ -36,6 +36,12 @@ function M.find(words)
   end
 end
 
+--- Where the record lies in whose place a command puts another that it makes: database, key | nil. first, second: its arguments
+function M.replaces(words, first, second)
+  if words == "domain add" then return "bundle", ("%s/%s"):format(first, require("records").host(second or "", true) or "") end
+  if words == "role add" then return "user", "r/" .. first end
+end
+
 local LEFT = 600        -- s after which a draft's folder is nobody's any more: a command that takes so long was given up
 
 -- Takes away the folders that processes left which were killed within a turn.

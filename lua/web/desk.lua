@@ -113,10 +113,13 @@ local function framed(desk, here, out)
     script = script and html("<script>{s}</script>", { s = page.raw(script) }) }), live), nil, script)
 end
 
+local says = { [200] = "Signed out", [404] = "Not there", [421] = "Another address", [429] = "Too many attempts", [500] = "A fault", [503] = "Not now" }
+
 -- A page that says why there is no other, and leads back. back: an address of ours | nil
 local function gone(status, text, back)
-  return answer(status, document("Sallyport", html('<main><h1>Sallyport</h1><p>{text}</p>{back}</main>',
-    { text = text, back = back and html('<p><a class="button" href="{b}">{w}</a></p>', { b = back, w = back == "/login" and "Sign in" or "Back" }) })))
+  local title = says[status] or "Not done"
+  return answer(status, document(title, html('<main><h1>{title}</h1><p>{text}</p>{back}</main>',
+    { title = title, text = page.prose(text), back = back and html('<p><a class="button" href="{b}">{w}</a></p>', { b = back, w = back == "/login" and "Sign in" or "Back" }) })))
 end
 
 -- ---- who may -------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@ local bounds = require "web.bounds"
 local commands = require "web.commands"
 local page = require "web.page"
 local records = require "records"
-local html = page.sparse
+local html, prose = page.sparse, page.prose
 local M = {}
 
 local IN_ADDRESS = 1000 -- characters of an input that goes into the address, whose head ends at 64 KiB
@@ -19,26 +19,17 @@ local function sentence(text)
   return text:find("[.?…]$") and text or text .. "."
 end
 
--- A text of ours in which `…` is a command or a value.
-local function prose(text)
-  local out = {}
-  for plain, code in (text .. "``"):gmatch("([^`]*)`([^`]*)`") do
-    out[#out + 1] = plain
-    out[#out + 1] = code ~= "" and html("<code>{c}</code>", { c = code }) or nil
-  end
-  return out
-end
-
 -- What an input is called where its name says too little.
 local called = { ttl = "ends after", uid = "user of this machine", totp = "authenticator app", from = "source address", requests = "requests at once", env = "variables with a placeholder",
   placeholder = "placeholder's shape", ["seal-host"] = "sealed texts open at", ["plain-http"] = "without TLS too", ["answer-timeout"] = "answers within", ["idle-timeout"] = "may be silent for",
   ["upstream-http"] = "HTTP version", substitute = "put in a placeholder's place", address = "may resolve to", tunnel = "relayed unread", tls = "old TLS", read = "tools that only read",
   redirect = "answers may go to", public = "without a secret", operator = "may use this page", approve = "may answer what agents ask", ["no-approve"] = "may not answer any more",
-  ["no-operator"] = "may not use this page any more", ["no-totp"] = "without an authenticator app", link = "a new link", clear = "take away", ["ask-again"] = "ask again",
-  port = "ports", method = "methods", path = "below these paths", bundle = "bundles", host = "hosts", scope = "scopes", tenant = "tenants", gateway = "gateways", tool = "tools" }
+  ["no-operator"] = "may not use this page any more", ["no-totp"] = "without an authenticator app", link = "a new link", ["ask-again"] = "ask again",
+  port = "ports", method = "methods", path = "below these paths", bundle = "bundles", host = "hosts", scope = "scopes", tenant = "tenants", gateway = "gateways", tool = "tools", ["disable-variable"] = "disabled variables", clear = "secrets to take away" }
 -- Those of them that are a list in some commands alone.
 local one_of = { bundle = true, host = true, tenant = true, gateway = true, scope = true }
 
+local spans = { answer_timeout = true, idle_timeout = true, ttl = true }
 local fields_called = { ttl = "lifetime", pkce = "PKCE", jwt = "JWT" }
 
 local function label_of(text)
@@ -55,7 +46,7 @@ local function input(spec, form, fault)
   local box
   if spec.kind == "switch" then
     return html('<label class="on"><input type="checkbox" value="on"{on} {attrs}> {label}</label><small id="{about}">{help}</small>',
-      { attrs = attrs, on = form[spec.name] and html " checked", label = label_of(spec.label), about = about,
+      { attrs = attrs, on = (form[spec.name] or spec.default and not form.csrf) and html " checked", label = label_of(spec.label), about = about,
         help = prose(sentence(spec.help)) })
   elseif spec.kind == "choice" then
     local list = {}
@@ -81,7 +72,14 @@ local function input(spec, form, fault)
   end
   return html('<label for="{id}">{label}</label>{box}<small id="{about}">{help}{wrong}</small>',
     { id = id, label = label_of(spec.label), box = box, about = about,
-    help = prose(sentence(spec.help)), wrong = wrong and html(' <span class="bad">{m}</span>', { m = fault.message }) })
+    help = prose(sentence(spec.help)), wrong = wrong and html(' <span class="bad">{m}</span>', { m = prose(fault.message) }) })
+end
+
+local function hashed(value) return require("host").sha256_hex(require("json").encode(value)):sub(1, 16) end
+
+local function ask_rule(desk, form)
+  local got = commands.run({ "rule", "show", form.a1 or "" }, { home = desk.home, asked = desk.who })
+  return not got.error and type(got.value) == "table" and got.value or nil
 end
 
 local function names(desk, kind)
@@ -106,6 +104,22 @@ local function arguments(c)
   return out, several, (c.args or ""):match(" %[(%u+)%]$")
 end
 
+local function pairs_of(map, into)
+  local out = into or {}
+  for k, v in pairs(map or {}) do out[#out + 1] = ("%s=%s"):format(k, v) end
+  table.sort(out)
+  return table.concat(out, "\n")
+end
+
+-- What every type's credential has beside its own fields, where it is more than a line.
+local function of_tls(out, record)
+  local set = table.concat(record and record.sealed or {}, " "):find("c/client_key", 1, true)
+  for _, x in ipairs { { "client_cert", "own certificate", "For mutual TLS: PEM, the certificate first, its issuers after it." }, { "client_key", "its key", set and "•••••••• (kept; paste another to replace it)" or "PEM.", true },
+    { "ca", "further roots", "PEM that its hosts are trusted by, or sha256:HEX of their certificate or key." } } do
+    out[#out + 1] = { name = "c." .. x[1], label = x[2], help = x[3], kind = "lines", rows = 3, secret = x[4], default = not x[4] and record and record[x[1]] or nil, off = "--clear=" .. x[1] }
+  end
+end
+
 -- The inputs for a type's fields.
 local function of_fields(pol, out, record)
   local set = {}
@@ -126,10 +140,11 @@ local function of_fields(pol, out, record)
     elseif f.type == "boolean" then
       spec.kind, spec.values, spec.titles = "choice", { "true", "false" }, { ["true"] = "yes", ["false"] = "no" }
     end
+    if f.type == "map" then spec.each = { f.name .. ".", ("--clear=%s.%%s"):format(f.name) } end
     local kept = record and record.fields and record.fields[f.name]
-    if kept ~= nil and not secret then      -- emptied, it is taken off
-      spec.default = type(kept) ~= "table" and tostring(kept) or #kept > 0 and table.concat(kept, " ") or nil
-      spec.clears = spec.default ~= nil
+    if kept ~= nil and not secret then
+      spec.default = type(kept) ~= "table" and tostring(kept) or f.type == "map" and pairs_of(kept) or #kept > 0 and table.concat(kept, " ") or nil
+      spec.off = "--clear=" .. f.name
     end
     if f.default ~= nil and type(f.default) ~= "table" and f.default ~= "" then
       local shown = f.type == "boolean" and (f.default and "yes" or "no") or ("`%s`"):format(f.default)
@@ -161,30 +176,58 @@ end
 -- Where the records are that commands of a family change.
 local kept_as = { credential = { "credential", "" }, agent = { "agent", "a/" }, tenant = { "agent", "a/" }, bundle = { "bundle", "" },
   domain = { "bundle", "" }, user = { "user", "u/" } }
-local function key_of(family, form) return family == "domain" and ("%s/%s"):format(form.a1, form.a2 or "") or form.a1 end
+local function key_of(family, form)
+  if family == "user" then return require("web.access").user_name(form.a1) or form.a1 end
+  return family == "domain" and ("%s/%s"):format(form.a1, records.host(form.a2 or "", true) or "") or form.a1
+end
 
--- The record that a form of a change is about | nil
+-- What a form of a change is about, as it stands | nil
 local function stood_of(c, form)
   local family = c.words:match("^(%S+) set$")
   local at = form.a1 and kept_as[family]
-  return at and require("store").peek(at[1], at[2] .. key_of(family, form)) or nil
+  local record = at and require("store").peek(at[1], at[2] .. key_of(family, form)) or nil
+  if record and at[1] == "agent" then
+    if (record.kind == "tenant") ~= (family == "tenant") then return nil end
+    local through = require("doors").of(require("store").peek("agent", "d/doors"), record.name)
+    record.uid, record.from = through.uid, through.from
+  end
+  return record
 end
 
--- Changes whose forms show all that they change as it stands: emptied there, it is taken off. Others say what stands there.
-local whole = { ["domain set"] = true, ["rule set"] = true }
-
--- What of the record an option changes.
+-- What of a record an option changes, where its name is another.
 local kept_members = { host = "hosts", method = "methods", port = "ports", path = "paths", address = "addresses", ["seal-host"] = "seal_hosts", bundle = "bundles",
-  tls = "tls", tunnel = "tunnel" }
+  tenant = "tenants", totp = "totp_wanted", ["disable-variable"] = "variables_off", substitute = "rows" }
+
+-- An input shows what stands: its default, and the word that takes it off once it is emptied. each: of lines that are each a word, what stands before one,
+-- and the word for one that is gone.
 local function kept_of(c, spec, stood, name)
-  local kept = stood and stood[kept_members[name]]
-  if not kept then return end
-  if whole[c.words] then
-    spec.default = type(kept) == "table" and table.concat(kept, "\n") or kept == true and "yes" or kept
-    spec.clears = true
-  elseif kept[1] then
-    spec.help = ("%s Now: %s"):format(sentence(spec.help), table.concat(kept, ", "))
+  local family, kept = c.words:match("^%S+"), stood[kept_members[name] or name:gsub("-", "_")]
+  if name == "env" then kept = stood.env and { stood.env, table.unpack(stood.env_also or {}) } end
+  if name == "port" then kept = kept or { 443 } end
+  if name == "substitute" then
+    kept = {}
+    for i, row in ipairs(stood.rows or {}) do kept[i] = require("rows").text(row) end
+  elseif name == "tenant" then
+    spec.each, kept = { "--tenant=", "--tenant=%s=" }, pairs_of(kept)
+  elseif name == "disable-variable" then
+    local off = {}
+    for v in pairs(kept or {}) do off[#off + 1] = v end
+    table.sort(off)
+    spec.each, kept = { "--disable-variable=", "--enable-variable=%s" }, off
+  elseif name == "ttl" then
+    spec.help, kept = ("%s Now: %s."):format(sentence(spec.help), stood.expires_at and require("cli.report").time(stood.expires_at) or "never"), nil
+  elseif spans[(name:gsub("-", "_"))] then
+    kept = kept and records.span(kept)
   end
+  local text = type(kept) == "table" and table.concat(kept, "\n") or kept == true and (spec.kind == "switch" and "on" or "yes") or kept and tostring(kept)
+  spec.default = text and text ~= "" and text or nil
+  spec.off = (name == "uid" or name == "from") and ("--%s=none"):format(name) or family == "user" and "--no-" .. name or name == "port" and family == "credential" and "--port=443"
+    or (family == "agent" or family == "tenant" or name == "host" and family == "credential") and "" or "--clear=" .. name
+end
+
+-- Options that another input stands for, or that have nothing to do.
+local function idle(c, name, stood)
+  return name == "enable-variable" or name:find("^no%-") or name == "enable" and not stood.disabled or name == "clear" and c.words ~= "credential set"
 end
 
 -- What a command's form asks: a list of inputs, the type whose fields are among them.
@@ -208,11 +251,10 @@ local function specs_of(desk, c, form)
   elseif c.words == "rule add" then
     pol = load_type(form["o.type"])
   elseif c.words == "rule set" then
-    local got = commands.run({ "rule", "show", form.a1 or "" }, { home = desk.home, asked = desk.who })
-    record = not got.error and type(got.value) == "table" and got.value or nil
+    record = ask_rule(desk, form)
     pol = record and load_type(record.type)
   end
-  local stood = record or stood_of(c, form)
+  local stood, set = record or stood_of(c, form), c.words:find " set$" ~= nil
   if pol then of_fields(pol, out, record) end
   for _, o in ipairs(c.options or {}) do
     -- A preset is chosen among the apps, and has its type.
@@ -233,16 +275,30 @@ local function specs_of(desk, c, form)
       else
         spec.list = names(desk, o.arg)
       end
-      kept_of(c, spec, stood, o.name)
-      if not whole[c.words] or o.name ~= "clear" then out[#out + 1] = spec end
+      if stood and o.name == "clear" then
+        spec.help = ("It keeps %s. One name a line."):format(table.concat(require("cli.shape").secrets(stood), ", "))
+      elseif stood and not o.act then
+        kept_of(c, spec, stood, o.name)
+      end
+      if not (set and idle(c, o.name, stood or {})) then out[#out + 1] = spec end
     end
   end
   local takes, typed = (c.args or ""):match("(%u+)=VALUE"), c.words:match("^credential") or c.words:match("^rule")
   if takes and (not typed or pol and typed == "credential") then      -- all that a rule's type takes has an input
-    out[#out + 1] = { name = "more", label = takes == "NAME" and "variables" or "more fields", kind = "lines", rows = 2,
-      help = ("One %s=VALUE a line%s"):format(takes, pol and ": env, mint, scrub, attach, headers.NAME, … No secret stands here." or ".") }
+    local spec = { name = "more", label = takes == "NAME" and "variables" or "more fields", kind = "lines", rows = 2,
+      help = ("One %s=VALUE a line%s"):format(takes, pol and ": mint, scrub, attach, keep, headers.NAME, … No secret stands here." or "."), each = { "", takes == "NAME" and "%s=" or "--clear=%s" } }
+    if stood then
+      local lines = {}
+      for _, name in ipairs { "mint", "scrub", "attach", "tls" } do lines[#lines + 1] = pol and stood[name] and name .. "=" .. stood[name] or nil end
+      lines[#lines + 1] = pol and stood.keep and "keep=" .. table.concat(stood.keep, ",") or nil
+      for k, v in pairs(pol and stood.headers or {}) do lines[#lines + 1] = ("headers.%s=%s"):format(k, v) end
+      local text = pairs_of(not pol and stood.variables, lines)
+      spec.default = text ~= "" and text or nil
+    end
+    if pol then of_tls(out, stood) end
+    out[#out + 1] = spec
   end
-  return out, pol, record
+  return out, pol, record, stood
 end
 
 -- ---- what was typed ------------------------------------------------------------------------------
@@ -251,13 +307,24 @@ local function each_line(text)
   return (text or ""):gmatch("[^\r\n]+")
 end
 
--- The arguments of the command, and the secrets of the form by label | nil, message, which input
+local function flat(text) return (text:gsub("\r\n?", "\n"):match("^%s*(.-)%s*$")) end
+
+-- The lines of a text by what stands before their "=", or by themselves.
+local function by_key(text)
+  local out = {}
+  for line in each_line(text) do out[line:match("^([^=]+)=") or line] = line end
+  return out
+end
+
+-- The arguments of the command, and the secrets of the form by label | nil, message, which input. What stands there as it stood is no argument.
 local function arguments_of(c, form, specs, pol)
   local args, typed = {}, {}
   for word in c.words:gmatch("%S+") do args[#args + 1] = word end
   local function put(text) args[#args + 1] = text end
   for _, s in ipairs(specs) do
-    local value = form[s.name] or ""
+    local value, name, f = form[s.name] or "", s.name:sub(3), nil
+    if s.name:find("^f%.") then f = pol.by_name[name] end
+    local secret = s.secret or s.kind == "secret" or f and records.is_secret(f)
     if s.kind ~= "lines" and s.kind ~= "secret" and value:find("%c") then return nil, "it is one line", s.name end
     if s.name:find("^a%d+$") then
       for line in each_line(value) do
@@ -265,14 +332,33 @@ local function arguments_of(c, form, specs, pol)
         if line:sub(1, 1) == "-" then return nil, "it cannot begin with a dash", s.name end
         put(line)
       end
-    elseif s.clears and value == "" then
-      local name = s.name:sub(3)
-      for _, o in ipairs(s.name:find("^f") and c.options or {}) do
+    elseif flat(value) == flat(s.default or "") then
+      goto next
+    elseif s.each then
+      local before = by_key(s.default or "")
+      for line in each_line(value) do
+        local key, v = line:match("^([^=]+)=(.*)$")
+        if not key and s.each[1]:sub(1, 2) ~= "--" then return nil, "a line is NAME=VALUE", s.name end
+        if line:sub(1, 1) == "-" then return nil, "it cannot begin with a dash", s.name end
+        local word = s.each[1] .. line
+        if secret then typed[s.each[1] .. key], word = v, s.each[1] .. key .. "=-" end
+        if before[key or line] ~= line then put(word) end
+      end
+      for key in pairs(by_key(value)) do before[key] = nil end
+      local gone = {}
+      for key in pairs(before) do gone[#gone + 1] = s.each[2]:format(key) end
+      table.sort(gone)
+      table.move(gone, 1, #gone, #args + 1, args)
+    elseif flat(value) == "" then
+      for _, o in ipairs(f and c.options or {}) do
         if o.name == name then return nil, "it cannot be taken off: --clear means the option of that name", s.name end
       end
-      put("--clear=" .. name)
-    elseif s.name:find("^o%.") and value ~= "" then
-      local name = s.name:sub(3)
+      if s.off == "" then return nil, "it cannot be empty", s.name end
+      put(s.off)
+    elseif secret then
+      typed[name] = value
+      put(name .. "=-")
+    elseif s.name:find("^o%.") then
       if s.kind == "switch" or s.bare and value == "yes" then
         put("--" .. name)
       elseif s.kind == "lines" then
@@ -280,34 +366,10 @@ local function arguments_of(c, form, specs, pol)
       else
         put(("--%s=%s"):format(name, value))
       end
-    elseif s.name:find("^f%.") and value ~= "" then
-      local name = s.name:sub(3)
-      local f = pol.by_name[name]
-      local secret = records.is_secret(f)
-      if f.type == "map" then
-        for line in each_line(value) do
-          local key, v = line:match("^([^=]+)=(.*)$")
-          if not key then return nil, "a line is KEY=VALUE", s.name end
-          local label = name .. "." .. key
-          if secret then typed[label] = v end
-          put(secret and label .. "=-" or line:gsub("^", name .. "."))
-        end
-      elseif secret then
-        typed[name] = value
-        put(name .. "=-")
-      elseif value ~= s.default then
-        put(("%s=%s"):format(name, value))
-      end
-    elseif s.name:find("^t%.") and value ~= "" then
-      local name = s.name:sub(3)
-      typed[name] = value
-      put(name .. "=-")
-    elseif s.name == "more" then
-      for line in each_line(value) do
-        if line:sub(1, 1) == "-" or not line:find("=", 1, true) then return nil, "a line is NAME=VALUE", "more" end
-        put(line)
-      end
+    else
+      put(("%s=%s"):format(name, value))
     end
+    ::next::
   end
   return args, typed
 end
@@ -327,14 +389,27 @@ local function fault_of(err, specs)
 end
 
 -- What the form of a change was made from: two people who change one thing at once do not overwrite each other unseen. A text | nil: nothing is
--- changed by this command that was there before.
+-- changed by this command that was there before; where the record lies, for the commit.
 local function seen_of(desk, c, form)
+  local family, store = c.words:match("^%S+"), require "store"
+  local at, key = commands.replaces(c.words, form.a1 or "", form.a2)
+  if c.words == "gateway scope" then at, key = "gateway", form.a1 end
+  if at and key then
+    local record = store.peek(at, key)
+    return record and ("%s-%s"):format(record.id or "", record.version) or nil, { at, key, record and record.version or 0 }
+  end
   local record = stood_of(c, form)
-  if record then return ("%s-%s"):format(record.id or "", record.version) end
+  if record then
+    local through = record.uid or record.from
+    return ("%s-%s%s"):format(record.id or "", record.version, through and "-" .. hashed { record.uid or {}, record.from or {} } or ""), { kept_as[family][1], kept_as[family][2] .. key_of(family, form), record.version }
+  end
   if c.words ~= "rule set" or not form.a1 then return nil end
-  local got = commands.run({ "rule", "show", form.a1 }, { home = desk.home, asked = desk.who })
-  local r = got.value
-  return not got.error and type(r) == "table" and require("host").sha256_hex(require("json").encode { fields = r.fields, hosts = r.hosts, methods = r.methods, paths = r.paths }):sub(1, 16) or nil
+  local r = ask_rule(desk, form)
+  if not r then return nil end
+  -- It lies in its bundle's record, and is read again: what is seen is of that version of it, or of a later one.
+  local holds = store.peek("bundle", r.bundle)
+  r = ask_rule(desk, form) or r
+  return hashed { fields = r.fields, hosts = r.hosts, methods = r.methods, paths = r.paths }, { "bundle", r.bundle, holds and holds.version or 0 }
 end
 
 -- ---- pages ---------------------------------------------------------------------------------------
@@ -372,28 +447,28 @@ local function title_of(c, form)
 end
 
 -- What a form is for, where the command's own help speaks of the command line.
-local kept_says = "What you leave as it is stays. "
+local kept_says = "What you leave as it is stays; what you empty is taken off. "
 local abouts = {
-  ["credential set"] = kept_says .. "A field of the type that you empty is taken off; a list takes the place of the one that is there. Tokens of an account that are pasted are tried at once: where they do not work, nothing changes.",
+  ["credential set"] = kept_says .. "Tokens of an account that are pasted are tried at once: where they do not work, nothing changes.",
   ["credential test"] = "One small read goes out with the credential, and the next page says what came back.",
   ["credential enable"] = "It goes along again from the next request.",
   ["credential remove"] = "Forgets the credential and its tokens at once. Nothing is revoked at the provider: disconnect an account first.",
   ["agent add"] = "An agent is whoever may send requests here. The next page shows its token, once; its own page makes the lines to paste.",
-  ["agent set"] = kept_says .. "NAME= takes a variable away.",
+  ["agent set"] = kept_says,
   ["agent rotate"] = "The next page shows a new token, once. Every older one ends at once, those of environments too.",
   ["agent enable"] = "Its requests are let through again, with the tokens that it has.",
   ["agent disable"] = "Its requests are refused from the next one, inside open tunnels too. Its tokens and bundles stay. What was sealed for it opens no more, even when it is enabled. Revoke it where somebody else may have a token.",
   ["agent revoke"] = "Its tokens end at once, inside open tunnels too. An agent that is added by the same name begins anew.",
-  ["bundle set"] = "Variables are for credentials that hold `${NAME}` in a plain field, a header or a host. They are plain text, no secrets. NAME= takes one away. An agent's own value comes first.",
+  ["bundle set"] = "Variables are for credentials that hold `${NAME}` in a plain field, a header or a host. They are plain text, no secrets. An agent's own value comes first.",
   ["bundle enable"] = "It gives its agents what it holds again, from the next request.",
-  ["domain set"] = kept_says .. "A field that you empty is taken off.",
+  ["domain set"] = kept_says,
   ["domain enable"] = "It counts again, from the next request.",
   ["domain disable"] = "The host is shut from the next request, unless something else allows it.",
   ["rule add"] = "A rule is asked about each request that its bundle allowed, before a credential is attached, and can refuse it. It never allows anything. Rules are asked in their order, and the first refusal stands.",
-  ["rule set"] = kept_says .. "A field that you empty goes back to its default.",
-  ["tenant set"] = kept_says .. "NAME= takes a variable away.",
+  ["rule set"] = kept_says .. "Then a field's default counts.",
+  ["tenant set"] = kept_says,
   ["user add"] = "The next page shows a link, once: it is good once and for 24 hours, and sets their password. Send it as you would a password.",
-  ["user set"] = kept_says .. "acme=viewer sets their role in the tenant acme, acme= takes them out.",
+  ["user set"] = kept_says .. "acme=viewer sets their role in the tenant acme.",
   ["key add"] = "A key is good at the addresses of the gateways (Authorization: Bearer sk_…), for programs that cannot sign in. The next page shows it, once.",
   ["client add"] = "For programs that want an id and a secret typed in; others register by themselves. The next page shows both, the secret this once.",
   ["gateway add"] = "Publishes an MCP server behind our own sign-in. A request goes on as the tenant's: its bundles say which credential it gets. What a server says of its own tools grants nothing; which of them only read, you say.",
@@ -431,20 +506,62 @@ local function shown_at(family, name)
   return (name or "") ~= "" and (at == "policies" or require("web.desk_pages").listed(at)) and at .. "/" .. require("uri").percent(name) or nil
 end
 
+-- Why there is nothing that this form could be about, and the command that says what there is | nil: there is, or it says not yet which.
+local function absent(desk, c, form)
+  local family, verb = c.words:match("^(%S+) ?(.*)$")
+  local of, name = family == "domain" and "bundle" or family == "disconnect" and "credential" or family, form.a1 or ""
+  local function ask(...) return commands.run({ ... }, { home = desk.home, asked = desk.who }) end
+  if family == "webhook" then
+    local none = ask("webhook", "show").error
+    return none and none.message, { "webhook", "show" }
+  end
+  if name == "" or name:find("[\r\n]") or verb == "add" and family ~= "domain" or not commands.find(of .. " list") then return nil end
+  local listing = { of, "list" }
+  if name:sub(1, 1) ~= "-" and commands.find(of .. " show") then
+    local got = ask(of, "show", name)
+    local why = got.error and got.error.message
+    if why then return why:find("^there is no") and why, listing end       -- one that is damaged can be removed
+    if family ~= "domain" or verb == "add" or (form.a2 or "") == "" then return nil end
+    local host = records.host(form.a2, true) or form.a2
+    for _, d in ipairs(got.value.domains) do
+      if d.host == host then return nil end
+    end
+    return ("'%s' has no entry for %s"):format(name, page.clean(host, 100) or "it"), { "bundle", "show", name }
+  end
+  local list = ask(of, "list").value
+  local user = of == "user" and require("web.access").user_name(name)
+  for _, item in ipairs(type(list) == "table" and list or {}) do
+    if item.name == name or item.id == name or user and item.name == user then return nil end
+  end
+  return ("there is no %s '%s'"):format(things[of] or of, page.clean(name, 60) or ""), listing
+end
+
 --- The form of a command. fault: { at = input | nil, message, hint } of the last try.
 function M.show(desk, c, form, fault)
-  local specs, pol = specs_of(desk, c, form)
+  local none, listing = absent(desk, c, form)
+  if none then
+    local to = lists[c.words:match("^%S+")] or ""
+    return { status = 404, title = "Not there", body = html('<p class="warn" role="alert">{w}.</p><p><a class="button" href="{b}{to}">{n}</a></p>',
+      { w = sentence(none):sub(1, -2), b = desk.base, to = to, n = to == "" and "Home" or "Go on" }), line = listing }
+  end
+  local specs, pol, _, stood = specs_of(desk, c, form)
   local first, rest = {}, {}
-  local set = c.words:find(" set$") and not whole[c.words]     -- whose options are all there is
+  local set = c.words:find " set$"      -- whose options are all there is
   local type_missing = (c.words == "credential add" or c.words == "rule add") and not pol
+  local which = set and not stood       -- it says first what is to be changed
+  if which then
+    for i = #specs, 1, -1 do
+      if not specs[i].name:find "^a" then table.remove(specs, i) end
+    end
+  end
   for _, s in ipairs(specs) do
     s.max = type_missing and s.kind ~= "choice" and s.kind ~= "switch" and IN_ADDRESS or nil
     local given = (form[s.name] or "") ~= ""
     local main = s.name:find("^[aft]") or s.required or given or s.name == "o.host" and needs_host(c, form, pol)
-      or #specs < 8 or whole[c.words] or fault and fault.at == s.name
+      or #specs < 8 or set and c.words ~= "credential set" or fault and fault.at == s.name
     if given and not set and (s.name == "o.preset" or s.name == "o.type") then
       first[#first + 1] = html('<input type="hidden" name="{n}" value="{v}">', { n = s.name, v = form[s.name] })
-    elseif main and not (set and s.name:find("^o")) or set and s.name:find("^[aft]") then
+    elseif main then
       first[#first + 1] = input(s, form, fault)
     else
       rest[#rest + 1] = input(s, form, fault)
@@ -461,14 +578,14 @@ function M.show(desk, c, form, fault)
 <button class="{class}">{word}</button> <a class="button" href="{base}{back}">Back</a></p></form>
 ]], {
     warn = fault and html('<div class="warn" role="alert"><strong>{m}</strong>{h}</div>',
-      { m = fault.message, h = fault.hint and "\n" .. fault.hint or "" }),
-    about = made or html("<p>{t}</p>", { t = prose(abouts[c.words] or help and help:gsub("\n", " ") or sentence(c.summary)) }), method = type_missing and "get" or "post",
-    base = desk.base, at = at, csrf = not type_missing and desk.csrf(at), first = first,
+      { m = prose(fault.message), h = fault.hint and prose("\n" .. fault.hint) }),
+    about = made or html("<p>{t}</p>", { t = prose(abouts[c.words] or help and help:gsub("\n", " ") or sentence(c.summary)) }), method = (type_missing or which) and "get" or "post",
+    base = desk.base, at = at, csrf = not (type_missing or which) and desk.csrf(at), first = first,
     seen = seen and html('<input type="hidden" name="seen" value="{s}">', { s = seen }),
     rest = rest[1] and html("<details{open}><summary>More</summary>{rest}</details>",
       { rest = rest, open = set and html " open" }),
     class = ends[verb] and "end" or "go",
-    word = type_missing and "Go on" or preset and "Connect" or acts[verb] or M.verbs[verb] or "Do it",
+    word = (type_missing or which) and "Go on" or preset and "Connect" or acts[verb] or M.verbs[verb] or "Do it",
     back = not c.words:find(" add$") and shown_at(c.words:match("^%S+"), form.a1) or c.words:find("^domain") and shown_at("domain", form.a1) or lists[c.words:match("^%S+")] or "" }), line = usage(c, form, preset and pol) }
 end
 
@@ -521,8 +638,6 @@ local member_words = { created = "made", created_at = "made", expires_at = "ends
   totp = "authenticator app", approve = "may answer what agents ask", operator = "may use this page", domains = "hosts without a credential", read = "tools that only read", url = "URL",
   redirect_uris = "answers may go to", mcp = "MCP server", claude_code = "Claude Code", first_ms = "ms to the first byte", ms = "ms in all", up = "bytes sent", down = "bytes got",
   by = "who", request = "id", stripped = "taken off", client_id = "client's id", taken_off = "taken off", all = "every scope", id = "id", exceptions = "not asked about" }
-local spans = { answer_timeout = true, idle_timeout = true, ttl = true }
-
 -- What an answer holds, as a list of names and values; moments as they are.
 function M.members(value)
   local rows, keys = {}, {}
@@ -596,7 +711,7 @@ function M.done(desk, id)
       and html('<p><a href="{base}record?id={i}">The record of that request</a></p>', { base = desk.base, i = value.request }),
     account = account_button(desk, kept, value), once = once
       and html('<div class="note" role="status"><strong>Shown this once:</strong> <code>{t}</code></div>', { t = once }),
-    notes = notes ~= "" and html('<p class="note" role="status">{n}</p>', { n = notes }), value = M.members(beside),
+    notes = notes ~= "" and html('<p class="note" role="status">{n}</p>', { n = prose(notes) }), value = M.members(beside),
     base = desk.base, back = kept.back or at or lists[family] or "" }) }
 end
 
@@ -619,19 +734,15 @@ function M.answer(desk, words, query, form)
   if not form then return M.show(desk, c, query) end
   local specs, pol, record = specs_of(desk, c, form)
   local function changed()
-    local out = M.show(desk, c, form, { message = "Somebody changed this since you opened the form.",
-      hint = "Look at it as it is now. Sent again, this form overwrites that." })
+    local out = M.show(desk, c, form, commands.replaces(words, "") and { message = "There is one of that name already, as it is now.", hint = "Sent again, this form puts what it says in its place." }
+      or { message = "Somebody changed this since you opened the form.", hint = "Look at it as it is now. Sent again, this form overwrites that." })
     out.status = 409
     return out
   end
   local args, typed, at_input = arguments_of(c, form, specs, pol)
   if not args then return M.show(desk, c, form, { at = at_input, message = typed }) end
-  -- A rule lies in its bundle's record: what is seen below is of this version of it, or of a later one.
-  local holds = words == "rule set" and record and require("store").peek("bundle", record.bundle)
-  if seen_of(desk, c, form) ~= form.seen then return changed() end
-  local at, version = kept_as[words:match("^(%S+) set$")], math.tointeger(tonumber((form.seen or ""):match("%-(%d+)$")))
-  local expect = at and version and { at[1], at[2] .. key_of(words:match("^%S+"), form), version }
-    or holds and { "bundle", record.bundle, holds.version } or nil
+  local seen, expect = seen_of(desk, c, form)
+  if seen ~= form.seen then return changed() end
   local why = words == "credential set" and record and bounds.leads(args, pol, record) and bounds.unled(record, typed)
     or kept_there(args)
   if why then return M.show(desk, c, form, { message = why }) end

@@ -76,7 +76,7 @@ local function several(n, word) return ("%d %s%s"):format(n or 0, word, n == 1 a
 local ago = forms.ago
 
 local function wrong(got)
-  return html('<p class="warn" role="alert">{m}</p>', { m = got.error and got.error.message or "This cannot be read now." })
+  return html('<p class="warn" role="alert">{m}</p>', { m = page.prose(got.error and got.error.message or "This cannot be read now.") })
 end
 
 -- What is wrong with a credential, in words; where signing in mends it, with the way there.
@@ -285,7 +285,7 @@ local function list_of(desk, key)
     end
     rows[i] = row
   end
-  return html("{rows}{go}", { rows = rows[1] and grid(titles, rows, numbers) or html("<p>{n}</p>", { n = l[3] }),
+  return html("{rows}{go}", { rows = rows[1] and grid(titles, rows, numbers) or html("<p>{n}</p>", { n = page.prose(l[3]) }),
     go = l[5] and buttons { link(desk, l[5][1], nil, l[5][2], "button go") } or false })
 end
 

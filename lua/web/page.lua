@@ -33,6 +33,17 @@ function M.sparse(template, values) return html(template, setmetatable(values or
 --- A text of ours as it is: style, a drawing.
 function M.raw(text) return setmetatable({ text }, Html) end
 
+--- A text in which `…` is a command or a value, as the command line's words have it.
+function M.prose(text)
+  local out, from = {}, 1
+  for at, code, behind in text:gmatch("()`([^`\n]+)`()") do
+    table.move({ text:sub(from, at - 1), html("<code>{c}</code>", { c = code }) }, 1, 2, #out + 1, out)
+    from = behind
+  end
+  out[#out + 1] = text:sub(from)
+  return out
+end
+
 -- Characters that show a text otherwise than it is: controls, directions (UAX 9), what has no width.
 local function unseen(c)
   return c < 32 or c >= 127 and c < 160 or c == 0xAD or c == 0x61C or c >= 0x180B and c <= 0x180F or c >= 0x200B and c <= 0x200F

@@ -55,6 +55,8 @@ class Page(html.parser.HTMLParser):
             self._form["buttons"].append(a["name"])
         elif tag == "option" and self._form is not None and self._select and a.get("value"):
             self._form["choices"].setdefault(self._select, []).append(a["value"])
+            if "selected" in a:
+                self._form["fields"][self._select] = a["value"]
 
     def handle_endtag(self, tag):
         self._hidden = False
@@ -262,7 +264,7 @@ def test_first_app(t):
     a.get("do/tenant/set?a1=acme")
     form = next(f for f in a.page.forms if f["action"].endswith("do/tenant/set"))
     a.submit(form=form)
-    assert a.status == 400 and "Nothing in this form was changed" in a.page.text and "Now: default." in a.page.text, a.page.text
+    assert a.status == 400 and "Nothing in this form was changed" in a.page.text and form["fields"]["o.bundle"] == "default", a.page.text
     s.cli("tenant", "set", "acme", "PLACE=y", "--bundle", "default", "--bundle", "default")
     a.submit(form=form, more="PLACE=x")
     assert a.status == 409 and json.loads(s.cli("tenant", "list", "--json").stdout)[0]["bundles"] == ["default"], a.page.text
@@ -304,6 +306,10 @@ def test_who_gets_in(t):
     assert sum(tag == "script" for tag, _ in page.tags) == 1 and not any(n.startswith("on") for _, x in page.tags for n in x)
     page = a.get("agents")
     assert re.fullmatch(policy % "", a.headers["Content-Security-Policy"]) and not any(tag == "script" for tag, _ in page.tags), "a page that is not live has none"
+    for path in (a.base, "/"):
+        text = a.raw("GET", path)[2]
+        assert "<title>Not there · Sallyport</title>" in text and "<code>sallyport admin</code>" in text and "`" not in text.split("</style>")[1], text
+    assert "<code>sallyport approval allow</code>" in (a.get("approvals"), a.html)[1]
     assert a.raw("GET", a.base)[0] == 404, "the path alone"
     assert a.raw("GET", a.base, Cookie="sallyport=" + "x" * 43)[0] == 404
     assert a.raw("GET", "/s/" + "x" * 43 + "/", Cookie=a.cookie)[0] == 404, "the cookie alone"
@@ -436,7 +442,7 @@ def test_secrets(t):
     s.cli("agent", "add", "held", "--bundle", "acme"), s.cli("agent", "add", "odd"), s.cli("agent", "set", "odd", "SITE=evil")
     s.cli("credential", "add", "wiki", "--type", "bearer", "--host", "${SITE}.example.net", "--bundle", "acme", "token=-", stdin=SECRET)
     s.cli("agent", "set", "held", "SITE=other", "--disable-variable", "SITE")
-    led = (("bundle/set?a1=acme", {"more": "SITE=evil"}), ("agent/set?a1=held", {"o__enable-variable": "SITE"}), ("agent/set?a1=held", {"more": "SITE=evil"}), ("agent/set?a1=odd", {"o__bundle": "acme"}), ("bundle/attach?a1=evil", {"a2": "wiki"}),
+    led = (("bundle/set?a1=acme", {"more": "SITE=evil"}), ("agent/set?a1=held", {"o__disable-variable": ""}), ("agent/set?a1=held", {"more": "SITE=evil"}), ("agent/set?a1=odd", {"o__bundle": "acme"}), ("bundle/attach?a1=evil", {"a2": "wiki"}),
            ("bundle/attach?a1=evil", {"a2": "app\nwiki"}), ("credential/set?a1=wiki", {"o__bundle": "evil"}), ("tenant/add", {"a1": "thief", "o__bundle": "acme", "more": "SITE=evil"}))
     for at, fields in led:
         a.get("do/" + at)
@@ -486,6 +492,82 @@ def test_hostile_texts(t):
         assert "\u202e" not in text, path
 
 
+def test_forms_as_they_stand(t):
+    """a form of a change shows all that it changes as it stands; sent as it came it changes nothing, one input changes what it is about, what is emptied is taken off; what is not there is 404; what somebody did meanwhile is 409"""
+    s, _ = t.proxy(workers=1, serve=False)
+    run = lambda *words, stdin=None: s.cli(*words, stdin=stdin)
+    run("bundle", "add", "acme"), run("bundle", "set", "acme", "REGION=eu", "PLACE=x", "OFF=y"), run("bundle", "set", "acme", "--disable-variable", "OFF")
+    run("credential", "add", "wiki", "--type", "api_key", "--host", "api.wiki.test", "--host", "*.wiki.test", "--port", "443", "--port", "8443", "--method", "GET", "--path", "/v1", "--path", "/v2", "--address", "10.0.0.0/8",
+        "--bundle", "acme", "--bundle", "default", "--env", "WIKI_KEY", "--env", "WIKI_TOKEN", "--answer-timeout", "5m", "--upstream-http", "1", "--plain-http", "--seal-host", "seal.wiki.test", "--substitute", "key:query=k",
+        "header=x-key", "prefix=Key ", "mint=refuse", "headers.x-team=red", "keep=x-other", "scrub=all", "attach=placeholder", "key=-", stdin=SECRET)
+    run("credential", "add", "shop", "--type", "hmac", "--host", "api.shop.test", "key=-", "string={body}", "set.X-Time={timestamp}", "set.X-Sign={signature}", stdin=SECRET)
+    run("agent", "add", "claude", "--bundle", "acme", "--bundle", "default", "--ttl", "7d", "--from", "10.1.0.0/16", "--from", "10.2.0.0/16", "--uid", "4001", "--requests", "20")
+    run("agent", "set", "claude", "SPACE=own", "OLD=1"), run("agent", "set", "claude", "--disable-variable", "OLD")
+    run("domain", "add", "acme", "docs.test", "--method", "GET,POST", "--port", "443,8443", "--path", "/a", "--address", "10.0.0.0/8"), run("domain", "add", "default", "pinned.test", "--tunnel")
+    run("rule", "add", "slow", "--type", "rate", "requests=60", "window=90", "--host", "api.wiki.test", "--method", "POST", "--path", "/v1")
+    run("tenant", "add", "globex"), run("tenant", "add", "initech", "--bundle", "acme", "--bundle", "default", "W=1")
+    run("user", "add", "ada@example.org", "--tenant", "globex=member", "--tenant", "initech=viewer", "--operator", "--totp"), run("role", "add", "editor", "--scope", "tools:read")
+    a = Admin(t, s).sign_in()
+
+    def state():
+        all_ = [s.cli(family, "list", "--json").stdout for family in ("credential", "bundle", "agent", "rule", "tenant", "user")]
+        return [re.sub(r'"(expires_at|made)": "[^"]*"', "", text) for text in all_]
+
+    def form_of(at):
+        a.get("do/" + at)
+        return next(f for f in a.page.forms if "/do/" in f["action"])
+    wiki, claude = "credential/set?a1=wiki", "agent/set?a1=claude"
+    # a form, what stands there, and for each input another text with the command that does the same
+    forms = {
+        wiki: ({"o.port": "443\n8443", "o.env": "WIKI_KEY\nWIKI_TOKEN", "o.plain-http": "on", "o.upstream-http": "1", "more": "attach=placeholder\nheaders.x-team=red\nkeep=x-other\nmint=refuse\nscrub=all"},
+               [("o.method", "GET\nPUT", "--method=GET --method=PUT"), ("o.method", "", "--clear=method"), ("o.path", "/v1", "--path=/v1"), ("o.bundle", "acme", "--bundle=acme"), ("f.prefix", "", "--clear=prefix"),
+                ("o.answer-timeout", "", "--clear=answer-timeout"), ("o.upstream-http", "2", "--upstream-http=2"), ("more", "headers.x-team=blue\nmint=refuse\nscrub=all", "headers.x-team=blue --clear=attach --clear=keep"),
+                ("more", "mint=refuse\nscrub=all", "--clear=headers.x-team"), ("o.idle-timeout", "60s", "--idle-timeout=60s")]),
+        "credential/set?a1=shop": ({"f.string": "{body}", "f.set": "X-Sign={signature}\nX-Time={timestamp}", "o.host": "api.shop.test"},
+                                   [("f.set", "X-Sign={signature}\nX-Other={timestamp}", "set.X-Other={timestamp} --clear=set.X-Time", {"f.key": SECRET})]),
+        claude: ({"o.bundle": "acme\ndefault", "o.from": "10.1.0.0/16\n10.2.0.0/16", "o.uid": "4001", "o.requests": "20", "more": "SPACE=own", "o.disable-variable": "OLD"},
+                 [("o.bundle", "default\nacme", "--bundle=default --bundle=acme"), ("o.from", "", "--from=none"), ("o.uid", "4002", "--uid=4002"), ("more", "NEW=2", "NEW=2 SPACE="), ("o.disable-variable", "", "--enable-variable=OLD"),
+                  ("o.ttl", "never", "--ttl=never")]),
+        "bundle/set?a1=acme": ({"more": "PLACE=x\nREGION=eu", "o.disable-variable": "OFF"}, [("more", "PLACE=z", "PLACE=z REGION="), ("o.disable-variable", "OFF\nPLACE", "--disable-variable=PLACE")]),
+        "domain/set?a1=acme&a2=docs.test": ({"o.method": "GET\nPOST", "o.port": "443\n8443", "o.path": "/a", "o.address": "10.0.0.0/8"}, [("o.path", "", "--clear=path"), ("o.port", "443", "--port=443")]),
+        "domain/set?a1=default&a2=pinned.test": ({"o.tunnel": "yes"}, [("o.tunnel", "raw", "--tunnel=raw"), ("o.tunnel", "", "--clear=tunnel")]),
+        "rule/set?a1=slow": ({"f.requests": "60", "f.window": "90", "o.host": "api.wiki.test"}, [("o.method", "", "--clear=method"), ("f.window", "", "--clear=window"), ("f.requests", "61", "requests=61")]),
+        "tenant/set?a1=initech": ({"o.bundle": "acme\ndefault", "more": "W=1"}, [("o.bundle", "acme", "--bundle=acme"), ("more", "", "W=")]),
+        "user/set?a1=ada@example.org": ({"o.tenant": "globex=member\ninitech=viewer", "o.operator": "on", "o.totp": "on"}, [("o.tenant", "globex=viewer", "--tenant=globex=viewer --tenant=initech="), ("o.approve", "on", "--approve"),
+                                        ("o.totp", None, "--no-totp")]),
+    }
+    for at, (stands, changes) in forms.items():
+        form, before = form_of(at), state()
+        assert stands.items() <= form["fields"].items(), (at, form["fields"])
+        a.submit(form=form)
+        assert a.status == 400 and "Nothing in this form was changed" in a.page.text and state() == before, (at, a.page.text)
+        for field, text, line, *more in changes:
+            form = form_of(at)
+            fields = {k: v for k, v in form["fields"].items() if k != field} | dict(*more)
+            a.submit(form={**form, "fields": fields if text is None else {**fields, field: text.replace("\n", "\r\n")}})
+            assert a.status == 200 and f" {line} " in a.page.text.replace("'", "").rsplit("On the command line:", 1)[1] + " ", (at, field, a.page.text)
+    # what may not be empty, and what no form is about
+    for at, field in ((wiki, "o.host"), (claude, "o.bundle"), (claude, "o.requests")):
+        a.submit(form=form_of(at), **{field: ""})
+        assert a.status == 400 and "it cannot be empty" in a.page.text, (at, field, a.page.text)
+    for at in ("credential/set?a1=none", "agent/set?a1=globex", "agent/remove?a1=globex", "tenant/set?a1=claude", "domain/set?a1=acme&a2=none.test", "domain/add?a1=none", "rule/move?a1=none", "user/remove?a1=eve", "key/revoke?a1=none", "webhook/test",
+               "policy/use?a1=none&a2=1", "connection/revoke?a1=00", "disconnect?a1=none"):
+        assert a.get("do/" + at) and a.status == 404 and re.search("[Tt]here is no |has no entry", a.page.text) and len(a.page.forms) == 1, (at, a.status, a.page.text)
+    a.get("do/agent/set")
+    assert list(a.page.forms[-1]["fields"]) == ["a1"] and a.submit(form=a.page.forms[-1], a1="claude") and a.page.forms[-1]["fields"]["o.bundle"] == "default\nacme", "it asks first whom it is about"
+    # two at once: the doors of an agent; an entry, and a role, that another makes meanwhile
+    stale = form_of(claude)
+    run("agent", "set", "claude", "--from", "10.9.0.0/16")
+    a.submit(form=stale, **{"o.from": "10.8.0.0/16"})
+    assert a.status == 409 and "10.9.0.0/16" in s.cli("agent", "list", "--json").stdout, a.page.text
+    for at, fields in (("domain/add?a1=acme", {"a2": "docs.test", "o.method": "PUT"}), ("role/add", {"a1": "editor", "o.scope": "tools:execute"})):
+        before = s.cli("bundle", "list", "--json").stdout + s.cli("role", "list", "--json").stdout
+        a.submit(form=form_of(at), **fields)
+        assert a.status == 409 and "There is one of that name already" in a.page.text and s.cli("bundle", "list", "--json").stdout + s.cli("role", "list", "--json").stdout == before, a.page.text
+        a.submit(form=next(f for f in a.page.forms if "/do/" in f["action"]))
+        assert a.status == 200 and s.cli("bundle", "list", "--json").stdout + s.cli("role", "list", "--json").stdout != before, a.page.text
+
+
 def test_policies(t):
     """a policy is edited on the page: a mistake is refused with its line, what passes counts at the next request, and the version before comes back"""
     s, up = t.proxy(workers=1)
@@ -518,7 +600,7 @@ def test_policies(t):
         for name in ("gcp_access_token", "presets", "match", "nothing", "rate\nx"):
             a.get("do/policy/" + verb)
             a.submit(a1=name, **more)
-            assert a.status == 400 and ("put in force, and removed, on the command line" in a.page.text or "\n" in name), (verb, name, a.page.text[:600])
+            assert a.status == 404 and "There is no policy" in a.page.text if name == "nothing" else a.status == 400 and ("put in force, and removed, on the command line" in a.page.text or "\n" in name), (verb, name, a.page.text[:600])
     s.cli("policy", "rollback", "rate", "0")
     a.get("do/policy/use")
     a.submit(a1="rate", a2="1")

@@ -187,6 +187,11 @@ def test_all_that_the_page_does(t):
         assert a.ask(method, "/bundles/default/domains/none.test" + path, body, want=404)["error"] == "not_found"
     for path, body in (("/credentials", {"name": "x", "type": "bearer", "hosts": []}), ("/agents/helper", {"bundles": []}), ("/settings/webhook-events", {"value": []})):
         assert "is empty" in a.ask("PUT" if "settings" in path else "PATCH" if "helper" in path else "POST", path, body, want=400)["message"]
+    for path, body in (("/bundles/default/domains", {"host": "OTHER.test", "methods": ["PUT"]}), ("/roles", {"name": "some", "scopes": ["tools:read"]})):
+        if path == "/roles":
+            a.ask("POST", path, body, want=201)
+        assert a.ask("POST", path, body, want=409)["error"] == "exists", "another's is not put away unseen"
+        a.ask("POST", path, body, want=201, If_Match="*")
     a.ask("DELETE", "/bundles/default/domains/other.test")
     assert s.request(host="other.test", auth=auth, wire=None).status == 403
     a.ask("POST", "/credentials/app/disable")
@@ -237,7 +242,12 @@ def test_all_that_the_page_does(t):
     a.ask("POST", "/tenants", {"name": "acme"}, want=201)
     assert a.ask("PATCH", "/tenants/acme", {"bundles": ["default", "default"], "variables": {"PLACE": "x"}})["variables"] == {"PLACE": "x"}
     assert a.ask("GET", "/bundles/default")["tenants"] == ["acme"] and "acme" not in a.ask("GET", "/bundles/default")["agents"], "a tenant is no agent"
+    for method, path, body in (("PATCH", "", {"variables": {"A": "1"}}), ("POST", "/revoke", None), ("POST", "/disable", None), ("POST", "/environment", {}), ("DELETE", "", None), ("GET", "", None)):
+        assert a.ask(method, "/agents/acme" + path, body, want=404)["error"] == "not_found", (method, path)
+    assert a.ask("GET", "/tenants/acme")["variables"] == {"PLACE": "x"}
     assert a.ask("POST", "/users", {"user": "ada@example.org", "tenants": ["acme=viewer"]}, want=201)["link"]
+    a.ask("GET", "/users/ADA@example.org")
+    a.ask("PATCH", "/users/Ada@Example.org", {"totp": True}, If_Match=a.headers["ETag"])
     assert a.ask("GET", "/users/ada@example.org")["tenants"] == {"acme": "viewer"}
     a.ask("POST", "/roles", {"name": "few", "scopes": ["tools:read"]}, want=201)
     assert a.ask("POST", "/keys", {"name": "ci", "tenant": "acme", "role": "viewer"}, want=201)["token"].startswith("sk_")

@@ -124,6 +124,7 @@ def test_every_form(t):
         t.skip("it is Lua that reads forms; hostile texts reach the sanitized build by admin_test, api_test and the fuzz targets")
     s, up, desk, held = full(t)
     assert desk.sign_in("ada") == 200
+    s.cli("webhook", "set", "https://hooks.test/x", "--format", "ntfy")
     script = s.dir / "page.lua"
     script.write_text('local cli, page = require "cli", require "web.commands"\nfor _, f in ipairs(cli.first_words()) do for _, c in ipairs(cli.commands_of(f)) do\n'
                       'if page.find(c.words) then print(c.words) end end end\n')
