@@ -12939,10 +12939,12 @@ known_scan_value(const struct known *k, struct slice in, struct known_found *fou
 static bool
 known_scan_req(const struct known *k, const struct req *r, const struct http_field *as, size_t n, struct known_found *found)
 {
+	bool ok = known_scan_encoded(k, req_path_now(r), found) && known_scan_encoded(k, req_query_now(r), found);
+
 	for (size_t i = 0; i < n; i++)
 		if (as[i].mark == FIELD_KEPT)
 			known_scan_value(k, r->head.field[i].value, found);
-	return known_scan_encoded(k, req_path_now(r), found) && known_scan_encoded(k, req_query_now(r), found);
+	return ok;
 }
 
 /* ---- sign ------------------------------------------------------------------

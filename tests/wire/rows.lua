@@ -51,11 +51,21 @@ local function reflects(name, host, target, fields, answer, has, more)
 end
 local function ok(fields) return "HTTP/1.1 200 OK\r\n" .. fields .. "\r\nContent-Length: 0\r\n\r\n" end
 
+-- So many credentials of one host that a request's placeholders fill what is noted of them.
+local full = ""
+local function and_many(list)
+  for i = 1, 16 do
+    list[#list + 1] = { name = "many" .. i, type = "substitute", host = "many.test", env = "MANY_" .. i, secrets = { value = "canary-many-" .. i }, substitute = "value:header=X-Key" }
+    full = full .. ("X-%d: ${ENV:MANY_%d}\r\n"):format(i, i)
+  end
+  return list
+end
+
 return {
   shared = {
     hosts = { "head.test", "path.test", "query.test", "body.test", "set.test", "bear.test", "two.test", "add.test", "both.test", "free.test",
-              "places.test", "short.test", "basic.test", "user.test", "held.test", "mark.test" },
-    credentials = {
+              "places.test", "short.test", "basic.test", "user.test", "held.test", "mark.test", "many.test" },
+    credentials = and_many {
       { name = "head", type = "substitute", host = "head.test", secrets = { value = "canary-head" },
         substitute = "value:header=X-Key,header=Authorization,basic:__HEAD__" },
       { name = "path", type = "substitute", host = "path.test", secrets = { value = "canary:path/1" },
@@ -257,6 +267,9 @@ return {
       expect = { status = 403, error = "host_not_allowed", upstream = "nothing" } },
     { name = "beside its own", host = "head.test", send = "GET / HTTP/1.1\r\nHost: head.test\r\nX-Key: __HEAD__ ${ENV:TWIN_TOKEN}\r\n\r\n",
       expect = { status = 403, error = "host_not_allowed", upstream = "nothing" } },
+    { name = "in a path, behind which sixteen others stand in fields", host = "many.test", send = "GET /${ENV:TWO_TOKEN} HTTP/1.1\r\nHost: many.test\r\n" .. full .. "\r\n",
+      expect = { status = 403, error = "host_not_allowed", body_has = "TWO_TOKEN", upstream = "nothing" } },
+    get("sixteen at their own host", "many.test", "/", full, { head_not = "canary" }),
     get("in an Authorization that goes anyway", "bear.test", "/", "Authorization: Bearer ${ENV:TWO_TOKEN}\r\n", { header = { authorization = "Bearer canary-bearer" } }),
     get("its own host may see it", "two.test", "/?t=${ENV:TWO_TOKEN}&u=${ENV:TWIN_TOKEN}", "", { head_has = "t=canary-two&u=twin_" }),
     get("where no credential goes, nothing is looked for", "free.test", "/?t=${ENV:TWO_TOKEN}", "", { head_has = "/?t=two_" }),
