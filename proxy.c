@@ -1532,6 +1532,7 @@ struct scrub_tally {
 	bool over;              /* it is one too many */
 	bool unread;            /* it has a coding that cannot be searched, should the search fail */
 	bool free;              /* it need not be: SCRUB_OFF */
+	bool all;               /* messages that are no text are searched, too: SCRUB_ALL */
 };
 
 /* What becomes of an answer's body. SCRUB_STREAMS: a filter takes secrets out. SCRUB_HELD: scrub_body does,
@@ -6730,6 +6731,7 @@ conn_read_answer(struct conn *c)
 	}
 	r->echoes = scrub_in(r->back, buf_slice(&r->up_bytes));
 	r->tally.free = r->scrub == SCRUB_OFF;
+	r->tally.all = r->scrub == SCRUB_ALL;
 	if (r->echoes && !scrub_note(r->back, &r->tally))
 		return conn_fault(c, scrub_fault(&r->tally));
 	if (head.status >= 200 || head.status == 101)
@@ -14870,8 +14872,8 @@ filter_scrub_new(struct scrub *s, const struct scrub_table *t, uint64_t left, bo
 }
 
 /* -- the messages of a WebSocket (RFC 6455; the layout of a frame stands at filter: ws). A text message is
- * searched over the borders of its frames; all else passes. What lies between two parts of a text goes on
- * in its place. */
+ * searched over the borders of its frames, and a close's reason (5.5.1) as if it were the end of one; all else passes.
+ * What lies between two parts of a text goes on in its place. */
 #define SCRUB_GAPS 128
 
 struct filter_scrub_ws {
@@ -14956,8 +14958,8 @@ filter_scrub_ws_begin(struct filter_scrub_ws *w, struct ws_frame *f)
 	bool ok = filter_scrub_ws_between(w, f->head, f->head_n);
 
 	if (op < 8 && op != 0)
-		w->text = op == 1;
-	w->searched = op < 2 && w->text && (f->head[0] & 0x70) == 0 && (f->head[1] & 128) == 0;
+		w->text = op == 1 || (op == 2 && w->b.tally->all);
+	w->searched = ((op < 3 && w->text) || op == 8) && (f->head[0] & 0x70) == 0 && (f->head[1] & 128) == 0;
 	f->head_n = 0;
 	return ok;
 }
