@@ -9804,7 +9804,7 @@ session_sweep(struct session_table *t)
  * too large, which is wiped when it is freed. Its queue of errors is read as numbers, and emptied. */
 #define OSSL_ARENA_MAX   (8u << 20)     /* a quarter of the arena; what would be more is ordinary memory */
 #define OSSL_BLOCK_MAX   (14u << 10)    /* records are larger, and no secrets but what BearSSL's buffers hold */
-#define OSSL_SESSIONS    256            /* hosts that can be resumed */
+#define OSSL_SESSIONS    256            /* hosts that can be resumed; and agents whose clients take no tickets: 300 KB */
 #define OSSL_SESSION_MAX 8192           /* bytes: a ticket, the server's certificate */
 #define OSSL_VAIN_MAX    (2 * TLS_CERT_MAX)     /* bytes that may come without plaintext: a handshake, tickets, KeyUpdates */
 #define OSSL_VAIN        32             /* each byte of plaintext pays for so many: a record of one byte has 23 */
@@ -10276,6 +10276,9 @@ ossl_load(void)
 	ossl.SSL_CTX_set_alpn_select_cb(ossl_server, ossl_choose, NULL);
 	ossl.SSL_CTX_callback_ctrl(ossl_server, SSL_CTRL_SET_TLSEXT_SERVERNAME_CB, (void (*)(void))ossl_named);
 	ossl.SSL_CTX_set_info_callback(ossl_server, ossl_alerted);
+	/* TLS 1.2 without tickets: each worker resumes what it opened itself, two hours long. A ticket's session is not kept. */
+	ossl.SSL_CTX_ctrl(ossl_server, SSL_CTRL_SET_SESS_CACHE_MODE, SSL_SESS_CACHE_SERVER, NULL);
+	ossl.SSL_CTX_ctrl(ossl_server, SSL_CTRL_SET_SESS_CACHE_SIZE, OSSL_SESSIONS, NULL);
 	return true;
 }
 

@@ -100,7 +100,7 @@ def resumes(s, c, session, host="api.test"):
 
 
 def test_resumption(t):
-    """tickets: resumed in every worker, not for another host's tunnel, not behind a restart; what the server keeps does not grow with them"""
+    """tickets: resumed in every worker, not for another host's tunnel, not behind a restart; without them, TLS 1.2 by a session's id"""
     s, up = arrange(t, 2)
     for version in VERSIONS.values():
         c = context(s, version)
@@ -110,8 +110,17 @@ def test_resumption(t):
         c.check_hostname = False
         assert not resumes(s, c, session, "other.test")[0], "the session is another host's"
     s.stop()
+    s.workers = 1                                    # ids are a worker's own
     s.serve("--upstream-ca", sallyport.certs() / "root.pem", "--connect-to", f"api.test:443:127.0.0.1:{up.port}")
     assert not resumes(s, c, session)[0]
+    c = context(s, VERSIONS["TLSv1.2"])
+    c.options |= ssl.OP_NO_TICKET
+    _, session = resumes(s, c, None)
+    assert session.id and not session.has_ticket
+    assert [resumes(s, c, session)[0] for _ in range(3)] == [True] * 3
+    c.check_hostname = False
+    assert not resumes(s, c, session, "other.test")[0], "the session is another host's"
+    assert resumes(s, c, session)[0]
     assert {r["status"] for r in s.records() if r["host"] == "api.test"} == {200}
 
 
