@@ -1470,16 +1470,15 @@ static const char *tls_reason(const struct tls *t, int err);
 
 /* -- tls: openssl: the engine for upstreams that BearSSL cannot speak with, and for agents where that is asked for.
  * ossl_load: is it there? ossl_open makes an end of what tls_connect or tls_accept has made; the functions named as in
- * `tls` are those of such an end. ossl_wanted: is that host known to need it? ossl_drop_cert: of a leaf. */
+ * `tls` are those of such an end. ossl_wanted: is that host known to need it? ossl_free: an end, or a leaf's certificate, or NULL. */
 enum tls_engine { ENGINE_AUTO, ENGINE_BEARSSL, ENGINE_OPENSSL };
 static enum tls_engine tls_engine;      /* `upstream-tls` */
 static enum tls_engine tls_engine_agents = ENGINE_BEARSSL;      /* `agent-tls` */
 #define X509_OTHER BR_ERR_X509_TIME_UNKNOWN     /* of a certificate: see cert_algs. BearSSL's decoder never says so */
 static bool ossl_load(void);
 static bool ossl_open(struct tls *t);
-static void ossl_free(void *ssl);
+static void ossl_free(void *ssl, void *x509);
 static void ossl_trim(void *ssl);
-static void ossl_drop_cert(void *x509);
 static void ossl_step(struct tls *t);
 static size_t ossl_feed(struct tls *t, const void *p, size_t n);
 static size_t ossl_drain(struct tls *t, void *out, size_t n);
@@ -2586,7 +2585,7 @@ tls_free(struct tls *t)
 		return;
 	if (t->lent && !verify_take_back(t->verify))
 		return;         /* freed once the helper thread is done with it */
-	ossl_free(t->ssl);
+	ossl_free(t->ssl, NULL);
 	tls_detach(t);
 	verify_free(t->verify);
 	leaf_unref(t->leaf);
@@ -8764,7 +8763,7 @@ leaf_unref(struct leaf *l)
 {
 	if (l == NULL || --l->refs != 0)
 		return;
-	ossl_drop_cert(l->x509);
+	ossl_free(NULL, l->x509);
 	free(l);
 }
 
@@ -10151,13 +10150,6 @@ ossl_leaf(struct tls *t)
 	return t->leaf != NULL && t->leaf->x509 != NULL;
 }
 
-static void
-ossl_drop_cert(void *x509)
-{
-	if (x509 != NULL)
-		ossl.X509_free(x509);
-}
-
 /* Tickets hold the sessions. The key of the tickets is kept as a session is, so that all workers have the same, for a
  * day; when it has gone, nobody opens what it closed. */
 static void
@@ -10295,10 +10287,12 @@ ossl_wanted(const char *host, uint16_t port, bool learn)
 
 /* -- an end */
 static void
-ossl_free(void *ssl)
+ossl_free(void *ssl, void *x509)
 {
 	if (ssl != NULL)
 		ossl.SSL_free(ssl);
+	if (x509 != NULL)
+		ossl.X509_free(x509);
 }
 
 /* Frees the buffers of an end that is parked: SSL_MODE_RELEASE_BUFFERS would, and wipe 17 KB, behind each record. */
@@ -15533,6 +15527,7 @@ door_answer(struct conn *c, struct buf *b)
 #define H2_CALM_BYTES 512       /* of a value that is in vain cost a point */
 #define H2_DATA_SMALL 5         /* bytes: gRPC's smallest message; a frame of fewer costs a point */
 #define H2_QUEUE 1000           /* frames that wait for a peer which does not read */
+#define H2_FRAME 16384          /* bytes of a frame's payload (RFC 9113 4.2): an end that is idle has no page for it */
 #define H2_TURN (128 * 1024)    /* bytes of frames that are read in a turn: a byte may be a whole field */
 #define H2_WINDOW_UP (128 * 1024) /* of an answer's body: a server that is 50 ms away sends 2.5 MB/s */
 #define H2_PING_MS 310000       /* silence with streams open; gRPC's servers bear one PING in 5 minutes */
@@ -15589,12 +15584,17 @@ struct h2 {
 	size_t skip;            /* bytes before the next frame's head */
 	uint8_t head[9];        /* of the frame that arrives (RFC 9113 4.1), of which head_n bytes are there */
 	size_t head_n;
+	void *frame;            /* borrowed: where nghttp2 writes what it sends; NULL: pages are too large */
 };
 
 static uint32_t h2_alone[256];  /* by their hash: keys whose requests do not wait, as h2_settled was told last. One that is pushed
 	 * out costs a wait in vain, one of another's hash a connection more. */
 
-/* -- nghttp2's memory holds fields and bodies: it is wiped */
+/* -- nghttp2's memory holds fields and bodies: it is wiped. A block of H2_FRAME or more begins a page: a new session has one,
+ * which it writes frames in as long as it lives (without a read_length callback), and its pages can go back meanwhile. A field
+ * may outlive its session. */
+static void *h2_made;           /* borrowed: the last such block; NULL: none, or pages are larger */
+
 static void *
 h2_malloc(size_t n, void *user)
 {
@@ -15618,8 +15618,8 @@ h2_free(void *p, void *user)
 static void *
 h2_realloc(void *old, size_t n, void *user)
 {
-	size_t had = old != NULL ? malloc_usable_size(old) : 0;
-	void *p = malloc(n);
+	size_t had = old != NULL ? malloc_usable_size(old) : 0, page = (size_t)sysconf(_SC_PAGESIZE);
+	void *p = old != NULL || n < H2_FRAME || H2_FRAME % page != 0 ? malloc(n) : (h2_made = memalign(page, n));
 
 	if (p != NULL && old != NULL) {
 		memcpy(p, old, had < n ? had : n);
@@ -16226,14 +16226,14 @@ h2_new(struct peer *p, bool is_client)
 		free(h);
 		return NULL;
 	}
-	*h = (struct h2){.s = h->s, .wake.peer = p, .is_client = is_client, .calm = H2_CALM, .calm_at = clock_now(), .heard = clock_now(),
-	    .skip = is_client ? 0 : NGHTTP2_CLIENT_MAGIC_LEN};
+	*h = (struct h2){.s = h->s, .wake.peer = p, .is_client = is_client, .calm = H2_CALM, .calm_at = clock_now(),
+	    .heard = clock_now(), .frame = h2_made, .skip = is_client ? 0 : NGHTTP2_CLIENT_MAGIC_LEN};
 	nghttp2_submit_settings(h->s, NGHTTP2_FLAG_NONE, settings + is_client, is_client ? 4 : 3);
 	nghttp2_session_set_local_window_size(h->s, NGHTTP2_FLAG_NONE, 0, H2_STREAMS * (is_client ? H2_WINDOW_UP : H2_WINDOW));
 	return p->h2 = h;
 }
 
-/* Sends what nghttp2 has, as far as there is room. */
+/* Sends what nghttp2 has, as far as there is room. Where nothing is under way its frames' memory goes back to the kernel. */
 static bool
 h2_send(struct h2 *h)
 {
@@ -16241,7 +16241,9 @@ h2_send(struct h2 *h)
 	ssize_t n;
 
 	while (peer_room(h->wake.peer, PEER_OUT_HIGH)) {
-		if ((n = nghttp2_session_mem_send(h->s, &out)) <= 0)
+		if ((n = nghttp2_session_mem_send(h->s, &out)) == 0 && h->n == 0 && h->frame != NULL)
+			(void)madvise(h->frame, H2_FRAME, MADV_DONTNEED);
+		if (n <= 0)
 			return n == 0 && peer_flush(h->wake.peer) != IO_ERR;
 		if (!peer_put(h->wake.peer, out, (size_t)n))
 			return false;
