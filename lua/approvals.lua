@@ -1,6 +1,9 @@
 --- A person's word: what a rule says with ask(reason, key) is held until somebody answers (sallyport approval). Questions and
 -- answers are records of the store, so each worker sees an answer when it looks next; nothing else waits for them.
 --
+-- What a request said lies there as only the store's key reads it (store.conceal): its URL and the rule's reason as `said`, what the rule saw
+-- as `saw`. all() and named() open the first, M.saw the other.
+--
 -- A question's key is AGENT-ID/DIGEST-OF-RULE-AND-REQUEST: { question = its name, state = "open" | "once" | "denied", … }, of one run of the server (`boot`). An answer
 -- for an hour or a day is AGENT-ID/+DIGEST-OF-WHAT-IT-COVERS; one for always stands in the rule (`exceptions`).
 -- "Once" is spent by the commit that removes its record, and by a counter that all workers share: a record that somebody put back
@@ -122,6 +125,15 @@ local function full(rule)
   return "too_many", ("rule %s: too many requests of this agent wait for a person"):format(rule.name), "wait until they are answered"
 end
 
+-- A record of these members as it is kept: what the request said is concealed | nil, code
+local function kept(plain)
+  local store, json = require "store", require "json"
+  local said, code = store.conceal(json.encode { url = plain.url, reason = plain.reason })
+  local saw = said and plain.saw and store.conceal(json.encode(plain.saw))
+  plain.url, plain.reason, plain.said, plain.saw = nil, nil, said, saw
+  return said and plain, code
+end
+
 -- A new question, or the one that stands. record | nil, code, message, hint
 local function question(self, req, agent, bundle, name, rule, what, key, covers, hold, saw)
   local store, now, wall = self.store, self.time.now, self.time.wall()
@@ -152,7 +164,9 @@ local function question(self, req, agent, bundle, name, rule, what, key, covers,
       url = url_of(self, req, name), port = req.port, type = kind and words(kind) or nil,
       bytes = body and #body or nil, sha256 = body and require("host").sha256_hex(body) or nil, saw = saw(),
     }
-    ops[#ops + 1] = { op = "put", db = "approval", key = key, version = had and had.version or 0, plain = plain }
+    local record = kept(plain)
+    if not record then return nil, "store_unavailable" end
+    ops[#ops + 1] = { op = "put", db = "approval", key = key, version = had and had.version or 0, plain = record }
     local ok, code = store.commit(ops, now() + COMMIT)
     if ok and not same then
       require("webhook").question(self.config.settings, { agent = agent.name, question = plain.question, rule = rule.name, method = req.method, host = req.host, credential = name })
@@ -240,11 +254,25 @@ function M.is_question(record) return record.boot ~= nil end
 
 -- ---- the answer ----------------------------------------------------------------------------------
 
+-- What is concealed in a record | nil
+local function opened(text)
+  local json = type(text) == "string" and require("store").reveal(text)
+  return json and require("json").decode(json) or nil
+end
+
 --- Every record that still counts, the oldest first: { key, record } each.
 function M.all()
   local wall = require("time").wall()
-  return require("cli.db").oldest("approval", "asked", function(r) return r["until"] > wall end)
+  local rows = require("cli.db").oldest("approval", "asked", function(r) return r["until"] > wall end)
+  for _, row in ipairs(rows) do
+    local said = opened(row.record.said) or {}
+    row.record.url, row.record.reason = said.url or row.record.url, said.reason or row.record.reason
+  end
+  return rows
 end
+
+--- What the rule saw of the request (saw.of) | nil: it was of a question alone.
+function M.saw(r) return opened(r.saw) end
 
 --- What is asked under this name, or was answered: { key, record } | nil
 function M.named(id)
@@ -260,6 +288,7 @@ function M.is_span(text) return spans[text] == true end
 local function answered(r, state, till)
   local plain = require("cli.db").plain(r)
   plain.state, plain["until"] = state, till
+  if plain.said then plain.url, plain.reason = nil, nil end
   return plain
 end
 

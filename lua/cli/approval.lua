@@ -56,14 +56,15 @@ end
 local function show(args, _, ctx)
   db.open(ctx)
   local r = named(args[1]).record
+  local saw = approvals.saw(r)
   if ctx.json then
-    ctx.out(report.json(shape(r, r.saw)))
+    ctx.out(report.json(shape(r, saw)))
     return 0
   end
   local rows = { { "question", r.question }, { "state", r.state }, { "agent", r.agent }, { "rule", ("%s, of the bundle %s"):format(r.rule, r.bundle) },
     { "reason", r.reason }, { "credential", r.credential or "none" }, { "request", ("%s %s"):format(r.method, r.url) } }
   if r.bytes then rows[#rows + 1] = { "body", ("%d bytes%s, SHA-256 %s"):format(r.bytes, r.type and " of " .. r.type or "", r.sha256) } end
-  for _, row in ipairs(r.saw and require("saw").rows(r.saw) or {}) do rows[#rows + 1] = row end
+  for _, row in ipairs(saw and require("saw").rows(saw) or {}) do rows[#rows + 1] = row end
   rows[#rows + 1] = { "for longer", ("--for hour, day and always cover, for this agent: %s"):format(r.covers) }
   rows[#rows + 1] = { "ends", report.time(r["until"]) }
   ctx.out(terminal.columns(ctx, nil, rows))

@@ -92,7 +92,7 @@ local function question_page(session, row, status, note)
     note = note and html('<p class="warn" role="alert">{n}</p>', { n = note }), agent = r.agent, method = r.method, url = r.url, rule = r.rule, reason = r.reason,
     body = r.bytes and html("<p><small>With a body of {n} bytes{t}, SHA-256 {s}</small></p>", { n = r.bytes, t = r.type and " of " .. r.type or "", s = r.sha256 }),
     credential = r.credential and ("It goes out with the credential %s."):format(r.credential) or "It goes out without a credential.",
-    covers = r.covers, saw = page.saw(r.saw), id = r.question, csrf = csrf(session, "q", r.question), buttons = buttons }))
+    covers = r.covers, saw = page.saw(require("approvals").saw(r)), id = r.question, csrf = csrf(session, "q", r.question), buttons = buttons }))
 end
 
 -- The commit of what build() answers, for this person: true | nil, code

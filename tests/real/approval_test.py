@@ -287,6 +287,11 @@ def test_seen(t):
                        "Content-Type": "application/x-git-receive-pack-request" if "git" in at else "application/json"}) for at, body in bodies.items()}
     opened(s, 4)
     assert not any("saw" in q for q in questions(s)), "a list has none of it"
+
+    def lies_open():
+        raw = (s.home / "store" / "data.mdb").read_bytes()
+        return [m for m in (b"x-canary", b"z" * 8, b"y" * 8, b"f" * 8, b"of-the-query") if m in raw]
+    assert lies_open() == [], "a copy of the store says nothing of it"
     ids = {q["url"].split("test")[1]: q["id"] for q in questions(s)}
     shown = {at: json.loads(s.cli("approval", "show", id, "--json").stdout)["saw"] for at, id in ids.items()}
     text = json.dumps(shown) + "".join(s.cli("approval", "show", id).stdout for id in ids.values())
@@ -316,14 +321,15 @@ def test_seen(t):
     assert "saw" not in json.loads(s.cli("approval", "show", hour["id"], "--json").stdout)
     assert "x-canary" not in s.cli("log", "--json").stdout
     # many fields and one that a flood would push out of sight: the flood says so
-    r = Asked(s, target="/reads", body=b"", headers={f"X-Flood-{i}": "f" * 200 for i in range(80)})
+    r = Asked(s, target="/reads?q=of-the-query", body=b"", headers={f"X-Flood-{i}": "f" * 200 for i in range(80)})
     saw = json.loads(s.cli("approval", "show", opened(s)[0]["id"], "--json").stdout)["saw"]
     assert saw["more_headers"] > 50 and len(json.dumps(saw)) < 6000, saw
+    assert opened(s)[0]["url"].endswith("/reads?q=of-the-query") and lies_open() == []
     s.cli("approval", "deny", opened(s)[0]["id"])
     assert r.status() == 403
     s.set_clock(700)
     look = s.dir / "look.lua"
-    look.write_text('local n = 0 for _, r in ipairs(require("store").each("approval", "", nil, 64)) do n = n + (r.record.saw and 1 or 0) end print(n)')
+    look.write_text('local store, n = require "store", 0 for i = 0, 70 do local x = ("x\\0"):rep(i) assert(store.conceal(x) ~= store.conceal(x) and (i == 0 or store.reveal(store.conceal(x)) == x)) end assert(not store.reveal("") and not store.reveal(("x"):rep(22) .. "!")) for _, r in ipairs(require("store").each("approval", "", nil, 64)) do n = n + (r.record.saw and 1 or 0) end print(n)')
     until(lambda: s.cli("lua", "--store", look).stdout.strip() == "0")
     assert not s.leaks()
 
