@@ -561,15 +561,18 @@ end
 
 --- Whose the bundle is, in words.
 function M.holders(bundle)
-  local names = {}
+  local agents, tenants, several = {}, {}, require("cli.report").several
   for _, a in require("cli.db").each("agent", "a/") do
     for _, b in ipairs(a and not a.revoked and a.bundles or {}) do
+      local names = a.kind == "tenant" and tenants or agents
       if b == bundle then names[#names + 1] = a.name .. (a.enabled == false and " (disabled)" or "") end
     end
   end
-  table.sort(names)
+  table.sort(agents)
+  table.sort(tenants)
   local record = require("store").peek("bundle", bundle)
-  return ("every agent with the bundle %s (%s)%s"):format(bundle, (require("cli.report").several(names, "none now"):gsub(",", ", ")),
+  return ("every agent with the bundle %s (%s)%s%s"):format(bundle, (several(agents, "none now"):gsub(",", ", ")),
+    tenants[1] and (" and, at the door, everybody in %s %s"):format(tenants[2] and "the tenants" or "the tenant", (several(tenants):gsub(",", ", "))) or "",
     record and record.enabled == false and ", once it is enabled: it gives nothing now" or "")
 end
 

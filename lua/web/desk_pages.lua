@@ -698,7 +698,14 @@ end
 
 -- What would let a host through: presets that go there, or an entry in one of the agent's bundles, by one click.
 local function allow(desk, query)
-  local host, ways = query.host or "", {}
+  local asked = (query.host or "") ~= "" and query.host
+  local ways, host, why = {}, require("records").host(asked or "")
+  if not host then
+    return { status = asked and 400 or 200, title = "Allow a host", body = html([[
+{why}<form class="row" method="get" action="{base}allow"><label>Host<br><input name="host" value="{h}" spellcheck="false" required></label>
+<label>Agent<br><input name="agent" value="{a}" spellcheck="false"></label><button>Look</button></form>]], { base = desk.base, h = asked or "", a = query.agent or "",
+      why = asked and html('<p class="warn" role="alert">{w}</p>', { w = why }) }) }
+  end
   for _, p in ipairs(presets_for(host, ask(desk, "credential", "presets").value or {})) do
     ways[#ways + 1] = { html("Connect <strong>{t}</strong>: its key is attached here", { t = p.title }), commands.line { "credential", "add", p.name, "--preset", p.name },
       link(desk, "do/credential/add", { { "o.preset", p.name }, { "a1", p.name } }, "Connect", "button go") }

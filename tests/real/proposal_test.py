@@ -61,6 +61,8 @@ def test_asked_and_approved(t):
     s.cli("agent", "disable", "a")
     assert "every agent with the bundle default (a (disabled))" in s.cli("proposal", "show", made["id"]).stdout
     s.cli("agent", "enable", "a")
+    s.cli("tenant", "add", "acme", "--bundle", "default")
+    assert "every agent with the bundle default (a) and, at the door, everybody in the tenant acme may send" in s.cli("proposal", "show", made["id"]).stdout, "a tenant is no agent"
     r = s.cli("proposal", "approve", made["id"], check=False)
     assert r.returncode == 2 and "STRIPE_KEY is missing" in r.stderr, r.stderr
     s.cli("proposal", "approve", made["id"], "STRIPE_KEY=-", stdin=SECRET)
@@ -417,6 +419,9 @@ def test_on_the_page(t):
     a.submit(form=[f for f in a.page.forms if f["action"].endswith("proposals/" + made)][1], reject="on", reason="no <b>")
     assert own(s, "GET", "/v1/proposals/" + made)[1]["reason"] == "no <b>"
     s.cli("bundle", "disable", "default")
+    for path, status, h in (("allow", 200, ""), ("allow?host=&agent=a", 200, ""), ("allow?host=a%20b", 400, "a b"), ("allow?host=*", 400, "*"), ("allow?host=https://x.test/y", 400, "https://x.test/y")):
+        a.get(path)
+        assert a.status == status and not any("do/" in f["action"] for f in a.page.forms) and next(f for f in a.page.forms if f["action"].endswith("/allow"))["fields"]["host"] == h, (path, a.status, a.page.forms)
     a.get("allow?host=docs.test&agent=a")
     assert "The bundle default is disabled" in a.page.text and "sallyport bundle enable default" in a.page.text and not any("domain/add" in f["action"] for f in a.page.forms), a.page.text
     a.click("Enable it")
