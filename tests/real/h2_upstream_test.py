@@ -317,7 +317,12 @@ def test_messages(t):
 
 def test_one_connection(t):
     """40 requests share one connection; two agents have one each; an HTTP/1.1 client uses it where upstream-http=2 says so"""
-    server = Server(ok)
+    def script(server, w, n, fields):
+        while dict(fields)[":path"] == "/old" and server.frames[-1][0] != DATA:        # else the answer may overtake the body
+            server.frames.append(w.frame())
+        ok(server, w, n, fields)
+
+    server = Server(script)
     s = arrange(t, server, **{"upstream-http": "2"})
     c = Client(s)
     assert c.status(c.ask()) == 200
