@@ -1,6 +1,7 @@
 #!/bin/sh
 # The only entry point for people and CI: deps, build, run, test, bench, fuzz, clean.
-#   ./build.sh build [release|lean|test|asan|clang]…    release is build/sallyport, the others build/NAME/sallyport; lean is without HTTP/2
+#   ./build.sh build [release|lean|static|test|asan|clang]…    release is build/sallyport, the others build/NAME/sallyport; lean is
+#   without HTTP/2, static without TLS 1.3: it loads nothing of the system's
 # To cross-compile: CC=aarch64-linux-gnu-gcc STRIP=aarch64-linux-gnu-strip CFLAGS=-I… LDFLAGS=-L… ./build.sh build
 set -eu
 cd "$(dirname "$0")"
@@ -199,7 +200,7 @@ flags() {
 		case $f in
 		-static-lib*) ;;
 		-static*|--static|-Wl,*-static*|-Wl,*-Bstatic*|-Wl,-dn|-Wl,-non_shared)
-			say "$f cannot be honoured: libc is linked dynamically, since it looks names up and loads OpenSSL by modules of the system"; exit 1 ;;
+			say "$f cannot be honoured: libc is linked dynamically, since it looks names up and loads OpenSSL by modules of the system; 'build static' makes one without"; exit 1 ;;
 		-no-pie|-nopie|-fno-pie|-fno-PIE|-fno-pic|-fno-PIC|-Wl,*-no-pie*|-Wl,*norelro*|-Wl,*,lazy*|-Wl,*,execstack*)
 			say "$f cannot be honoured: the program is position-independent, and its tables of addresses cannot be written to"; exit 1 ;;
 		-shared|-r|-Wl,-shared|-Wl,-r|-c|-S|-E)
@@ -289,6 +290,8 @@ build_one() {
 		out=build/sallyport lean=
 		[ "$1" = release ] || { out=build/lean/sallyport lean=-DSALLYPORT_LEAN; }
 		compile "${CC:-gcc}" $out proxy.c $small $lean -Wl,--no-eh-frame-hdr,-T,build/unwind.ld; ${STRIP:-strip} $out; check_needs $out ;;
+	# What looks up names there is glibc's own: /etc/hosts and DNS. The linker says so, and that nothing is loaded.
+	static) (link="-static-pie ${link#-pie}"; compile "${CC:-gcc}" build/static/sallyport proxy.c $small); ${STRIP:-strip} build/static/sallyport ;;
 	# Their Lua is not packed: to unpack it is nine tenths of a command's time, and they run thousands of commands. What is
 	# packed is tried by unit/lua_test, the build by clang, and the release.
 	test) compile "${CC:-gcc}" build/test/sallyport proxy.c -O2 -g -DSALLYPORT_TEST -DSALLYPORT_STORED ;;
@@ -303,7 +306,7 @@ build_one() {
 	tests/bench/load.c) "${CC:-gcc}" -O2 -Wall -Wextra -Werror -D_GNU_SOURCE -o build/load "$1" -lssl -lcrypto ;;
 	tests/bench/scrub.c) part "${CC:-gcc}" build/scrub "$1" $small ;;
 	tests/bench/sha256.c) "${CC:-gcc}" -O2 -Wall -Wextra -Werror -o build/sha256 "$1" -l:libbearssl.a ;;
-	*) say "cannot build '$1': release, lean, test, asan or clang"; exit 2 ;;
+	*) say "cannot build '$1': release, lean, static, test, asan or clang"; exit 2 ;;
 	esac
 }
 
@@ -392,5 +395,5 @@ build) # shellcheck disable=SC2086
 	flags; [ -n "${CC:-}" ] || deps $build_packages; build "$@" ;;
 build_one|run|bench|fuzz|clean) "$verb" "$@" ;;
 test) test_ "$@" ;;
-*) say "usage: ./build.sh deps | build [release|test|asan|clang] | run | test [WORD…] | bench | fuzz TARGET | clean"; exit 2 ;;
+*) say "usage: ./build.sh deps | build [release|lean|static|test|asan|clang] | run | test [WORD…] | bench | fuzz TARGET | clean"; exit 2 ;;
 esac

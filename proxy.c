@@ -10228,7 +10228,7 @@ ossl_load(void)
 	if (ossl_ctx != NULL || ossl_why != NULL)
 		return ossl_ctx != NULL;
 	if (dladdr((void *)(uintptr_t)gnu_get_libc_version, &c) == 0 || c.dli_fname[0] != '/')
-		return ossl_why = "the C library's folder is not known", false;
+		return ossl_why = "a static build has BearSSL alone", false;
 	environ = none;         /* it would read OPENSSL_ia32cap, and whatever a later version asks for */
 	/* The first two are what some systems' libcrypto needs: the loader would look where LD_LIBRARY_PATH says. */
 	for (size_t i = 0; i < COUNT(files); i++) {

@@ -338,6 +338,10 @@ local function upstream_proxy(ctx, say)
   end
 end
 
+local function without(why)
+  return why:find("static", 1, true) and "use a build that is not static" or "install Debian's libssl3"
+end
+
 -- The engines of TLS towards upstreams: this process loads OpenSSL as a worker would.
 local function upstream_tls(ctx, say)
   local running = home.running(ctx)
@@ -349,7 +353,7 @@ local function upstream_tls(ctx, say)
       or ("BearSSL; OpenSSL %s where a server wants TLS 1.3 or keys that BearSSL does not know"):format(version))
   else
     say("upstream TLS", set == "openssl" and BAD or WARN, (set == "openssl" and "no upstream can be reached over TLS: %s"
-      or "BearSSL, TLS 1.2 alone: %s"):format(why), "install Debian's libssl3" .. (set == "openssl" and ", or sallyport set upstream-tls auto" or ""))
+      or "BearSSL, TLS 1.2 alone: %s"):format(why), without(why) .. (set == "openssl" and ", or sallyport set upstream-tls auto" or ""))
   end
 end
 
@@ -361,7 +365,7 @@ local function agent_tls(ctx, say)
   elseif version then
     say("agents' TLS", OK, ("OpenSSL %s, TLS 1.3 and 1.2 (agent-tls openssl)"):format(version))
   else
-    say("agents' TLS", WARN, "BearSSL, TLS 1.2, though agent-tls is openssl: " .. why, "install Debian's libssl3, or sallyport set agent-tls bearssl")
+    say("agents' TLS", WARN, "BearSSL, TLS 1.2, though agent-tls is openssl: " .. why, without(why) .. ", or sallyport set agent-tls bearssl")
   end
 end
 

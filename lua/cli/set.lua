@@ -203,6 +203,10 @@ examples:
       ctx.note(("%s is %s now%s."):format(s.name, settings.show(s, value),
         restart and ctx.host.lock_held(ctx.home) and ", from the next start of the proxy" or ""))
       say_flag(ctx, s)
+      if value == "openssl" and not ctx.host.openssl() then
+        ctx.note(("OpenSSL cannot be loaded here: %s. %s"):format(select(2, ctx.host.openssl()), s.name == "agent-tls" and "BearSSL goes on."
+          or "No upstream will be reached over TLS: sallyport set upstream-tls auto"))
+      end
       if before and before ~= value then
         ctx.note(("Environments that name %s are as they were: print them anew, then that folder may go."):format(before))
       end

@@ -56,16 +56,50 @@ def test_flags(t):
         assert not (home / "ran").exists(), flags
 
 
+def copied(t):
+    """-> a tree with what build.sh builds from"""
+    tree = t.bare().dir / "tree"
+    tree.mkdir()
+    for name in ("build.sh", "proxy.c", "lua", "policies"):
+        (shutil.copytree if (sallyport.ROOT / name).is_dir() else shutil.copy)(sallyport.ROOT / name, tree / name)
+    return tree
+
+
+def test_static(t):
+    """static: the program loads nothing; it serves, reaches a server by name over TLS 1.2, and says what it cannot: TLS 1.3, OpenSSL on either side"""
+    tree = copied(t)
+    r = subprocess.run([tree / "build.sh", "build", "static"], env={**os.environ, "CFLAGS": "-O0 -U_FORTIFY_SOURCE", "CC": "gcc"}, capture_output=True, text=True,
+                       timeout=300 * sallyport.SLOW)
+    assert r.returncode == 0, r.stderr[-1500:]
+    binary = tree / "build/static/sallyport"
+    needs = subprocess.run(["readelf", "-dl", binary], capture_output=True, text=True, check=True).stdout
+    assert "NEEDED" not in needs and "INTERP" not in needs, needs
+    t.binary = binary
+    s, up = t.proxy(serve=False, upstream={"reply": {"body": "from upstream"}}, domains=[{"host": "api.test"}])
+    why = "a static build has BearSSL alone"
+    assert s.cli("version").stdout.endswith(f"TLS: BearSSL (TLS 1.2); no OpenSSL for TLS 1.3: {why}\n")
+    for name, then in ("upstream-tls", "No upstream will be reached over TLS"), ("agent-tls", "BearSSL goes on."):
+        assert f"OpenSSL cannot be loaded here: {why}. {then}" in s.cli("set", name, "openssl").stderr
+    s.cli("set", "upstream-ca", sallyport.certs() / "root.pem")
+    s.cli("domain", "add", "default", "localhost", "--port", up.port, "--address", "127.0.0.0/8", "--address", "::1/128")
+    s.serve("--connect-to", f"api.test:443:127.0.0.1:{up.port}")
+    r = s.request()
+    assert r.status == 502 and b"cannot be loaded" in r.body, r.body
+    doctor = s.cli("doctor", check=False).stdout
+    assert re.search(f"bad +upstream TLS +no upstream can be reached over TLS: {why}\n +-> use a build that is not static, or sallyport set upstream-tls auto", doctor), doctor
+    assert re.search(f"warn +agents' TLS +BearSSL, TLS 1.2, though agent-tls is openssl: {why}\n +-> use a build that is not static, or", doctor), doctor
+    s.cli("set", "upstream-tls", "auto")
+    assert s.request().body == b"from upstream"
+    assert s.request(host="localhost", port=up.port, headers={"Host": f"localhost:{up.port}"}).body == b"from upstream"
+
+
 def test_arm64(t):
     """arm64: cross-compiled as README says, the program needs libc alone, is no bigger than build.sh allows and, where qemu is there, runs"""
     t.need("aarch64-linux-gnu-gcc")
     places = ["/usr/lib/aarch64-linux-gnu", *re.findall(r"-L(\S+)", os.environ.get("LDFLAGS", ""))]
     if not any(os.path.exists(f"{p}/liblua5.4.a") for p in places):
         t.skip("the libraries for arm64 are not installed")
-    tree = t.bare().dir / "tree"
-    tree.mkdir()
-    for name in ("build.sh", "proxy.c", "lua", "policies"):
-        (shutil.copytree if (sallyport.ROOT / name).is_dir() else shutil.copy)(sallyport.ROOT / name, tree / name)
+    tree = copied(t)
     env = {**os.environ, "CC": "aarch64-linux-gnu-gcc", "STRIP": "aarch64-linux-gnu-strip"}
     r = subprocess.run([tree / "build.sh", "build"], env=env, capture_output=True, text=True, timeout=600 * sallyport.SLOW)
     assert r.returncode == 0, r.stderr[-1500:]
