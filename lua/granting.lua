@@ -79,13 +79,18 @@ function makers.basic(_, s, given, fields, typed)
   return "basic", "password"
 end
 
-makers["api-key"] = function(_, s, given, fields, typed)
-  typed.key = secret_of(given, s.key, s.host)
-  fields[1], fields[2], fields[3] = "key=-", "header=" .. s.header, s.prefix and "prefix=" .. s.prefix
-  for _, m in ipairs(s.more or {}) do
+-- Headers beside what a type attaches, which each has.
+local function headers(list, s, given, fields, typed)
+  for _, m in ipairs(list or {}) do
     local label = "headers." .. m.header
     typed[label], fields[#fields + 1] = (m.prefix or "") .. secret_of(given, m.key, s.host), label .. "=-"
   end
+end
+
+makers["api-key"] = function(_, s, given, fields, typed)
+  typed.key = secret_of(given, s.key, s.host)
+  fields[1], fields[2], fields[3] = "key=-", "header=" .. s.header, s.prefix and "prefix=" .. s.prefix
+  headers(s.more, s, given, fields, typed)
   return "api_key", "key"
 end
 
@@ -98,6 +103,14 @@ function makers.substitute(_, s, given, fields, typed)
     end
   end
   return "substitute"
+end
+
+-- Rows of other keys than auth's: what auth attaches are headers then.
+function makers.mixed(r, s, given, fields, typed)
+  local auth = { header = s.header or "authorization", prefix = s.kind == "bearer" and "Bearer " or s.prefix, key = s.key }
+  headers({ auth }, s, given, fields, typed)
+  headers(s.more, s, given, fields, typed)
+  return makers.substitute(r, s, given, fields, typed)
 end
 
 local function command(words)
@@ -157,7 +170,7 @@ local function make(r, s, all, given, opts, ctx)
     return command("domain add").run({ r.bundle, hosts[1] }, opt, ctx)
   end
   local fields, typed = {}, {}
-  local type_, field = makers[s.kind](r, s, given, fields, typed)
+  local type_, field = makers[s.mixed and "mixed" or s.kind](r, s, given, fields, typed)
   ctx.typed, opt.type, opt.host, opt.bundle = typed, type_, hosts, { r.bundle }
   for i, row in ipairs(s.rows or {}) do
     opt.substitute = opt.substitute or {}

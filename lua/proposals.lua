@@ -7,7 +7,7 @@
 -- Records: database `proposal`, AGENT-ID/ID { proposal = ID, agent, agent_id, bundle, created, until, state = "pending" | "applied" | "rejected",
 -- services = { service … }, credentials = { credential … }, message, user_message, reason }.
 -- A service: { name, host, port, path, kind, key, user_key, header, prefix, more = { { header, prefix, key } … }, off = bool,
--- rows = { { key, places, placeholder } … } }; one that is to go has remove = "credential" | "host".
+-- rows = { { key, places, placeholder } … }, mixed = has it rows of other keys than auth's? }; one that is to go has remove = "credential" | "host".
 local M = {}
 
 M.BODY_MAX = 64 << 10
@@ -133,23 +133,25 @@ function M.placed(row, text)
   return parsed and parsed.place, why
 end
 
--- The one row of the preset for a host: its places | nil
+local none = {}
+
+-- The places of a preset's one row for a host.
 local function row_of(host)
   local pol = require("presets").load()
   for _, p in ipairs(pol and pol.presets or {}) do
-    for _, h in ipairs(p.rows and #p.rows == 1 and p.hosts or {}) do
+    for _, h in ipairs(p.rows and #p.rows == 1 and p.hosts or none) do
       if h == host then return p.rows[1].place end
     end
   end
+  return none
 end
 
 -- Places that were asked for, with the names that a preset has for those without: what else was asked for is no place there.
-local function known(host, places)
-  local out, there, found = {}, nil, false
+local function known(there, places)
+  local out, found = {}, false
   for _, place in ipairs(places) do
-    there = there or unnamed[place] and (row_of(host) or {})
     if not unnamed[place] then out[#out + 1] = place end
-    for _, name in ipairs(unnamed[place] and there or {}) do
+    for _, name in ipairs(unnamed[place] and there or none) do
       if unnamed[place]:find(name:match("^%l+=") or "?", 1, true) then out[#out + 1], found = name, true end
     end
   end
@@ -159,7 +161,7 @@ end
 -- What is to be replaced where, at this host: { { key, places, placeholder } … } | nil, why
 local function substitutions(list, host)
   if type(list) ~= "table" or #list > LIST_MAX or next(list) and #list == 0 then return nil, ("it is a list of at most %d"):format(LIST_MAX) end
-  local out, seen = {}, {}
+  local out, seen, there = {}, {}, row_of(host)
   for i, r in ipairs(list) do
     if type(r) ~= "table" or not is_key(r.key) then return nil, "key is the name of a credential, in capitals" end
     if type(r.placeholder) ~= "string" or not r.placeholder:find("^[%w._~-]+$") then return nil, "placeholder is of letters, digits and . _ ~ -" end
@@ -173,7 +175,7 @@ local function substitutions(list, host)
     end
     local row, why = require("rows").parse(("value:%s:%s"):format(named[1] and table.concat(named, ",") or "basic", r.placeholder))
     if not row then return nil, why end
-    out[i] = { key = r.key, places = known(host, places), placeholder = r.placeholder }
+    out[i] = { key = r.key, places = known(there, places), placeholder = r.placeholder }
   end
   return out
 end
@@ -218,11 +220,10 @@ local function service(s)
     out.rows = out.rows[1] and out.rows or nil
     if out.rows and out.kind == "passthrough" then out.kind = "substitute" end
     for _, row in ipairs(out.rows or {}) do
-      if out.kind ~= "substitute" and row.key ~= out.key and row.key ~= out.user_key then
-        return nil, ("substitutions: beside auth it is auth's own credential, %s; others are a service of their own, with auth passthrough"):format(out.key or out.user_key)
-      end
+      if out.kind ~= "substitute" and row.key ~= out.key and row.key ~= out.user_key then out.mixed = true end
     end
   end
+  if out.mixed and out.kind == "basic" then return nil, "substitutions: beside basic they are of its own credentials" end
   if s.enabled ~= nil and type(s.enabled) ~= "boolean" then return nil, "enabled is true or false" end
   out.off = s.enabled == false or nil
   if out.off and out.kind == "passthrough" then return nil, "enabled: a host without a credential is open or is not asked for" end
@@ -335,8 +336,8 @@ function M.parse(text, held)
       if kind == "plain" and keys[key].oauth then return nil, ("services[%d]: a token of OAuth is no user name"):format(i - 1) end
       used[key] = kind
     end
-    local account = (s.key or s.user_key) and keys[s.key or s.user_key].oauth or s.kind == "substitute" and keys[s.rows[1].key].oauth
-    for _, m in ipairs(s.more or {}) do account = account or keys[m.key].oauth end
+    local account
+    for key in pairs(M.uses(s)) do account = account or keys[key].oauth end
     if account and (s.kind ~= "bearer" or s.rows) then return nil,
       ("services[%d]: a token of OAuth goes out as bearer"):format(i - 1) end
     local first = account and accounts[s.key] or s
@@ -355,11 +356,12 @@ local types = { bearer = "bearer", basic = "basic", ["api-key"] = "api_key", sub
 --- The credential that a service of this name changes, for services are merged by name: its record | nil: none, and one is made. It is of the
 -- same type and in the agent's bundle alone; an account is nobody's to change so.
 function M.changed(r, s)
-  local had = types[s.kind] and not s.remove and require("store").peek("credential", s.name)
+  local type_ = types[s.mixed and "substitute" or s.kind]
+  local had = type_ and not s.remove and require("store").peek("credential", s.name)
   for _, c in ipairs(r.credentials) do
     if c.oauth and c.key == s.key then return nil end
   end
-  if not had or had.type ~= types[s.kind] or #(had.bundles or {}) ~= 1 or had.bundles[1] ~= r.bundle then return nil end
+  if not had or had.type ~= type_ or #(had.bundles or {}) ~= 1 or had.bundles[1] ~= r.bundle then return nil end
   return had
 end
 
@@ -438,40 +440,40 @@ local function told(r, now)
     created_at = require("dates").iso(r.created) }
 end
 
--- What f answers first of the credentials in these bundles, a set: f(name, record). Yields.
-local function held_in(self, holds, f)
-  local after
+-- The credentials of the agent's bundles: { name, type, hosts, bundles = set } each. One look for all of a proposal. Yields.
+local function held_of(self, agent)
+  local holds, out, after = {}, {}, nil
+  for _, b in ipairs(agent.bundles) do holds[b] = true end
   repeat
     local page = self.store.each("credential", "", after, PAGE) or {}
     for _, row in ipairs(page) do
+      local r, bundles = row.record, {}
       after = row.key
-      for _, b in ipairs(row.record and row.record.bundles or {}) do
-        local found = holds[b] and f(row.key, row.record)
-        if found then return found end
-      end
+      for _, b in ipairs(r and r.bundles or {}) do bundles[b] = holds[b] end
+      if next(bundles) then out[#out + 1] = { name = row.key, type = r.type, hosts = r.hosts or {}, bundles = bundles } end
     end
     self.time.sleep(0)
   until #page < PAGE
+  return out
 end
 
--- The credentials in a bundle that go to this host. Yields.
-local function going_to(self, bundle, host)
+-- The credentials in a bundle that go to this host.
+local function going_to(held, bundle, host)
   local out = {}
-  held_in(self, { [bundle] = true }, function(name, record)
-    for _, h in ipairs(record.hosts or {}) do out[#out + 1] = h == host and name or nil end
-  end)
+  for _, c in ipairs(held) do
+    for _, h in ipairs(c.bundles[bundle] and c.hosts or {}) do out[#out + 1] = h == host and c.name or nil end
+  end
   return out
 end
 
 -- What is to be deleted has to be there, in the agent's own bundle: why not | nil. A host is an entry without a credential, or else the one
--- credential that goes there. Yields.
-local function missing(self, new, bundle)
-  local store = self.store
+-- credential that goes there. held(): held_of
+local function missing(store, new, bundle, held)
   for i, s in ipairs(new.services) do
     local there = s.remove == "host" and store.peek("bundle", bundle .. "/" .. s.host)
     if s.remove == "host" and not there then
-      local names = going_to(self, bundle, s.host)
-      if names[2] then return ("services[%d]: %s is the host of several services, and name says which: %s"):format(i - 1, s.host, table.concat(names, ", ")) end
+      local names = going_to(held(), bundle, s.host)
+      if names[2] then return ("services[%d]: %s is the host of several services, and name says which: %s"):format(i - 1, s.host, table.concat(names, ", ", 1, math.min(#names, LIST_MAX))) end
       if names[1] then s.name, s.remove = names[1], "credential" end
     end
     local c = s.remove == "credential" and store.peek("credential", s.name)
@@ -484,11 +486,11 @@ end
 -- Types whose secret a person can type again; an account is signed in to.
 local typed_again = { bearer = true, basic = true, api_key = true, substitute = true }
 
--- The credential that /discover names so to this agent | nil
-local function held_as(self, agent, key)
-  local holds = {}
-  for _, b in ipairs(agent.bundles) do holds[b] = true end
-  return held_in(self, holds, function(name, record) return name:upper():gsub("%W", "_") == key and typed_again[record.type] and name end)
+-- The credential that /discover names so | nil
+local function held_as(held, key)
+  for _, c in ipairs(held) do
+    if typed_again[c.type] and c.name:upper():gsub("%W", "_") == key then return c.name end
+  end
 end
 
 --- Takes values out of the store that came along with what has ended unanswered. Yields.
@@ -523,8 +525,13 @@ function M.answer(self, req, agent, bundle, body)
       "the operator grants one: sallyport agent set" end
     if agent.off[bundle] then return nil, "path_not_allowed", ("the bundle %s, to which it would be added, is disabled"):format(bundle),
       "the operator can enable it: sallyport bundle enable " .. bundle end
-    local new, why = M.parse(body, function(key) return held_as(self, agent, key) end)
-    if new then why = missing(self, new, bundle) end
+    local all
+    local function held()
+      all = all or held_of(self, agent)
+      return all
+    end
+    local new, why = M.parse(body, function(key) return held_as(held(), key) end)
+    if new then why = missing(self.store, new, bundle, held) end
     if why then return nil, "bad_request", "the proposal cannot be read: " .. why,
       "sallyport help proposals has the shape" end
     local code, ends
@@ -607,7 +614,8 @@ function M.says(r, holders)
       or s.kind == "substitute" and ("%s may send anything to %s, with %s"):format(holders, where, table.concat(rows, "; "))
       or ("%s may send anything to %s, with %s attached%s"):format(holders, where, keys_of(s), rows[1] and ", and " .. table.concat(rows, "; ") or "")
     if s.off then text = text .. ", once somebody enables it" end
-    if r.state == "pending" and M.changed(r, s) then text = ("%s; this changes the credential %s, which is there"):format(text, s.name) end
+    local had = r.state == "pending" and M.changed(r, s)
+    if had then text = ("%s; this changes the credential %s, which goes to %s now"):format(text, s.name, table.concat(had.hosts, ", ")) end
     local account
     for _, c in ipairs(r.credentials) do      -- where what the person types goes: the agent chose it
       local o = c.key == s.key and c.oauth

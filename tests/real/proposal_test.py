@@ -77,7 +77,7 @@ def test_asked_and_approved(t):
     assert [c["command"] for c in changes if c.get("command", "").startswith("proposal")] == ["proposal approve"], changes
     assert [x["record"] for x in changes[-1]["changes"]] == ["credential stripe", f"proposal {made['id']} of agent a"], changes[-1]
     again = own(s, "POST", "/v1/proposals", {**ASK, "services": [{**ASK["services"][0], "host": "api.test/v2"}]})[1]["id"]
-    assert "this changes the credential stripe" in s.cli("proposal", "show", again).stdout, "services are merged by name"
+    assert "this changes the credential stripe, which goes to api.test now" in s.cli("proposal", "show", again).stdout, "services are merged by name"
     s.cli("credential", "set", "stripe", f"headers.X-More=@{s.secret_file(SECRET)}")
     r = s.cli("proposal", "approve", again, "STRIPE_KEY=-", stdin=SECRET + "2", check=False)
     assert r.returncode == 1 and "has secrets that are not typed here" in r.stderr and own(s, "GET", "/v1/proposals/" + again)[1]["status"] == "pending", r.stderr
@@ -164,6 +164,14 @@ def test_rows_and_deletion(t):
             "credentials": [{"key": "K"}]}
     s.cli("proposal", "approve", own(s, "POST", "/v1/proposals", both)[1]["id"], "K=-", stdin=SECRET)
     assert "__the_key__" in s.cli("credential", "show", "both", "--json").stdout
+    # rows of other keys than auth's: both go out with one request
+    for name, auth, field, want in (("legacy", {"type": "api-key", "key": "AUDIT", "header": "X-Audit", "prefix": "v1 "}, "x-audit", f"v1 {SECRET}"), ("mixed", {"type": "bearer", "token": "AUDIT"}, "authorization", f"Bearer {SECRET}")):
+        id = own(s, "POST", "/v1/proposals", {"services": [{"name": name, "host": f"api.test/{name}", "auth": auth, "substitutions": [{"key": "API_KEY", "placeholder": "__api_key__", "in": ["query=api_key"]}]}],
+                                              "credentials": [{"key": "AUDIT"}, {"key": "API_KEY"}]})[1]["id"]
+        assert "with AUDIT attached, and API_KEY for __api_key__ at query=api_key" in s.cli("proposal", "show", id).stdout
+        s.cli("proposal", "approve", id, f"AUDIT=@{s.secret_file(SECRET)}", f"API_KEY=@{s.secret_file(SECRET + 'q')}")
+        assert s.request(target=f"/{name}/x?api_key=__api_key__&b=__api_key__", headers={field: "mine"}).status == 200
+        assert (up.requests[-1].target, up.requests[-1].get(field)) == (f"/{name}/x?api_key={SECRET}q&b=__api_key__", want), up.requests[-1]
     account = {"key": "DRIVE", "type": "oauth", "oauth": {"token_url": "https://id.test/token", "authorization_url": "https://id.test/auth", "client_id": "c1"}}
     three = [{"name": n, "host": f"{n}.test", "auth": {"type": "bearer", "token": "DRIVE"}} for n in ("drive", "docs", "mail")]
     assert "same port and path" in own(s, "POST", "/v1/proposals", {"services": three + [{**three[0], "name": "x", "host": "x.test/v1"}], "credentials": [account]})[1]["message"]
@@ -187,7 +195,7 @@ def test_rows_and_deletion(t):
     assert "may no longer use the credential both" in shown and "may no longer reach docs.example" in shown, shown
     s.cli("proposal", "approve", end)
     said = own(s, "POST", "/v1/proposals", {"services": [{"action": "delete", "host": "api.test"}]})[1]["message"]
-    assert "several services, and name says which: bot, twilio-test" in said, said
+    assert "several services, and name says which: bot, legacy, mixed, twilio-test" in said, said
     end = own(s, "POST", "/v1/proposals", {"services": [{"action": "delete", "host": "two.test"}]})[1]["id"]
     assert "may no longer use the credential two" in s.cli("proposal", "show", end).stdout, "as the documents of Agent Vault delete: by host alone"
     lists = {state: own(s, "GET", "/v1/proposals?status=" + state)[1]["proposals"] for state in ("pending", "applied", "rejected")}
@@ -297,7 +305,9 @@ def test_bounds_and_strangers(t):
                         *(({"services": [{**base, "substitutions": [{"key": "STRIPE_KEY", "placeholder": "__stripe_key__", **where}]}]}, why) for where, why in (
                             ({"in": ["header=Origin"]}, "no place for a secret"), ({"in": ["path", "header=Origin"]}, "no place for a secret"), ({"in": ["cookie"]}, "header=NAME"), ({"in": ["path:x"]}, "a list of places"),
                             ({"in": ["query=a,path=/{}"]}, "a list of places"), ({"in": ["query=a"], "placeholder": "__a"}, "8"), ({"in": ["path"], "placeholder": "__a"}, "8"), ({"in": ["query=a"], "placeholder": "a:b:c:d:e:f"}, "letters"))),
-                        ({"services": [{**base, "substitutions": [{"key": "OTHER", "placeholder": "__stripe_key__", "in": ["query=a"]}]}]}, "auth's own credential, STRIPE_KEY"),
+                        ({"services": [{**base, "substitutions": [{"key": "OTHER", "placeholder": "__stripe_key__", "in": ["query=a"]}]}]}, "OTHER is none"),
+                        ({"services": [{**base, "auth": {"type": "basic", "username": "USER", "password": "STRIPE_KEY"}, "substitutions": [{"key": "OTHER", "placeholder": "__stripe_key__", "in": ["query=a"]}]}]}, "of its own credentials"),
+                        ({"services": [{**base, "substitutions": [{"key": "OTHER", "placeholder": "__stripe_key__", "in": ["query=a"]}]}], "credentials": ASK["credentials"] + [{"key": "OTHER", "type": "oauth", "oauth": {"token_url": "https://id.test/"}}]}, "goes out as bearer"),
                         ({"credentials": [{"key": "STRIPE_KEY", "type": "oauth", "oauth": {"token_url": "http://evil.test/"}}]}, "https"),
                         ({"credentials": [{"key": "STRIPE_KEY", "type": "oauth", "oauth": {"token_url": "http://10.0.0.1/"}}]}, "https")):
         status, said, _ = own(s, "POST", "/v1/proposals", {**ASK, **change})
@@ -410,7 +420,7 @@ def test_on_the_page(t):
     a.submit(form=form, **{"k.STRIPE_KEY": SECRET})
     assert "Approved: stripe" in a.page.text and SECRET not in a.html, a.page.text
     page = a.get("proposals/" + made).text
-    assert "Applied. These are" in page and "in part: stripe" in page and "which is there" not in page and "which is there" not in s.cli("proposal", "show", made).stdout, page
+    assert "Applied. These are" in page and "in part: stripe" in page and "this changes" not in page and "this changes" not in s.cli("proposal", "show", made).stdout, page
     assert s.request().status == 200 and up.requests[-1].get("authorization") == "Bearer " + SECRET and s.request(method="DELETE").status == 403
     assert json.loads(s.cli("credential", "show", "stripe", "--json").stdout)["methods"] == ["GET", "POST"]
     assert json.loads(s.cli("bundle", "show", "default", "--json").stdout)["domains"] == []

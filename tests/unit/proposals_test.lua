@@ -45,7 +45,7 @@ return {
     local labels = granting.labels(assert(parsed({ s }, "USER", "PASS")))
     assert(labels.USER == "secret" and labels.PASS == "secret")
     s.substitutions[1].key = "OTHER"
-    assert(select(2, parsed({ s }, "USER", "PASS", "OTHER")):find("auth's own credential", 1, true))
+    assert(select(2, parsed({ s }, "USER", "PASS", "OTHER")):find("of its own credentials", 1, true))
     for _, services in ipairs { { s, basic("two", "USER", "PASS") }, { basic("two", "USER", "PASS"), s } } do
       s.substitutions[1].key = "USER"
       assert(select(2, parsed(services, "USER", "PASS")):find("USER is a user name in one place", 1, true))
