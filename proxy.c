@@ -655,14 +655,6 @@ secret_handle_empty(struct secret_handle *h)
 	secret_unref(s);
 }
 
-/* The task has ended: every handle in its scope is emptied. */
-static void
-secret_scope_close(struct secret_scope *scope)
-{
-	while (scope->first != NULL)
-		secret_handle_empty(scope->first);
-}
-
 /* ---- text ------------------------------------------------------------------
  * One growing, wiped writer for every text that is built. A buffer owns its bytes and never grows
  * past its `max`: the code that makes a buffer says how much a peer may make us keep. A failure is
@@ -4766,7 +4758,8 @@ task_recycle(struct task *t)
 {
 	timer_stop(&t->deadline);
 	loop_undefer(&t->wake);
-	secret_scope_close(&t->scope);
+	while (t->scope.first != NULL)
+		secret_handle_empty(t->scope.first);
 	buf_free(&lua_text);
 	if (lua_status(t->co) == LUA_OK)
 		lua_settop(t->co, 0);
@@ -7060,6 +7053,11 @@ conn_expire(struct conn *c)
 		c->unsent = up + down;
 		if (c->unsent != was)
 			conn_deadline(c, req_patience(r, req_body_consumed(r)));
+		/* gRPC is silent for hours, with nothing on its way: its server is asked by PING (h2_event), its client by TCP. */
+		else if (c->peer.stream != NULL && r->up->peer.stream != NULL && (r->answer_begun || !req_body_consumed(r)) &&
+		    slice_begins_nocase(http_value(&r->head, SLICE("content-type")), SLICE("application/grpc")) &&
+		    peer_pending(&c->peer) + peer_pending(&r->up->peer) == 0)
+			conn_deadline(c, r->idle_ms);
 		else if (r->answer_begun)
 			conn_relay_cut(c, client ? "client_timeout" : "upstream_timeout");
 		else if (client)

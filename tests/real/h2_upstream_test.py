@@ -683,6 +683,43 @@ def test_windows(t):
     assert set(list(server.resets().values())[had:had + 20]) == {8}
 
 
+def test_silence(t):
+    """a stream of gRPC may be silent longer than idle-timeout, with the head of its answer or without; another is cut then, and so is one of gRPC with bytes that wait"""
+    held = []
+
+    def script(server, w, n, fields):
+        path = dict(fields)[":path"]
+        if path == "/go":
+            w.send(*[head(i) for i, begun in held if not begun], *[frame(DATA, 0, i, b"late") for i, _ in held],
+                   *[head(i, ("grpc-status", "0"), end=True) for i, _ in held])
+            ok(server, w, n, fields)
+        elif path == "/stalls":
+            w.send(head(n), frame(DATA, 0, n, b"z" * 16384))
+        else:
+            if path != "/mute":
+                w.send(head(n))
+            if path != "/other":
+                held.append((n, path != "/mute"))
+
+    server = Server(script)
+    s = arrange(t, server, **{"idle-timeout": "1s"})
+    c = Client(s, settings=struct.pack(">HI", 4, 5000))
+    grpc = ("content-type", "application/grpc"), ("te", "trailers")
+    ids = [c.ask(*grpc, method="POST", path=path, end=False) for path in ("/begun", "/mute")]
+    c.until(lambda: ids[0] in c.heads and len(held) == 2, what="the head")
+    c.window = False
+    for path, fields in ("/other", ()), ("/stalls", grpc), ("/other", ()):
+        n = c.ask(*fields, method="POST", path=path, end=False)
+        c.until(lambda: n in c.resets, what=f"the end of {path}")
+    c.window = True
+    assert c.status(c.ask(path="/go")) == 200
+    assert [c.answer(n)[2:] for n in ids] == [(b"late", {"grpc-status": "0"})] * 2 and not set(ids) & set(c.resets)
+    c.send(b"".join(frame(RST, 0, n, struct.pack(">I", 8)) for n in ids))
+    wait(lambda: len([r for r in s.records() if r["path"] in ("/begun", "/mute", "/other", "/stalls")]) == 5, what="the records")
+    assert {(r["path"], r["error"]) for r in s.records() if r["path"] in ("/other", "/stalls")} == {
+        ("/other", "client_timeout"), ("/stalls", "client_timeout")}, s.records()
+
+
 def test_drain(t):
     """a proxy that ends says GOAWAY to the server of an idle connection"""
     server = Server(ok)
