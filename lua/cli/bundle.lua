@@ -314,7 +314,7 @@ local domain_options = {
   { name = "port", arg = "PORT", many = true, help = "443 unless named", changes = "with none, 443" },
   { name = "path", arg = "PREFIX", many = true, whole = true, help = "all unless named; /v1 covers /v1 and /v1/…", changes = "/v1 covers /v1 and /v1/…; with none, all" },
   { name = "address", arg = "CIDR", many = true, help = "it may resolve to this private range" },
-  { name = "tls", arg = "legacy", help = "an old box of your own network: takes its CN for a name, and CBC ciphers" },
+  { name = "tls", arg = "legacy", of = { "legacy", "strict" }, help = "an old box of your own network: takes its CN for a name, and CBC ciphers" },
   { name = "tunnel", arg = "raw", bare = true,
     help = "relay TLS unread, for clients that pin certificates; =raw: anything, such as a database's protocol" },
 }

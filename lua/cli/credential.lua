@@ -30,7 +30,7 @@ local scope_options = {
   { name = "plain-http", help = "may travel without TLS too (adds port 80)" },
   { name = "answer-timeout", arg = "TIME", help = "until its API begins to answer; else the setting of that name" },
   { name = "idle-timeout", arg = "TIME", help = "silence on its streams and WebSockets; else the setting of that name" },
-  { name = "upstream-http", arg = "1|2", help = "spoken with its hosts; else the setting of that name" },
+  { name = "upstream-http", arg = "1|2", of = { "1", "2" }, help = "spoken with its hosts; else the setting of that name" },
   { name = "substitute", arg = "FIELD:PLACE[:PLACEHOLDER]", many = true, whole = true,
     help = "the secret goes out where its placeholder stands: header=NAME, query=NAME, form=NAME, json=/POINTER, "
       .. "ws=/POINTER, path=/bot{}/**, basic" },

@@ -20,10 +20,18 @@ local M = {}
 local WAIT_MAX = 15000      -- ms for the index of what the store holds
 
 local function add_rows(self, rows, trace)
+  local seen, by = {}, nil
   for _, note in ipairs(trace) do
     local own = self.config:item(note.item)
     if own then
-      rows[#rows + 1] = { bundle = note.bundle, kind = own.domain and "domain" or "credential", name = own.name, why = note.why }
+      local row = { bundle = note.bundle, kind = own.domain and "domain" or "credential", name = own.name, why = note.why }
+      if row.why == "it decides" then
+        by = by or row.bundle
+        if row.bundle ~= by then row.why = ("it decides by %s, which comes first"):format(by) end
+      end
+      -- An item with several hosts is found by each that covers this one.
+      local key = table.concat({ row.bundle, row.kind, row.name, row.why or "" }, "\0")
+      if not seen[key] then rows[#rows + 1], seen[key] = row, true end
     end
   end
 end

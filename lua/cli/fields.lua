@@ -44,10 +44,10 @@ local function read(ctx, a, label, opts)
   if ctx.typed and ctx.typed[label] then return typed(ctx, label, opts) end
   if a.from == "file" or a.from == "env" then return ctx.host.read_secret(a.from, a.value, opts) end
   if a.from == "ask" then return ctx.host.tty_secret(report.clean(label) .. " (not shown): ", opts) end
+  -- At a terminal "-" would wait in silence and show what is typed: each is asked for.
+  if ctx.host.isatty(0) then return ctx.host.tty_secret(report.clean(label) .. " (not shown): ", opts) end
   if ctx.stdin_taken then report.usage("standard input can give one field only") end
   ctx.stdin_taken = true
-  -- At a terminal "-" would wait in silence and show what is typed.
-  if ctx.host.isatty(0) then return ctx.host.tty_secret(report.clean(label) .. " (not shown): ", opts) end
   return ctx.host.read_secret("stdin", nil, opts)
 end
 

@@ -55,7 +55,7 @@ button.end{color:var(--bad);border-color:var(--bad)}
 .row{display:flex;flex-wrap:wrap;gap:.5rem;align-items:end;margin:1rem 0}.row label{margin:0;max-width:100%}.row input,.row select{font-weight:400}.row input,.row select{width:auto;max-width:100%}
 .note,.warn{border-left:.25rem solid var(--go);padding:.5rem .75rem;background:var(--card);margin:1rem 0;max-width:44rem;white-space:pre-line}
 .warn{border-color:var(--bad)}
-td .row{margin:0;flex-wrap:nowrap}
+td .row{margin:0;flex-wrap:nowrap}td a~a{margin-left:.5rem}
 .bad{color:var(--bad)}.good{color:var(--good)}
 pre,code{font:.875rem/1.5 ui-monospace,monospace}
 pre.any{white-space:pre-wrap}

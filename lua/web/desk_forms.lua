@@ -8,6 +8,7 @@ local M = {}
 
 local IN_ADDRESS = 1000 -- characters of an input that goes into the address, whose head ends at 64 KiB
 local OFFERED = 200     -- names that an input offers
+local NAMED = 12        -- and that a sentence says
 local KEPT_MAX = 32     -- answers that wait to be shown; a person looks at each at once
 
 -- ---- the inputs ----------------------------------------------------------------------------------
@@ -92,6 +93,12 @@ local function names(desk, kind)
     if i <= OFFERED then out[i] = item.name end
   end
   return out[1] and out or nil
+end
+
+-- Which names a box of lines may have, in words.
+local function there(list)
+  if not list then return "" end
+  return (" There %s %s%s."):format(list[2] and "are" or "is", table.concat(list, ", ", 1, math.min(#list, NAMED)), #list > NAMED and ", …" or "")
 end
 
 -- The names of a command's arguments: "BUNDLE HOST [options]" -> { "BUNDLE", "HOST" }; the last may come again; one that may stand behind them | nil
@@ -237,12 +244,16 @@ local function specs_of(desk, c, form)
     local more = several and i == #args
     local about = c.words:match("^(%S+)")
     local new = c.words:find(" add$") and (word == "NAME" or word == about:upper())
+    local list = not new and names(desk, word == "NAME" and about:upper() or word) or nil
     out[#out + 1] = { name = "a" .. i, label = word:lower():gsub("_", " "), required = true, kind = more and "lines" or nil,
-      help = more and "One a line" or nil, list = not new and names(desk, word == "NAME" and about:upper() or word) or nil }
+      help = more and "One a line." .. there(list) or nil, list = list }
   end
   if last then out[#out + 1] = { name = "a" .. #args + 1, label = last:lower(), help = c.words == "credential test" and "Where it may go; left out, the small read that its preset knows, or its first host" or "" } end
   local pol, record
-  if c.words == "credential add" then
+  if c.words == "rule move" then
+    local r = ask_rule(desk, form)
+    out[2].help = r and ("It is asked at place %d now."):format(r.place)
+  elseif c.words == "credential add" then
     local preset = form["o.preset"] and require("presets").get(form["o.preset"])
     pol = load_type(preset and preset.type or form["o.type"])
   elseif c.words == "credential set" then
@@ -271,7 +282,7 @@ local function specs_of(desk, c, form)
       elseif o.of then
         spec.kind, spec.values = "choice", o.of
       elseif o.many then
-        spec.kind, spec.rows, spec.help = "lines", 2, sentence(o.help) .. " One a line."
+        spec.kind, spec.rows, spec.help = "lines", 2, sentence(o.help) .. " One a line." .. there(names(desk, o.arg))
       else
         spec.list = names(desk, o.arg)
       end
@@ -549,6 +560,7 @@ function M.show(desk, c, form, fault)
   local set = c.words:find " set$"      -- whose options are all there is
   local type_missing = (c.words == "credential add" or c.words == "rule add") and not pol
   local which = set and not stood       -- it says first what is to be changed
+  local named = not which and (c.words:find "^domain" or not c.words:find " add$") and commands.find((c.words:match "^domain" and "bundle" or c.words:match "^%S+") .. " list")
   if which then
     for i = #specs, 1, -1 do
       if not specs[i].name:find "^a" then table.remove(specs, i) end
@@ -559,7 +571,9 @@ function M.show(desk, c, form, fault)
     local given = (form[s.name] or "") ~= ""
     local main = s.name:find("^[aft]") or s.required or given or s.name == "o.host" and needs_host(c, form, pol)
       or #specs < 8 or set and c.words ~= "credential set" or fault and fault.at == s.name
-    if given and not set and (s.name == "o.preset" or s.name == "o.type") then
+    -- What it is about says the title.
+    local known = named and given and s.name:find "^a" and s.kind ~= "lines" and not (fault and fault.at == s.name) and (s.name == "a1" or set or c.words:find "^domain %l+able$" or c.words == "domain remove")
+    if known or given and not set and (s.name == "o.preset" or s.name == "o.type") then
       first[#first + 1] = html('<input type="hidden" name="{n}" value="{v}">', { n = s.name, v = form[s.name] })
     elseif main then
       first[#first + 1] = input(s, form, fault)
@@ -611,6 +625,8 @@ end
 
 --- The part of the bar that a family of commands is of.
 function M.under(family) return lists[family] or "" end
+
+M.sentence = sentence
 
 --- A value in words: lists with commas, members as NAME: VALUE. What would show a text otherwise than it is, as \xNN.
 function M.said(v)

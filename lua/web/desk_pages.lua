@@ -15,6 +15,7 @@ local SUGGESTED = 10            -- refused hosts
 local ROWS = 1000               -- of a list
 local CONSENT = 600             -- s for a person at the provider's page, as `connect` has
 local SOURCE_MAX = 256 << 10
+local SAID = 6                  -- items of a list in a cell
 local SPARE_LINES = 200         -- numbers behind a policy's last line, for what is typed
 
 local living = page.living
@@ -55,11 +56,16 @@ local function grid(titles, rows, numbers)
     about = table.concat(titles, " "):match("^%s*(.-)%s*$") .. ", a table" })
 end
 
-local function joined(v)
+local function joined(v, most)
   if type(v) ~= "table" then return v end
   local out = {}
-  for i, x in ipairs(v) do out[i] = type(x) == "table" and (x.host or x.name or x.label or require("json").encode(x))
-    or tostring(x) end
+  for i, x in ipairs(v) do
+    if most and i == most and #v > most then
+      out[i] = ("and %d more"):format(#v - most + 1)
+      break
+    end
+    out[i] = type(x) == "table" and (x.host or x.name or x.label or require("json").encode(x)) or tostring(x)
+  end
   return table.concat(out, ", ")
 end
 
@@ -281,13 +287,17 @@ local function list_of(desk, key)
     local row = { link(desk, key .. "/" .. name_of(item, key), nil, name_of(item, key)) }
     for _, c in ipairs(l[2]) do
       local v = type(c[2]) == "function" and c[2](item, counted, desk) or type(c[2]) == "string" and item[c[2]] or ""
-      row[#row + 1] = getmetatable(v) and getmetatable(v).__name == "html" and v or joined(v)
+      row[#row + 1] = getmetatable(v) and getmetatable(v).__name == "html" and v or joined(v, SAID)
     end
     rows[i] = row
   end
   return html("{rows}{go}", { rows = rows[1] and grid(titles, rows, numbers) or html("<p>{n}</p>", { n = page.prose(l[3]) }),
     go = l[5] and buttons { link(desk, l[5][1], nil, l[5][2], "button go") } or false })
 end
+
+-- The part of the bar that a page is of.
+local under = { messages = "settings", record = "log", allow = "log", explain = "log", users = "door", tenants = "door", gateways = "door",
+  connections = "door", keys = "door", roles = "door", clients = "door", environment = "agents", proposals = "approvals" }
 
 local function titled(key) return key:gsub("^%l", string.upper) end
 
@@ -297,7 +307,7 @@ local function health(desk, c, last)
   local function row(name, value) rows[#rows + 1] = value and html("<dt>{n}</dt><dd>{v}</dd>", { n = name, v = value }) end
   local record = require("store").peek("credential", c.name)
   local why = record and c.state == "enabled" and require("troubles").of(record, require("time").wall())
-  row("So", why and html('<strong class="bad">{w}</strong>', { w = trouble(desk, c.name, why) }) or c.state == "enabled" and html '<span class="good">Nothing is known to be wrong.</span>'
+  row("Now", why and html('<strong class="bad">{w}</strong>', { w = trouble(desk, c.name, why) }) or c.state == "enabled" and html '<span class="good">Nothing is known to be wrong.</span>'
     or "It is disabled: no request carries it.")
   row("Last used", last and html("{t}, {s}", { t = forms.moment(last.time), s = last.status or last.error or "no answer" }) or "not in the log")
   row("Last error", t and t.last_error and html("{e} {t}", { e = require("token").sentence(t.last_error, t.error_detail), t = forms.moment(t.last_error_at or "") })
@@ -393,13 +403,13 @@ local function item_page(desk, key, name, query)
     end
   end
   shown = shown or { error = { message = ("There is no %s '%s'."):format(forms.thing(l[1]), page.clean(name, 60) or "") } }
-  if type(shown.value) ~= "table" or shown.error then return { status = 404, title = "Not there", body = wrong(shown), line = { l[1], "list" } } end
+  if type(shown.value) ~= "table" or shown.error then return { status = 404, title = "Not there", body = html("{w}{b}", { w = wrong(shown), b = buttons { link(desk, under[key] or key, nil, "Go on", "button") } }), line = { l[1], "list" } } end
   local acts, more, about = {}, false, nil
   for i, verb in ipairs(l[4]) do
     local state, fixed = shown.value.state, verb == "remove" and (key == "bundles" and name == "default" or key == "roles" and is_builtin(name))
     local idle = fixed or verb == "enable" and state ~= "disabled" or verb == "disable" and (state == "disabled" or state == "revoked")
     if commands.find(l[1] .. " " .. verb) and not idle then acts[#acts + 1] = link(desk, ("do/%s/%s"):format(l[1], verb), { { "a1", name } },
-      verb == "set" and "Change" or titled(verb), i == 1 and key ~= "agents" and "button go" or "button") end
+      verb == "set" and "Change" or verb == "scope" and "Add a scope" or titled(verb), i == 1 and key ~= "agents" and "button go" or "button") end
   end
   if key == "bundles" then
     local rows = {}
@@ -538,7 +548,7 @@ end
 -- ---- settings ------------------------------------------------------------------------------------
 
 local function settings(desk, query, form)
-  local note, failed
+  local note, failed, done
   if form then
     local name, value = form.name or "", form.value or ""
     if not commands.SETTINGS[name] then return { status = 400, title = "Settings",
@@ -550,9 +560,9 @@ local function settings(desk, query, form)
       for word in value:gmatch("%S+") do args[#args + 1] = word:sub(1, 1) ~= "-" and word or nil end
     end
     local got = ask(desk, table.unpack(args))
-    failed = got.error
-    note = failed and html('<div class="warn" role="alert">{m}</div>', { m = got.error.message })
-      or html('<div class="note" role="status">Done: {l}</div>', { l = commands.line(args) })
+    failed, done = got.error, not got.error and args or nil
+    note = failed and html('<div class="warn" role="alert">{m}</div>', { m = page.prose(got.error.message) })
+      or html '<div class="note" role="status">Done.</div>'
   end
   local all, rows = ask(desk, "set").value or {}, {}
   for i, s in ipairs(require("records").setting_list) do
@@ -561,11 +571,11 @@ local function settings(desk, query, form)
     local box = html('<form class="row" method="post" action="{base}settings">{csrf}'
       .. '<input type="hidden" name="name" value="{n}"><input name="value" value="{v}" aria-label="{n}"><button>Set</button></form>',
       { base = desk.base, csrf = desk.csrf "settings", n = s.name, v = kept.set and value or "" })
-    rows[i] = { html("<strong>{n}</strong><br><small>{h}</small>", { n = s.name, h = s.help }),
+    rows[i] = { html("<strong>{n}</strong><br><small>{h}</small>", { n = s.name, h = page.prose(forms.sentence(s.help)) }),
       html("{v}{d}", { v = value, d = not kept.set and html(" <small>{t}</small>", { t = value == "" and "not set" or "default" }) or false }),
-      commands.SETTINGS[s.name] and box or html("<small>sallyport set {n}</small>", { n = s.name }) }
+      commands.SETTINGS[s.name] and box or html("<small><code>sallyport set {n}</code></small>", { n = s.name }) }
   end
-  return { status = failed and 400 or 200, title = "Settings", line = { "set" }, body = html("{note}<p>An empty field brings the default back. {messages}.</p>{rows}",
+  return { status = failed and 400 or 200, title = "Settings", line = done or { "set" }, body = html("{note}<p>An empty field brings the default back. {messages}.</p>{rows}",
     { note = note or false, messages = link(desk, "messages", nil, "Who is told what needs a person"), rows = grid({ "Setting", "Value", "Change" }, rows) }) }
 end
 
@@ -592,12 +602,14 @@ local function messages(desk, query, form)
       if s[2] ~= "" then typed[s[1]], args[#args + 1] = s[2], s[1] .. "=-" end
     end
     if address ~= (kept and kept.address or "") then args[#args + 1] = "--address=" .. address end
-    if (form.format or "") ~= "" then args[#args + 1] = "--format=" .. form.format end
+    if (form.format or "") ~= "" and form.format ~= (kept and kept.format or "json") then args[#args + 1] = "--format=" .. form.format end
+    local told = {}
     for _, event in ipairs(require("records").webhook_events) do
-      if form["e." .. event] then chosen, args[#args + 1] = chosen + 1, "--event=" .. event end
+      if form["e." .. event] then chosen, told[#told + 1] = chosen + 1, "--event=" .. event end
     end
+    if joined(told) ~= "--event=" .. table.concat(kept and kept.events or require("records").webhook_events, ", --event=") then table.move(told, 1, #told, #args + 1, args) end
     local why = form.seen ~= state and "Somebody changed this since you opened the page. Sent again, this form overwrites that." or url:find("^%-") and "That is no address."
-      or url == "" and "It needs an address: https://…" or chosen == 0 and "Choose what it is told of; to tell it nothing, remove it." or url:find("%c") and "It is one line." or nil
+      or url == "" and "It needs an address: https://…" or chosen == 0 and "Choose what it is told of; to tell it nothing, remove it." or url:find("%c") and "It is one line." or kept and not args[3] and "Nothing in this form was changed." or nil
     if not why then
       local did = commands.run(args, { home = desk.home, asked = desk.who, typed = typed })
       if not did.error then return { see = forms.keep(desk, commands.find "webhook set", args, did) } end
@@ -696,6 +708,8 @@ local function log(desk, query)
       { g = grid({ "Host", "Times", "Agents", "Known as", "" }, found, { false, true }) }) }) }
 end
 
+local function code(args) return html("<code>{l}</code>", { l = commands.line(args) }) end
+
 -- What would let a host through: presets that go there, or an entry in one of the agent's bundles, by one click.
 local function allow(desk, query)
   local asked = (query.host or "") ~= "" and query.host
@@ -707,7 +721,7 @@ local function allow(desk, query)
       why = asked and html('<p class="warn" role="alert">{w}</p>', { w = why }) }) }
   end
   for _, p in ipairs(presets_for(host, ask(desk, "credential", "presets").value or {})) do
-    ways[#ways + 1] = { html("Connect <strong>{t}</strong>: its key is attached here", { t = p.title }), commands.line { "credential", "add", p.name, "--preset", p.name },
+    ways[#ways + 1] = { html("Connect <strong>{t}</strong>: its key is attached here", { t = p.title }), code { "credential", "add", p.name, "--preset", p.name },
       link(desk, "do/credential/add", { { "o.preset", p.name }, { "a1", p.name } }, "Connect", "button go") }
   end
   local held = query.agent and query.agent ~= "" and ask(desk, "agent", "list").value or {}
@@ -718,11 +732,11 @@ local function allow(desk, query)
   for _, b in ipairs(bundles[1] and bundles or { "default" }) do
     local is = ask(desk, "bundle", "show", b).value
     if type(is) == "table" and is.state == "disabled" then
-      ways[#ways + 1] = { html("The bundle <strong>{b}</strong> is disabled: nothing in it counts before it is enabled", { b = b }), commands.line { "bundle", "enable", b },
+      ways[#ways + 1] = { html("The bundle <strong>{b}</strong> is disabled: nothing in it counts before it is enabled", { b = b }), code { "bundle", "enable", b },
         link(desk, "do/bundle/enable", { { "a1", b } }, "Enable it") }
     else
       ways[#ways + 1] = { html("Open it without a credential, to read, to all agents with the bundle <strong>{b}</strong>", { b = b }),
-        commands.line { "domain", "add", b, host }, html('<form method="post" action="{base}do/domain/add">{csrf}<input type="hidden" name="a1" value="{b}">'
+        code { "domain", "add", b, host }, html('<form method="post" action="{base}do/domain/add">{csrf}<input type="hidden" name="a1" value="{b}">'
           .. '<input type="hidden" name="a2" value="{h}"><button>Open it</button></form>', { base = desk.base, csrf = desk.csrf "do/domain/add", b = b, h = host }) }
     end
   end
@@ -949,7 +963,7 @@ local function policy(desk, name, form, like)
       kept and not v.active and link(desk, "do/policy/use", { { "a1", name }, { "a2", tostring(v.version) } }, "Use it") or "" }
   end
   local at = "policies/" .. name
-  return { title = name, line = new and { "policy", "put", ("./%s.lua"):format(name) } or { "policy", "edit", name }, body = html([[
+  return { title = "Policy " .. name, line = new and { "policy", "put", ("./%s.lua"):format(name) } or { "policy", "edit", name }, body = html([[
 {note}<form method="post" action="{base}{at}">{csrf}<input type="hidden" name="seen" value="{seen}">
 <label for="source">Source</label>{editor}<p class="row"><button>Run its examples</button>{keep}</p>{says}{tries}</form>
 {tried}{diff}{rows}]],
@@ -1197,10 +1211,6 @@ end
 local pages = { [""] = home, connect = connect, door = door, variables = variables, settings = settings, messages = messages, log = log, allow = allow, record = record,
   explain = explain, policies = policies, environment = environment }
 local posts = { messages = true, settings = true, environment = true, variables = true, explain = true }
--- The part of the bar that a page is of.
-local under = { messages = "settings", record = "log", allow = "log", explain = "log", users = "door", tenants = "door", gateways = "door",
-  connections = "door", keys = "door", roles = "door", clients = "door", environment = "agents", proposals = "approvals" }
-
 --- answer(desk, the path behind the session's, its query, the form of a POST | nil) -> { title, body, status?, see?, live? }, which
 -- part of the bar | nil: there is no such page. Yields.
 function M.answer(desk, rest, query, form)

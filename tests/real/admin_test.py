@@ -460,7 +460,7 @@ def test_secrets(t):
         assert a.status == 400 and "command line" in a.page.text, name
     a.get("settings")
     a.submit(form=next(f for f in a.page.forms if f["fields"].get("name") == "idle-timeout"), value="20m")
-    assert "Done" in a.page.text and json.loads(s.cli("set", "idle-timeout", "--json").stdout)["idle-timeout"]["value"] == 1200
+    assert "Done" in a.page.text and "On the command line: sallyport set idle-timeout 20m" in a.page.text and json.loads(s.cli("set", "idle-timeout", "--json").stdout)["idle-timeout"]["value"] == 1200
     for path, page, text in a.every():
         assert SECRET not in text and OTHER not in text, path
 
@@ -517,6 +517,8 @@ def test_forms_as_they_stand(t):
         a.get("do/" + at)
         return next(f for f in a.page.forms if "/do/" in f["action"])
     wiki, claude = "credential/set?a1=wiki", "agent/set?a1=claude"
+    seen = [(c["name"], c["bundle"], c["why"]) for c in json.loads(s.cli("explain", "--json", "--agent", "claude", "GET", "https://api.wiki.test/v1").stdout)["considered"]]
+    assert seen == [("wiki", "acme", "it decides"), ("wiki", "default", "it decides by acme, which comes first")], "an item with two hosts that cover this one is named once"
     # a form, what stands there, and for each input another text with the command that does the same
     forms = {
         wiki: ({"o.port": "443\n8443", "o.env": "WIKI_KEY\nWIKI_TOKEN", "o.plain-http": "on", "o.upstream-http": "1", "more": "attach=placeholder\nheaders.x-team=red\nkeep=x-other\nmint=refuse\nscrub=all"},
@@ -546,6 +548,13 @@ def test_forms_as_they_stand(t):
             fields = {k: v for k, v in form["fields"].items() if k != field} | dict(*more)
             a.submit(form={**form, "fields": fields if text is None else {**fields, field: text.replace("\n", "\r\n")}})
             assert a.status == 200 and f" {line} " in a.page.text.replace("'", "").rsplit("On the command line:", 1)[1] + " ", (at, field, a.page.text)
+    run("webhook", "set", "https://hooks.test/x", "secret=-", stdin=OTHER * 2)
+    message = lambda **fields: (a.get("messages"), a.submit(form=next(f for f in a.page.forms if f["action"].endswith("messages")), **fields))
+    message()
+    assert a.status == 400 and "Nothing in this form was changed" in a.page.text, a.page.text
+    message(format="slack")
+    assert "sallyport webhook set --format=slack" in a.page.text and '"set": true' not in re.search(r'"webhook-events": {[^}]*}', s.cli("set", "--json").stdout)[0], a.page.text
+    s.cli("webhook", "remove")
     # what may not be empty, and what no form is about
     for at, field in ((wiki, "o.host"), (claude, "o.bundle"), (claude, "o.requests")):
         a.submit(form=form_of(at), **{field: ""})

@@ -198,6 +198,23 @@ print(select(2, require("host").tty_secret("Key: ", opts)))
 """
 
 
+def test_two_secrets(t):
+    """the command that a page prints for two secrets, each FIELD=-, asks a terminal for both, one after the other; standard input has room for one"""
+    s = t.bare()
+    s.init()
+    s.canaries += ["canary-terminal-target", "canary-terminal-key"]
+    words = ["webhook", "set", "https://hooks.test", "target=-", "secret=-"]
+    shell = Shell(["sh", "-c", '"$0" "$@"; echo "$?, ended"; read x', s.binary, *words], s.env, s.dir)
+    for text in ("/canary-terminal-target", "canary-terminal-key-0123456789"):
+        assert "canary" not in shell.until("(not shown): ")
+        os.write(shell.master, f"{text}\n".encode())
+    seen = shell.until("ended")
+    shell.close()
+    assert "0, ended" in seen and "canary" not in seen, seen
+    r = s.cli(*words, stdin="x" * 40, check=False)
+    assert r.returncode == 2 and "one field only" in r.stderr, r.stderr
+
+
 def test_a_secret_is_typed(t):
     """it is not shown; and whatever ends the question, the terminal shows again what is typed, and stops again"""
     s = t.bare()
