@@ -4636,7 +4636,7 @@ flow_pump(struct flow *f)
 
 static lua_State *lua_main;             /* owned; tasks are its threads */
 static bool lua_worker;                 /* every task's memory is bounded, not only a policy's */
-static char *lua_running_slot;          /* borrowed: LUA_NAME_MAX shared bytes, or NULL */
+static char lua_running_own[LUA_NAME_MAX], *lua_running = lua_running_own; /* the policy that runs, or "". A worker's: bytes that the master sees */
 
 /* Runs f(L) with arg as its light userdata on the main state, protected. False: logged. */
 static bool
@@ -7327,7 +7327,7 @@ worker_main(unsigned index)
 		setpriority(PRIO_PROCESS, 0, DOOR_NICE);        /* agents' work goes before the world's */
 	}
 	worker_beat = &master_beats[index];
-	lua_running_slot = worker_beat->policy;
+	lua_running = worker_beat->policy;
 	loop_time = 0;
 	if (!secret_init() || !loop_init(true) || !tls_worker_init())
 		_exit(WORKER_EXIT_START);
@@ -20449,16 +20449,7 @@ struct allowance {
 static struct allowance lua_now = {.left = INT64_MAX, .limit = SIZE_MAX};
 static int64_t lua_spent, lua_turns;     /* instructions of the last allowance; allowances so far */
 static size_t lua_used;                 /* bytes the state holds */
-static char lua_running[LUA_NAME_MAX];  /* the policy that runs, or "" */
 static const char lua_over_key;         /* its address: registry key of "policy_failed" */
-
-static void
-lua_set_running(const char *name)
-{
-	text_copy(lua_running, sizeof lua_running, name);
-	if (lua_running_slot != NULL)
-		memcpy(lua_running_slot, lua_running, sizeof lua_running);
-}
 
 static void lua_hook(lua_State *L, lua_Debug *ar);      /* lua_exceed sets it, and it calls lua_exceed */
 
@@ -20503,12 +20494,14 @@ lua_out_of_time(void)
 static void
 lua_charge(lua_State *L, int64_t instructions)
 {
+	int64_t had = lua_now.left;
+
 	if (lua_now.co == NULL)
 		return;
 	lua_now.left -= instructions;
 	if (lua_now.left < 0)
 		lua_exceed(LUA_OVER_BUDGET);
-	else if (lua_now.over == LUA_WITHIN && lua_out_of_time())
+	else if (lua_now.over == LUA_WITHIN && had / LUA_HOOK_EVERY != lua_now.left / LUA_HOOK_EVERY && lua_out_of_time())
 		lua_exceed(LUA_OVER_TIME);
 	if (lua_now.over != LUA_WITHIN)
 		lua_raise_over(L);
@@ -20566,7 +20559,7 @@ lua_allow(const struct task *t)
 		lua_now = (struct allowance){.left = INT64_MAX, .limit = lua_used + LUA_RESUME_MEM + 3 * t->body};
 	if (t->policy[0] == '\0')
 		return;
-	lua_set_running(t->policy);
+	text_copy(lua_running, LUA_NAME_MAX, t->policy);
 	lua_arm(t->co);
 }
 
@@ -20575,7 +20568,7 @@ lua_allow_end(void)
 {
 	lua_disarm(&(struct allowance){.left = INT64_MAX, .limit = SIZE_MAX});
 	if (lua_running[0] != '\0')
-		lua_set_running("");
+		text_copy(lua_running, LUA_NAME_MAX, "");
 }
 
 /* -- memory */
@@ -20816,12 +20809,12 @@ l_sandbox_call(lua_State *L)
 	luaL_checkstring(L, 1);
 	luaL_checktype(L, 2, LUA_TFUNCTION);
 	memcpy(was, lua_running, sizeof was);
-	lua_set_running(lua_tostring(L, 1));
+	text_copy(lua_running, LUA_NAME_MAX, lua_tostring(L, 1));
 	lua_arm(L);
 	rc = lua_pcall(L, lua_gettop(L) - 2, LUA_MULTRET, 0);
 	over = lua_now.over;
 	lua_disarm(&outer);
-	lua_set_running(was);
+	text_copy(lua_running, LUA_NAME_MAX, was);
 	return l_sandbox_result(L, rc, over);
 }
 
@@ -20835,7 +20828,7 @@ l_sandbox_wait_k(lua_State *L, int rc, lua_KContext ctx)
 	enum lua_over over = lua_now.over;
 
 	lua_disarm(&outer);
-	lua_set_running("");
+	text_copy(lua_running, LUA_NAME_MAX, "");
 	task_of(L)->policy[0] = '\0';
 	return l_sandbox_result(L, rc == LUA_YIELD ? LUA_OK : rc, over);
 }
@@ -20854,7 +20847,7 @@ l_sandbox_wait(lua_State *L)
 	if (t == NULL || lua_now.co != NULL || !lua_isyieldable(L))
 		return luaL_error(L, "cannot wait here");
 	snprintf(t->policy, sizeof t->policy, "%s", name);
-	lua_set_running(name);
+	text_copy(lua_running, LUA_NAME_MAX, name);
 	lua_arm(L);
 	rc = lua_pcallk(L, lua_gettop(L) - 2, LUA_MULTRET, 0, 0, l_sandbox_wait_k);
 	return l_sandbox_wait_k(L, rc, 0);
@@ -24081,13 +24074,17 @@ struct req_handle {
 };
 
 static struct req *
-l_check_req(lua_State *L, int idx)
+l_opened(lua_State *L, const struct req_handle *h)
 {
-	struct req_handle *h = l_check_type(L, idx, &l_type_req);
-
-	if (h->r == NULL)
+	if (h == NULL || h->r == NULL)
 		luaL_error(L, "request is closed");
 	return h->r;
+}
+
+static struct req *
+l_check_req(lua_State *L, int idx)
+{
+	return l_opened(L, l_check_type(L, idx, &l_type_req));
 }
 
 /* Empties the request's handle. */
@@ -24111,9 +24108,7 @@ l_check_part(lua_State *L, int idx, const struct l_type *type)
 	lua_getiuservalue(L, idx, 1);
 	h = lua_touserdata(L, -1);
 	lua_pop(L, 1);
-	if (h == NULL || h->r == NULL)
-		luaL_error(L, "request is closed");
-	return h->r;
+	return l_opened(L, h);
 }
 
 static int
@@ -24444,13 +24439,9 @@ l_headers_set(lua_State *L)
 	    luaL_error(L, "out of memory, or more than %d headers set", HTTP_EDITS_MAX);
 }
 
-/* headers:get(name [, n]) -> string | secret | nil
- *
- * The field that a policy set; else the nth that came (the first if absent). */
 static int
-l_headers_get(lua_State *L)
+headers_get(lua_State *L, struct req *r)
 {
-	struct req *r = l_check_part(L, 1, &l_type_headers);
 	struct slice name = l_check_text(L, 2);
 	lua_Integer n = luaL_optinteger(L, 3, 1);
 	const struct http_field *found = NULL;
@@ -24466,6 +24457,15 @@ l_headers_get(lua_State *L)
 	if (found == NULL)
 		return l_one(L, L_NIL);
 	return found->is_secret ? l_push_secret_copy(L, found->value) : l_one(L, found->value);
+}
+
+/* headers:get(name [, n]) -> string | secret | nil
+ *
+ * The field that a policy set; else the nth that came (the first if absent). */
+static int
+l_headers_get(lua_State *L)
+{
+	return headers_get(L, l_check_part(L, 1, &l_type_headers));
 }
 
 /* headers:remove(name)
@@ -25794,31 +25794,27 @@ l_push_member(lua_State *L, struct req *r, size_t row)
 	}
 }
 
-/* req.NAME. Upvalue 1 maps a name to a method, or to a row of l_members. */
+/* req.NAME, and seen.NAME of a rule. Upvalue 1 maps a name to a method, or to a row of l_members; upvalue 2: the handle behind `seen`. */
 static int
 l_req_index(lua_State *L)
 {
-	struct req_handle *h = lua_touserdata(L, 1);
+	const struct req_handle *seen = lua_touserdata(L, lua_upvalueindex(2));
+	struct req *r = l_opened(L, seen != NULL ? seen : lua_touserdata(L, 1));
 
-	if (h->r == NULL)
-		return luaL_error(L, "request is closed");
 	lua_settop(L, 2);
 	if (lua_rawget(L, lua_upvalueindex(1)) == LUA_TNUMBER)
-		l_push_member(L, h->r, (size_t)lua_tointeger(L, -1));
+		l_push_member(L, r, (size_t)lua_tointeger(L, -1));
 	return 1;
 }
 
-/* seen.NAME, of a rule. Upvalues: as for l_req_index, and the handle. And seen.headers:get(name [, n]), whose upvalues are
- * nil and view.headers. */
+/* seen.headers:get(name [, n]). Upvalue 2: as above */
 static int
-l_seen_index(lua_State *L)
+l_seen_header(lua_State *L)
 {
-	lua_pushvalue(L, lua_upvalueindex(2));
-	lua_replace(L, 1);
-	return lua_isnil(L, lua_upvalueindex(1)) ? l_headers_get(L) : l_req_index(L);
+	return headers_get(L, l_opened(L, lua_touserdata(L, lua_upvalueindex(2))));
 }
 
-/* req:seen(view.headers) -> function, function
+/* req:seen() -> function, function
  *
  * Two functions for the tables that a rule sees in the place of the request, which it cannot change: `__index` for its
  * members as they came, and `get` for its fields. Upvalue 1 is as for l_req_index. */
@@ -25826,14 +25822,11 @@ static int
 l_req_seen(lua_State *L)
 {
 	l_check_req(L, 1);
-	l_check_type(L, 2, &l_type_headers);
-	lua_settop(L, 2);
-	lua_pushvalue(L, lua_upvalueindex(1));
-	lua_pushvalue(L, 1);
-	lua_pushcclosure(L, l_seen_index, 2);
-	lua_pushnil(L);
-	lua_pushvalue(L, 2);
-	lua_pushcclosure(L, l_seen_index, 2);
+	for (int i = 0; i < 2; i++) {
+		lua_pushvalue(L, lua_upvalueindex(1));
+		lua_pushvalue(L, 1);
+		lua_pushcclosure(L, i == 0 ? l_req_index : l_seen_header, 2);
+	}
 	return 2;
 }
 

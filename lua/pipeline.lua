@@ -1024,7 +1024,10 @@ local function asks_again(self, list, agent, bundle, name, req)
   if not list[1] then return nil end
   local with, answers, handle, seen, settle = rules_with(self, agent, bundle, name), nil, nil, nil, req.asked
   local told, count, looks = {}, self.count, 0        -- of the request that is asked about: { name, window, what it was } of each look at a counter
+  local clean       -- the handle, where nothing of the last request is to be forgotten before the next
+  function with.touched() clean = nil end
   function with.count(key, window, n, owner, kept)
+    clean = nil
     local is = count(key, window, n, owner, kept)
     if is then
       told[looks + 1], told[looks + 2], told[looks + 3] = key, window, is
@@ -1033,7 +1036,12 @@ local function asks_again(self, list, agent, bundle, name, req)
     return is
   end
   local question = { host = req.host }
-  local function readings() return paths.readings(self.path_readings, handle.path) end
+  local last, read_so
+  local function readings()       -- one list for one path, which nobody changes
+    local path = handle.path
+    if path ~= last then last, read_so = path, paths.readings(self.path_readings, path) end
+    return read_so
+  end
   question.readings = readings
   local members = { method = req.method:upper(), scheme = req.scheme, host = req.host, port = req.port }
   local has_body, reads, narrows, parted = req.has_body, false, false, false
@@ -1073,7 +1081,13 @@ local function asks_again(self, list, agent, bundle, name, req)
     local is = read_for(self, asked, asked == handle and view or asked:view(), wanted, at)
     if is and not (is.members and is.members.late) then return wanted, is end
   end
-  return function(asked)
+  local head = list[1].pol
+  head = head and not (list[2] or reads or parted or narrows or answers) and head.on_request or nil
+  local function again(anew, token, path)
+    counted[anew] = counts_of(told, looks)
+    return self:on_request(anew, token, path)
+  end
+  local function each(asked, ran, said, more)       -- ran: head was called, and said something
     local wanted, is
     if reads then       -- It waits: other requests are asked about meanwhile, and whatever is set below is then theirs.
       wanted, is = body_of(asked)
@@ -1090,10 +1104,16 @@ local function asks_again(self, list, agent, bundle, name, req)
       if not all or all.pushes then own.pushed = is.push or is.why end    -- to set what is not there costs more than to look
       if not all then own.found = nil end       -- an earlier request's, whose task failed
     end
-    looks = 0
-    if with.wall then with.wall = nil end
-    if answers then with.memos = answers.memos(handle) elseif with.memos then with.memos = nil end      -- nil: each request gets its own, too
-    local fine = ask(seen)
+    local fine
+    if ran == nil then
+      looks = 0
+      if with.wall then with.wall = nil end
+      if answers then with.memos = answers.memos(handle) elseif with.memos then with.memos = nil end    -- nil: each request gets its own, too
+      clean = head and handle or nil
+      fine = ask(seen)
+    else
+      fine = not rules.refuses(list[1], with, ran, said, more)
+    end
     if reads then
       own.body, read, got = nil, nil, nil
       if is.members then own.found = nil end
@@ -1101,9 +1121,17 @@ local function asks_again(self, list, agent, bundle, name, req)
     end
     local anew, token, path = settle(handle, fine)
     if answers then answers.forget(handle, anew ~= nil) end
-    if not anew then return end
-    counted[anew] = counts_of(told, looks)
-    return self:on_request(anew, token, path)
+    if anew then return again(anew, token, path) end
+  end
+  if not head then return each end
+  -- One rule that reads the head is all that most bundles with rules have.
+  local run, name_of, ctx = self.sandbox.run, list[1].type, rules.context(list[1], with)
+  return function(asked)
+    if asked ~= clean then return each(asked) end
+    local ok, said, more = run(name_of, head, seen, ctx)
+    if not ok or said ~= nil or more ~= nil then return each(asked, ok, said, more) end
+    local anew, token, path = settle(asked, true)
+    if anew then return again(anew, token, path) end
   end
 end
 

@@ -48,7 +48,8 @@ end
 function M.covers_path(paths, readings)
   if not readings then return true end
   paths = in_small_letters(paths)
-  for _, path in ipairs(in_small_letters(readings)) do
+  for _, path in ipairs(readings) do
+    path = path:lower()
     for _, p in ipairs(paths) do
       if path:sub(1, #p) == p and (#path == #p or p:sub(-1) == "/" or path:find("^/", #p + 1) or path:find("^%.[^/.]+/?$", #p + 1)) then return true end
     end
@@ -169,7 +170,7 @@ end
 function M.request(req, question, view)
   local now, member, get = {}, nil, nil
   if type(req) == "userdata" then
-    member, get = req:seen(view.headers)
+    member, get = req:seen()
   else
     function member(_, name)
       if plain[name] then return req[name] end
@@ -362,7 +363,10 @@ local function context(rule, with)
       text_of(text, "a warning")
       if with.warn and count("warned " .. key, "month") == 1 then with.warn(rule, text) end
     end,
-  }, { __index = function(_, name) return lazy[name] and lazy[name](with, rule) end })
+  }, { __index = function(_, name)
+    if lazy[name] and with.touched then with.touched() end
+    return lazy[name] and lazy[name](with, rule)
+  end })
   ctx = shown(fixed)
   with[rule] = ctx
   return ctx
@@ -427,6 +431,16 @@ function M.ask(rule, call, seen, with)
   return failed(rule, ok, got, "on_request returned a %s, not deny(…), ask(…), limit(…)")
 end
 
+--- A policy's on_request was called: has the rule something against the request?
+function M.refuses(rule, with, ok, got, more)
+  if got == nil and more == nil and ok then return false end
+  local what = ok and type(got) == "table" and answers[got]
+  return not what or settled(rule, what, with) ~= nil
+end
+
+--- What on_request gets of each request that is asked about with this `with`
+M.context = context
+
 --- A function that asks these rules about requests that are shown one after the other: true: none of them says anything against it.
 -- (What one says is asked of M.ask.) run: sandbox.run; readings() -> of the path. before(rule), told(rule): each that is asked, and once it was
 -- (false: it has something against it); nil: nobody wants to know.
@@ -435,15 +449,15 @@ function M.asker(list, run, with, readings, before, told)
   for i, rule in ipairs(list) do
     local pol, name, paths = rule.pol, rule.type, rule.paths
     local ask, ctx = pol and pol.on_request, pol and context(rule, with)
+    local known, covered            -- readings and whether they are covered: many requests after one another have one path
     each[i] = function(seen)
-      if paths and not M.covers_path(paths, readings()) then return true end
+      local list = paths and readings()
+      if list and list ~= known then known, covered = list, M.covers_path(paths, list) end
+      if list and not covered then return true end
       if not ask then return false end
       if before then before(rule) end
       local ok, got, more = run(name, ask, seen, ctx)
-      if got ~= nil or more ~= nil or not ok then
-        local what = ok and type(got) == "table" and answers[got]
-        if not what or settled(rule, what, with) then return false end
-      end
+      if (got ~= nil or more ~= nil or not ok) and M.refuses(rule, with, ok, got, more) then return false end
       return not told or told(rule) ~= false
     end
   end
