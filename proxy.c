@@ -3743,9 +3743,7 @@ peer_data(struct peer *p)
 {
 	if (p->tls != NULL)
 		return tls_peek(p->tls);
-	if (p->in == NULL)
-		return (struct slice){NULL, 0};
-	return (struct slice){p->in->p + p->in->off, p->in->n - p->in->off};
+	return p->in == NULL ? SLICE("") : (struct slice){p->in->p + p->in->off, p->in->n - p->in->off};
 }
 
 static void
@@ -8356,9 +8354,7 @@ cert_read(struct slice der, struct cert_view *v)
 static size_t
 host_ip(const char *host, uint8_t ip[16])
 {
-	if (inet_pton(AF_INET, host, ip) == 1)
-		return 4;
-	return inet_pton(AF_INET6, host, ip) == 1 ? 16 : 0;
+	return inet_pton(AF_INET, host, ip) == 1 ? 4 : inet_pton(AF_INET6, host, ip) == 1 ? 16 : 0;
 }
 
 struct rdn {                    /* RelativeDistinguishedName, like O=Acme: its first attribute */
@@ -23378,9 +23374,7 @@ l_store_placeholder(lua_State *L)
 	size_t n, stop;
 	enum store_err err = store_placeholder(l_check_text(L, 1), l_check_text(L, 2), out, &n, &stop);
 
-	if (err != STORE_OK)
-		return l_fail_store(L, err);
-	return l_two(L, ((struct slice){out, n}), stop);
+	return err != STORE_OK ? l_fail_store(L, err) : l_two(L, ((struct slice){out, n}), stop);
 }
 
 /* store.derive(label) -> text | nil, "locked"
@@ -23501,9 +23495,7 @@ l_batch_op(lua_State *L, struct store_batch *b)
 static int
 l_commit_answer(lua_State *L, enum store_err err, uint64_t version)
 {
-	if (err != STORE_OK)
-		return l_fail(L, store_codes[err]);
-	return l_two(L, (bool)true, version);
+	return err != STORE_OK ? l_fail(L, store_codes[err]) : l_two(L, (bool)true, version);
 }
 
 static int
@@ -23739,9 +23731,7 @@ l_raw_next(lua_State *L)
 
 	if (rc == MDB_NOTFOUND)
 		return 0;
-	if (rc != 0)
-		return l_fail(L, store_codes[store_err_of(rc)]);
-	return l_two(L, store_slice(k), store_slice(v));
+	return rc != 0 ? l_fail(L, store_codes[store_err_of(rc)]) : l_two(L, store_slice(k), store_slice(v));
 }
 
 /* raw:put(db, key, value | nil, listed) -> true | nil, code
@@ -23864,11 +23854,35 @@ l_raw_sum(lua_State *L)
 	return l_answer(L, theirs.n == sizeof ours && ct_eq(ours, theirs.p, sizeof ours));
 }
 
+/* store.crypt(label, text [, opens]) -> text | nil, "locked" | "damaged"
+ *
+ * Encrypts a text under a key that no other label has, derived as store.derive's are, or opens it: AEAD_CHACHA20_POLY1305 with
+ * a zero nonce, its tag behind. A label is for one text. */
+static int
+l_store_crypt(lua_State *L)
+{
+	static const uint8_t nonce[12];
+	bool opens = lua_toboolean(L, 3);
+	struct slice in = l_check_slice(L, 2), label[] = {SLICE("\xff" "text"), l_check_slice(L, 1)};
+	char *out = l_text_room(L, false, in.n + 16);
+	uint8_t key[32], tag[16];
+
+	if (store.keys == NULL || in.n < (opens ? 16 : 0))
+		return l_fail_store(L, store.keys == NULL ? STORE_LOCKED : STORE_DAMAGED);
+	memcpy(out, in.p, in.n);
+	sign_mac(&store_keys_of(store.keys)->derive, label, COUNT(label), key);
+	store_aead(key, nonce, out, lua_text.n = in.n - (opens ? 16 : 0), NO_SLICE, tag, !opens);
+	wipe(key, sizeof key);
+	if (!opens)
+		buf_add(&lua_text, tag, sizeof tag);
+	return opens && !ct_eq(tag, in.p + lua_text.n, sizeof tag) ? l_fail_store(L, STORE_DAMAGED) : l_text_push(L);
+}
+
 static const luaL_Reg l_store[] = {
 	{"open", l_store_open}, {"close", l_store_close}, {"snapshot", l_store_snapshot}, {"replace", l_store_replace},
 	{"datakey", l_store_datakey}, {"key", l_store_key}, {"record", l_store_record}, {"each", l_store_each},
 	{"generation", l_store_generation}, {"changes", l_store_changes}, {"listed", l_store_listed},
-	{"placeholder", l_store_placeholder}, {"derive", l_store_derive}, {"commit", l_store_commit}, /* yields */
+	{"placeholder", l_store_placeholder}, {"derive", l_store_derive}, {"crypt", l_store_crypt}, {"commit", l_store_commit}, /* yields */
 	{NULL, NULL},
 };
 
@@ -23893,9 +23907,7 @@ l_http_canonical_host(lua_State *L)
 	bool ip;
 	const char *why = http_canonical_host(l_check_text(L, 1), out, &ip);
 
-	if (why != NULL)
-		return l_fail(L, why);
-	return l_two(L, out, ip);
+	return why != NULL ? l_fail(L, why) : l_two(L, out, ip);
 }
 
 /* http.authority("host:port") -> host, port | nil

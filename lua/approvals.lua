@@ -266,7 +266,7 @@ function M.all()
   local rows = require("cli.db").oldest("approval", "asked", function(r) return r["until"] > wall end)
   for _, row in ipairs(rows) do
     local said = opened(row.record.said) or {}
-    row.record.url, row.record.reason = said.url or row.record.url, said.reason or row.record.reason
+    row.record.url, row.record.reason = said.url or row.record.url or "", said.reason or row.record.reason or ""
   end
   return rows
 end

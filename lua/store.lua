@@ -12,31 +12,19 @@ function M.peek(db, key) return core.record(db, key, false) end
 -- a secret is recognised that was here before. Without the store's key a mark tells nothing of the secret.
 function M.mark(secret) return core.derive("mark/" .. require("secret.core").sha256(secret)) end
 
--- A text, mixed with bytes that nobody makes without the store's key: HMAC-SHA256, under a key of the label's own, of where each block
--- begins. Mixed again it is the text. nil, "locked"
-local function mixed(label, text)
-  local hmac, out, key, code = require("secret.core").hmac, {}, core.derive("text/" .. label)
-  if not key then return nil, code end
-  for at, a, b, c, d in (text .. ("\0"):rep(-#text % 32)):gmatch("()(........)(........)(........)(........)") do
-    local w, x, y, z = ("<i8i8i8i8"):unpack(hmac(key, "sha256", tostring(at)))
-    out[#out + 1] = ("<i8i8i8i8"):pack(("<i8"):unpack(a) ~ w, ("<i8"):unpack(b) ~ x, ("<i8"):unpack(c) ~ y, ("<i8"):unpack(d) ~ z)
-  end
-  return table.concat(out):sub(1, #text)
-end
-
---- conceal(text) -> the same in letters, which reveal reads where the store's key is, and nobody else | nil, "locked". For what requests said:
--- a copy of the store tells nothing of it. Only in a record: its tag says whether somebody changed it.
+--- conceal(text) -> bytes in letters, which reveal opens where the store's key is, and nobody else | nil, "locked". For what requests
+-- said: a copy of the store tells nothing of it. reveal: nil, "locked" | "damaged" | why.
 function M.conceal(text)
   local secrets = require "secret.core"
   local label = secrets.base64url(require("host").random(16))
-  local out, code = mixed(label, text)
+  local out, code = core.crypt(label, text)
   return out and label .. secrets.base64(out), code
 end
 
 function M.reveal(text)
   local bytes, code = require("secret.core").decode("base64", text:sub(23))
   if not bytes then return nil, code end
-  return mixed(text:sub(1, 22), bytes)
+  return core.crypt(text:sub(1, 22), bytes, true)
 end
 
 -- What a record gets when it is read: it may be put again as it is.

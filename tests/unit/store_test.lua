@@ -54,6 +54,8 @@ return {
     fails("locked", put("credential", "c", {}))
     fails("locked", store.placeholder("{20}", "x"))
     fails("locked", store.mark(secret.of "x"))
+    fails("locked", require("store").conceal("x"))
+    fails("locked", require("store").reveal(("x"):rep(62)))
     assert(store.open(home, { create = true }))
     assert(store.open(home, { create = true }))
     for _, sub in ipairs { "", "/store", "/log" } do assert(host.stat(home .. sub).mode == 448, sub) end
@@ -206,6 +208,27 @@ return {
     assert(store.placeholder("sk-{4}-{20:hex}-prod", "one") == a)
     fails("invalid", store.placeholder("{200}{57}", "one"))
     for _, odd in ipairs { "{", "{4", "{:emoji}", "{9999}", "{4:emoji}", "}", "" } do assert(#store.placeholder(odd, "one") <= #odd) end
+  end),
+
+  ["what is concealed opens as it was, in this store alone"] = with_home(function(home)
+    local lua = require "store"
+    for _, text in ipairs { "", "a", ("canary\0"):rep(3000) } do
+      local kept, again = assert(lua.conceal(text)), assert(lua.conceal(text))
+      assert(lua.reveal(kept) == text and lua.reveal(again) == text and kept ~= again and not kept:find "canary")
+      assert(store.open(home))
+      assert(lua.reveal(kept) == text)
+      -- each byte counts: of the label, the text and the tag; and its end
+      for at = 1, #kept, 1 + #kept // 60 do
+        local c = kept:sub(at, at)
+        if c ~= "=" then fails("damaged", lua.reveal(kept:sub(1, at - 1) .. (c == "A" and "Q" or "A") .. kept:sub(at + 1))) end
+      end
+      for _, cut in ipairs { "", kept:sub(1, 22), kept:sub(1, 38), kept:sub(1, -5) } do assert(lua.reveal(cut) == nil) end
+      sh(("mv '%s' '%s.backup'"):format(home, home))
+      assert(store.open(home, { create = true }))
+      fails("damaged", lua.reveal(kept))
+      sh(("rm -rf '%s' && mv '%s.backup' '%s'"):format(home, home, home))
+      assert(store.open(home) and lua.reveal(kept) == text)
+    end
   end),
 
   ["a secret is known again by its mark, in this store alone"] = with_home(function(home)
