@@ -93,6 +93,12 @@ def test_operators(t):
     assert a.raw("GET", a.base, Cookie=b.cookie)[0] == 404 and a.raw("GET", b.base, Cookie=a.cookie)[0] == 404, "path and cookie together"
     fixed = a.raw("GET", "/login", Cookie="sallyport=" + "x" * 43)
     assert "Set-Cookie" not in fixed[1]
+    # what somebody planted before the sign-in is no session behind it, nor does it become one
+    for planted in ("sallyport=" + "x" * 43, b.cookie):
+        status, headers, _ = a.form("/login", {"Cookie": planted}, user="ada", password=PASSWORD)
+        new = re.match(r"(sallyport=[\w-]{43}); Path=(/s/[\w-]{43}/);", headers["Set-Cookie"])
+        assert status == 200 and new[1] not in (planted, a.cookie) and new[2] not in (a.base, b.base) and a.raw("GET", new[2], Cookie=planted)[0] == 404
+        assert a.raw("GET", new[2], Cookie=new[1])[0] == 200 and a.raw("POST", new[2] + "out", urllib.parse.urlencode(Page(a.raw("GET", new[2], Cookie=new[1])[2]).forms[0]["fields"]), Cookie=new[1], Origin=a.origin)[0] == 200
     a.get("do/agent/add")
     a.submit(a1="helper")
     assert re.search(r"sp_agt_[\w-]{43}", a.html)
