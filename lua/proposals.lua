@@ -54,7 +54,9 @@ local auths = {
 auths["api-key"] = function(a)
   if not is_key(a.key) then return nil, "auth.key is the name of a credential, in capitals" end
   local header, why = require("records").header_name(type(a.header) == "string" and a.header or "Authorization")
-  if not header then return nil, "auth.header: " .. why end
+  local ok = header
+  if header and header ~= "cookie" then ok, why = require("rows").parse("value:header=" .. header) end     -- the agent chose it
+  if not ok then return nil, "auth.header: " .. why end
   if a.prefix ~= nil and (type(a.prefix) ~= "string" or #a.prefix > 64
     or not require("http").field_value_ok(a.prefix) or not is_seen(a.prefix)) then return nil, "auth.prefix is a short text of a header" end
   return { kind = "api-key", key = a.key, header = header, prefix = a.prefix ~= "" and a.prefix or nil }
@@ -589,14 +591,17 @@ local function careful(host, what)
   local why = require("addr").parse(bare) and require("addr").guard(bare)
   if require("cli.suffixes").first { host } then return ("%s: strangers have names there, and %s may go to any of them"):format(host, what) end
   if why then return ("%s is %s"):format(bare, why) end
+  if not require("addr").parse(bare) and require("records").private_name(bare) then return bare .. " is a name of this machine or of a private network" end
   if bare:find("xn--", 1, true) then return bare .. " has letters of other scripts, and may look like another name" end
   if bare ~= host then return ("every name below %s is meant, whoever has it"):format(bare) end
 end
 
 -- What is attached: one key, or the keys of several headers.
 local function keys_of(s)
-  local out = { s.key or s.user_key }
-  for _, m in ipairs(s.more or {}) do out[#out + 1] = m.key end
+  local out = { s.header and s or { key = s.key or s.user_key }, table.unpack(s.more or {}) }
+  for i, m in ipairs(out) do
+    out[i] = not m.header and m.key or ("%s (header %s%s)"):format(m.key, m.header, m.prefix and (', behind "%s"'):format((m.prefix:gsub('[\\"]', "\\%0"))) or "")
+  end
   return table.concat(out, ", ")
 end
 

@@ -26,6 +26,12 @@ local private_top = {
   arpa = true, lan = true, home = true, corp = true, intranet = true, private = true,
 }
 
+--- Is it a name of this machine, or of one network and no other? Not the reserved ones, which nobody has.
+function M.private_name(host)
+  local top = host:match("[^.]*$")
+  return top == host or private_top[top] and top ~= "test" and top ~= "example" and top ~= "invalid"
+end
+
 --- A host rule: an exact name or address, "*.example.com", or (for domain entries, `any`) "*".
 function M.host(s, any)
   local http = require "http"

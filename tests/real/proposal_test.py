@@ -136,7 +136,7 @@ def test_kinds(t):
                             {"name": "off", "host": "api.test/off", "auth": {"type": "bearer", "token": "A"}, "enabled": False}], "credentials": [{"key": "A"}, {"key": "B"}]}
     id = own(s, "POST", "/v1/proposals", several)[1]["id"]
     shown = s.cli("proposal", "show", id).stdout
-    assert "with A, B attached" in shown and "once somebody enables it" in shown, shown
+    assert 'with A (header x-a), B (header x-b, behind "Token ") attached' in shown and "once somebody enables it" in shown, shown
     s.cli("proposal", "approve", id, f"A=@{s.secret_file(SECRET)}", f"B=@{s.secret_file(SECRET + 'b')}")
     assert s.request(target="/several/x", headers={"X-B": "mine"}).status == 200, "one credential, two headers"
     assert (up.requests[-1].get("x-a"), up.requests[-1].get("x-b")) == (SECRET, f"Token {SECRET}b")
@@ -168,7 +168,7 @@ def test_rows_and_deletion(t):
     for name, auth, field, want in (("legacy", {"type": "api-key", "key": "AUDIT", "header": "X-Audit", "prefix": "v1 "}, "x-audit", f"v1 {SECRET}"), ("mixed", {"type": "bearer", "token": "AUDIT"}, "authorization", f"Bearer {SECRET}")):
         id = own(s, "POST", "/v1/proposals", {"services": [{"name": name, "host": f"api.test/{name}", "auth": auth, "substitutions": [{"key": "API_KEY", "placeholder": "__api_key__", "in": ["query=api_key"]}]}],
                                               "credentials": [{"key": "AUDIT"}, {"key": "API_KEY"}]})[1]["id"]
-        assert "with AUDIT attached, and API_KEY for __api_key__ at query=api_key" in s.cli("proposal", "show", id).stdout
+        assert (("with AUDIT attached" if name == "mixed" else 'with AUDIT (header x-audit, behind "v1 ") attached') + ', and API_KEY for __api_key__ at query=api_key') in s.cli("proposal", "show", id).stdout
         s.cli("proposal", "approve", id, f"AUDIT=@{s.secret_file(SECRET)}", f"API_KEY=@{s.secret_file(SECRET + 'q')}")
         assert s.request(target=f"/{name}/x?api_key=__api_key__&b=__api_key__", headers={field: "mine"}).status == 200
         assert (up.requests[-1].target, up.requests[-1].get(field)) == (f"/{name}/x?api_key={SECRET}q&b=__api_key__", want), up.requests[-1]
@@ -301,6 +301,8 @@ def test_bounds_and_strangers(t):
                         ({"services": {"a": 1}}, "services"), ({"credentials": []}, "STRIPE_KEY is none"), ({"credentials": [{"key": "lower"}]}, "credentials[0]"),
                         ({"credentials": ASK["credentials"] + [{"key": "UNUSED"}]}, "no service uses"), ({"user_message": "x" * 5001}, "user_message"), ({"user_message": 5}, "user_message"),
                         ({"services": [{**base, "auth": {"type": "api-key", "key": "STRIPE_KEY", "header": "a\r\nb"}}]}, "header"),
+                        *(({"services": [{**base, "auth": {"type": "api-key", "key": "STRIPE_KEY", "header": h}}]}, "no place for a secret") for h in ("Origin", "X-Request-Id", "Range", "referer")),
+                        ({"services": [{**base, "auth": {"type": "custom", "headers": {"X-Key": "{{STRIPE_KEY}}", "If-None-Match": "{{STRIPE_KEY}}"}}}]}, "no place for a secret"),
                         ({"services": [{**base, "substitutions": [{"key": "K"}]}]}, "substitutions: placeholder"), ({"services": [{**base, "substitutions": {"key": "K"}}]}, "substitutions: it is a list"),
                         *(({"services": [{**base, "substitutions": [{"key": "STRIPE_KEY", "placeholder": "__stripe_key__", **where}]}]}, why) for where, why in (
                             ({"in": ["header=Origin"]}, "no place for a secret"), ({"in": ["path", "header=Origin"]}, "no place for a secret"), ({"in": ["cookie"]}, "header=NAME"), ({"in": ["path:x"]}, "a list of places"),

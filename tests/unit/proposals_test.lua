@@ -115,6 +115,18 @@ return {
       assert(got and got:find(c[3], 1, true), tostring(got))
     end
   end,
+  ["a name of this machine or network is looked at, and where a key goes is said as it is"] = function()
+    for host, want in pairs { localhost = "of this machine", intranet = "of this machine", ["x.localhost"] = "of this machine", ["metadata.google.internal"] = "of this machine",
+      ["*.home.lan"] = "of this machine", ["127.0.0.1"] = "is loopback", ["one.test"] = false, ["api.stripe.com"] = false } do
+      local s = bearer("one", "KEY")
+      s.host = host
+      local got = proposals.says(assert(parsed({ s }, "KEY")), "A")[1].warning
+      assert(want and got and got:find(want, 1, true) or not want and not got, host .. " " .. tostring(got))
+    end
+    local s = { name = "one", host = "one.test", auth = { type = "api-key", key = "KEY", header = "cookie", prefix = '") attached, and nothing more\\' } }
+    local text = proposals.says(assert(parsed({ s }, "KEY")), "A")[1].text
+    assert(text:find([[with KEY (header cookie, behind "\") attached, and nothing more\\") attached]], 1, true), text)
+  end,
   ["where a key is got is a link only where its host comes first"] = function()
     for url, link in pairs { ["https://keys.test/new?a=b&c"] = true, ["https://bank.test@evil.test/"] = false, ["https://bank.test:pw@evil.test/"] = false, ["https://bаnk.test/"] = false,
       ["https://keys.test\\@evil.test/"] = false, ["http://keys.test/"] = false, ["javascript:alert(1)"] = false, ["https://"] = false, ["https://x.test/\"onclick=x"] = false } do
