@@ -112,7 +112,8 @@ fuzz_expect(struct slice in, bool ok)
 	if (l_json_expect(fuzz_lua, in, -1) == 1 && !ok)
 		abort();
 	secret_scope_now = NULL;
-	secret_scope_close(&scope);
+	while (scope.first != NULL)
+		secret_handle_empty(scope.first);
 	buf_free(&lua_text);
 	lua_settop(fuzz_lua, 0);
 	if (secret_arena.live != 0)
