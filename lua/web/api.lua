@@ -395,7 +395,7 @@ end
 function own.finish(request, values, given, who)
   if given.answer == nil then bad "answer is missing" end
   local ok, why = require("web.consent").finish(who.by, values.name, text_of(given.answer, "answer"),
-    { by = who.by, door = request.door or "api", client = request.from, page = "POST /credentials/NAME/consent/finish" }, require("time").wall())
+    { by = who.by, door = request.door or "api", command = "connect", client = request.from }, require("time").wall())
   if not ok then return nil, why end
   return item_of(request, "credential", values.name)
 end

@@ -988,7 +988,7 @@ local function environment(desk, query, form)
 <label>Ends after<br><input name="ttl" value="24h"></label><button class="go">Make it</button></form>]],
     { base = desk.base, csrf = desk.csrf "environment", n = name }), line = { "env", "--agent", name } }
   end
-  local got = ask(desk, "env", "--agent=" .. name, "--ttl=" .. (form.ttl or "24h"), "--label=page")
+  local got = ask(desk, "env", "--agent=" .. name, "--ttl=" .. (form.ttl or "24h"))
   local line = { "env", "--agent", name, "--ttl", form.ttl or "24h" }
   if got.error or type(got.value) ~= "table" then return { status = 400, title = "Environment of " .. name, body = wrong(got), line = line } end
   local vars, env = {}, require "env"
@@ -1191,7 +1191,7 @@ function M.callback(desk, query)
     connect.code_grant(waiting.asked, code)) else second, third = bad, detail end
   if answer then
     local who = desk.who or require("changes").process or {}
-    local kept, trouble = commands.as({ by = who.by, door = "page", page = "GET /callback", client = who.client }, function()
+    local kept, trouble = commands.as({ by = who.by, door = "page", command = "connect", client = who.client }, function()
       return waiting.env.tokens:connected(waiting.opened, answer, second, waiting.asked.scopes)
     end)
     if not kept then answer, second, third = nil, trouble, nil end
