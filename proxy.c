@@ -10831,9 +10831,7 @@ json_read_string(struct json_reader *r, struct json_token *t, enum json_type typ
 	}
 	if (used_c)
 		wipe(c, sizeof c);      /* the string may be a secret */
-	if (i >= n || p[i] != '"')
-		return json_fail(r, t);
-	return json_token(r, t, type, i + 1);
+	return i >= n || p[i] != '"' ? json_fail(r, t) : json_token(r, t, type, i + 1);
 }
 
 static enum json_type
@@ -12095,8 +12093,15 @@ scrub_table(struct scrub *s, bool body, const struct scrub_table **t)
 	place = n == s->n ? &s->head : &s->body;        /* where bodies are searched for all that heads are, they share it */
 	if (*place == NULL) {
 		part[0] = (struct slice){(char *)where, 2 * n * sizeof where[0]};
-		for (size_t i = 0; i <= n; i++)
-			scrub_ghash(of, scrub_seed, part[i].p, part[i].n);
+		for (size_t i = 0; i <= n; i++) {       /* padded here: BearSSL would leave a copy of the last bytes on the stack */
+			uint8_t last[16] = {0};
+			size_t whole = part[i].n & ~(sizeof last - 1);
+
+			memcpy(last, part[i].p + whole, part[i].n - whole);
+			scrub_ghash(of, scrub_seed, part[i].p, whole);
+			scrub_ghash(of, scrub_seed, last, sizeof last);
+			wipe(last, sizeof last);
+		}
 		made = &scrub_made[of[0] % SCRUB_MADE].table;
 		if (*made != NULL && memcmp(((struct scrub_table *)(void *)(*made)->p)->of, of, sizeof of) == 0)
 			*place = secret_ref(*made);
@@ -18463,9 +18468,7 @@ store_check_ops(MDB_txn *txn, const struct store_batch *b, const struct store_co
 		promised += store_room_cost(op->room);
 		entitled = entitled && old == STORE_OK && r.room != 0;
 	}
-	if (puts == 0 || entitled)
-		return STORE_OK;
-	return store_reserve(bytes, 4 * puts, promised);
+	return puts == 0 || entitled ? STORE_OK : store_reserve(bytes, 4 * puts, promised);
 }
 
 static enum store_err
@@ -22455,9 +22458,7 @@ l_sign_public_key(lua_State *L)
 	struct der d = {room, room + sizeof room};
 	const char *why = key_public(key, &d);
 
-	if (why != NULL)
-		return l_fail(L, why);
-	return l_one(L, ((struct slice){(const char *)d.at, (size_t)(room + sizeof room - d.at)}));
+	return why != NULL ? l_fail(L, why) : l_one(L, ((struct slice){(const char *)d.at, (size_t)(room + sizeof room - d.at)}));
 }
 
 /* -- secret: a handle's events */
@@ -25095,9 +25096,7 @@ l_mcp_call(lua_State *L)
 {
 	struct slice name, revision;
 
-	if (!mcp_call(l_check_slice(L, 1), &name, &revision))
-		return 0;
-	return l_two(L, name, revision);
+	return !mcp_call(l_check_slice(L, 1), &name, &revision) ? 0 : l_two(L, name, revision);
 }
 
 /* req:handed() -> { { domain=, type=, protocol=, listens=, netns=, at= }… } | nil: too many, or they are served already
@@ -27112,9 +27111,7 @@ l_command_push(lua_State *L, bool late)
 
 	if (!c->wait.done)
 		return late ? l_fail(L, "command_timeout") : -1;
-	if (c->run->code == NULL)
-		return l_secret_from(L, &c->run->in, c->multiline);
-	return l_three(L, L_NIL, c->run->code, c->run->status);
+	return c->run->code == NULL ? l_secret_from(L, &c->run->in, c->multiline) : l_three(L, L_NIL, c->run->code, c->run->status);
 }
 
 /* host.run(texts, deadline, timeout ms, multiline) -> secret, empty | nil, code [, exit status]
