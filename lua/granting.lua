@@ -149,6 +149,23 @@ local function change(s, had, fields, opt, ctx)
   end
 end
 
+-- Under which names the agent asked for what is made: /discover tells them again, and a service is deleted by its own.
+local function named(op, s, all)
+  if op.db == "bundle" then
+    op.plain.name = s.name
+    return op
+  end
+  local keys, seen = {}, {}
+  for _, x in ipairs(all) do
+    for key in pairs(require("proposals").uses(x)) do
+      if not seen[key] then seen[key], keys[#keys + 1] = true, key end
+    end
+  end
+  table.sort(keys)
+  op.plain.keys = keys
+  return op
+end
+
 -- Runs the command that makes a service come to be. ctx.gathers gets its operations.
 local function make(r, s, all, given, opts, ctx)
   local hosts = {}
@@ -174,7 +191,7 @@ local function make(r, s, all, given, opts, ctx)
   ctx.typed, opt.type, opt.host, opt.bundle = typed, type_, hosts, { r.bundle }
   for i, row in ipairs(s.rows or {}) do
     opt.substitute = opt.substitute or {}
-    local places, why = require("proposals").placed(row, (opts.places[s.name] or {})[row.placeholder])
+    local places, why = require("proposals").placed(row, (opts.places[s.name] or {})[row.placeholder], s)
     if not places then report.usage(why) end
     local of = not field and "values." .. row.key:lower() or row.key == s.user_key and "secret_username" or field
     opt.substitute[i] = ("%s:%s:%s"):format(of, table.concat(places, ","), row.placeholder)
@@ -197,7 +214,17 @@ local function gather(r, chosen, given, opts, notes)
       ctx.note = function(text) notes[#notes + 1] = text end
       local all = shared_with(r, s, chosen)
       for _, x in ipairs(all) do done[x] = true end
+      local n, pasted = #ctx.gathers, #(ctx.gathers.pasted or {})
       local ok, trouble = pcall(make, r, s, all, given, opts, ctx)
+      for i = n + 1, s.remove and 0 or #ctx.gathers do
+        local op = ctx.gathers[i]
+        if op.op == "put" and (op.db == "credential" or s.kind == "passthrough" and op.db == "bundle") then named(op, s, all) end
+      end
+      for i = pasted + 1, #(ctx.gathers.pasted or {}) do
+        local p = ctx.gathers.pasted[i]
+        local build = p.op
+        p.op = function() return named(build(), s, all) end
+      end
       if not ok then
         if type(trouble) == "table" and trouble.exit then trouble.message = ("%s: %s"):format(s.name, trouble.message) end
         error(trouble, 0)
@@ -207,12 +234,24 @@ local function gather(r, chosen, given, opts, notes)
   return ctx
 end
 
--- The proposal as it ends | nil: somebody else has answered it.
-local function settled(row, state, reason)
+-- What of a service's was approved, as its record keeps it.
+local function as_made(s, opts)
+  if opts.only and not opts.only[s.name] then
+    s.left = true
+    return
+  end
+  for _, row in ipairs(s.rows or {}) do row.places = require("proposals").placed(row, (opts.places[s.name] or {})[row.placeholder], s) end
+  local host, path, methods = opts.hosts[s.name], opts.paths[s.name], opts.methods[s.name]
+  s.made = (host or path or methods) and { host = host, path = path, methods = methods } or nil
+end
+
+-- The proposal as it ends | nil: somebody else has answered it. opts: of an approval.
+local function settled(row, state, reason, opts)
   local now = require("store").peek("proposal", row.key)
   if not now or require("proposals").state(now, require("time").wall()) ~= "pending" then return nil end
   local plain = db.plain(now)
   plain.state, plain.reason = state, reason
+  for _, s in ipairs(opts and plain.services or {}) do as_made(s, opts) end
   return { op = "put", db = "proposal", key = row.key, version = now.version, plain = plain }
 end
 
@@ -252,7 +291,7 @@ function M.approve(row, given, opts)
     notes = {}
     ctx = gather(r, chosen, given, opts, notes)
     local ops = table.move(ctx.gathers, 1, #ctx.gathers, 1, { context = opts.context })
-    ops[#ops + 1] = settled(row, "applied", reason) or ended(row)
+    ops[#ops + 1] = settled(row, "applied", reason, opts) or ended(row)
     return ops
   end
   local ops = ops_of()

@@ -30,6 +30,7 @@ local ECHO_HOST = "echo.sallyport.test"
 local ECHO_MAX = 64 * 1024  -- bytes of a body that is shown
 local OFF_NAMED = 5         -- disabled bundles that a hint names
 local DISCOVER_MAX = 500    -- entries in one answer: it has to fit in 256 KiB
+local SERVICES_MAX = 2000   -- the same by their hosts, ports and paths
 local PAGE = 32             -- records read at once
 local PAGES_MAX = 16        -- answers to /discover that are kept until something changes: 4 MB at most
 local PAGE_TURN = 2000      -- ms that an agent's requests wait for the one that makes it; that one may have been given up
@@ -1651,15 +1652,33 @@ local function discover_credential(self, agent, rec, bundle)
     ports = some(rec.ports) or (rec.plain_http and { 443, 80 } or { 443 }), methods = some(rec.methods),
     paths = some(rec.paths),
     attach = rec.attach, env = rec.env, placeholder = self.records.placeholder(agent.name, rec),
-    variables = discover_variables(self, agent, rec), substitute = discover_rows(self, agent, rec),
+    variables = discover_variables(self, agent, rec), substitute = discover_rows(self, agent, rec), keys = require("proposals").keys(rec),
   }
 end
 
 local function discover_domain(_, _, rec, bundle)
   return {
-    bundle = bundle, hosts = { rec.host }, ports = some(rec.ports) or { 443 }, paths = some(rec.paths),
+    bundle = bundle, name = rec.name, hosts = { rec.host }, ports = some(rec.ports) or { 443 }, paths = some(rec.paths),
     methods = not rec.tunnel and (some(rec.methods) or { "GET", "HEAD", "OPTIONS" }) or nil, tunnel = rec.tunnel,
   }
+end
+
+-- The same in the words that agents know from elsewhere: a service is a name and a host, which has its port and path beside it, as in a proposal.
+local function discover_services(out, entry)
+  local ports, usual = entry.ports, false
+  for _, port in ipairs(ports) do usual = usual or port == 443 end
+  for _, host in ipairs(entry.hosts) do
+    for i, port in ipairs(ports) do
+      for _, path in ipairs((not usual or i == 1) and (entry.paths or { "/" }) or {}) do
+        if #out.services >= SERVICES_MAX then
+          out.truncated = true
+          return
+        end
+        out.services[#out.services + 1] = { name = entry.credential or entry.name or host,
+          host = ("%s%s%s"):format(host, usual and "" or ":" .. port, path == "/" and "" or path:gsub("/$", "") .. "/*") }
+      end
+    end
+  end
 end
 
 -- In the store's order of names: a list for reading, not for deciding.
@@ -1676,10 +1695,10 @@ local function discover_page_all(self, agent, out, db, prefix, row_of)
           return
         end
         out.allowed[#out.allowed + 1] = entry
-        -- The same in the words that agents know from elsewhere.
-        local name = entry.credential
-        if name then out.available_credentials[#out.available_credentials + 1] = name:upper():gsub("%W", "_") end
-        for _, host in ipairs(entry.hosts) do out.services[#out.services + 1] = { name = name or host, host = host } end
+        for _, key in ipairs(entry.keys or {}) do
+          if not out.seen[key] then out.seen[key], out.available_credentials[#out.available_credentials + 1] = true, key end
+        end
+        discover_services(out, entry)
       end
     end
     self.time.sleep(0)
@@ -1688,7 +1707,7 @@ end
 
 --- What an agent may reach, and with what in the credentials' places.
 function M:discover(agent)
-  local out = { agent = agent.name, services = self.json.array {}, available_credentials = self.json.array {}, allowed = self.json.array {} }
+  local out = { agent = agent.name, services = self.json.array {}, available_credentials = self.json.array {}, allowed = self.json.array {}, seen = {} }
   discover_page_all(self, agent, out, "credential", "", function(row)
     local rec = row.record
     if rec.enabled == false then return nil end
@@ -1702,6 +1721,7 @@ function M:discover(agent)
       return row.record.enabled ~= false and discover_domain(self, agent, row.record, bundle)
     end)
   end
+  out.seen = nil
   return out
 end
 

@@ -8,6 +8,7 @@
 -- services = { service … }, credentials = { credential … }, message, user_message, reason }.
 -- A service: { name, host, port, path, kind, key, user_key, header, prefix, more = { { header, prefix, key } … }, off = bool,
 -- rows = { { key, places, placeholder } … }, mixed = has it rows of other keys than auth's? }; one that is to go has remove = "credential" | "host".
+-- Of one that was applied, rows have the places that a person named, made = { host, path, methods } what was made narrower, left = was it left out?
 local M = {}
 
 M.BODY_MAX = 64 << 10
@@ -70,7 +71,8 @@ function auths.custom(a)
   local out, seen = nil, {}
   for _, name in ipairs(names) do
     local prefix, key = tostring(a.headers[name]):match("^([^{}]*){{%s*([A-Z][A-Z0-9_]*)%s*}}$")
-    if not key then return nil, "auth.headers: a text and the name of a credential behind it: \"Token {{ KEY }}\"" end
+    if not key then return nil, ("auth.headers: %s is a text and the name of one credential behind it: \"Token {{ KEY }}\". Where more belongs to the value, let the whole of it be the credential, \"{{ KEY }}\", and say in its description how it is written"):format(
+      require("web.page").clean(tostring(name), 64) or "each") end
     local one, why = auths["api-key"] { key = key, header = name, prefix = prefix }
     if not one then return nil, why end
     if seen[one.header] then return nil, ("auth.headers: %s is there twice"):format(one.header) end
@@ -100,26 +102,38 @@ local function slug(host) return (host:gsub("^%*%.", ""):gsub("[^%w]+", "-"):sub
   ""):lower()) end
 
 -- Places of Agent Vault's shape that have no name, and what a person names for each: one that an agent chooses at will may be one that comes back.
-local unnamed = { path = "path=/bot{}/**", query = "query=NAME", header = "header=NAME", body = "form=NAME or json=/POINTER", websocket = "ws=/POINTER" }
+local unnamed = { path = "path=/{}/**", query = "query=NAME", header = "header=NAME", body = "form=NAME or json=/POINTER", websocket = "ws=/POINTER" }
+-- What a person does to name one: %s is how it is written.
+local naming = {
+  path = "the path as the API's documents have it, with {} where the key stands, * for each part that changes and /** for the rest (%s)",
+  query = "the name of the parameter whose value is the key (%s)",
+  header = "the name of the header whose value is the key (%s)",
+  body = "the field of the form, or where it stands in JSON (%s; json=/auth/key is {\"auth\": {\"key\": …}})",
+  websocket = "where it stands in the JSON of a message (%s)",
+}
 
---- The places of a row that a person has to name: { "path", … }, how, and both in words | nil: all have names.
-function M.unnamed(row)
-  local out, how = {}, {}
+--- The places of a row that a person has to name: { "path", … }, how, and both in words | nil: all have names. s: the service, whose path begins the
+-- example of one | nil
+function M.unnamed(row, s)
+  local out, how, what = {}, {}, {}
   for _, place in ipairs(row.places) do
-    if unnamed[place] then out[#out + 1], how[#how + 1] = place, unnamed[place] end
+    if unnamed[place] then
+      local n = #out + 1
+      out[n], how[n] = place, place == "path" and s and s.path and ("path=%s/{}/**"):format((s.path:gsub("/$", ""))) or unnamed[place]
+      what[n] = naming[place]:format(how[n])
+    end
   end
   if not out[1] then return nil end
-  local names = table.concat(how, " or ")
-  return out, names, ("%s may stand anywhere in %s: name where this API takes it, %s. At a place that the agent chooses the secret may come back to it"):format(
-    row.placeholder, table.concat(out, " or "), names)
+  return out, table.concat(how, " or "), ("%s may stand anywhere in %s: name where this API takes it. That is %s. At a place that the agent chooses the secret may come back to it"):format(
+    row.placeholder, table.concat(out, " or "), table.concat(what, "; or "))
 end
 
 -- Is it a text of places that rows.parse reads as those alone? Behind a ":" stood the placeholder.
 local function is_places(text) return #text <= 300 and not text:find("[:%c]") and is_seen(text) end
 
---- A row's places, where those without a name have the names that a person gave: "path=/bot{}/**, query=key" -> list | nil, why.
-function M.placed(row, text)
-  local bare, how = M.unnamed(row)
+--- A row's places, where those without a name have the names that a person gave: "path=/bot{}/**, query=key" -> list | nil, why. s: its service | nil
+function M.placed(row, text, s)
+  local bare, how = M.unnamed(row, s)
   if not bare then return row.places end
   local what = ("where %s stands has to be named: %s"):format(row.placeholder, how)
   local out = {}
@@ -211,6 +225,7 @@ local function service(s)
     path, why = records.path(path)
     if not path then return nil, "host: " .. why end
   end
+  if s.auth == nil then return nil, "auth is missing: {\"type\": \"bearer\", \"token\": \"KEY\"}, or another type. One that is there is enabled and disabled by a person alone (sallyport credential enable); action \"delete\" takes it away" end
   local auth = type(s.auth) == "table" and auths[s.auth.type]
   if not auth then return nil, "auth.type is bearer, basic, api-key, custom or passthrough" end
   local out
@@ -225,7 +240,7 @@ local function service(s)
       if out.kind ~= "substitute" and row.key ~= out.key and row.key ~= out.user_key then out.mixed = true end
     end
   end
-  if out.mixed and out.kind == "basic" then return nil, "substitutions: beside basic they are of its own credentials" end
+  if out.mixed and out.kind == "basic" then return nil, "substitutions: beside basic they are of its own credentials; where the API wants a third, ask for the header itself: api-key with header Authorization and prefix \"Basic \", whose key is the base64 of USER:PASSWORD" end
   if s.enabled ~= nil and type(s.enabled) ~= "boolean" then return nil, "enabled is true or false" end
   out.off = s.enabled == false or nil
   if out.off and out.kind == "passthrough" then return nil, "enabled: a host without a credential is open or is not asked for" end
@@ -309,7 +324,11 @@ local function brought(out, used)
   return out
 end
 
---- The proposal in a request's body: { services, credentials, message, user_message, values = secrets that came along | nil } | nil, why. held(key): the credential of the agent's that /discover names so | nil
+--- The keys that /discover names for a credential: those that a proposal had for it, or one after its name. rec: { name, keys | nil }
+function M.keys(rec) return rec.keys and rec.keys[1] and rec.keys or { (rec.name:upper():gsub("%W", "_")) } end
+
+--- The proposal in a request's body: { services, credentials, message, user_message, values = secrets that came along | nil } | nil, why. held(key): the
+-- credential of the agent's that /discover names so, { name, account = is it one? } | nil
 function M.parse(text, held)
   local v = require("json").decode(text)
   if type(v) ~= "table" then return nil, "the body is a JSON object" end
@@ -328,6 +347,9 @@ function M.parse(text, held)
   for i, s in ipairs(out.services) do
     for key, kind in pairs(M.uses(s)) do
       local there = not keys[key] and held and held(key)
+      if there and there.account then return nil, ("services[%d]: %s is the account of %s, whose token nobody types: whoever runs this box adds the host there (sallyport credential set %s --host …); or ask with an oauth credential of its own"):format(
+        i - 1, key, there.name, there.name) end
+      there = there and there.name
       if there then
         keys[key] = { key = key, description = ("the agent means the secret of the credential %s, which is here; it is typed anew for this"):format(there) }
         out.credentials[#out.credentials + 1] = keys[key]
@@ -442,7 +464,7 @@ local function told(r, now)
     created_at = require("dates").iso(r.created) }
 end
 
--- The credentials of the agent's bundles: { name, type, hosts, bundles = set } each. One look for all of a proposal. Yields.
+-- The credentials of the agent's bundles: { name, type, hosts, keys, bundles = set } each. One look for all of a proposal. Yields.
 local function held_of(self, agent)
   local holds, out, after = {}, {}, nil
   for _, b in ipairs(agent.bundles) do holds[b] = true end
@@ -452,7 +474,7 @@ local function held_of(self, agent)
       local r, bundles = row.record, {}
       after = row.key
       for _, b in ipairs(r and r.bundles or {}) do bundles[b] = holds[b] end
-      if next(bundles) then out[#out + 1] = { name = row.key, type = r.type, hosts = r.hosts or {}, bundles = bundles } end
+      if next(bundles) then out[#out + 1] = { name = row.key, type = r.type, hosts = r.hosts or {}, keys = r.keys, bundles = bundles } end
     end
     self.time.sleep(0)
   until #page < PAGE
@@ -468,9 +490,23 @@ local function going_to(held, bundle, host)
   return out
 end
 
+-- The entry of a bundle that a proposal named so: its host | nil. Yields.
+local function entry_named(self, bundle, name)
+  local after
+  repeat
+    local page = self.store.each("bundle", bundle .. "/", after, PAGE) or {}
+    for _, row in ipairs(page) do
+      after = row.key
+      if row.record and row.record.name == name then return row.record.host end
+    end
+    self.time.sleep(0)
+  until #page < PAGE
+end
+
 -- What is to be deleted has to be there, in the agent's own bundle: why not | nil. A host is an entry without a credential, or else the one
--- credential that goes there. held(): held_of
-local function missing(store, new, bundle, held)
+-- credential that goes there; a name is a credential's, or that of an entry. held(): held_of
+local function missing(self, new, bundle, held)
+  local store = self.store
   for i, s in ipairs(new.services) do
     local there = s.remove == "host" and store.peek("bundle", bundle .. "/" .. s.host)
     if s.remove == "host" and not there then
@@ -480,6 +516,8 @@ local function missing(store, new, bundle, held)
     end
     local c = s.remove == "credential" and store.peek("credential", s.name)
     for _, b in ipairs(c and c.bundles or {}) do there = there or b == bundle end
+    local host = s.remove == "credential" and not there and entry_named(self, bundle, s.name)
+    if host then s.host, s.remove, there, c = host, "host", true, nil end
     if s.remove and not there then return ("services[%d]: there is no such service to delete"):format(i - 1) end
     if c then s.host = c.hosts and c.hosts[1] or "" end
   end
@@ -488,11 +526,16 @@ end
 -- Types whose secret a person can type again; an account is signed in to.
 local typed_again = { bearer = true, basic = true, api_key = true, substitute = true }
 
--- The credential that /discover names so | nil
+-- The credential that /discover names so, one that somebody can type before an account: { name, account } | nil
 local function held_as(held, key)
+  local account
   for _, c in ipairs(held) do
-    if typed_again[c.type] and c.name:upper():gsub("%W", "_") == key then return c.name end
+    for _, k in ipairs(M.keys(c)) do
+      if k == key and typed_again[c.type] then return { name = c.name } end
+      account = account or k == key and { name = c.name, account = true }
+    end
   end
+  return account
 end
 
 --- Takes values out of the store that came along with what has ended unanswered. Yields.
@@ -533,7 +576,7 @@ function M.answer(self, req, agent, bundle, body)
       return all
     end
     local new, why = M.parse(body, function(key) return held_as(held(), key) end)
-    if new then why = missing(self.store, new, bundle, held) end
+    if new then why = missing(self, new, bundle, held) end
     if why then return nil, "bad_request", "the proposal cannot be read: " .. why,
       "sallyport help proposals has the shape" end
     local code, ends
@@ -613,12 +656,15 @@ function M.says(r, holders)
     for j, row in ipairs(s.rows or {}) do
       rows[j] = ("%s for %s at %s%s"):format(row.key, row.placeholder, table.concat(row.places, ", "), r.state == "pending" and M.unnamed(row) and ", where you name it" or "")
     end
-    local where = ("%s%s%s"):format(s.host, s.port and ":" .. s.port or "", s.path or "")
+    local made = s.made or {}
+    local where = ("%s%s%s"):format(made.host or s.host, s.port and ":" .. s.port or "", made.path or s.path or "")
+    if made.methods then where = ("%s, by %s alone"):format(where, table.concat(made.methods, ", ")) end
     local text = s.kind == "passthrough" and ("%s may read from %s, without a credential"):format(holders, where)
       or s.remove and ("%s may no longer %s"):format(holders, s.remove == "host" and "reach " .. s.host or "use the credential " .. s.name)
       or s.kind == "substitute" and ("%s may send anything to %s, with %s"):format(holders, where, table.concat(rows, "; "))
       or ("%s may send anything to %s, with %s attached%s"):format(holders, where, keys_of(s), rows[1] and ", and " .. table.concat(rows, "; ") or "")
     if s.off then text = text .. ", once somebody enables it" end
+    if s.left then text = "Left out of what was approved: " .. text end
     local had = r.state == "pending" and M.changed(r, s)
     if had then text = ("%s; this changes the credential %s, which goes to %s now"):format(text, s.name, table.concat(had.hosts, ", ")) end
     local account

@@ -15,11 +15,11 @@ local function shape(r, accounts)
   for i, s in ipairs(r.services) do
     local rows = {}
     for j, row in ipairs(s.rows or {}) do
-      local _, how, text = proposals.unnamed(row)
+      local _, how, text = proposals.unnamed(row, s)
       rows[j] = { key = row.key, places = report.array(row.places), placeholder = row.placeholder, unnamed = how, says = text }
     end
     services[i] = { name = s.name, host = s.host, port = s.port, path = s.path, kind = s.kind, key = s.key, user_key = s.user_key,
-      header = s.header, prefix = s.prefix, more = s.more and report.array(s.more), enabled = not s.off, remove = s.remove, substitutions = rows[1] and report.array(rows),
+      header = s.header, prefix = s.prefix, more = s.more and report.array(s.more), enabled = not s.off, remove = s.remove, made = s.made, left = s.left, substitutions = rows[1] and report.array(rows),
       says = says[i].text, warning = says[i].warning }
   end
   for i, c in ipairs(r.credentials) do

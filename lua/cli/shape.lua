@@ -4,7 +4,7 @@ local db = require "cli.db"
 local report = require "cli.report"
 local M = {}
 
-local LISTS = { "hosts", "ports", "methods", "paths", "addresses", "seal_hosts", "bundles", "keep", "rows" }
+local LISTS = { "hosts", "ports", "methods", "paths", "addresses", "seal_hosts", "bundles", "keep", "rows", "keys" }
 local PLAIN = { "name", "type", "plain_http", "preset", "placeholder", "mint", "scrub", "attach", "tls", "client_cert", "ca", "answer_timeout",
   "idle_timeout", "upstream_http", "created", "fields", "headers", "split", "mcp", "claude_code", "demo" }
 
@@ -77,7 +77,7 @@ end
 
 --- A domain entry.
 function M.domain(d)
-  return { host = d.host, state = d.enabled == false and "disabled" or "enabled", methods = not d.tunnel and report.array(d.methods or { "GET", "HEAD", "OPTIONS" }) or nil, ports = report.array(d.ports or { 443 }),
+  return { host = d.host, name = d.name, state = d.enabled == false and "disabled" or "enabled", methods = not d.tunnel and report.array(d.methods or { "GET", "HEAD", "OPTIONS" }) or nil, ports = report.array(d.ports or { 443 }),
     paths = d.paths and report.array(d.paths), addresses = d.addresses and report.array(d.addresses), tunnel = d.tunnel or false, tls = d.tls,
     created = d.created }
 end

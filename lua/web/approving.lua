@@ -140,7 +140,7 @@ local function proposal_page(session, row, status, note, form)
   for i, s in ipairs(r.services) do
     local places = {}
     for j, x in ipairs(s.rows or {}) do
-      local name, _, _, text = ("w.%d.%d"):format(i, j), require("proposals").unnamed(x)
+      local name, _, _, text = ("w.%d.%d"):format(i, j), require("proposals").unnamed(x, s)
       if text then places[#places + 1] = input(name, "Where " .. x.placeholder .. " stands", text .. ".", "text", form and form[name]) end
     end
     services[i] = html([[

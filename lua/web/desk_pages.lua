@@ -1092,7 +1092,7 @@ aria-describedby="{n}-help"><small id="{n}-help" class="warn">{says}.</small>]],
     form = waits and html([[<form method="post" action="{base}{at}">{csrf}{services}{inputs}<p class="row"><button class="go">Approve what is chosen</button></p></form>
 <form class="row" method="post" action="{base}{at}">{csrf}<label>Why not<br><input name="reason"></label>
 <button name="reject" value="on">Reject</button></form>]], { base = desk.base, at = at, csrf = desk.csrf(at),
-      services = services, inputs = inputs }) or html("{m}<h2>What it asked for</h2><dl>{s}</dl>", { m = forms.members { reason = p.reason, created = p.created }, s = services }) }) }
+      services = services, inputs = inputs }) or html("{m}<h2>{h}</h2><dl>{s}</dl>", { h = p.state == "applied" and "What was approved" or "What it asked for", m = forms.members { reason = p.reason, created = p.created }, s = services }) }) }
 end
 
 local answers = { { "Once", "once" }, { "For an hour", "hour" }, { "For a day", "day" }, { "Always", "always" } }

@@ -5,6 +5,7 @@ import json
 import re
 import shlex
 import subprocess
+import time
 
 import oauth_test
 import sallyport
@@ -213,6 +214,7 @@ def test_answers(t):
     deny = lambda id: (lambda a: (a.get("approvals/" + id), a.submit(form=form_of(a, "do/approval/deny"))))
     last = questions[4]["id"]
     w.act("deny", deny(last), ("POST", f"/approvals/{last}/deny"), door=answered("q", last, ("answer", "deny")))
+    time.sleep(1.1)       # so that each answer ends at another moment than the one before
     w.act("allowed though it was denied", do(f"approval/allow?a1={last}", o__for="once"), ("POST", f"/approvals/{last}/allow", {}))
     w.act("taken back", deny(questions[1]["id"]), ("POST", f"/approvals/{questions[1]['id']}/deny"))
     w.act("approved", proposal(whole, **{"k.K": SECOND}), ("POST", f"/proposals/{whole}/approve", {"secrets": {"K": SECOND}}), secrets={"K": SECOND},

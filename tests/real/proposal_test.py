@@ -70,7 +70,7 @@ def test_asked_and_approved(t):
     assert own(s, "GET", at)[1]["status"] == "applied"
     assert s.cli("proposal", "approve", made["id"], "STRIPE_KEY=-", stdin=SECRET, check=False).returncode == 1
     page = own(s, "GET", "/discover")[1]
-    assert {"name": "stripe", "host": "api.test"} in page["services"] and page["available_credentials"] == ["STRIPE"] and page["vault"] == "default"
+    assert {"name": "stripe", "host": "api.test"} in page["services"] and page["available_credentials"] == ["STRIPE_KEY"] and page["vault"] == "default"
     status, pem, head = own(s, "GET", "/v1/mitm/ca.pem")
     assert status == 200 and b"BEGIN CERTIFICATE" in pem and re.search(r"X-MITM-Port: \d+", head), head
     changes = [json.loads(x) for x in s.cli("log", "--json", "--kind", "change").stdout.splitlines()]
@@ -216,16 +216,19 @@ def unnamed_places(t, s, up):
         return made["id"]
     id = asked(TWILIO)
     shown = json.loads(s.cli("proposal", "show", id, "--json").stdout)["services"][0]
-    assert shown["substitutions"][0]["unnamed"] == "path=/bot{}/**" and "where you name it" in shown["says"], shown
+    assert shown["substitutions"][0]["unnamed"] == "path=/2010-04-01/{}/**" and "where you name it" in shown["says"], shown
+    assert "with {} where the key stands, * for each part that changes and /** for the rest (path=/2010-04-01/{}/**)" in shown["substitutions"][0]["says"], shown
     assert "__sid__ may stand anywhere in path: name where" in s.cli("proposal", "show", id).stdout and "--place twilio-test=__sid__:PLACE" in s.cli("proposal", "show", id).stdout
     given = [f"TWILIO_ACCOUNT_SID=@{s.secret_file('AC0123456789')}", f"TWILIO_AUTH_TOKEN=@{s.secret_file(SECRET)}"]
-    for place, why in ((None, "has to be named: path=/bot{}/**"), ("path", "has to be named"), ("query=sid", "has to be named"), ("path=/{},query=sid", "has to be named"), ("path=/a", "has {} once"),
+    for place, why in ((None, "has to be named: path=/2010-04-01/{}/**"), ("path", "has to be named"), ("query=sid", "has to be named"), ("path=/{},query=sid", "has to be named"), ("path=/a", "has {} once"),
                        ("path=/a/{}:__other__", "has to be named"), ("path=/a/**", "has {} once"), ("__other__:path=/a/{}", "PLACEHOLDER:PLACE")):
         r = s.cli("proposal", "approve", id, *given, *(["--place", "twilio-test=" + place] if place else []), check=False)
         assert r.returncode == 2 and why in r.stderr, (place, r.stderr)
     assert s.cli("proposal", "approve", id, *given, "--place", "other=path=/{}", check=False).returncode == 2
     assert own(s, "GET", "/v1/proposals/" + id)[1]["status"] == "pending"
     s.cli("proposal", "approve", id, *given, "--place", "twilio-test=path=/2010-04-01/Accounts/{}/**")
+    shown = json.loads(s.cli("proposal", "show", id, "--json").stdout)["services"][0]
+    assert shown["substitutions"] == [{"key": "TWILIO_ACCOUNT_SID", "placeholder": "__sid__", "places": ["path=/2010-04-01/Accounts/{}/**"]}] and "__sid__ at path=/2010-04-01/Accounts/{}/**" in shown["says"], shown
     kept = json.loads(s.cli("credential", "show", "twilio-test", "--json").stdout)
     assert kept["rows"][0]["place"] == ["path=/2010-04-01/Accounts/{}/**"] and kept["rows"][0]["field"] == "secret_username", kept
     basic = "Basic " + base64.b64encode(f"AC0123456789:{SECRET}".encode()).decode()
@@ -237,7 +240,7 @@ def unnamed_places(t, s, up):
     bot = {**two, "name": "bots", "host": "api.telegram.org", "substitutions": two["substitutions"][:1]}
     id = asked(two, bot, keys=[{"key": "K"}])
     shown = json.loads(s.cli("proposal", "show", id, "--json").stdout)["services"]
-    assert [r.get("unnamed") for r in shown[0]["substitutions"]] == ["path=/bot{}/** or query=NAME", "form=NAME or json=/POINTER or header=NAME"], shown
+    assert [r.get("unnamed") for r in shown[0]["substitutions"]] == ["path=/{}/** or query=NAME", "form=NAME or json=/POINTER or header=NAME"], shown
     assert shown[1]["substitutions"][0] | {"key": "K"} == {"key": "K", "placeholder": "__the_k__", "places": ["path=/bot{}/**", "path=/file/bot{}/**"]}, shown
     a = Admin(t, s).sign_in()
     a.get("proposals/" + id)
@@ -308,7 +311,10 @@ def test_bounds_and_strangers(t):
                             ({"in": ["header=Origin"]}, "no place for a secret"), ({"in": ["path", "header=Origin"]}, "no place for a secret"), ({"in": ["cookie"]}, "header=NAME"), ({"in": ["path:x"]}, "a list of places"),
                             ({"in": ["query=a,path=/{}"]}, "a list of places"), ({"in": ["query=a"], "placeholder": "__a"}, "8"), ({"in": ["path"], "placeholder": "__a"}, "8"), ({"in": ["query=a"], "placeholder": "a:b:c:d:e:f"}, "letters"))),
                         ({"services": [{**base, "substitutions": [{"key": "OTHER", "placeholder": "__stripe_key__", "in": ["query=a"]}]}]}, "OTHER is none"),
-                        ({"services": [{**base, "auth": {"type": "basic", "username": "USER", "password": "STRIPE_KEY"}, "substitutions": [{"key": "OTHER", "placeholder": "__stripe_key__", "in": ["query=a"]}]}]}, "of its own credentials"),
+                        ({"services": [{**base, "auth": {"type": "basic", "username": "USER", "password": "STRIPE_KEY"}, "substitutions": [{"key": "OTHER", "placeholder": "__stripe_key__", "in": ["query=a"]}]}]}, "api-key with header Authorization and prefix"),
+                        ({"services": [{"name": "stripe", "host": "api.test", "enabled": True}], "credentials": []}, "auth is missing"), ({"services": [], "credentials": [{"key": "K", "value": "x"}]}, "say where it is to go"),
+                        ({"services": [{**base, "auth": {"type": "custom", "headers": {"X-A": "Token {{ STRIPE_KEY }}, v=2"}}}]}, "let the whole of it be the credential"), ({"services": [{**base, "auth": {"type": "custom", "headers": {"X-A": "{{ STRIPE_KEY }}:{{ STRIPE_KEY }}"}}}]}, "X-A is a text and the name of one credential"),
+                        ({"services": [{**base, "substitutions": [{"key": "STRIPE_KEY", "placeholder": "~tok", "in": ["query=a"]}]}]}, "__NAME__"),
                         ({"services": [{**base, "substitutions": [{"key": "OTHER", "placeholder": "__stripe_key__", "in": ["query=a"]}]}], "credentials": ASK["credentials"] + [{"key": "OTHER", "type": "oauth", "oauth": {"token_url": "https://id.test/"}}]}, "goes out as bearer"),
                         ({"credentials": [{"key": "STRIPE_KEY", "type": "oauth", "oauth": {"token_url": "http://evil.test/"}}]}, "https"),
                         ({"credentials": [{"key": "STRIPE_KEY", "type": "oauth", "oauth": {"token_url": "http://10.0.0.1/"}}]}, "https")):

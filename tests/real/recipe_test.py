@@ -128,7 +128,7 @@ class Agent:
         """All three hosts take the account's token, which the server knows."""
         assert self.state() == "applied"
         _, found = self.curl("/discover")
-        assert {n + ".test" for n in HOSTS} <= {x["host"] for x in found["services"]} and found["vault"] == self.vault, found
+        assert {n + ".test" for n in HOSTS} <= {x["host"] for x in found["services"]} and found["vault"] == self.vault and found["available_credentials"] == ["DRIVE"], found
         seen = set()
         for n in HOSTS:
             assert self.s.request(host=n + ".test", wire=None).status == 200, n
@@ -246,13 +246,13 @@ def test_table(t):
     assert kept["plain-test"]["fields"] == {"header": "authorization"} and kept["plain-test"]["paths"] == ["/v2"], kept
     # a key that is in the vault and not in the proposal: its secret is typed anew, and the credential that has it stays
     found = agent.curl("/discover")[1]
-    assert {"PLAIN_TEST", "USER_TEST"} <= set(found["available_credentials"]) and {"name": "plain-test", "host": "plain.test"} in found["services"], found
+    assert found["available_credentials"] == ["K", "USER"] and {"name": "plain-test", "host": "plain.test/v2/*"} in found["services"], found
     assert "none that this agent has" in made(400, services=[bearer("more", "NOBODY")])["message"]
-    again = made(services=[bearer("more", "PLAIN_TEST")])
+    again = made(services=[bearer("more", "K")])
     shown = s.cli("proposal", "show", again["id"]).stdout
     assert "the agent means the secret of the credential plain-test" in shown, shown
     assert s.cli("proposal", "approve", again["id"], check=False).returncode == 2, "nothing is copied"
-    s.cli("proposal", "approve", again["id"], "PLAIN_TEST=-", stdin=secret + "2")
+    s.cli("proposal", "approve", again["id"], "K=-", stdin=secret + "2")
     assert json.loads(s.cli("credential", "show", "plain-test", "--json").stdout)["hosts"] == ["plain.test"] and "more" in credentials(s)
     s.cli("bundle", "add", "other")
     s.cli("credential", "add", "theirs", "--type", "bearer", "--host", "theirs.test", "--bundle", "other", f"token=@{s.secret_file(secret)}")
@@ -267,6 +267,67 @@ def test_table(t):
         made(services=[bearer("own")], credentials=[key()])
     full = made(429, services=[bearer("own")], credentials=[key()])
     assert full["error"] == "too_many" and "a person makes room" in full["hint"], full
+
+
+def test_found_again(t):
+    """an agent looks, asks, polls, and finds what it asked for by the names that it gave: keys, services with their ports and paths; it asks again by a key alone, and takes services away by name"""
+    s, up = t.proxy(workers=2, upstream=OK)
+    agent, secret = Agent(s), "canary-found-0123456789"
+    s.canaries.append(secret)
+    value = f"@{s.secret_file(secret)}"
+
+    def discover():
+        return agent.curl("/discover")[1]
+
+    def asked(services, *keys):
+        status, agent.made = agent.curl("/v1/proposals", {"services": services, "credentials": [{"action": "set", "key": k, "type": "static"} for k in keys]})
+        assert status == 201 and agent.state() == "pending", agent.made
+        return agent.made["id"]
+    assert (discover()["services"], discover()["available_credentials"]) == ([], [])
+    services = [{"action": "set", "name": "shop", "host": "shop.test", "auth": {"type": "bearer", "token": "SHOP_KEY"}},
+                {"action": "set", "name": "desk", "host": "desk.test/rest/*", "auth": {"type": "basic", "username": "DESK_USER", "password": "DESK_PASS"}},
+                {"action": "set", "name": "keyed", "host": "keyed.test:8443/v1/*", "auth": {"type": "api-key", "key": "KEYED", "header": "X-Key"}},
+                {"action": "set", "name": "two-heads", "host": "heads.test:8443", "auth": {"type": "custom", "headers": {"X-A": "{{ HEAD_A }}", "X-B": "Token {{ HEAD_B }}"}}},
+                {"action": "set", "name": "bot", "host": "bot.test", "auth": {"type": "passthrough"}, "substitutions": [{"key": "BOT", "placeholder": "__bot__", "in": ["path"]}]},
+                {"action": "set", "name": "docs", "host": "docs.test/en/*", "auth": {"type": "passthrough"}}]
+    keys = ["SHOP_KEY", "DESK_USER", "DESK_PASS", "KEYED", "HEAD_A", "HEAD_B", "BOT"]
+    id = asked(services, *keys)
+    s.cli("proposal", "approve", id, "DESK_USER=ada", *(f"{k}={value}" for k in keys if k != "DESK_USER"), "--place", "bot=path=/bot{}/**", "--path", "docs=/en/guide", "--method", "shop=GET")
+    assert agent.state() == "applied"
+    found = discover()
+    assert sorted(found["available_credentials"]) == sorted(keys), found
+    want = sorted([(x["name"], x["host"]) for x in services if x["name"] != "docs"] + [("docs", "docs.test/en/guide/*")])
+    assert sorted((x["name"], x["host"]) for x in found["services"]) == want, found
+    # what was approved is shown as it is, and not as it was asked for
+    shown = s.cli("proposal", "show", id).stdout
+    assert "BOT for __bot__ at path=/bot{}/**" in shown and "docs.test/en/guide" in shown and "shop.test, by GET alone, with SHOP_KEY attached" in shown and "where you name it" not in shown, shown
+    # a key that is there, in a service of its own; and left out in part
+    id = asked([{**services[0], "name": "more", "host": "more.test"}, {**services[0], "name": "most", "host": "most.test"}])
+    s.cli("proposal", "approve", id, "--only", "more", f"SHOP_KEY={value}")
+    assert discover()["available_credentials"].count("SHOP_KEY") == 1 and {"name": "more", "host": "more.test"} in discover()["services"]
+    assert "Left out of what was approved: " in s.cli("proposal", "show", id).stdout
+    # an empty list of substitutions keeps those that are there; another key is what it is called from then on
+    id = asked([{**services[0], "substitutions": [{"key": "SHOP_KEY", "placeholder": "__shop__", "in": ["query=k"]}]}])
+    s.cli("proposal", "approve", id, f"SHOP_KEY={value}")
+    id = asked([{**services[0], "substitutions": []}])
+    s.cli("proposal", "approve", id, f"SHOP_KEY={value}")
+    assert [r["place"] for r in json.loads(s.cli("credential", "show", "shop", "--json").stdout)["rows"]] == [["query=k"]]
+    id = asked([{**services[0], "auth": {"type": "bearer", "token": "NEW_KEY"}}], "NEW_KEY")
+    s.cli("proposal", "approve", id, f"NEW_KEY={value}")
+    assert json.loads(s.cli("credential", "show", "shop", "--json").stdout)["keys"] == ["NEW_KEY"] and "NEW_KEY" in discover()["available_credentials"]
+    s.cli("credential", "set", "shop", "--method", "GET,POST")
+    assert "NEW_KEY" in discover()["available_credentials"], "what changes something else keeps it"
+    # taken away by name, with a credential and without
+    assert agent.curl("/v1/proposals", {"services": [{"action": "delete", "name": "nothing"}]})[0] == 400
+    id = asked([{"action": "delete", "name": "shop"}, {"action": "delete", "name": "docs"}])
+    shown = s.cli("proposal", "show", id).stdout
+    assert "may no longer use the credential shop" in shown and "may no longer reach docs.test" in shown, shown
+    s.cli("proposal", "approve", id)
+    assert "NEW_KEY" not in discover()["available_credentials"] and not {"shop", "docs"} & {x["name"] for x in discover()["services"]}
+    # an account is nobody's to type
+    s.cli("credential", "add", "acc", "--type", "oauth_authorization_code", "--host", "acc.test", "token_url=https://id.test/token", "authorization_url=https://id.test/auth", "client_id=c")
+    status, said = agent.curl("/v1/proposals", {"services": [{**services[0], "name": "acc-more", "host": "acc-more.test", "auth": {"type": "bearer", "token": "ACC"}}]})
+    assert status == 400 and "sallyport credential set acc --host" in said["message"], said
 
 
 def test_signed_in(t):
