@@ -14741,10 +14741,7 @@ filter_scrub_decode(struct filter_scrub *s, bool end)
 static void
 filter_scrub_hold(struct filter *f, bool holds)
 {
-	if (!holds)
-		f->hold_until = 0;
-	else if (f->hold_until == 0)
-		f->hold_until = clock_now() + SCRUB_HOLD_MS;
+	f->hold_until = !holds ? 0 : f->hold_until != 0 ? f->hold_until : clock_now() + SCRUB_HOLD_MS;
 }
 
 /* Counts the memory of the filter's buffers as the agent's. False: it has no room, and the answer ends. */
@@ -14785,8 +14782,7 @@ filter_scrub_take(struct filter_scrub *s, struct slice in, bool end)
 	s->f.hurry = s->f.more && s->f.hurry;
 	s->ready = !hold ? to->n : s->z == NULL && s->begun > s->gone ? s->begun : s->gone;
 	filter_scrub_hold(&s->f, s->ready != to->n);
-	if (ok && s->z != NULL && to->n > SCRUB_HOLD_MAX)
-		ok = false;
+	ok = ok && (s->z == NULL || to->n <= SCRUB_HOLD_MAX);
 	if (!ok && s->f.fault == NULL)
 		s->f.fault = scrub_fault(s->tally);
 	return ok;
@@ -14868,17 +14864,19 @@ filter_scrub_new(struct scrub *s, const struct scrub_table *t, uint64_t left, bo
 }
 
 /* -- the messages of a WebSocket (RFC 6455; the layout of a frame stands at filter: ws). A text message is
- * searched over the borders of its frames, and a close's reason (5.5.1) as if it were the end of one; all else passes.
- * What lies between two parts of a text goes on in its place. */
+ * searched over the borders of its frames, and a close's reason (5.5.1) as if it were the end of one; with SCRUB_ALL so is
+ * any other message, and a ping or the like by itself; all else passes. What lies between two parts of a text goes on in its
+ * place. What cannot be read where it must be ends the connection: a frame with an RSV bit, for no extension was asked for
+ * (5.2), or with a mask, which is a client's (5.1). */
 #define SCRUB_GAPS 128
 
 struct filter_scrub_ws {
-	struct filter_scrub b;  /* its `text`: of the message that arrives, without heads */
+	struct filter_scrub b, own; /* their `text`: of the message that arrives, without heads; of a ping or the like */
 	struct { size_t at, n; } gap[SCRUB_GAPS]; /* n bytes of `between`, before text[at] */
 	size_t ngaps;
 	struct buf between;     /* owned; heads, and frames that are not searched */
 	struct ws_frame frame;  /* that arrives */
-	bool searched;          /* its payload is part of the text */
+	struct filter_scrub *into; /* its payload is part of that text: `b` or `own`; NULL: of none */
 	bool text;              /* a text message has begun */
 };
 
@@ -14913,7 +14911,7 @@ filter_scrub_ws_release(struct filter_scrub_ws *w, size_t upto)
 	}
 }
 
-/* Searches the text. `end`: the message is whole; each counts for the limit. False: it ends here. */
+/* Searches the text. `end`: the message is whole. False: it ends here. */
 static bool
 filter_scrub_ws_search(struct filter_scrub_ws *w, bool end)
 {
@@ -14945,8 +14943,7 @@ filter_scrub_ws_between(struct filter_scrub_ws *w, const void *p, size_t n)
 	return buf_add(&w->between, p, n);
 }
 
-/* A frame's head is whole. With an RSV bit it belongs to an extension, and a server masks nothing: neither is
- * searched. */
+/* A frame's head is whole. False: as filter_scrub_ws_between, or its payload cannot be read. */
 static bool
 filter_scrub_ws_begin(struct filter_scrub_ws *w, struct ws_frame *f)
 {
@@ -14954,10 +14951,11 @@ filter_scrub_ws_begin(struct filter_scrub_ws *w, struct ws_frame *f)
 	bool ok = filter_scrub_ws_between(w, f->head, f->head_n);
 
 	if (op < 8 && op != 0)
-		w->text = op == 1 || (op == 2 && w->b.tally->all);
-	w->searched = ((op < 3 && w->text) || op == 8) && (f->head[0] & 0x70) == 0 && (f->head[1] & 128) == 0;
+		w->text = op == 1 || w->b.tally->all;
+	w->into = (op < 8 && w->text) || op == 8 ? &w->b : w->b.tally->all ? &w->own : NULL;
 	f->head_n = 0;
-	return ok;
+	w->own.f.fault = w->into != NULL && ((f->head[0] & 0x70) != 0 || (f->head[1] & 128) != 0) ? &filter_scrub_hit : NULL;
+	return ok && w->own.f.fault == NULL;
 }
 
 static ssize_t
@@ -14971,17 +14969,20 @@ filter_scrub_ws_run(struct filter *f, struct slice in, bool end, struct slice *o
 		f->cost += in.n * (FLOW_PIECE_COST / 16);       /* as if a frame had sixteen bytes */
 		for (enum ws_event e; ok && (e = filter_ws_next(&w->frame, &left, &piece)) != WS_WAIT;) {
 			ok = e == WS_HEAD ? filter_scrub_ws_begin(w, &w->frame) :
-			    w->searched ? buf_addv(&w->b.text, piece) : filter_scrub_ws_between(w, piece.p, piece.n);
-			if (ok && e == WS_PIECE && w->frame.left == 0 && w->searched && w->frame.last) {
+			    w->into != NULL ? buf_addv(&w->into->text, piece) : filter_scrub_ws_between(w, piece.p, piece.n);
+			if (ok && e == WS_PIECE && w->frame.left == 0 && w->into == &w->own) {
+				ok = filter_scrub_search(w->into, true, 0) && filter_scrub_ws_between(w, w->own.text.p, w->own.text.n);
+				buf_clear(&w->own.text);
+			} else if (ok && e == WS_PIECE && w->frame.left == 0 && w->into != NULL && w->frame.last) {
 				ok = filter_scrub_ws_search(w, true);
 				buf_clear(&w->b.text);
 				w->b.gone = w->b.begun = 0;
 				w->text = false;
-				w->b.tally->counted = false;    /* each message may be a guess */
 			}
 		}
-		ok = ok && filter_scrub_ws_search(w, end) && filter_scrub_count(&w->b, w->b.text.cap + w->between.cap + w->b.f.out.cap);
+		ok = ok && filter_scrub_ws_search(w, end) && filter_scrub_count(&w->b, w->b.text.cap + w->own.text.cap + w->between.cap + w->b.f.out.cap);
 		f->hurry = false;
+		f->fault = f->fault != NULL ? f->fault : w->own.f.fault;
 		filter_scrub_hold(f, w->b.text.n != w->b.gone || w->ngaps != 0);
 	}
 	filter_give(f, end, out);
@@ -14992,6 +14993,7 @@ static void
 filter_scrub_ws_wipe(struct filter *f)
 {
 	filter_scrub_wipe(f);
+	buf_free(&((struct filter_scrub_ws *)f)->own.text);
 	buf_free(&((struct filter_scrub_ws *)f)->between);
 }
 
@@ -15004,6 +15006,7 @@ filter_scrub_ws_new(struct scrub *s, const struct scrub_table *t, struct scrub_t
 
 	if (w == NULL)
 		return NULL;
+	w->own = w->b;
 	buf_init(&w->between, SCRUB_HOLD_MAX + 2 * PEER_PIECE);
 	buf_init(&w->b.f.out, 2 * SCRUB_HOLD_MAX + 4 * PEER_PIECE);
 	return &w->b.f;

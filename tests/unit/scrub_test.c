@@ -386,6 +386,102 @@ test_websocket(void)
 	test_result(wrong == 0 && passed > 1000, "text messages are searched over the borders of frames, and frames stay", "%u of 3000", wrong);
 }
 
+/* With SCRUB_ALL: binary messages, too, and pings, each by itself, wherever they come. */
+static void
+test_websocket_all(void)
+{
+	static const char value[] = "wv_0123456789abcdefXYZ";
+	struct scrub_tally all = {.free = true, .all = true};
+	unsigned wrong = 0, hits = 0;
+
+	for (unsigned round = 0; round < 2000; round++) {
+		struct scrub *s = scrub_of(value, sizeof value - 1, "PLACEHOLDER", "");
+		const struct scrub_table *t;
+		struct filter *f = NULL;
+		struct buf sent, text, got, ping;
+		bool ok;
+
+		buf_init(&sent, 1 << 20);
+		buf_init(&text, 1 << 20);
+		buf_init(&got, 1 << 20);
+		buf_init(&ping, 1 << 20);
+		put_noise(&text, below(200));
+		put_spelling(&text, (struct slice){value, sizeof value - 1}, below(SCRUB_FORMS), below(SCRUB_CODINGS), below(3));
+		for (size_t at = 0; at < text.n;) {
+			size_t n = 1 + below(60);
+
+			n = n > text.n - at ? text.n - at : n;
+			put_frame(&sent, (at + n == text.n ? 0x80u : 0) | (at != 0 ? 0u : 1 + below(7)), (struct slice){text.p + at, n});
+			at += n;
+			if (below(2) == 0) {
+				buf_clear(&ping);
+				put_noise(&ping, below(30));
+				put_spelling(&ping, (struct slice){value, sizeof value - 1}, SCRUB_PLAIN, below(SCRUB_CODINGS), below(2));
+				put_frame(&sent, 0x89 + below(7), (struct slice){ping.p, ping.n > 125 ? 125 : ping.n});
+				hits += ping.n <= 125;
+			}
+		}
+		ok = scrub_table(s, true, &t) && (f = filter_scrub_ws_new(s, t, &all, NULL)) != NULL;
+		buf_clear(&text);
+		for (size_t at = 0; ok && at < sent.n;) {
+			size_t n = 1 + below(50);
+
+			n = n > sent.n - at ? sent.n - at : n;
+			ok = filter_feed(f, (struct slice){guard_copy(sent.p + at, n), n}, false, &got);
+			at += n;
+		}
+		ok = ok && f->hold_until == 0 && got.n == sent.n;
+		for (size_t at = 0; ok && at < got.n;) {
+			uint64_t len = 0;
+			size_t head = filter_ws_head((const unsigned char *)got.p + at, got.n - at, &len);
+
+			ok = memcmp(got.p + at, sent.p + at, head) == 0;
+			if ((got.p[at] & 15) < 8)
+				buf_add(&text, got.p + at + head, (size_t)len);
+			else
+				ok = ok && !scrub_in(s, (struct slice){got.p + at + head, (size_t)len});
+			at += head + (size_t)len;
+		}
+		wrong += !ok || scrub_in(s, buf_slice(&text));
+		filter_free(f);
+		scrub_free(s);
+		buf_free(&sent);
+		buf_free(&text);
+		buf_free(&got);
+		buf_free(&ping);
+	}
+	test_result(wrong == 0 && hits > 1000 && all.hits >= hits + 2000, "with scrub=all every frame is searched", "%u of 2000, %u of %u", wrong, all.hits, hits);
+}
+
+/* Frames that cannot be read where they must be end the connection; where nothing is searched they go on. */
+static void
+test_websocket_unread(void)
+{
+	static const struct { const char *frame; bool text, all; } cases[] = {    /* does it end: usually, with SCRUB_ALL? */
+	    {"\xc1\x01x", true, true}, {"\xa1\x01x", true, true}, {"\x91\x01x", true, true}, {"\x81\x81mask!", true, true}, {"\xc8\x03\x03\xe8x", true, true},
+	    {"\x01\x01x\xc0\x01y", true, true}, {"\x01\x01x\x80\x81mask!", true, true}, {"\xc2\x01x", false, true}, {"\x82\x81mask!", false, true},
+	    {"\xc9\x01x", false, true}, {"\x8a\x81mask!", false, true}, {"\x8f\x81mask!", false, true}, {"\x02\x01x\xc0\x01y", false, true},
+	    {"\x81\x01x", false, false}, {"\x82\x01x", false, false}, {"\x89\x01x", false, false}, {"\x88\x03\x03\xe8x", false, false}};
+
+	for (unsigned i = 0; i < 2 * COUNT(cases); i++) {
+		bool all = i % 2 != 0, ends = all ? cases[i / 2].all : cases[i / 2].text, ok;
+		struct scrub *s = scrub_of("wv_0123456789abcdefXYZ", 22, "PLACEHOLDER", "");
+		struct scrub_tally to = {.free = true, .all = all};
+		struct filter *f = NULL;
+		struct buf got;
+		const struct scrub_table *t;
+
+		buf_init(&got, 4096);
+		ok = scrub_table(s, true, &t) && (f = filter_scrub_ws_new(s, t, &to, NULL)) != NULL &&
+		    filter_feed(f, slice_of(cases[i / 2].frame), false, &got);
+		test_result(ok != ends && (ok || (f->fault != NULL && strcmp(f->fault->code, "scrub_hit") == 0)),
+		    ends ? "a frame that cannot be read ends it" : "one that is not searched, or can be, goes on", "%u", i);
+		filter_free(f);
+		scrub_free(s);
+		buf_free(&got);
+	}
+}
+
 /* A text that may become a secret goes on when its time is over; the rest of the secret is overwritten. */
 static void
 test_websocket_hurry(void)
@@ -1029,6 +1125,8 @@ main(void)
 	test_cut_escapes();
 	test_forms();
 	test_websocket();
+	test_websocket_all();
+	test_websocket_unread();
 	test_websocket_hurry();
 	test_websocket_bytes();
 	test_byte_by_byte();
