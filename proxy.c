@@ -19055,7 +19055,7 @@ seal_aead(const void *head, const uint8_t epochs[16], struct slice kept, void *d
 
 	memcpy(aad, head, SEAL_HEAD);
 	for (unsigned i = 0; i < COUNT(k->old); i++)
-		if ((uint8_t)k->old[i].changes == aad[4] && k->old[i].ends > clock_wall())
+		if (k->old[i].ends > clock_wall() && (uint8_t)k->old[i].changes == aad[4])
 			texts = &k->old[i].texts;
 	memcpy(aad + SEAL_HEAD, epochs, 16);
 	tls_sha256(kept.p, kept.n, aad + SEAL_HEAD + 16);

@@ -485,6 +485,10 @@ local MALFORMED = "the body is not what its Content-Type says, or has a member t
 -- What `seal revoke` moves, as one number that is not 0: a stream keeps it, and ends once it is another.
 local function epochs_of(agent, rec) return agent.epoch ~ (rec.epoch << 1) | 1 << 62 end
 
+-- One answer for every text that does not open, whatever of it was changed and whosever it is.
+local SHUT = "this sealed text does not open: it was cut or changed, it was sealed for another agent or on another machine, or what it "
+  .. "was sealed for has ended"
+
 -- Rows that put the secrets where their sealed texts stand; what is attached keeps off there. Bound to what agent and
 -- credential are now: no other text opens. nil | code, message
 local function unseal(self, agent, opened, sealed, list)
@@ -493,9 +497,7 @@ local function unseal(self, agent, opened, sealed, list)
   for _, text in ipairs(sealed) do
     local value = require("request").unseal(text.text, bound)
     local place, name = text.place[1], text.place[2]
-    if not value then
-      return "sealed_elsewhere", "this sealed text does not open: it was cut or changed, or what it was sealed for has ended"
-    end
+    if not value then return "sealed_elsewhere", SHUT end
     list[#list + 1] = { text.text, value, places[place], name, nil, nil, epochs }
     if name == "authorization" and place == "header" then list[#list + 1] = { text.text, value, places.basic, nil, nil, nil, epochs } end
   end
@@ -2000,11 +2002,8 @@ local function sealed_in(self, req, agent, deadline)
     local opened = own and config:open(name)
     local row = opened and seal.by_id(opened.seal_rows, text.row)
     if seal.opens(row, build.places[text.place]) then
-      if text.agent ~= agent.id then return nil, "sealed_elsewhere", "this text was sealed for another agent" end
-      if not row or not holds(agent, own) or out.name and out.name ~= name then
-        return nil, "sealed_elsewhere", out.name and "these texts were sealed for more than one credential"
-          or "what this text was sealed for is not there any more"
-      end
+      if text.agent ~= agent.id or not row or not holds(agent, own) then return nil, "sealed_elsewhere", SHUT end
+      if out.name and out.name ~= name then return nil, "sealed_elsewhere", "these texts were sealed for more than one credential" end
       if opened.rec.mint == "refuse" then
         return nil, "sealed_elsewhere", ("the credential %s makes no further credentials (mint=refuse)"):format(name)
       end

@@ -147,6 +147,41 @@ def test_changed(t):
     assert not b.up.requests or SECRET.encode() not in b.up.requests[-1].head, b.up.requests[-1].head
 
 
+def test_one_error(t):
+    """whatever is wrong with a text, the answer is the same to the byte, so that nothing is learnt of what it was sealed for"""
+    b, other = Box(t), Box(t)
+    text, theirs, abroad = b.mint(), b.mint("b"), other.mint()
+    b.s.cli("credential", "add", "c9", "--type", "acme", "--host", "api.test", "--path", "/ninth", f"token=@{b.s.secret_file('canary-ninth-key-5518')}")
+    b.say({"token": SECRET, "expires_in": 300})
+    b.s.policy("acme", TYPE.replace("/mint", "/ninth/mint"))
+    gone = json.loads(b.ask(target="/ninth/mint").body)["token"]
+    b.s.policy("acme", TYPE)
+    b.s.cli("credential", "remove", "c9")
+    raw = bytearray(base64.urlsafe_b64decode(text[6:] + "=" * (-len(text[6:]) % 4)))
+    assert text.startswith("Sp5eaL") and raw[0] == 1 and 69 + len(SECRET) + 16 == len(raw)
+
+    def flip(at, bit=1):
+        changed = raw[:]
+        changed[at] ^= bit
+        return text[:6] + base64.urlsafe_b64encode(changed).decode().rstrip("=")
+    flips = {"shape": 1, "number of the key": 4, "random": 5, "last of the random": 28, "agent": 29, "last of the agent": 44, "credential": 45,
+             "last of the credential": 60, "row": 65, "last of the row": 68, "secret": 69, "last of the secret": len(raw) - 17, "tag": len(raw) - 16,
+             "last of the tag": len(raw) - 1}
+    wrong = {"another agent's": theirs, "another box's": abroad, "of a credential that is gone": gone, "cut by 1": text[:-1], "cut by 2": text[:-2],
+             "cut by 4": text[:-4], "cut to its shortest": text[:6 + 114], "longer": text + "A", "longer by 4": text + "AAAA",
+             "a later end": flip(61, 128), **{name: flip(at) for name, at in flips.items()}}      # one that is over the text says itself
+    assert b.use(text).status == 200 and b.shown() == f"Bearer {SECRET}"
+    b.s.cli("seal", "revoke", "--agent", "a")
+    wrong["before an epoch moved"] = text
+    answers = {}
+    for name, bad in wrong.items():
+        r = b.use(bad)
+        b.refused(r, "sealed_elsewhere")
+        said = json.loads(r.body)
+        answers[name] = (r.status, tuple((k, v) for k, v in r.fields if k != "date"), r.body.replace(said["request"].encode(), b"ID"))
+    assert len(set(answers.values())) == 1, [(name, a) for name, a in answers.items() if a != answers["tag"]][:3]
+
+
 def test_dead(t):
     """after each move of an epoch what was sealed before is dead, for good"""
     b = Box(t)

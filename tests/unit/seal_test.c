@@ -2,6 +2,7 @@
  * what stands in their place. */
 #include PROXY_C
 #include "guard.h"
+#include <sys/ptrace.h>
 
 static struct store_keys *keys;
 static struct req req;
@@ -142,6 +143,73 @@ test_text(const char *name, const char *kept, const char *value, size_t n)
 	buf_free(&out);
 	buf_free(&cut);
 	seal_free(s);
+}
+
+/* The instructions that it takes to try to open the text, with the first byte of the data key; -1: they cannot be counted here. */
+static long
+steps(struct slice in, const uint8_t of[16], uint8_t first)
+{
+	pid_t child = fork();
+	long n = 0;
+	int status;
+
+	if (child == 0) {
+		struct sealed t;
+		size_t at = 0;
+
+		store.keys = NULL;      /* in an arena that no child has */
+		if (ptrace(PTRACE_TRACEME, 0, NULL, NULL) < 0 || !secret_init() || !seal_next(in, &at, &t))
+			_exit(9);
+		key(first);
+		raise(SIGSTOP);
+		secret_unref(seal_open(&t, of));
+		raise(SIGSTOP);
+		_exit(0);
+	}
+	if (child < 0 || waitpid(child, &status, 0) != child || !WIFSTOPPED(status))
+		return -1;
+	while (ptrace(PTRACE_SINGLESTEP, child, NULL, NULL) == 0 && waitpid(child, &status, 0) == child && WIFSTOPPED(status) && WSTOPSIG(status) == SIGTRAP)
+		n++;
+	n = WIFSTOPPED(status) && WSTOPSIG(status) == SIGSTOP ? n : -1;
+	kill(child, SIGKILL);
+	waitpid(child, &status, 0);
+	return n;
+}
+
+/* To refuse a text takes as long, whatever of it or of this box is another: each is decrypted to its end, and its tag compared whole
+ * (ct_eq). A hundredth is what the clock takes, now more and now less, and the letters, which everybody can read. */
+static void
+test_constant_time(void)
+{
+	static const uint8_t others[16] = {0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 9};
+	struct seal *s = seal_of("");
+	struct buf raw, text;
+	struct slice code;
+	long first, key_number, tag, box;
+
+	buf_init(&raw, 4096);
+	buf_init(&text, 4096);
+	seal_put(s, 77, INT32_MAX, SEAL_OPAQUE, SLICE(""), SLICE("s3cret-value"));
+	code = (struct slice){s->text.p + SEAL_MARK.n, s->text.n - SEAL_MARK.n};
+	buf_reserve(&raw, code.n);
+	raw.n = (size_t)b64_decode(raw.p, raw.cap, code, true);
+	buf_addv(&text, SEAL_MARK);
+	raw.p[raw.n - 1] ^= 1;
+	buf_base64(&text, buf_slice(&raw), true);
+	tag = steps(buf_slice(&text), epochs, 1);
+	buf_cut(&text, SEAL_MARK.n);
+	raw.p[raw.n - 1] ^= 1;
+	raw.p[4] ^= 1;
+	buf_base64(&text, buf_slice(&raw), true);
+	key_number = steps(buf_slice(&text), epochs, 1);
+	first = steps(buf_slice(&s->text), others, 1);
+	box = steps(buf_slice(&s->text), epochs, 2);
+	test_result(first == -1 || (first > 5000 && labs(tag - first) < first / 100 && labs(key_number - first) < first / 100 && labs(box - first) < first / 100),
+	    "to refuse a text takes as long, whatever is wrong with it", "instructions: another epoch's %ld, another tag %ld, another key's number %ld, another box's %ld",
+	    first, tag, key_number, box);
+	seal_free(s);
+	buf_free(&raw);
+	buf_free(&text);
 }
 
 /* -- the answer */
@@ -444,6 +512,7 @@ main(void)
 	test_text("a byte", "x", "y", 1);
 	test_text("any bytes", "", "\0\n\"\xff", 4);
 	test_text("a long one", "abc", long_value, 300);
+	test_constant_time();
 	test_seal_answers();
 	test_seal_turns();
 	hides("/a/T/b", "/a/sealed/b");
