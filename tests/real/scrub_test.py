@@ -100,6 +100,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
             except OSError:
                 pass
             return
+        if self.path == "/echo":
+            body = b"%s, %s and %s" % (RAW, RAW.hex().encode(), RAW)
+            self.send_response(200)
+            self.send_header("Content-Type", "text/plain")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+            return
         body = BOMB if self.path == "/bomb" else gzip.compress(PACKED)
         self.send_response(200)
         self.send_header("Content-Type", "text/plain")
@@ -199,6 +207,22 @@ def test_bomb(t):
     record = s.wait_record({"error": "scrub_hit"})
     assert record["path"] == "/bomb", record
     assert fetch(s, "/packed", "--compressed") == PACKED
+
+
+def test_limit(t):
+    """the eleventh request in a minute whose answer repeats the secret, and each behind it, is answered 502; each has one record, and an
+    answer counts once, however often it has it"""
+    s, server = arrange(t)
+    for _ in range(14):
+        s.request("GET", "/echo", auth=s.auth())
+    end = time.monotonic() + 10 * sallyport.SLOW
+    while len(records := [r for r in s.records() if r.get("path") == "/echo"]) < 14 and time.monotonic() < end:
+        time.sleep(0.1)
+    assert len({r["request"] for r in records}) == len(records) == 14, records
+    assert [(r["status"], r.get("error")) for r in records] == [(200, None)] * 10 + [(502, "scrub_limit")] * 4, records
+    assert all(r["scrubbed"] == 3 for r in records[:10]), records
+    assert len(server.got) == 14
+    assert s.request("GET", "/packed", auth=s.auth()).status == 200
 
 
 def test_what_is_short_is_said(t):

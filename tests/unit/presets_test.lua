@@ -31,6 +31,25 @@ local cases = {
     assert(count > 0)
     assert(#pol.presets >= 40, #pol.presets)
   end,
+  ["no row that is shipped seals an identity token, which clients verify, and none opens at a host that its API may choose"] = function()
+    local rows, names = 0, require "policy_names"
+    local function look(of, list)
+      for _, row in ipairs(list or {}) do
+        rows = rows + 1
+        for _, m in ipairs(row.members) do
+          local name = m[2]:lower():gsub("[^%a]", "")
+          assert(not name:find("idtoken", 1, true) and not name:find("identity", 1, true), of .. ": " .. m[2])
+        end
+        for _, host in ipairs(row.hosts) do assert(not host:find("^%*%.[^.]+$") and not host:find("amazonaws", 1, true), of .. ": " .. host) end
+      end
+    end
+    for _, name in ipairs(names) do
+      local pol = policy.compile(name, assert(sandbox.default_source(name)))
+      if pol and pol.kind == "type" then look(name, pol.seal) end
+    end
+    for _, preset in ipairs(examples.test("presets", sandbox.default_source "presets").presets) do look(preset.name, preset.seal) end
+    assert(rows > 8, rows)
+  end,
   ["a preset that could not be used is refused by name, with the reason"] = function()
     assert(put(("presets = { { %s } }"):format(row)))
     refused(("presets = { { %s }, { %s } }"):format(row, row), "occurs twice")

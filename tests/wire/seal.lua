@@ -22,6 +22,8 @@ return {
     { method = "POST", path = "/form", members = { "form=access_token" } },
     { method = "POST", path = "/prefix", members = { "token" }, prefix = "ghs_" },
     { method = "POST", path = "/jwt", members = { "token" }, shape = "jwt" },
+    { method = "POST", path = "/login", members = { "access_token" } },
+    { method = "POST", path = "/login/all", members = { "access_token", "id_token" }, shape = "jwt" },
     { method = "POST", path = "/short", members = { "token" }, ttl = 60 },
     { method = "GET", path = "/ws", members = { "token" } },
   },
@@ -93,6 +95,8 @@ local function refused(name, request, code, more)
     expect = { status = more.status or 403, error = code, body_has = more.says, upstream = "nothing", log = { decision = "deny", reason = code } } }
 end
 
+-- An identity token, which its client verifies: three parts, of which a keeper of the key made the last.
+local CLAIMS, SIGNED = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiIxIn0.", ("c2lnbmF0dXJl"):rep(4)
 local function bearer(name) return "Authorization: Bearer ${KEPT:" .. name .. "}\r\n" end
 
 local cases = {
@@ -125,6 +129,11 @@ local cases = {
   make("a prefix stands before it", "/prefix", '{"token":"ghs_canary-prefix-1"}', "prefix", { has = { '"ghs_Sp5eaL' } }),
   use("and opens with it", get("/", bearer "prefix"), { header = { authorization = "Bearer ghs_canary-prefix-1" } }),
   make("what is no JWT of its own is opaque", "/jwt", '{"token":"canary-jwt-1"}', nil, { has = { '"Sp5eaL' } }),
+  make("an identity token beside it, which clients verify, stays as it is", "/login", ('{"access_token":"canary-login-1","id_token":"%s%s"}'):format(CLAIMS, SIGNED), nil,
+    { has = { ('","id_token":"%s%s"}'):format(CLAIMS, SIGNED), '"access_token":"Sp5eaL' } }),
+  make("unless its row names it: then its claims can be read", "/login/all", ('{"access_token":"canary-login-2","id_token":"%s%s"}'):format(CLAIMS, SIGNED), "id",
+    { has = { '"id_token":"' .. CLAIMS .. "Sp5eaL" }, sealed = 2, from = '"id_token":"(' .. SEALED .. ')"' }),
+  use("it opens whole", get("/", bearer "id"), { header = { authorization = "Bearer " .. CLAIMS .. SIGNED } }),
   { name = "a 2xx that lacks its member is thrown away", send = { post "/session", { answers = 1 } },
     upstream = { reply = { answer '{"Token2":"canary-lost-1"}' } },
     expect = { status = 502, error = "seal_failed", raw_not = { "canary-" }, log = { error = "seal_failed" }, log_never = { "canary-" } } },
@@ -173,6 +182,12 @@ local cases = {
     expect = { status = 200, upstream = { header = { authorization = "Bearer " .. CREDENTIAL }, head_has = { "Sp5eaL" }, head_not = { "canary-session" } },
       log = { credential = "api", reason = "credential" } } },
 
+  { name = "in the method's place it is no request, and no record has it", send = "${KEPT:t} / HTTP/1.1\r\nHost: api.test\r\n\r\n",
+    expect = { status = 400, error = "bad_request", upstream = "nothing", log_never = { "Sp5eaL" } } },
+  make("hosts that an answer names are none where it opens", "/session",
+    '{"token":"canary-named-1","casUrl":"https://far.test","hosts":["far.test"],"opens":["far.test"],"expires_in":600}', "named",
+    { answer = "Location: https://far.test/\r\nLink: <https://far.test/>; rel=\"xet-auth\"\r\nX-Xet-Cas-Url: https://far.test\r\nWWW-Authenticate: Bearer realm=\"https://far.test/\"\r\n" }),
+  refused("nor is it sent there", get("/", bearer "named", "far.test"), "sealed_elsewhere", { host = "far.test", says = "does not go to" }),
   -- ---- further hosts, places -------------------------------------------------------------------
   make("a row with further hosts", "/far", '{"token":"canary-far-1"}', "far"),
   use("opens there, and nothing else is attached", get("/", bearer "far" .. "X-Api-Key: mine\r\n", "far.test"),
