@@ -1109,8 +1109,8 @@ loop_undefer(struct defer *d)
 	d->queued = false;
 }
 
-/* Runs the calls that were queued when this began. A call that one of them queues waits for the next
- * turn, so that sockets are served between two slices of long work. */
+/* Runs the calls that were queued when this began. A call that one of them queues runs in this turn too where its millisecond
+ * is not over, else in the next one, so that sockets are served between two slices of long work. */
 static void
 loop_run_deferred(void)
 {
@@ -1361,7 +1361,9 @@ loop_run(const bool *stop)
 			timer_stop(t);
 			t->fire(t);
 		}
-		loop_run_deferred();
+		do
+			loop_run_deferred();
+		while (!STAILQ_EMPTY(&defer_list) && !*stop && clock_read(CLOCK_MONOTONIC) == loop_time);
 	}
 }
 
@@ -3663,14 +3665,6 @@ wirebuf_took(struct wirebuf **b, size_t n, bool plain)
 	(*b)->off += n;
 	if ((*b)->off == (*b)->n)
 		wirebuf_put(b, plain);
-}
-
-/* Called each second. */
-static void
-wirebufs_trim(void)
-{
-	while (wirebuf_pool.n > PEER_POOL_KEPT)
-		free(pool_get(&wirebuf_pool));
 }
 
 static void
@@ -7241,7 +7235,8 @@ worker_on_tick(struct timer *t)
 	worker_beat->memory = mallinfo2().uordblks + mallinfo2().hblkhd;
 	more = conn_rejudge();
 	bufs_trim();
-	wirebufs_trim();
+	while (wirebuf_pool.n > PEER_POOL_KEPT)
+		free(pool_get(&wirebuf_pool));
 	/* The C library keeps what is freed below its last block: half heads of a thousand connections,
 	 * say. When most of them have gone, that goes back to the kernel. */
 	if (conn_count >= worker_conns) {
@@ -15530,6 +15525,7 @@ door_answer(struct conn *c, struct buf *b)
 #define H2_DATA_SMALL 5         /* bytes: gRPC's smallest message; a frame of fewer costs a point */
 #define H2_QUEUE 1000           /* frames that wait for a peer which does not read */
 #define H2_FRAME 16384          /* bytes of a frame's payload (RFC 9113 4.2): an end that is idle has no page for it */
+#define H2_REST_MS 1000         /* behind a moment without streams: where requests come one by one, a page fault each would be dear */
 #define H2_TURN (128 * 1024)    /* bytes of frames that are read in a turn: a byte may be a whole field */
 #define H2_WINDOW_UP (128 * 1024) /* of an answer's body: a server that is 50 ms away sends 2.5 MB/s */
 #define H2_PING_MS 310000       /* silence with streams open; gRPC's servers bear one PING in 5 minutes */
@@ -15587,6 +15583,7 @@ struct h2 {
 	uint8_t head[9];        /* of the frame that arrives (RFC 9113 4.1), of which head_n bytes are there */
 	size_t head_n;
 	void *frame;            /* borrowed: where nghttp2 writes what it sends; NULL: pages are too large */
+	struct timer rest;      /* of that memory */
 };
 
 static uint32_t h2_alone[256];  /* by their hash: keys whose requests do not wait, as h2_settled was told last. One that is pushed
@@ -15801,8 +15798,7 @@ h2_on_header(nghttp2_session *s, const nghttp2_frame *f, nghttp2_rcbuf *name_, n
 	if (!st->begun)
 		stream_begin(st);
 	if (slice_eq(name, SLICE("cookie"))) {          /* RFC 9113 8.2.3: in HTTP/1.1 there is one field of them */
-		if (st->cookies.n != 0)
-			buf_add(&st->cookies, "; ", 2);
+		buf_adds(&st->cookies, st->cookies.n != 0 ? "; " : "");
 		st->large = !buf_addv(&st->cookies, value);
 	} else if ((!st->socket || !slice_eq(name, SLICE("sec-websocket-key"))) &&
 	    (!slice_eq(name, SLICE("host")) || !slice_eq_nocase(value, h2_slice(st->pseudo[H2_AUTHORITY])))) {
@@ -16004,12 +16000,10 @@ stream_read(struct peer *p, char *out, size_t n)
 		st->head -= k;
 		return (ssize_t)at;
 	}
-	if (st->id != 0)
-		nghttp2_session_consume(st->h2->s, st->id, k);
-	else if (st->h2 != NULL)
-		nghttp2_session_consume_connection(st->h2->s, k);
-	if (st->h2 != NULL)
+	if (st->h2 != NULL) {
+		st->id != 0 ? nghttp2_session_consume(st->h2->s, st->id, k) : nghttp2_session_consume_connection(st->h2->s, k);
 		loop_defer(&st->h2->wake.defer, h2_turn);
+	}
 	if (chunked)
 		memcpy(out + at, "\r\n", 2);
 	return (ssize_t)at + 2 * chunked;
@@ -16235,7 +16229,16 @@ h2_new(struct peer *p, bool is_client)
 	return p->h2 = h;
 }
 
-/* Sends what nghttp2 has, as far as there is room. Where nothing is under way its frames' memory goes back to the kernel. */
+/* Gives the memory of the frames back to the kernel, where nothing is under way. */
+static void
+h2_rest(struct timer *t)
+{
+	struct h2 *h = OWNER(t, struct h2, rest);
+
+	(void)madvise(h->frame, h->n == 0 && !nghttp2_session_want_write(h->s) ? H2_FRAME : 0, MADV_DONTNEED);
+}
+
+/* Sends what nghttp2 has, as far as there is room. */
 static bool
 h2_send(struct h2 *h)
 {
@@ -16243,12 +16246,11 @@ h2_send(struct h2 *h)
 	ssize_t n;
 
 	while (peer_room(h->wake.peer, PEER_OUT_HIGH)) {
-		if ((n = nghttp2_session_mem_send(h->s, &out)) == 0 && h->n == 0 && h->frame != NULL)
-			(void)madvise(h->frame, H2_FRAME, MADV_DONTNEED);
+		if ((n = nghttp2_session_mem_send(h->s, &out)) == 0 && h->n == 0 && h->frame != NULL && h->rest.slot == 0)
+			timer_set(&h->rest, clock_now() + H2_REST_MS, h2_rest);
 		if (n <= 0)
 			return n == 0 && peer_flush(h->wake.peer) != IO_ERR;
-		if (!peer_put(h->wake.peer, out, (size_t)n))
-			return false;
+		peer_put(h->wake.peer, out, (size_t)n);        /* or it has failed, as peer_flush says */
 	}
 	return !h->wake.peer->failed;
 }
@@ -16330,6 +16332,7 @@ h2_leave(struct peer *p)
 			stream_gone(st, NGHTTP2_NO_ERROR);
 		}
 		loop_undefer(&h->wake.defer);
+		timer_stop(&h->rest);
 		nghttp2_session_del(h->s);
 		free(h);
 		p->h2 = NULL;
