@@ -120,3 +120,33 @@ def test_commands_of_readme(t):
     for name in re.findall(r"sallyport help ([a-z0-9]+)", text):
         assert name in TOPICS, name
     assert len(text.splitlines()) < 300
+
+
+def test_errors(t):
+    """`help errors` has every code that the proxy, its API and the control socket answer, by its status, and none that there is not; `set --help` has every setting"""
+    s = t.bare()
+    s.init()
+    told = {}
+    for statuses, codes in re.findall(r"^\| ([\d, ]+) \| ([\w, ]+) \|", s.cli("help", "errors").stdout, re.M):
+        for code in codes.split(", "):
+            told.setdefault(code, set()).update(statuses.split(", "))
+    script = s.dir / "codes.lua"
+    script.write_text('for code, row in pairs(require("errors").codes) do print(row[1], code) end')
+    known = {tuple(line.split("\t")) for line in s.cli("lua", script).stdout.splitlines()}
+    source = {p: p.read_text() for p in (sallyport.ROOT / "lua").rglob("*.lua")}
+    core = (sallyport.ROOT / "proxy.c").read_text()
+    for text in source.values():
+        known |= set(re.findall(r'\b(?:fault|fail)\((\d{3}), "([a-z_]+)"', text))
+    known |= set(re.findall(r'conn_fail\(c, (\d{3}), "([a-z_]+)"', core)) | set(re.findall(r'= ?\{(\d{3}), "([a-z_]+)"', core))
+    assert len(known) > 50, known
+    lacks = sorted(f"{status} {code}" for status, code in known if status not in told.get(code, ()))
+    assert not lacks, lacks
+    # how a token ends: the log's code is agent_ and that
+    for how in set(re.findall(r'return nil, "([a-z]+)"', source[sallyport.ROOT / "lua/config.lua"].split("function M:agent(")[1].split("\nfunction ")[0])) - {"unknown"}:
+        assert "407" in told.get("agent_" + how, ()), how
+    everything = core + "".join(source.values())
+    # agent_ and how it ended is put together
+    assert not [code for code in told if f'"{code}"' not in everything and f"{code} " not in everything and not code.startswith("agent_")], told
+    settings = json.loads(s.cli("set", "--json").stdout)
+    shown = s.cli("set", "--help").stdout
+    assert len(settings) > 20 and not [name for name in settings if not re.search(rf"^ +{name}\b", shown, re.M)], shown
