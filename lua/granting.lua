@@ -119,14 +119,32 @@ local function command(words)
   end
 end
 
--- Services that read one account are one credential: its token is one, and a provider may end a grant whose refresh token comes twice.
-local function shared_with(r, s, chosen)
-  local out = { s }
-  if not (s.key and oauth_of(r, s.key)) then return out end
+-- Services that read one account are one credential: its token is one, and a provider may end a grant whose refresh token comes twice. Those
+-- that open one host are one entry of it.
+local function shared_with(r, s, chosen, opts)
+  local out, account = { s }, s.key and oauth_of(r, s.key)
   for _, other in ipairs(chosen) do
-    if other ~= s and other.key == s.key then out[#out + 1] = other end
+    local open = s.kind == "passthrough" and other.kind == s.kind and (opts.hosts[other.name] or other.host) == (opts.hosts[s.name] or s.host)
+    if other ~= s and (account and other.key == s.key or open) then out[#out + 1] = other end
   end
   return out
+end
+
+-- Opens a host without a credential, for all services that ask for it: below the path of each.
+local function open(r, s, all, opts, host, ctx)
+  if opts.add_only and require("proposals").replaced(r, s, host) then
+    report.fail(("something is open at %s already"):format(host), "whoever runs this box can change it: sallyport domain set")
+  end
+  local paths, whole, methods = {}, false, opts.methods[s.name]
+  for _, x in ipairs(all) do
+    local path = opts.paths[x.name] or x.path
+    if x.port ~= s.port or table.concat(opts.methods[x.name] or {}, " ") ~= table.concat(methods or {}, " ") then
+      report.usage(("%s opens the same host, so both are one entry and have the same port and methods"):format(x.name), "give both the same ones, or --only one of them")
+    end
+    whole = whole or not path
+    paths[#paths + 1] = path
+  end
+  return command("domain add").run({ r.bundle, host }, { port = s.port and { tostring(s.port) } or nil, path = not whole and paths or nil, method = methods }, ctx)
 end
 
 -- A credential that is there gets other hosts, so all of its secrets are typed again, and what opened more for the hosts before goes;
@@ -170,8 +188,9 @@ end
 local function make(r, s, all, given, opts, ctx)
   local hosts = {}
   local path, methods = opts.paths[s.name] or s.path, opts.methods[s.name]
-  for i, x in ipairs(all) do
-    hosts[i] = opts.hosts[x.name] or x.host
+  for i, x in ipairs(all) do hosts[i] = opts.hosts[x.name] or x.host end
+  if s.kind == "passthrough" then return open(r, s, all, opts, hosts[1], ctx) end
+  for _, x in ipairs(all) do
     if (opts.paths[x.name] or x.path) ~= path then
       report.usage(("%s reads the same account, so both are one credential and have one path"):format(x.name), "give both the same one")
     end
@@ -183,8 +202,6 @@ local function make(r, s, all, given, opts, ctx)
   if s.remove then
     if s.remove == "host" then return command("domain remove").run({ r.bundle, s.host }, {}, ctx) end
     return command("bundle detach").run({ r.bundle, s.name }, {}, ctx)
-  elseif s.kind == "passthrough" then
-    return command("domain add").run({ r.bundle, hosts[1] }, opt, ctx)
   end
   local fields, typed = {}, {}
   local type_, field = makers[s.mixed and "mixed" or s.kind](r, s, given, fields, typed)
@@ -212,7 +229,7 @@ local function gather(r, chosen, given, opts, notes)
   for _, s in ipairs(chosen) do
     if not done[s] then
       ctx.note = function(text) notes[#notes + 1] = text end
-      local all = shared_with(r, s, chosen)
+      local all = shared_with(r, s, chosen, opts)
       for _, x in ipairs(all) do done[x] = true end
       local n, pasted = #ctx.gathers, #(ctx.gathers.pasted or {})
       local ok, trouble = pcall(make, r, s, all, given, opts, ctx)

@@ -177,7 +177,7 @@ end
 -- What is to be replaced where, at this host: { { key, places, placeholder } … } | nil, why
 local function substitutions(list, host)
   if type(list) ~= "table" or #list > LIST_MAX or next(list) and #list == 0 then return nil, ("it is a list of at most %d"):format(LIST_MAX) end
-  local out, seen, there = {}, {}, row_of(host)
+  local out, seen, there, n = {}, {}, row_of(host), 0
   for i, r in ipairs(list) do
     if type(r) ~= "table" or not is_key(r.key) then return nil, "key is the name of a credential, in capitals" end
     if type(r.placeholder) ~= "string" or not r.placeholder:find("^[%w._~-]+$") then return nil, "placeholder is of letters, digits and . _ ~ -" end
@@ -192,6 +192,8 @@ local function substitutions(list, host)
     local row, why = require("rows").parse(("value:%s:%s"):format(named[1] and table.concat(named, ",") or "basic", r.placeholder))
     if not row then return nil, why end
     out[i] = { key = r.key, places = known(there, places), placeholder = r.placeholder }
+    n = n + #out[i].places
+    if n > require("rows").PLACES_MAX then return nil, ("they have more than %d places together"):format(require("rows").PLACES_MAX) end
   end
   return out
 end
@@ -387,6 +389,18 @@ function M.changed(r, s)
   end
   if not had or had.type ~= type_ or #(had.bundles or {}) ~= 1 or had.bundles[1] ~= r.bundle then return nil end
   return had
+end
+
+--- The entry of a host without a credential in whose place an approval puts another: its record | nil: none. host: the one that it is for
+function M.replaced(r, s, host)
+  return s.kind == "passthrough" and require("store").peek("bundle", ("%s/%s"):format(r.bundle, host)) or nil
+end
+
+-- Why somebody may not want it any more, whatever it asks for | nil
+local function asker(r)
+  local a = require("store").peek("agent", "a/" .. r.agent)
+  local why = (not a or a.id ~= r.agent_id) and "is gone" or a.revoked and "was revoked" or a.enabled == false and "is disabled"
+  return why and ("the agent %s, who asks, %s"):format(r.agent, why) or nil
 end
 
 --- What a person who may answer, but does not run the box, makes of a service's host and path: both as records have them, nil where they stay as
@@ -650,7 +664,7 @@ end
 
 --- What it would allow, in words: { text, warning | nil } of each service. holders: names of the agents that hold the bundle.
 function M.says(r, holders)
-  local out = {}
+  local out, gone = {}, r.state == "pending" and asker(r) or nil
   for i, s in ipairs(r.services) do
     local rows = {}
     for j, row in ipairs(s.rows or {}) do
@@ -667,6 +681,11 @@ function M.says(r, holders)
     if s.left then text = "Left out of what was approved: " .. text end
     local had = r.state == "pending" and M.changed(r, s)
     if had then text = ("%s; this changes the credential %s, which goes to %s now"):format(text, s.name, table.concat(had.hosts, ", ")) end
+    local entry = r.state == "pending" and M.replaced(r, s, s.host)
+    if entry then
+      text = ("%s; this takes the place of what is open there now: %s%s"):format(text, entry.tunnel and "relayed unread" or table.concat(entry.methods or { "GET", "HEAD", "OPTIONS" }, ", "),
+        entry.paths and " below " .. table.concat(entry.paths, ", ") or "")
+    end
     local account
     for _, c in ipairs(r.credentials) do      -- where what the person types goes: the agent chose it
       local o = c.key == s.key and c.oauth
@@ -679,7 +698,7 @@ function M.says(r, holders)
     end
     local warning = not s.remove and (careful(s.host, s.kind == "passthrough" and "what the agent sends" or "the secret")
       or account and (careful(account[1], "the secret") or careful(account[2], "the secret"))) or nil
-    out[i] = { text = text, warning = warning }
+    out[i] = { text = text, warning = warning and gone and ("%s; %s"):format(warning, gone) or warning or gone }
   end
   return out
 end

@@ -6,7 +6,7 @@
 local M = {}
 
 local ROWS_MAX = 16          -- of a credential
-local PLACES_MAX = 32        -- of all of them together: a request takes 64 of proxy.c's rows, and a field may have two texts
+M.PLACES_MAX = 32            -- of all of them together: a request takes 64 of proxy.c's rows, and a field may have two texts
 local LITERAL_MIN = 8        -- a shorter word turns up where nobody meant it
 local LITERAL_MAX = 256
 local NAME_MAX = 128         -- bytes of a name, in proxy.c 256
@@ -254,7 +254,7 @@ function M.check(rows, pol, has, held)
   end
   local n = 0
   for _, row in ipairs(rows) do n = n + #row.place end
-  if #rows > ROWS_MAX or n > PLACES_MAX then return nil, ("more than %d rows, or %d places"):format(ROWS_MAX, PLACES_MAX) end
+  if #rows > ROWS_MAX or n > M.PLACES_MAX then return nil, ("more than %d rows, or %d places"):format(ROWS_MAX, M.PLACES_MAX) end
   for _, row in ipairs(rows) do
     local sealed, why = sealed_of(pol, row.field)
     if sealed == nil then return nil, why end

@@ -166,6 +166,14 @@ def test_proposal(t):
     assert ada.status == 400 and "STRIPE_KEY is missing" in ada.page, "nobody takes the agent's value unasked"
     ada.submit(at, ("answer", "approve"), ("s.1", "on"), ("u.STRIPE_KEY", "on"), ("w.1.1", "path=/bot{}/**"))
     assert "Approved" in ada.page and json.loads(s.cli("credential", "show", "bot", "--json").stdout)["rows"][0]["place"] == ["path=/bot{}/**"], ada.page
+    # what whoever runs the box has opened, or shut, is not put away here
+    s.cli("domain", "add", "default", "open.test", "--method", "POST", "--path", "/in")
+    fourth = own(s, "POST", "/v1/proposals", {"services": [{"name": "open", "host": "open.test", "auth": {"type": "passthrough"}}]})[1]["id"]
+    at = f"/approvals/p/{fourth}"
+    assert "takes the place of what is open there now: POST below /in" in ada.go(base + at).page
+    ada.submit(at, ("answer", "approve"), ("s.1", "on"))
+    assert ada.status == 400 and "something is open at open.test already" in ada.page, ada.page
+    assert [d["methods"] for d in json.loads(s.cli("bundle", "show", "default", "--json").stdout)["domains"] if d["host"] == "open.test"] == [["POST"]]
 
 
 def test_chromium(t):

@@ -1,12 +1,15 @@
 """Proposals: an agent that is refused asks, a person approves in part or whole, on the command line or the page; nothing opens by wording."""
 import base64
+import http.client
 import json
 import re
+import socket
 import threading
 import time
 
 import sallyport
 from admin_test import Admin
+from servers import free_port
 
 SECRET = "canary-proposal-0123456789"
 ASK = {"services": [{"name": "stripe", "host": "api.test", "auth": {"type": "bearer", "token": "STRIPE_KEY"}}],
@@ -447,3 +450,167 @@ def test_on_the_page(t):
     a.get("allow?host=docs.test&agent=a")
     a.submit(form=next(f for f in a.page.forms if "domain/add" in f["action"]))
     assert s.request(host="docs.test", wire=None).status != 403
+
+
+def test_by_whom(t):
+    """an agent's token answers nothing: not on the page, the API, the control socket or at the door; who is disabled, revoked or gone asks for nothing, and what it asked for says so; a tenant asks for nothing"""
+    s, up = t.proxy(workers=1, serve=False)
+    port = free_port()
+    s.cli("set", "public-url", f"http://127.0.0.1:{port}")
+    s.cli("bundle", "add", "theirs")
+    s.agent("other", bundles=["theirs"])
+    s.cli("tenant", "add", "acme", "--bundle", "theirs")
+    s.serve("--gateway", f"127.0.0.1:{port}")
+    id = own(s, "POST", "/v1/proposals", ASK)[1]["id"]
+    a = Admin(t, s).sign_in()
+    token = s.tokens["a"]
+
+    def by_socket(method, path, body="", host="localhost", **fields):
+        sock = socket.socket(socket.AF_UNIX)
+        sock.settimeout(20 * sallyport.SLOW)
+        sock.connect(str(s.home / "control"))
+        head = "".join(f"{k}: {v}\r\n" for k, v in fields.items())
+        sock.sendall(f"{method} {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n{head}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n{body}".encode())
+        data = b""
+        while part := sock.recv(65536):
+            data += part
+        sock.close()
+        return int(data.split()[1]), data.decode()
+
+    def at_door(method, path, body="", **fields):
+        c = http.client.HTTPConnection("127.0.0.1", port, timeout=20 * sallyport.SLOW)
+        c.request(method, path, body or None, fields)
+        r = c.getresponse()
+        text = r.read().decode()
+        c.close()
+        return r.status, text
+    shown = {"Authorization": "Bearer " + token}
+    other = {"Authorization": "Basic " + base64.b64encode(f"x:{token}".encode()).decode()}
+    for path, body in (("", ""), (f"/{id}", ""), (f"/{id}/approve", json.dumps({"secrets": {"STRIPE_KEY": SECRET}})), (f"/{id}/reject", "{}")):
+        method = "POST" if body else "GET"
+        for fields in (shown, other, {"X-Api-Key": token, **shown}):
+            assert by_socket(method, "/api/v1/proposals" + path, body, **fields)[0] == 401, (path, fields)
+            assert a.raw(method, "/api/v1/proposals" + path, body or None, Content_Type="application/json", **fields)[0] == 401, (path, fields)
+            assert at_door(method, "/api/v1/proposals" + path, body, **fields)[0] == 404
+        # a browser behind a tunnel to that socket, and a page in it, is nobody
+        assert by_socket(method, "/api/v1/proposals" + path, body, Origin="http://localhost")[0] == 401 and by_socket(method, "/api/v1/proposals" + path, body, host="127.0.0.1:1")[0] == 401
+    for fields in (shown, other, {"Cookie": "sallyport=" + token}, {"Cookie": "session=" + token}):
+        for path in (f"/proposals/{id}", f"/approvals/p/{id}", f"/s/{token[-43:]}/proposals/{id}", "/approvals"):
+            for ask in (by_socket, at_door, lambda m, p, **f: a.raw(m, p, **f)[::2]):
+                status, text = ask("GET", path, **fields)[:2]
+                assert status in (303, 404, 421) and "api.test" not in text and "STRIPE" not in text, (path, fields, status, text)
+    assert at_door("POST", f"/approvals/p/{id}", "answer=approve&s.1=on&k.STRIPE_KEY=x", **shown, **{"Content-Type": "application/x-www-form-urlencoded"})[0] in (303, 400, 403)
+    for path in (f"/v1/proposals/{id}/approve", f"/v1/admin/proposals/{id}/approve", f"/v1/proposals/{id}/reject", f"/api/v1/proposals/{id}/approve", f"/approvals/p/{id}"):
+        status, said, _ = own(s, "POST", path, {"vault": "default", "credentials": {"STRIPE_KEY": SECRET}})
+        assert status == 403 and said["error"] in ("path_not_allowed", "method_not_allowed"), (path, status, said)
+    for at in (a.at, f"127.0.0.1:{port}"):           # nor by way of the proxy
+        w = s.connect()
+        w.send(f"GET http://{at}/approvals/p/{id} HTTP/1.1\r\nHost: {at}\r\n{s.auth(token)}Connection: close\r\n\r\n".encode())
+        assert w.recv(10 * sallyport.SLOW).split()[1] == b"403"
+        w.close()
+    assert own(s, "GET", "/v1/proposals/" + id)[1]["status"] == "pending"
+    # another agent's, by whatever road
+    for token_of in ("other",):
+        assert own(s, "GET", "/v1/proposals/" + id, token=s.tokens[token_of])[0] == 403 and own(s, "GET", "/v1/proposals", token=s.tokens[token_of])[1]["proposals"] == []
+        status, said, _ = own(s, "POST", "/v1/proposals", ASK, token=s.tokens[token_of], fields="X-Vault: default\r\n")
+        assert status == 403 and said["error"] == "forbidden", said
+    # a tenant has no token for the proxy, and none can be made
+    for words in (("agent", "rotate", "acme"), ("env", "--agent", "acme"), ("agent", "add", "acme")):
+        r = s.cli(*words, check=False)
+        assert r.returncode != 0 and "sp_agt_" not in r.stdout, (words, r.stdout)
+    key = s.cli("user", "add", "ada@x.test", "--tenant", "acme=admin").stdout and s.cli("key", "add", "ci", "--tenant", "acme", "--role", "admin").stdout.strip()
+    s.canaries.append(key)
+    assert own(s, "POST", "/v1/proposals", ASK, token=key)[0] in (403, 407) and at_door("POST", "/v1/proposals", json.dumps(ASK), Authorization="Bearer " + key)[0] == 404
+    # who may not act asks for nothing, and a person reads so of what it asked before
+    careful = lambda: json.loads(s.cli("proposal", "show", id, "--json").stdout)["services"][0].get("warning")
+    assert careful() is None
+    for words, why in ((("agent", "disable", "a"), "the agent a, who asks, is disabled"), (("agent", "enable", "a"), None), (("agent", "revoke", "a"), "the agent a, who asks, was revoked"), (("agent", "remove", "a"), "the agent a, who asks, is gone")):
+        s.cli(*words)
+        assert careful() == why, (words, careful())
+        for method, path in (("POST", "/v1/proposals"), ("GET", "/v1/proposals/" + id), ("GET", "/v1/proposals")):
+            assert own(s, method, path, ASK if method == "POST" else None, token=token)[0] == (407 if why else 201 if method == "POST" else 200), (words, method)
+    s.cli("agent", "add", "a")
+    assert careful() == "the agent a, who asks, is gone", "another of its name"
+    a.get("proposals/" + id)
+    assert "Careful: the agent a, who asks, is gone" in a.page.text, a.page.text
+
+
+def test_largest(t):
+    """as much as a proposal may have is shown everywhere, and can be approved; what could never be approved is refused at once; two services that open one host are one entry, and what is open there is named before it goes"""
+    s, up = t.proxy(workers=1)
+    s.canaries.append(SECRET)
+    rows = [{"key": f"K{i}", "placeholder": f"__placeholder_{i}__", "in": [f"query=name_{i}_{j}" for j in range(4 if i < 2 else 3)]} for i in range(10)]
+    services = [{"name": f"s{i}", "host": f"host-{i}.test", "auth": {"type": "passthrough"}, "substitutions": rows} for i in range(10)]
+    large = {"services": services, "credentials": [{"key": f"K{i}", "description": "d" * 500, "obtain": "o" * 500, "obtain_instructions": "i" * 1000} for i in range(10)], "user_message": "m" * 5000, "message": "n" * 2000}
+    status, made, _ = own(s, "POST", "/v1/proposals", large)
+    assert status == 201 and len(json.dumps(large)) < 65536, made
+    id = made["id"]
+    assert s.cli("proposal", "show", id).stdout.count("__placeholder_9__") == 10
+    a = Admin(t, s).sign_in()
+    assert a.get("proposals/" + id).text.count("__placeholder_9__") == 10 and a.status == 200
+    secret = s.secret_file(SECRET)
+    s.cli("proposal", "approve", id, *(f"K{i}=@{secret}" for i in range(10)))
+    assert [len(c["rows"]) for c in json.loads(s.cli("credential", "list", "--json").stdout)] == [10] * 10
+    more = [{**rows[0], "in": [f"query=n{j}" for j in range(10)], "placeholder": f"__more_{i}__"} for i in range(4)]
+    status, said, _ = own(s, "POST", "/v1/proposals", {"services": [{**services[0], "substitutions": more}], "credentials": [{"key": "K0"}]})
+    assert status == 400 and "more than 32 places" in said["message"], said
+    # one host, several services
+    docs = lambda name, host, **more: {"name": name, "host": host, "auth": {"type": "passthrough"}, **more}
+    entry = lambda: json.loads(s.cli("bundle", "show", "default", "--json").stdout)["domains"]
+    id = own(s, "POST", "/v1/proposals", {"services": [docs("en", "docs.test/en"), docs("de", "docs.test/de/*"), docs("wild", "*.more.test")]})[1]["id"]
+    r = s.cli("proposal", "approve", id, "--method", "en=GET", check=False)
+    assert r.returncode == 2 and "both are one entry" in r.stderr, r.stderr
+    s.cli("proposal", "approve", id)
+    assert [(d["host"], d.get("paths")) for d in entry()] == [("*.more.test", None), ("docs.test", ["/en", "/de"])], entry()
+    s.cli("domain", "set", "default", "docs.test", "--method", "GET,POST")
+    id = own(s, "POST", "/v1/proposals", {"services": [docs("all", "docs.test")]})[1]["id"]
+    assert "this takes the place of what is open there now: GET, POST below /en, /de" in s.cli("proposal", "show", id).stdout, s.cli("proposal", "show", id).stdout
+    s.cli("proposal", "approve", id)
+    assert [(d["methods"], d.get("paths")) for d in entry() if d["host"] == "docs.test"] == [(["GET", "HEAD", "OPTIONS"], None)] and "takes the place" not in s.cli("proposal", "show", id).stdout
+    id = own(s, "POST", "/v1/proposals", {"services": [docs("one", "x.test/a"), docs("two", "x.test:8443/b")]})[1]["id"]
+    assert "same port" in s.cli("proposal", "approve", id, check=False).stderr and own(s, "GET", "/v1/proposals/" + id)[1]["status"] == "pending"
+
+
+def test_at_once(t):
+    """a page, a program and commands answer one proposal at the same moment: one of them wins, the others are told, and one record is written; what was sent again changes nothing"""
+    s, up = t.proxy(workers=2)
+    s.canaries.append(SECRET)
+    secret = s.secret_file(SECRET)
+    a, b = Admin(t, s).sign_in(), Admin(t, s).sign_in()
+    token = s.cli("token", "add", "all", "--scope", "write").stdout.strip()
+
+    def changes():
+        return [c for c in map(json.loads, s.cli("log", "--json", "--kind", "change").stdout.splitlines()) if any("proposal" in x["record"] for x in c["changes"])]
+    for round_ in range(4):
+        services = [{"name": f"{n}{round_}", "host": f"{n}{round_}.test", "auth": {"type": "bearer", "token": "K"}} for n in ("one", "two")]
+        id = own(s, "POST", "/v1/proposals", {"services": services, "credentials": [{"key": "K"}]})[1]["id"]
+        forms = []
+        for page in (a, b):
+            page.get("proposals/" + id)
+            forms.append([f for f in page.page.forms if f["action"].endswith("proposals/" + id)])
+        part = {**forms[1][0], "fields": {k: v for k, v in forms[1][0]["fields"].items() if k != "s.2"}}
+        before, out = len(changes()), {}
+        acts = {
+            "page": lambda: (a.submit(form=forms[0][0], **{"k.K": SECRET}), "Approved" in a.page.text)[1],
+            "in part": lambda: (b.submit(form=part, **{"k.K": SECRET}), "Approved" in b.page.text)[1],
+            "program": lambda: a.raw("POST", f"/api/v1/proposals/{id}/approve", json.dumps({"secrets": {"K": SECRET}}), Authorization="Bearer " + token, Content_Type="application/json")[0] == 200,
+            "command": lambda: s.cli("proposal", "approve", id, f"K=@{secret}", check=False).returncode == 0,
+            "no": lambda: s.cli("proposal", "reject", id, check=False).returncode == 0,
+        }
+        people = [threading.Thread(target=lambda n=n, f=f: out.update({n: f()})) for n, f in acts.items()]
+        for p in people:
+            p.start()
+        for p in people:
+            p.join()
+        won = [n for n, ok in out.items() if ok]
+        there = sorted(c["name"] for c in json.loads(s.cli("credential", "list", "--json").stdout) if c["name"].endswith(str(round_)))
+        want = {"no": [], "in part": [f"one{round_}"]}.get(won[0] if won else None, [f"one{round_}", f"two{round_}"])
+        state = own(s, "GET", "/v1/proposals/" + id)[1]
+        assert len(out) == 5 and len(won) == 1 and there == want and state["status"] == ("rejected" if won == ["no"] else "applied") and len(changes()) == before + 1, (out, there, state)
+        # the same again, with what the pages had
+        a.submit(form=forms[0][0], **{"k.K": SECRET})
+        assert a.status in (400, 404) and "Approved:" not in a.page.text, (a.status, a.page.text)
+        b.submit(form=forms[1][1], reject="on")
+        assert b.status in (400, 404) and SECRET not in b.html, (b.status, b.page.text)
+        assert a.raw("POST", f"/api/v1/proposals/{id}/approve", json.dumps({"only": [f"two{round_}"], "secrets": {"K": SECRET}}), Authorization="Bearer " + token, Content_Type="application/json")[0] == 422
+        assert own(s, "GET", "/v1/proposals/" + id)[1] == state and len(changes()) == before + 1
