@@ -138,7 +138,8 @@ def test_heavy(t):
         threading.Event().wait(0.1 * i)
         w.close()
         assert s.request("GET", "/x").status == 200
-    assert s.request("POST", "/", headers={"Content-Type": "application/json"}, body=body, timeout=60).status == 200
+    got = s.request("POST", "/", headers={"Content-Type": "application/json"}, body=body, timeout=60)
+    assert got.status == 200, (got.status, got.body[:300])
     assert s.worker_pids() == pids, s.log()[-500:]
 
     def resident():
