@@ -37,6 +37,8 @@ local function label_of(text)
   return ((fields_called[text] or text):gsub("[_-]", " "):gsub("%f[%w]u[rR][lLiI]%f[%W]", string.upper):gsub("^%l", string.upper))
 end
 
+local function flat(text) return (text:gsub("\r\n?", "\n"):match("^%s*(.-)%s*$")) end
+
 local function input(spec, form, fault)
   local id, value = "i-" .. spec.name, form[spec.name] or spec.default or ""
   local about = id .. "-help"
@@ -71,8 +73,10 @@ local function input(spec, form, fault)
       box = html('{box}<datalist id="{id}-list">{items}</datalist>', { box = box, id = id, items = items })
     end
   end
-  return html('<label for="{id}">{label}</label>{box}<small id="{about}">{help}{wrong}</small>',
+  local other = fault and fault.changed and not (spec.secret or spec.kind == "secret") and flat(spec.default or "") ~= flat(value)
+  return html('<label for="{id}">{label}</label>{box}<small id="{about}">{help}{now}{wrong}</small>',
     { id = id, label = label_of(spec.label), box = box, about = about,
+    now = other and html(" <strong>It is now: {d}</strong>", { d = spec.default and flat(spec.default):gsub("\n", ", ") or "empty" }),
     help = prose(sentence(spec.help)), wrong = wrong and html(' <span class="bad">{m}</span>', { m = prose(fault.message) }) })
 end
 
@@ -201,9 +205,18 @@ local function stood_of(c, form)
   return record
 end
 
+-- What a form would put something in the place of, that is made whole each time: as it stands | nil
+local function replaced_of(c, form)
+  if c.words == "role add" and form.a1 then return require("store").peek("user", "r/" .. form.a1) end
+  local gateway = c.words == "gateway scope" and form.a1 and require("store").peek("gateway", form.a1)
+  for _, s in ipairs(gateway and gateway.scopes or {}) do
+    if s.name == form.a2 then return s end
+  end
+end
+
 -- What of a record an option changes, where its name is another.
 local kept_members = { host = "hosts", method = "methods", port = "ports", path = "paths", address = "addresses", ["seal-host"] = "seal_hosts", bundle = "bundles",
-  tenant = "tenants", totp = "totp_wanted", ["disable-variable"] = "variables_off", substitute = "rows" }
+  tenant = "tenants", totp = "totp_wanted", scope = "scopes", tool = "tools", ["disable-variable"] = "variables_off", substitute = "rows" }
 
 -- An input shows what stands: its default, and the word that takes it off once it is emptied. each: of lines that are each a word, what stands before one,
 -- and the word for one that is gone.
@@ -265,7 +278,8 @@ local function specs_of(desk, c, form)
     record = ask_rule(desk, form)
     pol = record and load_type(record.type)
   end
-  local stood, set = record or stood_of(c, form), c.words:find " set$" ~= nil
+  local whole = replaced_of(c, form)
+  local stood, set = record or whole or stood_of(c, form), c.words:find " set$" ~= nil
   if pol then of_fields(pol, out, record) end
   for _, o in ipairs(c.options or {}) do
     -- A preset is chosen among the apps, and has its type.
@@ -290,8 +304,10 @@ local function specs_of(desk, c, form)
         spec.help = ("It keeps %s. One name a line."):format(table.concat(require("cli.shape").secrets(stood), ", "))
       elseif stood and not o.act then
         kept_of(c, spec, stood, o.name)
+        spec.whole = whole ~= nil
       end
-      if not (set and idle(c, o.name, stood or {})) then out[#out + 1] = spec end
+      local ended = c.words == "gateway scope" and (form["o.remove"] ~= nil) ~= (o.name == "remove")      -- what is taken away has nothing more to say
+      if not (ended or set and idle(c, o.name, stood or {})) then out[#out + 1] = spec end
     end
   end
   local takes, typed = (c.args or ""):match("(%u+)=VALUE"), c.words:match("^credential") or c.words:match("^rule")
@@ -318,8 +334,6 @@ local function each_line(text)
   return (text or ""):gmatch("[^\r\n]+")
 end
 
-local function flat(text) return (text:gsub("\r\n?", "\n"):match("^%s*(.-)%s*$")) end
-
 -- The lines of a text by what stands before their "=", or by themselves.
 local function by_key(text)
   local out = {}
@@ -343,7 +357,7 @@ local function arguments_of(c, form, specs, pol)
         if line:sub(1, 1) == "-" then return nil, "it cannot begin with a dash", s.name end
         put(line)
       end
-    elseif flat(value) == flat(s.default or "") then
+    elseif flat(value) == (s.whole and "" or flat(s.default or "")) then
       goto next
     elseif s.each then
       local before = by_key(s.default or "")
@@ -448,13 +462,19 @@ local acts = { rotate = "Make a new token", attach = "Put them in", detach = "Ta
   remove = "Yes, remove it", revoke = "Yes, revoke it" }
 local ends = { remove = true, revoke = true }
 
-local function title_of(c, form)
+local function title_of(c, form, pol, changes)
   local first, verb = c.words:match("^(%S+) ?(.*)$")
   local preset = c.words == "credential add" and form["o.preset"] and require("presets").get(form["o.preset"])
   if preset then return "Connect " .. preset.title, preset end
+  if c.words == "gateway scope" and (changes or form["o.remove"]) then
+    return ("%s the scope %s of the gateway %s"):format(changes and not form["o.remove"] and "Change" or "Remove", page.clean(form.a2, 60) or "", page.clean(form.a1, 60) or "")
+  end
+  if c.words == "policy use" and form.a2 then return ("Use version %s of the policy %s"):format(page.clean(form.a2, 20) or "", page.clean(form.a1, 60) or "") end
+  if changes then verb = "set" end
   local thing, name = things[first] or first, verb ~= "add" and page.clean(first == "domain" and form.a2 or form.a1, 60)
   if first == "disconnect" then return "Disconnect the account" .. (name and " of " .. name or "") end
-  return ("%s %s%s%s"):format(M.verbs[verb] or verb:gsub("^%l", string.upper), first == "seal" and "" or name and "the " or thing:find "^[ae]" and "an " or "a ", thing, name and " " .. name or "")
+  return ("%s %s%s%s%s"):format(M.verbs[verb] or verb:gsub("^%l", string.upper), first == "seal" and "" or name and "the " or thing:find "^[ae]" and "an " or "a ", thing, name and " " .. name or "",
+    pol and verb == "add" and pol.title and ": " .. (page.clean(pol.title, 80) or "") or "")
 end
 
 -- What a form is for, where the command's own help speaks of the command line.
@@ -494,8 +514,10 @@ end
 
 -- The command that the form carries out, with what is known of it.
 local function usage(c, form, pol)
-  if pol then
-    local args = { "credential", "add", form.a1 or form["o.preset"], "--preset", form["o.preset"] }
+  local preset, by = form["o.preset"], c.words:match("^(%l+) add$")
+  if pol and by then
+    local args = { by, "add", (form.a1 or "") ~= "" and not form.a1:find("%c") and form.a1 or preset or "NAME", preset and "--preset" or "--type", preset or pol.name }
+    if needs_host(c, form, pol) then args[6], args[7] = "--host", "HOST" end
     for _, f in ipairs(require("policy").fields(pol)) do
       if f.required and f.default == nil then args[#args + 1] = f.name .. (records.is_secret(f) and "=-" or "=…") end
     end
@@ -508,7 +530,7 @@ local function usage(c, form, pol)
     local known = form["a" .. n]
     return known and known ~= "" and not known:find("%c") and require("env").quote(known) or word
   end)
-  return ("sallyport %s %s"):format(c.words, text)
+  return ("sallyport %s %s%s"):format(c.words, text, form["o.remove"] and " --remove" or "")
 end
 
 -- Where a member of a family is shown: the rest of the address | nil
@@ -558,9 +580,10 @@ function M.show(desk, c, form, fault)
   local specs, pol, _, stood = specs_of(desk, c, form)
   local first, rest = {}, {}
   local set = c.words:find " set$"      -- whose options are all there is
+  local changes = stood and not set and (form.seen or not form.csrf) and c.words ~= "rule add" or nil
   local type_missing = (c.words == "credential add" or c.words == "rule add") and not pol
   local which = set and not stood       -- it says first what is to be changed
-  local named = not which and (c.words:find "^domain" or not c.words:find " add$") and commands.find((c.words:match "^domain" and "bundle" or c.words:match "^%S+") .. " list")
+  local named = not which and (changes or c.words:find "^domain" or not c.words:find " add$") and commands.find((c.words:match "^domain" and "bundle" or c.words:match "^%S+") .. " list")
   if which then
     for i = #specs, 1, -1 do
       if not specs[i].name:find "^a" then table.remove(specs, i) end
@@ -572,7 +595,8 @@ function M.show(desk, c, form, fault)
     local main = s.name:find("^[aft]") or s.required or given or s.name == "o.host" and needs_host(c, form, pol)
       or #specs < 8 or set and c.words ~= "credential set" or fault and fault.at == s.name
     -- What it is about says the title.
-    local known = named and given and s.name:find "^a" and s.kind ~= "lines" and not (fault and fault.at == s.name) and (s.name == "a1" or set or c.words:find "^domain %l+able$" or c.words == "domain remove")
+    local known = named and given and s.name:find "^a" and s.kind ~= "lines" and not (fault and fault.at == s.name) and (s.name == "a1" or set or changes or form["o.remove"] or c.words == "policy use" or c.words:find "^domain %l+able$" or c.words == "domain remove")
+      or s.name == "o.remove" and given
     if known or given and not set and (s.name == "o.preset" or s.name == "o.type") then
       first[#first + 1] = html('<input type="hidden" name="{n}" value="{v}">', { n = s.name, v = form[s.name] })
     elseif main then
@@ -583,8 +607,8 @@ function M.show(desk, c, form, fault)
   end
   local at, seen = "do/" .. c.words:gsub(" ", "/"), seen_of(desk, c, form)
   local help = type(c.help) == "string" and c.help:match("^(.-)\n\n") or nil
-  local title, preset = title_of(c, form)
-  local verb = c.words:match("%S+$")
+  local title, preset = title_of(c, form, pol, changes)
+  local verb = form["o.remove"] and "remove" or changes and "set" or c.words:match("%S+$")
   local made = preset and html('<p>A key for it is made here: {at}</p>', { at = preset.make:find("^https://[^%s]+$")
     and html('<a href="{u}" rel="noopener noreferrer" target="_blank">{u}</a>', { u = preset.make }) or preset.make })
   return { status = fault and 400 or 200, title = title, body = html([[
@@ -593,14 +617,14 @@ function M.show(desk, c, form, fault)
 ]], {
     warn = fault and html('<div class="warn" role="alert"><strong>{m}</strong>{h}</div>',
       { m = prose(fault.message), h = fault.hint and prose("\n" .. fault.hint) }),
-    about = made or html("<p>{t}</p>", { t = prose(abouts[c.words] or help and help:gsub("\n", " ") or sentence(c.summary)) }), method = (type_missing or which) and "get" or "post",
+    about = made or html("<p>{t}</p>", { t = prose(form["o.remove"] and "Its tools need tools:execute again, from their next call." or abouts[c.words] or help and help:gsub("\n", " ") or sentence(c.summary)) }), method = (type_missing or which) and "get" or "post",
     base = desk.base, at = at, csrf = not (type_missing or which) and desk.csrf(at), first = first,
     seen = seen and html('<input type="hidden" name="seen" value="{s}">', { s = seen }),
     rest = rest[1] and html("<details{open}><summary>More</summary>{rest}</details>",
       { rest = rest, open = set and html " open" }),
     class = ends[verb] and "end" or "go",
-    word = (type_missing or which) and "Go on" or preset and "Connect" or acts[verb] or M.verbs[verb] or "Do it",
-    back = not c.words:find(" add$") and shown_at(c.words:match("^%S+"), form.a1) or c.words:find("^domain") and shown_at("domain", form.a1) or lists[c.words:match("^%S+")] or "" }), line = usage(c, form, preset and pol) }
+    word = (type_missing or which) and "Go on" or preset and "Connect" or changes and verb == "set" and "Change" or acts[verb] or M.verbs[verb] or "Do it",
+    back = (changes or not c.words:find(" add$")) and shown_at(c.words:match("^%S+"), form.a1) or c.words:find("^domain") and shown_at("domain", form.a1) or lists[c.words:match("^%S+")] or "" }), line = usage(c, form, pol) }
 end
 
 --- How long ago, with the moment behind it.
@@ -658,7 +682,8 @@ local member_words = { created = "made", created_at = "made", expires_at = "ends
 function M.members(value)
   local rows, keys = {}, {}
   for k in pairs(value) do keys[#keys + 1] = k end
-  local rank = { name = 1, time = 1, id = 2, type = 3, state = 4, account = 4, decision = 4, hosts = 5, bundles = 6 }
+  local rank = { name = 1, time = 1, id = 2, type = 3, state = 4, account = 4, decision = 4, hosts = 5, bundles = 6,
+    agent = 5, method = 6, scheme = 6.1, host = 6.2, port = 6.3, path = 6.4, status = 6.5, reason = 6.6 }
   table.sort(keys, function(a, b)
     local x, y = rank[a] or 9, rank[b] or 9
     if x ~= y then return x < y end
@@ -712,7 +737,7 @@ function M.done(desk, id)
   desk.kept[id] = nil
   if not kept then return { status = 410, title = "Shown already",
     body = html("<p>What was done is shown once. The lists say how things stand now.</p>") } end
-  local notes = table.concat(kept.got.notes, "\n"):gsub("^note: ", "")
+  local notes = table.concat(kept.got.notes, "\n"):gsub("^note: ", ""):gsub(":$", ".")       -- where a terminal prints the answer
   local value = type(kept.got.value) == "table" and #kept.got.value == 0 and kept.got.value or nil
   local once = value and (value.token or value.secret or value.link)
   if type(once) ~= "string" then once = nil end
@@ -728,7 +753,7 @@ function M.done(desk, id)
     account = account_button(desk, kept, value), once = once
       and html('<div class="note" role="status"><strong>Shown this once:</strong> <code>{t}</code></div>', { t = once }),
     notes = notes ~= "" and html('<p class="note" role="status">{n}</p>', { n = prose(notes) }), value = M.members(beside),
-    base = desk.base, back = kept.back or at or lists[family] or "" }) }
+    base = desk.base, back = kept.back or at or lists[family] or "" }) }, M.under(family)
 end
 
 -- What says where secrets go is changed on the command line: why not | nil
@@ -750,8 +775,8 @@ function M.answer(desk, words, query, form)
   if not form then return M.show(desk, c, query) end
   local specs, pol, record = specs_of(desk, c, form)
   local function changed()
-    local out = M.show(desk, c, form, commands.replaces(words, "") and { message = "There is one of that name already, as it is now.", hint = "Sent again, this form puts what it says in its place." }
-      or { message = "Somebody changed this since you opened the form.", hint = "Look at it as it is now. Sent again, this form overwrites that." })
+    local out = M.show(desk, c, form, commands.replaces(words, "") and { message = "There is one of that name already, as it is now.", hint = "Sent again, this form puts what it says in its place.", changed = true }
+      or { message = "Somebody changed this since you opened the form.", hint = "Look at it as it is now. Sent again, this form overwrites that.", changed = true })
     out.status = 409
     return out
   end

@@ -257,7 +257,7 @@ local lists = {
     { "Used", function(c) return ago(c.used_at) end } }, "Nothing is connected yet: a program is, once somebody signed in there with a gateway's address.", { "revoke" } },
   keys = { "key", { { "State", "state" }, { "Tenant", "tenant" }, { "Role", "role" },
     { "Ends", function(k) return ago(k.expires_at) end } }, "There is none yet: a key is for programs that cannot sign in.", { "revoke" }, { "do/key/add", "Add a key" } },
-  roles = { "role", { { "Scopes", function(r) return r.all and "all" or r.scopes end } }, "", { "remove" }, { "do/role/add", "Add a role" } },
+  roles = { "role", { { "Scopes", function(r) return r.all and "all" or r.scopes end } }, "", { "add", "remove" }, { "do/role/add", "Add a role" } },
   clients = { "client", { { "Program", "name" }, { "Source", "source" } }, "There is none yet: most programs register by themselves when somebody connects them.", { "remove" },
     { "do/client/add", "Add a client" } },
   proposals = { "proposal", { { "State", "state" }, { "Agent", "agent" }, { "Hosts", function(p) return joined(p.services) end },
@@ -406,10 +406,10 @@ local function item_page(desk, key, name, query)
   if type(shown.value) ~= "table" or shown.error then return { status = 404, title = "Not there", body = html("{w}{b}", { w = wrong(shown), b = buttons { link(desk, under[key] or key, nil, "Go on", "button") } }), line = { l[1], "list" } } end
   local acts, more, about = {}, false, nil
   for i, verb in ipairs(l[4]) do
-    local state, fixed = shown.value.state, verb == "remove" and (key == "bundles" and name == "default" or key == "roles" and is_builtin(name))
+    local state, fixed = shown.value.state, verb == "remove" and key == "bundles" and name == "default" or key == "roles" and is_builtin(name)
     local idle = fixed or verb == "enable" and state ~= "disabled" or verb == "disable" and (state == "disabled" or state == "revoked")
     if commands.find(l[1] .. " " .. verb) and not idle then acts[#acts + 1] = link(desk, ("do/%s/%s"):format(l[1], verb), { { "a1", name } },
-      verb == "set" and "Change" or verb == "scope" and "Add a scope" or titled(verb), i == 1 and key ~= "agents" and "button go" or "button") end
+      (verb == "set" or verb == "add") and "Change" or verb == "scope" and "Add a scope" or titled(verb), i == 1 and key ~= "agents" and "button go" or "button") end
   end
   if key == "bundles" then
     local rows = {}
@@ -449,6 +449,15 @@ local function item_page(desk, key, name, query)
       "Its requests", "button"), key == "agents" and link(desk, "explain", { { "agent", name } }, "Explain a request", "button") or nil } })
   end
   if key == "rules" then more = counters(desk, name) end
+  if key == "gateways" and shown.value.scopes then
+    local rows = {}
+    for i, s in ipairs(shown.value.scopes) do
+      local function act(word, ...) return html('{l} ', { l = link(desk, "do/gateway/scope", { { "a1", name }, { "a2", s.name }, ... }, html('{w}<span class="skip"> {n}</span>', { w = word, n = s.name })) }) end
+      rows[i] = { s.name, s.says, joined(s.tools), { act "Change", act("Remove", { "o.remove", "on" }) } }
+    end
+    shown.value.scopes = nil
+    more = rows[1] and html("<h2>Scopes of its own</h2>{g}", { g = grid({ "Scope", "What it allows", "Tools", "" }, rows) })
+  end
   shown.value.name = nil        -- the title says it
   return { title = ("%s %s"):format(titled(forms.thing(l[1])), name), live = key == "rules", line = { l[1], commands.find(l[1] .. " show") and "show" or "list", commands.find(l[1] .. " show") and name or nil },
     body = html("{members}{acts}{more}", { members = forms.members(shown.value), acts = buttons(acts), more = more }) }
@@ -541,8 +550,9 @@ local function door(desk)
     parts[#parts + 1] = html('<h2>{t}</h2>{l}<p class="dim">On the command line: <code>{c}</code></p>', { t = titled(key), l = list_of(desk, key),
       c = commands.line { lists[key][1], "list" } })
   end
-  return { title = "Door", body = html("<p>MCP hosts come in here: each gateway is an address that people paste as a custom connector.</p>{parts}",
-    { parts = parts }) }
+  local at = (ask(desk, "set").value or {})["public-url"]
+  return { title = "Door", body = html("<p>MCP hosts come in here: each gateway is an address that people paste as a custom connector.</p>{shut}{parts}", { parts = parts,
+    shut = not (at and at.set) and html('<p class="note">Nobody can come in yet: {t}</p>', { t = page.prose "`sallyport set public-url https://box.example.org`, and `sallyport serve --gateway 0.0.0.0:8443`." }) }) }
 end
 
 -- ---- settings ------------------------------------------------------------------------------------
@@ -1216,7 +1226,7 @@ local posts = { messages = true, settings = true, environment = true, variables 
 function M.answer(desk, rest, query, form)
   local first, second = rest:match("^([^/]*)/?(.*)$")
   if first == "do" then return forms.answer(desk, second:gsub("/", " "), query, form), forms.under(second:match("^%a*")) end
-  if first == "done" then return forms.done(desk, second), "" end
+  if first == "done" then return forms.done(desk, second) end
   second = require("uri").decode(second) or ""
   if first == "policies" and second ~= "" then
     if form and #(form.source or "") > SOURCE_MAX then return nil end
