@@ -22,6 +22,16 @@ function M.stayed(r) return own[r.reason] == true or r.host == "echo.sallyport.t
 --- The host of a record, or "-".
 function M.host(r) return type(r.host) == "string" and r.host or host_of(r.first) or "-" end
 
+-- The method and port of a record, of many refusals those of the last | nil: it says none. In a line no text has a bare quote.
+local function asked(r)
+  local method, port = r.method, r.port
+  if r.line then
+    method, port = r.line:match(',"last":"(%u+) [^"]-:(%d+)/')
+    if not method then method, port = r.line:match(',"method":"(%u+)"'), r.line:match(',"port":(%d+)') end
+  end
+  return type(method) == "string" and method or nil, math.tointeger(tonumber(port))
+end
+
 -- The row of this host and code (or credential), counted. A host beyond so many is one of the others.
 local function count(into, host, other, member, n, time)
   local of = into.by[other]
@@ -68,6 +78,7 @@ function M.new()
     if r.decision == "deny" then
       all.refused = all.refused + n
       row = count(refused, host, type(r.error) == "string" and r.error or type(r.reason) == "string" and r.reason or "?", "code", n, time)
+      if row.code == "host_not_allowed" and time == row.last then row.method, row.port = asked(r) end
     elseif M.stayed(r) then
       all.answered = all.answered + n
       return

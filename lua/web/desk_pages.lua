@@ -680,6 +680,17 @@ local function presets_for(host, all)
   return out
 end
 
+-- Where a record's request went.
+local function url_of(r)
+  local scheme = r.scheme or r.port == 80 and "http" or "https"
+  return ("%s://%s%s%s"):format(scheme, r.host, r.port and r.port ~= (scheme == "http" and 80 or 443) and ":" .. r.port or "", r.path or "/")
+end
+
+-- What the page that opens a host has to know of a request.
+local function asked_for(r, agent)
+  return { { "host", r.host }, { "agent", agent }, { "method", tostring(r.method or "") }, { "port", tostring(r.port or "") } }
+end
+
 -- Hosts that were refused in the last week, by count; those that a preset knows come first.
 local function suggestions(desk)
   local sum, known, others = ask(desk, "log", "--summary", "--since", "7d").value, {}, {}
@@ -688,11 +699,20 @@ local function suggestions(desk)
     if r.code == "host_not_allowed" then
       local p = presets_for(r.host, all)[1]
       local to = p and known or others
-      to[#to + 1] = { r.host, r.count, joined(r.agents), p and p.title or "", link(desk, "allow", { { "host", r.host }, { "agent", (r.agents or {})[1] or "" } }, "Allow it") }
+      to[#to + 1] = { r, p }
     end
   end
   table.move(others, 1, #others, #known + 1, known)
-  return table.move(known, 1, math.min(#known, SUGGESTED), 1, {})
+  local out = {}
+  for _, x in ipairs(known) do
+    local r, agent = x[1], (x[1].agents or {})[1] or ""
+    local now = agent ~= "" and ask(desk, "explain", "--agent=" .. agent, "GET", url_of(r)).value
+    if not now or now.code == "host_not_allowed" then     -- what was opened since is none
+      out[#out + 1] = { r.host, r.count, joined(r.agents), x[2] and x[2].title or "", link(desk, "allow", asked_for(r, agent), "Allow it") }
+    end
+    if #out == SUGGESTED then break end
+  end
+  return out
 end
 
 local function log(desk, query)
@@ -710,20 +730,39 @@ local function log(desk, query)
   local found = not desk.looking and suggestions(desk) or {}
   return { title = "Log", live = true, again = query.live and 5 or nil, line = args, body = html([[
 <form class="row" method="get" action="{base}log">{inputs}<label>Decision<br><select name="decision">{choices}</select></label><button>Show</button></form>
-{err}{rows}<noscript><p>{live}</p></noscript>{suggest}]], { base = desk.base, inputs = inputs, choices = choices, err = got.error and wrong(got),
+{refused}{err}{rows}<noscript><p>{live}</p></noscript>{suggest}]], { base = desk.base, inputs = inputs, choices = choices, err = got.error and wrong(got),
     rows = living(3, rows or html(kept[1] and "<p>No such request.</p>" or "<p>No request yet: <code>sallyport env</code> prints what an agent needs.</p>")),
     live = query.live and link(desk, "log", kept, again[2])
       or link(desk, "log", table.move({ { "live", "on" } }, 1, 1, #kept + 1, kept), again[1]),
-    suggest = found[1] and html("<h2>Suggestions: refused in the last week</h2>{g}",
+    refused = found[1] and html('<p><a href="#refused">{n} that {w} refused in the last week</a></p>', { n = several(#found, "host"), w = #found == 1 and "was" or "were" }),
+    suggest = found[1] and html('<h2 id="refused">Suggestions: refused in the last week</h2>{g}',
       { g = grid({ "Host", "Times", "Agents", "Known as", "" }, found, { false, true }) }) }) }
 end
 
 local function code(args) return html("<code>{l}</code>", { l = commands.line(args) }) end
 
+local READS = { "GET", "HEAD", "OPTIONS" }
+
+-- A list with one more in it, where it lacks that.
+local function with(list, one)
+  local out, is = table.move(list or {}, 1, #(list or {}), 1, {}), one == nil
+  for _, x in ipairs(out) do is = is or x == one end
+  out[#out + 1] = not is and one or nil
+  return out
+end
+
+local function flags(methods, ports)
+  local out = {}
+  for _, m in ipairs(methods) do out[#out + 1] = "--method=" .. m end
+  for _, p in ipairs(ports) do out[#out + 1] = "--port=" .. p end
+  return out
+end
+
 -- What would let a host through: presets that go there, or an entry in one of the agent's bundles, by one click.
 local function allow(desk, query)
   local asked = (query.host or "") ~= "" and query.host
   local ways, host, why = {}, require("records").host(asked or "")
+  local method, port = (query.method or ""):match("^%u+$"), math.tointeger(tonumber(query.port))
   if not host then
     return { status = asked and 400 or 200, title = "Allow a host", body = html([[
 {why}<form class="row" method="get" action="{base}allow"><label>Host<br><input name="host" value="{h}" spellcheck="false" required></label>
@@ -741,13 +780,25 @@ local function allow(desk, query)
   end
   for _, b in ipairs(bundles[1] and bundles or { "default" }) do
     local is = ask(desk, "bundle", "show", b).value
-    if type(is) == "table" and is.state == "disabled" then
+    local entry
+    for _, d in ipairs(type(is) == "table" and is.domains or {}) do entry = entry or d.host == host and d end
+    if entry then
+      local methods, ports = with(entry.methods, method), with(entry.ports, port)
+      local more = flags(#methods > #entry.methods and methods or {}, #ports > #entry.ports and ports or {})
+      ways[#ways + 1] = { html("The bundle <strong>{b}</strong> has an entry for it: {s}", { b = b, s = forms.said { entry.state ~= "enabled" and entry.state or nil, joined(entry.methods), "at " .. joined(entry.ports) } }),
+        code { "domain", "set", b, host, table.unpack(more) }, link(desk, "do/domain/set", { { "a1", b }, { "a2", host }, { "o.method", table.concat(methods, "\n") },
+          { "o.port", table.concat(ports, "\n") } }, "Change it") }
+    elseif type(is) == "table" and is.state == "disabled" then
       ways[#ways + 1] = { html("The bundle <strong>{b}</strong> is disabled: nothing in it counts before it is enabled", { b = b }), code { "bundle", "enable", b },
         link(desk, "do/bundle/enable", { { "a1", b } }, "Enable it") }
     else
-      ways[#ways + 1] = { html("Open it without a credential, to read, to all agents with the bundle <strong>{b}</strong>", { b = b }),
-        code { "domain", "add", b, host }, html('<form method="post" action="{base}do/domain/add">{csrf}<input type="hidden" name="a1" value="{b}">'
-          .. '<input type="hidden" name="a2" value="{h}"><button>Open it</button></form>', { base = desk.base, csrf = desk.csrf "do/domain/add", b = b, h = host }) }
+      local ports = port and port ~= 443 and { port } or {}
+      for _, methods in ipairs(method and #with(READS, method) > #READS and { {}, with(READS, method) } or { {} }) do
+        ways[#ways + 1] = { html("Open it without a credential, to read{m}{p}, to all agents with the bundle <strong>{b}</strong>", { b = b, m = methods[1] and " and to " .. method, p = ports[1] and " at port " .. port }),
+          code { "domain", "add", b, host, table.unpack(flags(methods, ports)) }, html('<form method="post" action="{base}do/domain/add">{csrf}<input type="hidden" name="a1" value="{b}"><input type="hidden" name="a2" value="{h}">'
+            .. '<input type="hidden" name="o.method" value="{m}"><input type="hidden" name="o.port" value="{p}"><button>Open it</button></form>', { base = desk.base, csrf = desk.csrf "do/domain/add", b = b, h = host,
+              m = table.concat(methods, "\n"), p = ports[1] }) }
+      end
     end
   end
   return { title = "Allow " .. (page.clean(host, 100) or ""), body = grid({ "How", "On the command line", "" }, ways) }
@@ -758,11 +809,14 @@ local decided = { allow = "It would go out.", deny = "It would be refused.", ask
 local function decision(desk, got)
   local d, why, rules = got.value, {}, {}
   if got.error or type(d) ~= "table" then return wrong(got) end
-  for i, c in ipairs(d.considered or {}) do why[i] = { ("%s %s"):format(c.kind, c.name), c.bundle or "",
+  for i, c in ipairs(d.considered or {}) do why[i] = { { c.kind .. " ", c.kind == "domain" and c.bundle and link(desk, "do/domain/set", { { "a1", c.bundle }, { "a2", c.name } }, c.name)
+      or c.kind == "credential" and link(desk, "credentials/" .. c.name, nil, c.name) or c.name }, c.bundle or "",
     c.why or html '<strong class="good">it decides</strong>' } end
   for i, r in ipairs(d.rules or {}) do rules[i] = { link(desk, "rules/" .. r.name, nil, r.name), r.type, r.says } end
-  local said, message = decided[d.decision], d.message and d.message:gsub("^%l", string.upper) .. "."
+  local said, message = decided[d.decision], d.message and forms.sentence(d.message)
   local class = d.decision == "deny" and "bad" or (d.decision == "ask" or message) and "warn" or "good"
+  if d.reason == d.code then d.reason = nil end
+  if d.try then d.hint = nil end        -- it is the agent's
   d.considered, d.rules, d.decision, d.message, d.method, d.url, d.agent = nil, nil, nil, nil, nil, nil, nil
   d.address = d.address and d.address:gsub(" %(%-%-resolve looks%)", "")
   return html('<p class="{c}"><strong>{d}</strong> {m}</p>{members}{rules}{why}', { c = class, d = said, m = message, members = forms.members(d),
@@ -787,17 +841,16 @@ local function record(desk, query)
   local id = (query.id or ""):match("^[%w_-]+$")
   for _, r in ipairs(id and lines(desk, "log", "--newest=" .. LOOK) or {}) do
     if r.request == id then
-      local url = r.host and ("%s://%s%s%s"):format(r.scheme or "https", r.host, r.port and r.port ~= 443 and ":" .. r.port or "",
-        r.path or "/")
+      local url = r.host and url_of(r)
       local now, args = nil, nil
       if url and r.method and not require("cli.log_summary").stayed(r) then now, args = explained(desk, r.agent or "", r.method, url) end
       local rows = {}
       for i, c in ipairs(r.changes or {}) do rows[i] = { c.record, c.did, joined(c.members) or "" } end
       r.changes = nil
+      if r.error == r.reason then r.error = nil end
       return { title = r.kind == "change" and "A change" or "A request", line = args or { "log", "--json" }, body = html("{m}{c}{allow}{e}", { m = forms.members(r),
         c = rows[1] and grid({ "Record", "Was", "Members" }, rows),
-        allow = r.reason == "host_not_allowed" and buttons { link(desk, "allow",
-          { { "host", r.host }, { "agent", r.agent or "" } }, "Allow this", "button go") },
+        allow = r.reason == "host_not_allowed" and buttons { link(desk, "allow", asked_for(r, r.agent or ""), "Allow this", "button go") },
         e = now and html("<h2>What would happen to it now</h2>{e}", { e = now }) }) }
     end
   end
