@@ -213,10 +213,9 @@ local function connect(desk, query)
   end
   return { title = "Connect an app", line = { "credential", "presets" }, body = html([[
 <form class="row" method="get" action="{base}connect"><label>Name of the app<br><input name="q" value="{q}" type="search" size="24" maxlength="2000"></label><button>Search</button></form>
-{none}<ul class="cards">{cards}</ul><h2>Another app</h2><p>Any API: say how it wants its key, and to which hosts the key may go.</p>{go}]], {
-    base = desk.base, q = query.q or "", none = not cards[1]
-      and html "<p>No app of that name is known; the form below takes any.</p>", cards = cards,
-    go = buttons { link(desk, "do/credential/add", nil, "Another app", "button") } }) }
+<p>{none}{go} is any API: say how it wants its key, and to which hosts the key may go.</p><ul class="cards">{cards}</ul>]], {
+    base = desk.base, q = query.q or "", none = not cards[1] and "No app of that name is known. ", cards = cards,
+    go = link(desk, "do/credential/add", nil, "Another app") }) }
 end
 
 -- ---- lists ---------------------------------------------------------------------------------------
@@ -932,6 +931,7 @@ local function try(desk, name, source, form)
   local did = commands.run(args, { home = desk.home, asked = desk.who, source = { name, source } })
   local v, parts, said = did.value, {}, nil
   if did.error or type(v) ~= "table" then return nil, did.error and did.error.message .. "\n" .. (did.error.hint or "") or "it cannot be tried" end
+  args[3] = ("./%s.lua"):format(name)
   local judged = v.considered ~= nil
   if judged then
     said = decision(desk, did)
@@ -952,11 +952,11 @@ local function try(desk, name, source, form)
     v[side[1]] = nil
   end
   return html('<h2 id="tried">The request, tried against the draft</h2><p>Nothing was sent.{s}</p>{d}{p}{m}', { s = not said and " «name» stands where a secret would go.", d = said, p = parts,
-    m = not judged and forms.members(v) })
+    m = not judged and forms.members(v) }), args
 end
 
 -- The inputs of a trial, by the kind of policy.
-local function trial(kind, form)
+local function trial(kind, form, to)
   local f = form or {}
   local function area(name, label, rows, help)
     return html('<label for="t-{n}">{l}</label><textarea id="t-{n}" name="{n}" rows="{r}" spellcheck="false" aria-describedby="t-{n}-help">\n{v}</textarea><small id="t-{n}-help">{h}</small>',
@@ -965,7 +965,7 @@ local function trial(kind, form)
   return html([[
 <details{open}><summary>Try a request against this text</summary><div class="row"><label>Method<br><input name="method" value="{m}" size="8"></label>
 <label>URL<br><input name="url" value="{u}" size="40" placeholder="https://api.example.com/v1/me"></label>{agent}</div>{fields}{headers}{body}
-<p class="row"><button name="try" value="on">Try it</button></p></details>]], { open = f.try and html " open", m = f.method or "GET", u = f.url,
+<p class="row"><button name="try" value="on" formaction="{to}#tried">Try it</button></p></details>]], { to = to, open = f.try and html " open", m = f.method or "GET", u = f.url,
     agent = kind ~= "type" and html('<label>Agent<br><input name="agent" value="{a}" size="12"></label>', { a = f.agent }),
     fields = kind ~= "match" and area("fields", "Fields", 2, kind == "type" and "One FIELD=VALUE a line; those of its first example unless named. No secret is needed." or "One FIELD=VALUE a line, as a rule of this type has them."),
     headers = area("headers", "Headers", 2, "One NAME: VALUE a line."), body = kind ~= "match" and area("body", "Body", 3, "As the agent would send it.") })
@@ -983,14 +983,15 @@ local function begun(name, like)
 end
 
 -- policies/NAME, of one that is there, or of a new one that begins as `like`.
-local function policy(desk, name, form, like)
+local function policy(desk, name, form, query)
   if not require("policy").name_ok(name) then return nil end
   local got = ask(desk, "policy", "show", name)
-  local new = got.error and (form or like) and require("policy_store").head(name)
+  local new = got.error and (form or query.like) and require("policy_store").head(name)
   if new and new.version ~= 0 then new = nil end
-  local first = new and not form and begun(name, like)
+  local first = new and not form and begun(name, query.like)
   if got.error and not (new and (form or first)) then return { status = 404, title = name, body = wrong(got), line = { "policy", "list" } } end
-  local source, note, at_line, tried = not got.error and type(got.value) == "table" and got.value.text or first or "", nil, nil, nil
+  local line = new and { "policy", "put", ("./%s.lua"):format(name) } or { "policy", "edit", name }
+  local put, source, note, at_line, tried = false, not got.error and type(got.value) == "table" and got.value.text or first or "", nil, nil, nil
   local seen = new and "new" or require("host").sha256_hex(source):sub(1, 16)
   -- A type's defaults, a preset and what matches say where a secret goes: whoever holds the page must not. A rule sees none.
   local kept = bounds.is_rule(name)
@@ -1003,16 +1004,19 @@ local function policy(desk, name, form, like)
   elseif form and form.try then
     source = (form.source or ""):gsub("\r\n", "\n")
     local bad
-    tried, bad = try(desk, name, source, form)
+    tried, line = try(desk, name, source, form)
+    if not tried then bad, line = line, nil end
     if bad then note, at_line = fault(bad, source) end
   elseif form then
     source = (form.source or ""):gsub("\r\n", "\n")
     local verb = form.keep and "put" or "test"
+    line = { "policy", verb, ("./%s.lua"):format(name) }
     local did = commands.run({ "policy", verb, name }, { home = desk.home, asked = desk.who, source = { name, source } })
     local said_ = type(did.value) == "table" and did.value
     local bad = did.error and (did.error.message .. "\n" .. (did.error.hint or "")) or nil
     if verb == "test" and said_ and said_[1] then bad = not said_[1].ok and tostring(said_[1].error) or nil end
-    if verb == "put" and not bad then seen, new = require("host").sha256_hex(source):sub(1, 16), nil end
+    put = verb == "put" and not bad
+    if put then seen, new = require("host").sha256_hex(source):sub(1, 16), nil end
     if bad then note, at_line = fault(bad, source) end
     note = note or html('<div class="note" role="status">{m}</div>',
         { m = verb == "put" and "Kept: it counts from the next request." or "Its examples pass. Nothing was changed." })
@@ -1020,22 +1024,33 @@ local function policy(desk, name, form, like)
   local draft = require("policy").compile(name, source)
   local kind = (draft or require("policy_store").load(name) or {}).kind or "rule"
   kept = kept or new and kind == "rule" or bounds.is_rule(name)
-  local rows, edited = {}, not new and ask(desk, "policy", "diff", name).value
+  local own, used = not require("sandbox").default_source(name), false
+  for _, r in ipairs(kind == "rule" and ask(desk, "rule", "list").value or {}) do used = used or r.type == name end
+  if put and kind == "rule" and not used then
+    note = html('<div class="note" role="status">Kept: it counts from the next request, once a rule is of this type. {l}</div>', { l = link(desk, "do/rule/add", { { "o.type", name } }, "Add one") })
+  end
+  local version = (query.diff or ""):match("^%d+$")
+  local rows, edited = {}, not new and ask(desk, "policy", "diff", name, version).value
+  edited = type(edited) == "table" and edited.text or ""
+  local before = edited:match("^%-%-%- [^\n]-%(([^\n]-)%)\n")
   for i, v in ipairs(not new and ask(desk, "policy", "history", name).value or {}) do
     rows[i] = { v.version, v.active and "in force" or "", ago(v.saved_at), v.note or "",
-      kept and not v.active and link(desk, "do/policy/use", { { "a1", name }, { "a2", tostring(v.version) } }, "Use it") or "" }
+      not v.active and { kept and link(desk, "do/policy/use", { { "a1", name }, { "a2", tostring(v.version) } }, html('Use it<span class="skip">: {v}</span>', { v = v.version })) or "",
+        html('{s}<a href="{base}policies/{n}?diff={v}#diff">What differs<span class="skip"> from {v}</span></a>', { s = kept and " ", base = desk.base, n = name, v = v.version }) } or "" }
   end
   local at = "policies/" .. name
-  return { title = "Policy " .. name, line = new and { "policy", "put", ("./%s.lua"):format(name) } or { "policy", "edit", name }, body = html([[
+  return { title = "Policy " .. name, line = line, body = html([[
 {note}<form method="post" action="{base}{at}">{csrf}<input type="hidden" name="seen" value="{seen}">
 <label for="source">Source</label>{editor}<p class="row"><button>Run its examples</button>{keep}</p>{says}{tries}</form>
-{tried}{diff}{rows}]],
+{tried}{acts}{diff}{rows}]],
     { note = note or false, base = desk.base, at = at, csrf = desk.csrf(at), editor = editor(source, at_line), seen = seen, tried = tried,
-    tries = TRIED[kind] and trial(kind, form),
+    tries = TRIED[kind] and trial(kind, form, desk.base .. at),
+    acts = not new and kind == "rule" and buttons { link(desk, "do/rule/add", { { "o.type", name } }, "Add a rule of this type", "button"),
+      own and link(desk, "do/policy/remove", { { "a1", name } }, "Remove it", "button") or nil },
     says = not kept and html '<p class="dim">It says where secrets go, so a draft is tried here and kept on the command line.</p>',
     keep = kept and html '<button class="go" name="keep" value="on">Keep it</button>', name = name,
-    diff = type(edited) == "table" and (edited.text or "") ~= ""
-      and html("<h2>What differs from the built-in one</h2><pre>{t}</pre>", { t = edited.text }),
+    diff = edited ~= "" and html('<h2 id="diff">What differs from {v}</h2><pre>{t}</pre>', { t = edited, v = before == "built in" and "the built-in one" or before or version })
+      or version and html('<p id="diff" class="note">Version {v} is as the one in force.</p>', { v = version }),
     rows = not new and html("<h2>Versions</h2>{r}", { r = rows[1] and grid({ "Version", "State", "Kept", "Note", "" }, rows) or html "<p>The built-in one is in force.</p>" }) }) }
 end
 
@@ -1283,7 +1298,7 @@ function M.answer(desk, rest, query, form)
   second = require("uri").decode(second) or ""
   if first == "policies" and second ~= "" then
     if form and #(form.source or "") > SOURCE_MAX then return nil end
-    return policy(desk, second, form, query.like), "policies"
+    return policy(desk, second, form, query), "policies"
   end
   if first == "account" and second ~= "" then return account(desk, second, form), "credentials" end
   if first == "proposals" and second ~= "" then return proposal(desk, second, form), "approvals" end

@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import threading
 import time
 import urllib.parse
 
+import authorization_test
 import oauth_test
 import sallyport
 from real import wait
@@ -815,6 +817,181 @@ def test_question(t):
     for path in ("log?text=", "connect?q=", "credentials/api?url="):
         assert "What was typed is too long" in a.get(path + "x" * 70000).text and a.status == 431 and a.headers["Content-Type"] == "text/html; charset=utf-8", (path, a.html)
     assert a.get("/api/v1/log?text=" + "x" * 70000) and a.status == 431 and json.loads(a.html)["error"] == "head_too_large", a.html
+
+
+class Person:
+    """Somebody at the page in Chromium, without script, who clicks one thing after the other; `text` is what the page says then."""
+
+    def __init__(self, t, s):
+        if "asan" in str(t.binary):
+            t.skip("the sanitized build goes the same ways in the other tests of this file")
+        if not shutil.which("chromium") or not (NPM / "playwright-core").exists():
+            t.skip("chromium or playwright-core is not installed")
+        self.s, self.link = s, Admin(t, s).link
+        self.p = subprocess.Popen([NODE, HERE / "door_person.mjs", NPM, shutil.which("chromium"), s.dir, "MAP nowhere 127.0.0.1", "-"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=open(s.dir / "person.err", "ab"), text=True)
+        t.processes.append(self.p)
+        self.do(go=self.link)
+        self.do(click="button.go", wait=800)
+
+    def do(self, **step):
+        self.p.stdin.write(json.dumps({**step, "text": True}) + "\n")
+        self.p.stdin.flush()
+        line = self.p.stdout.readline()
+        assert line, (step, self.text, (self.s.dir / "person.err").read_text()[-1500:])
+        self.at = json.loads(line)
+        self.text = re.sub(r"\s+", " ", self.at["text"])
+        assert not self.at["wide"] and not [x for x in self.at["said"] if "ContentSecurityPolicy" in x], self.at
+        return self
+
+    def click(self, words, within="main", fill=None, **more):
+        """A link or button that begins with these words, once the fields are filled."""
+        return self.do(onward=rf"{within} :is(a,button):text-matches('^{re.escape(words)}([\\s:]|$)')", fill=fill or {}, **more)
+
+    def command(self):
+        """The line that does the same, run: what it prints."""
+        return self.s.cli(*shlex.split(self.text.rsplit("On the command line: ", 1)[1])[1:]).stdout
+
+
+def test_walk_log(t):
+    """in Chromium, by clicks: a refused host is opened from its record as it was asked for, with its method and port, and the same request passes; the command that the page shows makes the same entry; refused hosts are suggested by count, those that a preset knows first, without what is open by now"""
+    s, up = t.proxy(workers=1, serve=False)
+    s.serve("--upstream-ca", sallyport.certs() / "root.pem", *(x for at in ("other.test:443", "far.test:8443") for x in ("--connect-to", f"{at}:127.0.0.1:{up.port}")))
+    send = lambda host, method, port: s.request(host=host, method=method, target="/pay", port=port, headers={"Host": host if port == 443 else f"{host}:{port}"})
+    asked = lambda host, method="GET", port=443: send(host, method, port).status
+    refused = lambda *to: json.loads(send(*to).body)["error"]
+    for host, method, port, n in (("few.test", "GET", 443, 1), ("other.test", "POST", 443, 3), ("far.test", "GET", 8443, 2), ("api.stripe.com", "GET", 443, 1)):
+        assert [refused(host, method, port) for _ in range(n)] == ["host_not_allowed"] * n
+    s.wait_record({"host": "api.stripe.com"})
+    p = Person(t, s).click("Log", "nav")
+    p.click("4 hosts that were refused in the last week")
+    assert re.search(r"api\.stripe\.com 1 a Stripe Allow it other\.test 3 a Allow it far\.test 2 a Allow it few\.test 1 a Allow it", p.text), p.text
+    p.click("Look", "tr:has-text('POST other.test/pay')").click("Allow this").click("Open it", "tr:has-text('and to POST')")
+    assert "may reach other.test GET,HEAD,OPTIONS,POST 443" in p.text and asked("other.test", "POST") == 200 and refused("other.test", "PUT", 443) == "method_not_allowed", p.text
+    entry = lambda: [{k: v for k, v in d.items() if k != "created"} for d in json.loads(s.cli("bundle", "show", "default", "--json").stdout)["domains"]]
+    made = entry()
+    s.cli("domain", "remove", "default", "other.test")
+    assert refused("other.test", "POST", 443) == "host_not_allowed"
+    p.command()
+    assert entry() == made and asked("other.test", "POST") == 200
+    p.click("Log", "nav").click("Allow it", "tr:has-text('far.test'):has-text('Allow it')").click("Open it")
+    assert asked("far.test", port=8443) == 200 and refused("far.test", "GET", 443) == "host_not_allowed", p.text
+    p.click("Log", "nav")
+    assert "other.test" not in p.text.split("Suggestions")[1] and "few.test" in p.text.split("Suggestions")[1], p.text
+    # another method of what is open: its record leads to the entry, and so does what would open it
+    s.wait_record({"host": "other.test", "method": "PUT"})
+    p.click("Log", "nav").click("Look", "tr:has-text('PUT other.test/pay')")
+    assert "method_not_allowed" in p.text and "its methods are GET, HEAD, OPTIONS, POST" in p.text, p.text
+    p.click("other.test").click("Change", fill={"o.method": "GET\nPUT"})
+    assert "may reach other.test GET,PUT 443" in p.text and asked("other.test", "PUT") == 200 and refused("other.test", "POST", 443) == "method_not_allowed", p.text
+
+
+RULE = """return {
+  kind = "rule", api = 1, name = "keeper", title = "Deletes nothing",
+  on_request = function(req, ctx)
+    if req.method == "DELETE" then return deny("nothing is deleted here") end
+  end,
+  examples = {
+    { req = { method = "GET", url = "https://api.acme.test/v1/orders" } },
+    { req = { method = "DELETE", url = "https://api.acme.test/v1/orders" }, want = "nothing is deleted here" },
+  },
+}"""
+
+
+def test_walk_rules(t):
+    """in Chromium, by clicks: a rule's type is written, refused at its line, run on its examples, tried against a request, kept, and a rule made of it; two rules are put in order, and count what passes; a version is compared with the one in force, brought back, and the command shown does what the page did"""
+    s, up = t.proxy(workers=1, credentials=[{"name": "api", "host": "api.test", "secrets": {"token": SECRET}}])
+    s.canaries.append(SECRET)
+    p = Person(t, s).click("Policies", "nav").click("Write it", fill={"name": "keeper"})
+    p.click("Run its examples", fill={"source": RULE.replace("deny(", "deny((")})
+    assert "keeper.lua:4: ')' expected" in p.text and "Line 4: if req.method" in p.text, p.text[:900]
+    p.click("Run its examples", fill={"source": RULE.replace('want = "nothing', 'want = "something')})
+    assert "something is deleted here" in p.text and "pass" not in p.text.split("Source")[0], p.text[:900]
+    p.click("Run its examples", fill={"source": RULE})
+    assert "Its examples pass. Nothing was changed." in p.text
+    for method, said in (("GET", "It goes on."), ("DELETE", "It refuses: nothing is deleted here")):
+        p.do(click="summary") if method == "GET" else None
+        p.click("Try it", fill={"method": method, "url": "https://api.test/v1"})
+        assert said in p.text and p.at["url"].endswith("#tried") and f"sallyport policy try ./keeper.lua {method} https://api.test/v1" in p.text, p.text[-600:]
+    p.click("Keep it")
+    assert "once a rule is of this type" in p.text and s.request(method="DELETE").status == 200, "no rule is of it yet"
+    p.click("Add one", fill={})
+    assert "Add a rule: Deletes nothing" in p.text and "sallyport rule add NAME --type keeper" in p.text, p.text
+    p.click("Add", fill={"a1": "mind"})
+    assert s.request(method="DELETE").status == 403 and s.request().status == 200
+    p.click("Rules", "nav").click("Add a rule").click("Go on", fill={"a1": "calm"}, pick={"o.type": "rate"})
+    p.click("Add", fill={"f.requests": "2", "f.window": "86400"})
+    assert [s.request().status for _ in range(3)] == [200, 200, 429] and s.request(method="DELETE").status == 403
+    p.click("Rules", "nav")
+    assert re.search(r"mind keeper enabled default 1 calm rate a: 2 of 2 requests, 1 refused enabled default 2", p.text), p.text
+    p.click("calm").click("Move")
+    assert "It is asked at place 2 now." in p.text, p.text
+    p.click("Move", fill={"a2": "1"})
+    assert s.request(method="DELETE").status == 429, "calm is asked first"
+    p.click("Go on")
+    assert "Place 1" in p.text and "2 of 2 requests, 2 refused" in p.text, p.text
+    # what differs, and the version before
+    p.click("Policies", "nav").click("keeper").click("Keep it", fill={"source": RULE.replace("DELETE", "PATCH")})
+    assert "Kept: it counts from the next request." in p.text and "once a rule" not in p.text and "What differs from version 1" in p.text, p.text[-900:]
+    s.cli("rule", "disable", "calm")
+    assert (s.request(method="DELETE").status, s.request(method="PATCH").status) == (200, 403)
+    p.click("Use it")
+    assert "Use version 1 of the policy keeper" in p.text, p.text
+    p.click("Use this version")
+    assert (s.request(method="DELETE").status, s.request(method="PATCH").status) == (403, 200)
+    s.cli("policy", "use", "keeper", "2")
+    p.command()
+    assert (s.request(method="DELETE").status, s.request(method="PATCH").status) == (403, 200)
+    p.click("Go on").click("What differs", "tr:has-text('Use it')")
+    assert "What differs from version 2" in p.text and re.search(r'-\s+if req.method == "PATCH".*\+\s+if req.method == "DELETE"', p.text), p.text[-900:]
+    p.click("Remove it").click("Yes, remove it")
+    assert "there is no" in s.cli("policy", "show", "keeper", check=False).stderr or "mind" in p.text, p.text
+
+
+def test_walk_door(t):
+    """in Chromium, by clicks: tenant, role, gateway with a scope of its own, person and key are made, changed as they stand and used at the door; a connection is seen and ended; a role that somebody changed meanwhile is a conflict that says what it is now"""
+    box = authorization_test.Box(t)
+    s = box.s
+    told = lambda key: box.ask("POST", "/mcp/tools", json.dumps({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "create_x", "arguments": {}}}), Content_Type="application/json",
+                               Accept="application/json, text/event-stream", Authorization=f"Bearer {key}")[0]
+    p = Person(t, s).click("Door", "nav").click("Add a tenant").click("Add", fill={"a1": "globex"})
+    assert "Made the tenant 'globex'" in p.text, p.text
+    p.click("Door", "nav").click("Publish a server").click("Add", fill={"a1": "more", "a2": f"http://127.0.0.1:{box.up}/mcp", "o.credential": "tools"})
+    assert f"Published at {box.base}/mcp/more" in p.text, p.text
+    p.click("Door", "nav").click("tools").click("Change", "tr:has-text('entities:write')")
+    assert "Change the scope entities:write of the gateway tools" in p.text and p.do(read="create_\\*\\s*</textarea>").at["found"], p.text
+    p.click("Change", fill={"o.tool": "make_*"})
+    assert json.loads(s.cli("gateway", "list", "--json").stdout)[1]["scopes"] == [{"name": "entities:write", "says": "Create entities", "tools": ["make_*"]}]
+    p.click("Go on").click("Change", "tr:has-text('entities:write')").click("Change", fill={"o.tool": "create_*"})
+    p.click("Door", "nav").click("Add a role").click("Add", fill={"a1": "editor", "o.scope": "tools:read\ntools:execute"})
+    p.click("Door", "nav").click("Add a key").click("Add", fill={"a1": "ci", "o.tenant": "acme", "o.role": "editor"})
+    key = p.do(read="sk_[A-Za-z0-9_-]{20,}").at["found"]
+    s.canaries.append(key)
+    assert box.call(key) == 200 and told(key) == 403, "create_x needs a scope that the role lacks"
+    p.click("Door", "nav").click("editor").click("Change")
+    assert "Change the role editor" in p.text and p.do(read="tools:read\ntools:execute</textarea>").at["found"], p.text
+    s.cli("role", "add", "editor", "--scope", "prompts:read")
+    p.click("Change", fill={"o.scope": "tools:read\ntools:execute\nentities:write"})
+    assert "Somebody changed this" in p.text or "There is one of that name already" in p.text, p.text
+    assert "It is now: prompts:read" in p.text and told(key) == 403, p.text
+    p.click("Change")
+    assert "allows tools:read,tools:execute,entities:write" in p.text and told(key) not in (401, 403), p.text
+    p.click("Door", "nav").click("tools").click("Remove", "tr:has-text('entities:write')")
+    p.click("Yes, remove it")
+    assert "has no scope entities:write now" in p.text and "scopes" not in json.loads(s.cli("gateway", "list", "--json").stdout)[1] or json.loads(s.cli("gateway", "list", "--json").stdout)[1]["scopes"] == [], p.text
+    p.click("Door", "nav").click("Add a person").click("Add", fill={"a1": "bob@example.org", "o.tenant": "acme=editor"})
+    link = p.do(read=box.base + "/login\\?link=[\\w.-]+").at["found"]
+    s.canaries.append(link.split(".")[-1])
+    bob = authorization_test.Browser(box.base).set_password(link)
+    assert "Set a password" not in bob.page and "bob@example.org invited" not in p.click("Door", "nav").text, bob.page
+    client, tokens = box.connected("tools:read", "offline_access")
+    assert box.call(tokens["access_token"]) == 200
+    p.click("Door", "nav")
+    assert "ada@example.org Test acme tools" in p.text, p.text
+    name = json.loads(s.cli("connection", "list", "--json").stdout)[0]["id"]
+    p.click(name).click("Revoke").click("Yes, revoke it")
+    assert box.call(tokens["access_token"]) == 401
+    p.click("Door", "nav").click("ci").click("Revoke").click("Yes, revoke it")
+    assert box.call(key) == 401 and "Nothing is connected yet" in p.click("Door", "nav").text, p.text
 
 
 def test_clicks(t):

@@ -1,7 +1,9 @@
 // A person in Chromium at the door: node door_person.mjs NODE_MODULES CHROMIUM DIR PORT MAP COMMANDS
-// COMMANDS is JSON: a list of { look, go, fill, pick, read, type, keys, click, wait, shot, axe }; prints a JSON line each. axe: what axe-core finds on the page.
+// COMMANDS is JSON: a list of { look, go, fill, pick, read, text, type, keys, click, onward, wait, shot, axe }, or "-": one a line from stdin, as they come; prints a JSON line each.
+// onward: a click that leads to another page. axe: what axe-core finds on the page.
 import { createRequire } from 'node:module';
 import { readFileSync } from 'node:fs';
+import { createInterface } from 'node:readline';
 const [modules, chromium_, dir, map, text] = process.argv.slice(2);
 const { chromium } = createRequire(modules + '/x.js')('playwright-core');
 const browser = await chromium.launch({ executablePath: chromium_, args: ['--no-sandbox', '--disable-gpu', `--host-resolver-rules=${map}`, '--ignore-certificate-errors'] });
@@ -16,7 +18,8 @@ await cdp.send('Log.enable');
 await cdp.send('Audits.enable');
 const focused = async () => (await cdp.send('Accessibility.getFullAXTree')).nodes
   .filter((n) => n.properties?.some((p) => p.name === 'focused' && p.value.value)).map((n) => `${n.role?.value}:${n.name?.value}`).filter((n) => !n.startsWith('RootWebArea'))[0];
-for (const c of JSON.parse(text)) {
+async function* typed() { for await (const line of createInterface({ input: process.stdin })) yield JSON.parse(line); }
+for await (const c of text === '-' ? typed() : JSON.parse(text)) {
   if (c.look) {
     await page.setViewportSize({ width: c.look.width ?? 1000, height: 800 });
     await page.emulateMedia({ colorScheme: c.look.dark ? 'dark' : 'light', forcedColors: c.look.forced ? 'active' : 'none' });
@@ -27,6 +30,7 @@ for (const c of JSON.parse(text)) {
   if (c.type) { await page.keyboard.type(c.type); }
   for (const key of c.keys ?? []) await page.keyboard.press(key);
   if (c.click) { await page.click(c.click); }
+  if (c.onward) await Promise.all([page.waitForNavigation(), page.click(c.onward)]);
   if (c.wait) { await page.waitForTimeout(c.wait); }
   const size = await cdp.send('Page.getLayoutMetrics').catch(() => null);
   if (c.shot) await page.screenshot({ path: `${dir}/${c.shot}.png`, fullPage: true });
@@ -39,7 +43,7 @@ for (const c of JSON.parse(text)) {
     await other.context().close();
   }
   const found = c.read ? (await page.content()).match(new RegExp(c.read))?.[0] : undefined;
-  say({ axe, found, cookies: c.cookies ? await context.cookies() : undefined, url: page.url(), title: await page.title().catch(() => ''), focus: await focused().catch(() => null), said: said.splice(0),
+  say({ axe, found, text: c.text ? await page.innerText('main') : undefined, cookies: c.cookies ? await context.cookies() : undefined, url: page.url(), title: await page.title().catch(() => ''), focus: await focused().catch(() => null), said: said.splice(0),
     wide: size ? size.cssContentSize.width > size.cssLayoutViewport.clientWidth : null });
 }
 await browser.close();
