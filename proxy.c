@@ -704,8 +704,8 @@ buf_grow(struct buf *b, size_t more)
 
 	if (b->bad || more > b->max || b->n > b->max - more)
 		return false;
-	while (cap < want)
-		cap *= 2;
+	if (cap < want)
+		cap = want;
 	if (b->secret)
 		cap = ((size_t)SECRET_BLOCK_MIN << secret_order(want)) - sizeof *s;
 	if (cap > b->max)
