@@ -326,6 +326,16 @@ local function brought(out, used)
   return out
 end
 
+-- A member that is null is one that is left out, as the clients of Agent Vault send it.
+local function without_nulls(v)
+  local null = require("json").null
+  for k, x in pairs(v) do
+    if x == null and type(k) == "string" then v[k] = nil
+    elseif type(x) == "table" then without_nulls(x) end
+  end
+  return v
+end
+
 --- The keys that /discover names for a credential: those that a proposal had for it, or one after its name. rec: { name, keys | nil }
 function M.keys(rec) return rec.keys and rec.keys[1] and rec.keys or { (rec.name:upper():gsub("%W", "_")) } end
 
@@ -334,6 +344,7 @@ function M.keys(rec) return rec.keys and rec.keys[1] and rec.keys or { (rec.name
 function M.parse(text, held)
   local v = require("json").decode(text)
   if type(v) ~= "table" then return nil, "the body is a JSON object" end
+  v = without_nulls(v)
   local out, why = {}, nil
   out.services, why = each(v.services, service, "services")
   if not out.services then return nil, why end

@@ -324,6 +324,14 @@ def test_found_again(t):
     assert "may no longer use the credential shop" in shown and "may no longer reach docs.test" in shown, shown
     s.cli("proposal", "approve", id)
     assert "NEW_KEY" not in discover()["available_credentials"] and not {"shop", "docs"} & {x["name"] for x in discover()["services"]}
+    # null is what is left out
+    service = {"action": None, "name": None, "host": "null.test", "auth": {"type": "api-key", "key": "NULLED", "header": None, "prefix": None}, "substitutions": None, "enabled": None}
+    status, agent.made = agent.curl("/v1/proposals", {"services": [service], "credentials": [{"key": "NULLED", "type": None, "value": None, "description": None, "oauth": None}], "message": None, "user_message": None})
+    assert status == 201, agent.made
+    s.cli("proposal", "approve", agent.made["id"], f"NULLED={value}")
+    assert {"name": "null-test", "host": "null.test"} in discover()["services"]
+    for wrong in ({"services": [None]}, {"services": None}, {"services": [service], "credentials": [None]}, {"services": [{**service, "auth": None}]}, {"services": [{**service, "auth": {"type": "bearer", "token": None}}]}):
+        assert agent.curl("/v1/proposals", wrong)[0] == 400, wrong
     # an account is nobody's to type
     s.cli("credential", "add", "acc", "--type", "oauth_authorization_code", "--host", "acc.test", "token_url=https://id.test/token", "authorization_url=https://id.test/auth", "client_id=c")
     status, said = agent.curl("/v1/proposals", {"services": [{**services[0], "name": "acc-more", "host": "acc-more.test", "auth": {"type": "bearer", "token": "ACC"}}]})
