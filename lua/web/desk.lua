@@ -71,7 +71,7 @@ i.ok,i.no{display:inline-block;width:.75rem;height:.75rem;border-radius:.2rem;ba
 fieldset{border:1px solid var(--line);border-radius:.4rem;margin:1rem 0;max-width:38rem}
 :focus-visible{outline:3px solid #f90;outline-offset:2px}
 @media(max-width:40rem){thead{position:absolute;left:-99rem}table,tbody,td{display:block}tr{display:flex;flex-wrap:wrap;gap:.1rem 1rem;padding:.6rem 0;border-bottom:1px solid var(--line)}
-td{border:0;padding:0;min-width:0;max-width:100%;overflow-wrap:anywhere}td:first-child{flex:1 0 100%}td:empty{display:none}td[data-t]:not(:first-child)::before{content:attr(data-t);margin-right:.4rem;color:var(--dim);font-size:.875rem}td .row{flex-wrap:wrap}
+td{border:0;padding:0;min-width:0;max-width:100%;overflow-wrap:anywhere}td:first-child{flex:1 0 100%}td:empty{display:none}td[data-t]:not(:first-child)::before{content:attr(data-t);white-space:nowrap;margin-right:.4rem;color:var(--dim);font-size:.875rem}td .row{flex-wrap:wrap}
 dl{grid-template-columns:1fr}dd{margin-bottom:.5rem}nav li:last-child{margin:0}}
 ]]
 
