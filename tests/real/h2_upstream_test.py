@@ -676,7 +676,8 @@ def test_windows(t):
     ids = [c.ask(path="/down") for _ in range(40)]
     c.until(lambda: len(c.heads) == 40, what="40 heads")
     time.sleep(0.3)
-    assert stats(s) - before < 24 * 1024 * sallyport.SLOW, stats(s) - before
+    grown = stats(s) - before           # 10 to 13 MB; what the sanitizer keeps of freed blocks makes 23 to 26 of them
+    assert grown < (48 if "asan" in str(t.binary) else 16 * sallyport.SLOW) * 1024, f"{grown} KiB more"
     had = len(server.resets())
     c.send(b"".join(frame(RST, 0, i, struct.pack(">I", 8)) for i in ids[:20]))
     wait(lambda: len(server.resets()) >= had + 20, what="20 reset streams")
