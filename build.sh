@@ -364,10 +364,20 @@ pip_packages() {
 		say "PyPI's were not installed: tests that need them are skipped"
 }
 
+# The same from Go's modules: h2spec.
+go_packages() {
+	[ ! -e build/h2spec ] || return 0
+	say "building h2spec from its Go module"
+	mkdir -p build
+	(cd tests/real/h2spec && go build -mod=mod -o ../../../build/h2spec github.com/summerwind/h2spec/cmd/h2spec) >/dev/null 2>&1 ||
+		say "h2spec was not built: its test is skipped"
+}
+
 test_() { # shellcheck disable=SC2086
 	deps $build_packages $test_packages
 	npm_packages
 	pip_packages
+	go_packages
 	build_all tests/fuzz/all.c tests/unit/all.c asan tests/unit/request_test.c test clang tests/wire/resolve.c tests/real/disk.c
 	exec /usr/bin/python3 tests/run.py "$@"    # Debian's own, which sees the python3-… packages
 }

@@ -240,9 +240,10 @@ def test_h2load(t):
 
 def test_h2spec(t):
     """h2spec: all of generic, hpack and http2"""
-    t.need("h2spec")            # go install github.com/summerwind/h2spec/cmd/h2spec@latest
+    if not (sallyport.BUILD / "h2spec").exists():
+        t.skip("h2spec was not built: build.sh builds it where Go's modules can be had")
     s, up = arrange(t, upstream={"reply": "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"})
-    r = subprocess.run(["h2spec", "-t", "-k", "-h", "127.0.0.1", "-p", str(Bridge(s).port)], capture_output=True, text=True, timeout=200 * sallyport.SLOW)
+    r = subprocess.run([sallyport.BUILD / "h2spec", "-t", "-k", "-h", "127.0.0.1", "-p", str(Bridge(s).port)], capture_output=True, text=True, timeout=200 * sallyport.SLOW)
     assert ", 0 failed" in r.stdout and "145 tests" in r.stdout, r.stdout[-3000:]
 
 
