@@ -26152,8 +26152,9 @@ l_req_scrub(lua_State *L)
 /* req:hide(secrets, made, text) -> bool
  *
  * An answer that repeats one of the secrets, or a secret that apply set in a field, gets this text in its
- * place. made: secrets that a machine made, of which a body shows the short ones neither. A field's secret counts without the scheme before it (RFC 9110 11.4), as
- * servers repeat it. Called last: of several texts that are noted for a secret the first counts.
+ * place. made: secrets that a machine made, of which a body shows the short ones neither. A field's secret counts without the scheme
+ * before it (RFC 9110 11.4), as servers repeat it; and so does what stands behind a name in it ("token=KEY"), of which 64 bytes are looked
+ * through and 16 must be left. Called last: of several texts that are noted for a secret the first counts.
  * false: too many secrets. */
 static int
 l_req_hide(lua_State *L)
@@ -26171,13 +26172,15 @@ l_req_hide(lua_State *L)
 		}
 	for (const struct http_field *f = r->head.field; ok && f < r->head.field + r->head.nfields; f++) {
 		struct slice v = f->value;
-		size_t skip = 0;
+		size_t skip = 0, key;
 
 		while (f->is_secret && skip < v.n && (ascii_alnum(v.p[skip]) || v.p[skip] == '-'))
 			skip++;
-		skip = skip < v.n && v.p[skip] == ' ' ? skip + 1 : 0;
-		if (f->is_secret)
-			ok = scrub_add(&r->back, f->own, f->name.n + skip, text, SLICE(""), false);
+		key = skip = skip < v.n && v.p[skip] == ' ' ? skip + 1 : 0;
+		for (size_t i = skip; f->is_secret && i < skip + 64 && i + SCRUB_BODY_MIN < v.n; i++)
+			key = strchr(" =:", v.p[i]) != NULL ? i + 1 : key;
+		ok = !f->is_secret || (scrub_add(&r->back, f->own, f->name.n + skip, text, SLICE(""), false) &&
+		    scrub_add(&r->back, f->own, f->name.n + key, text, SLICE(""), false));
 	}
 	if (r->back != NULL)
 		r->back->whose = text_hash(r->agent) + 31 * text_hash(r->credential);

@@ -20,6 +20,9 @@ for _, mode in ipairs { "head", "off", "all" } do
   credentials[#credentials + 1] = { name = mode, type = "bearer", host = mode .. ".test", secrets = { token = SECRET }, fields = { scrub = mode } }
 end
 credentials[#credentials + 1] = { name = "short", type = "bearer", host = "short.test", env = "SHORT", secrets = { token = "canary-12byt" } }
+hosts[#hosts + 1] = "named.test"
+credentials[#credentials + 1] = { name = "named", type = "api_key", host = "named.test", env = "NAMED",
+  secrets = { key = "canary-first-0123", ["headers.X-Other"] = "Token token=canary-named-0123456789" } }
 credentials[#credentials + 1] = { name = "talk", type = "bearer", host = "talk.test", env = "TALK", secrets = { token = SECRET } }
 credentials[#credentials + 1] = { name = "limit", type = "bearer", host = "limit.test", env = "LIMIT", secrets = { token = SECRET } }
 
@@ -103,6 +106,8 @@ local cases = {
     case("scrub=head: heads alone", JSON .. "X-Seen: " .. SECRET .. "\r\n", SECRET, { status = 200, body = SECRET, raw_not = "X-Seen: canary" }, { host = "head.test" }),
     case("scrub=off: heads too, and no body", JSON .. "X-Seen: " .. SECRET .. "\r\n", SECRET, { status = 200, body = SECRET, raw_not = "X-Seen: canary" }, { host = "off.test" }),
     case("under 16 bytes: heads alone", JSON .. "X-Seen: canary-12byt\r\n", "a canary-12byt", { status = 200, body = "a canary-12byt", raw_not = "X-Seen: canary" }, { host = "short.test" }),
+    case("a key that stands behind a name in its field: by itself, too", JSON .. "X-Seen: canary-named-0123456789\r\n", '["canary-named-0123456789","canary-first-0123"]', { status = 200, raw_not = "canary" },
+      { host = "named.test" }),
     case("what can be searched is asked for, as far as it was offered", JSON, "{}", { status = 200, upstream = { header = { ["accept-encoding"] = "gzip;q=0.5,deflate" } } },
       { ask = "Accept-Encoding: br;q=1, gzip;q=0.5, zstd, deflate\r\n" }),
     case("identity where nothing else is left", JSON, "{}", { status = 200, upstream = { header = { ["accept-encoding"] = "identity" } } }, { ask = "Accept-Encoding: br, *\r\n" }),
