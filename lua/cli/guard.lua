@@ -88,7 +88,7 @@ function M.last_word(ctx, d, resolve)
     return
   end
   d.hint = not why:find("own listeners", 1, true) and (d.credential and ("sallyport credential set %s --address %s"):format(d.credential, address)
-    or d.domain and ("sallyport domain add %s %s … --address %s"):format(d.bundle, d.host, address)) or nil
+    or d.domain and ("sallyport domain set %s %s --address %s"):format(d.bundle, require("env").quote(d.domain), table.concat({ address, table.unpack(d.addresses or {}) }, ","))) or nil
 end
 
 return M
