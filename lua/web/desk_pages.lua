@@ -12,6 +12,7 @@ local LOOK = 5000               -- newest records among which one is looked up
 local LATELY = 5                -- records beside a credential or an agent
 local AGENTS = 20               -- that a credential's page asks about
 local SUGGESTED = 10            -- refused hosts
+local ASKED = 40                -- of them that are asked about, for what was opened since
 local ROWS = 1000               -- of a list
 local CONSENT = 600             -- s for a person at the provider's page, as `connect` has
 local SOURCE_MAX = 256 << 10
@@ -703,7 +704,8 @@ local function suggestions(desk)
   end
   table.move(others, 1, #others, #known + 1, known)
   local out = {}
-  for _, x in ipairs(known) do
+  for i = 1, math.min(#known, ASKED) do
+    local x = known[i]
     local r, agent = x[1], (x[1].agents or {})[1] or ""
     local now = agent ~= "" and ask(desk, "explain", "--agent=" .. agent, "GET", url_of(r)).value
     if not now or now.code == "host_not_allowed" then     -- what was opened since is none
@@ -750,8 +752,8 @@ local function with(list, one)
   return out
 end
 
-local function flags(methods, ports)
-  local out = {}
+local function flags(methods, ports, address)
+  local out = { address and "--address=" .. address }
   for _, m in ipairs(methods) do out[#out + 1] = "--method=" .. m end
   for _, p in ipairs(ports) do out[#out + 1] = "--port=" .. p end
   return out
@@ -768,9 +770,23 @@ local function allow(desk, query)
 <label>Agent<br><input name="agent" value="{a}" spellcheck="false"></label><button>Look</button></form>]], { base = desk.base, h = asked or "", a = query.agent or "",
       why = asked and html('<p class="warn" role="alert">{w}</p>', { w = why }) }) }
   end
+  -- The guard lets public addresses through alone, but for a range that an entry names.
+  local literal = require("addr").parse((host:gsub("^%[(.*)%]$", "%1")))
+  local guarded = literal and require("addr").guard(literal)
+  local inner = not literal and require("records").private_name(host)
+  local address = guarded and literal or inner and "CIDR" or nil
   for _, p in ipairs(presets_for(host, ask(desk, "credential", "presets").value or {})) do
     ways[#ways + 1] = { html("Connect <strong>{t}</strong>: its key is attached here", { t = p.title }), code { "credential", "add", p.name, "--preset", p.name },
       link(desk, "do/credential/add", { { "o.preset", p.name }, { "a1", p.name } }, "Connect", "button go") }
+  end
+  local now = method and (query.agent or "") ~= "" and ask(desk, "explain", "--agent=" .. query.agent, method, url_of { host = host, port = port }).value
+  for _, c in ipairs(type(now) == "table" and now.considered or {}) do
+    local kept = c.kind == "credential" and #ways < SUGGESTED and ask(desk, "credential", "show", c.name).value
+    local methods = type(kept) == "table" and kept.methods and with(kept.methods, method)
+    if methods and #methods > #kept.methods then
+      ways[#ways + 1] = { html("The credential <strong>{c}</strong> goes there, by {m} alone", { c = c.name, m = joined(kept.methods) }), code { "credential", "set", c.name, table.unpack(flags(methods, {})) },
+        link(desk, "do/credential/set", { { "a1", c.name }, { "o.method", table.concat(methods, "\n") } }, "Change it") }
+    end
   end
   local held = query.agent and query.agent ~= "" and ask(desk, "agent", "list").value or {}
   local bundles = {}
@@ -781,26 +797,36 @@ local function allow(desk, query)
     local is = ask(desk, "bundle", "show", b).value
     local entry
     for _, d in ipairs(type(is) == "table" and is.domains or {}) do entry = entry or d.host == host and d end
-    if entry then
-      local methods, ports = with(entry.methods, method), with(entry.ports, port)
-      local more = flags(#methods > #entry.methods and methods or {}, #ports > #entry.ports and ports or {})
-      ways[#ways + 1] = { html("The bundle <strong>{b}</strong> has an entry for it: {s}", { b = b, s = forms.said { entry.state ~= "enabled" and entry.state or nil, joined(entry.methods), "at " .. joined(entry.ports) } }),
-        code { "domain", "set", b, host, table.unpack(more) }, link(desk, "do/domain/set", { { "a1", b }, { "a2", host }, { "o.method", table.concat(methods, "\n") },
+    local off = type(is) == "table" and is.state == "disabled"
+    if entry and entry.state == "disabled" and not off then
+      ways[#ways + 1] = { html("The bundle <strong>{b}</strong> has an entry for it, which is disabled", { b = b }), code { "domain", "enable", b, host },
+        link(desk, "do/domain/enable", { { "a1", b }, { "a2", host } }, "Enable it") }
+    end
+    if entry and not off then
+      local had = entry.methods or {}
+      local methods, ports = with(had, not entry.tunnel and method or nil), with(entry.ports, port)
+      local more = flags(#methods > #had and methods or {}, #ports > #entry.ports and ports or {})
+      ways[#ways + 1] = { html("The bundle <strong>{b}</strong> has an entry for it: {s}", { b = b, s = forms.said { entry.tunnel and "relayed unread" or joined(had), "at " .. joined(entry.ports) } }),
+        code(more[1] and { "domain", "set", b, host, table.unpack(more) } or { "bundle", "show", b }), link(desk, "do/domain/set", { { "a1", b }, { "a2", host }, { "o.method", table.concat(methods, "\n") },
           { "o.port", table.concat(ports, "\n") } }, "Change it") }
-    elseif type(is) == "table" and is.state == "disabled" then
+    elseif off then
       ways[#ways + 1] = { html("The bundle <strong>{b}</strong> is disabled: nothing in it counts before it is enabled", { b = b }), code { "bundle", "enable", b },
         link(desk, "do/bundle/enable", { { "a1", b } }, "Enable it") }
     else
       local ports = port and port ~= 443 and { port } or {}
       for _, methods in ipairs(method and #with(READS, method) > #READS and { {}, with(READS, method) } or { {} }) do
+        local fields = { { "a1", b }, { "a2", host }, { "o.method", table.concat(methods, "\n") }, { "o.port", tostring(ports[1] or "") }, { "o.address", guarded and literal or "" } }
+        local inputs = {}
+        for i, f in ipairs(fields) do inputs[i] = html('<input type="hidden" name="{n}" value="{v}">', { n = f[1], v = f[2] }) end
         ways[#ways + 1] = { html("Open it without a credential, to read{m}{p}, to all agents with the bundle <strong>{b}</strong>", { b = b, m = methods[1] and " and to " .. method, p = ports[1] and " at port " .. port }),
-          code { "domain", "add", b, host, table.unpack(flags(methods, ports)) }, html('<form method="post" action="{base}do/domain/add">{csrf}<input type="hidden" name="a1" value="{b}"><input type="hidden" name="a2" value="{h}">'
-            .. '<input type="hidden" name="o.method" value="{m}"><input type="hidden" name="o.port" value="{p}"><button>Open it</button></form>', { base = desk.base, csrf = desk.csrf "do/domain/add", b = b, h = host,
-              m = table.concat(methods, "\n"), p = ports[1] }) }
+          code { "domain", "add", b, host, table.unpack(flags(methods, ports, address)) }, inner and link(desk, "do/domain/add", fields, "Open it")
+            or html('<form method="post" action="{base}do/domain/add">{csrf}{inputs}<button>Open it</button></form>', { base = desk.base, csrf = desk.csrf "do/domain/add", inputs = inputs }) }
       end
     end
   end
-  return { title = "Allow " .. (page.clean(host, 100) or ""), body = grid({ "How", "On the command line", "" }, ways) }
+  return { title = "Allow " .. (page.clean(host, 100) or ""), body = html("{careful}{ways}", { ways = grid({ "How", "On the command line", "" }, ways),
+    careful = guarded and html('<p class="warn">Careful: {h} is {w}. No agent may be sent there but by an entry that names it as an address, too.</p>', { h = literal, w = guarded })
+      or inner and html('<p class="warn">{h} is a name of this machine or of a private network: an entry for it needs the range that it may resolve to, such as 10.0.0.0/8.</p>', { h = host }) }) }
 end
 
 -- What `explain` answered.
@@ -849,7 +875,7 @@ local function record(desk, query)
       if r.error == r.reason then r.error = nil end
       return { title = r.kind == "change" and "A change" or "A request", line = args or { "log", "--json" }, body = html("{m}{c}{allow}{e}", { m = forms.members(r),
         c = rows[1] and grid({ "Record", "Was", "Members" }, rows),
-        allow = r.reason == "host_not_allowed" and buttons { link(desk, "allow", asked_for(r, r.agent or ""), "Allow this", "button go") },
+        allow = (r.reason == "host_not_allowed" or r.reason == "method_not_allowed" and r.agent and url) and buttons { link(desk, "allow", asked_for(r, r.agent or ""), "Allow this", "button go") },
         e = now and html("<h2>What would happen to it now</h2>{e}", { e = now }) }) }
     end
   end

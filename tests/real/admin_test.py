@@ -819,6 +819,55 @@ def test_question(t):
     assert a.get("/api/v1/log?text=" + "x" * 70000) and a.status == 431 and json.loads(a.html)["error"] == "head_too_large", a.html
 
 
+def test_allow(t):
+    """what would let a refused request through is said before the click, and does it: an address that the guard refuses, a name of a private network, another method of an entry or of a credential, an entry that is disabled, a tunnel's other port"""
+    s, up = t.proxy(workers=1, serve=False)
+    run = lambda *args, **more: s.cli(*args, **more).stdout
+    run("domain", "add", "default", "pinned.test", "--tunnel"), run("domain", "add", "default", "off.test"), run("domain", "disable", "default", "off.test")
+    run("domain", "add", "default", "*.wild.test")
+    run("credential", "add", "app", "--type", "bearer", "--host", "api.test", "--method", "GET", "token=-", stdin=SECRET)
+    s.serve("--upstream-ca", sallyport.certs() / "root.pem", *(x for at in ("off.test:8443", "one.wild.test:443", "api.test:443") for x in ("--connect-to", f"{at}:127.0.0.1:{up.port}")))
+    send = lambda host, method="GET", port=443: s.request(host=host, method=method, target="/pay", port=port, headers={"Host": host if port == 443 else f"{host}:{port}"})
+    said = lambda *to: (lambda r: r.status if r.status < 400 else json.loads(r.body)["error"])(send(*to))
+    a = Admin(t, s).sign_in()
+
+    def look(host, method="GET", port=443, code="host_not_allowed"):
+        assert said(host, method, port) == code, (host, said(host, method, port))
+        record = s.wait_record({"host": host, "method": method, "port": port, "reason": code})
+        a.get("record?id=" + record["request"])
+        a.click("Allow this")
+        assert a.status == 200, a.page.text
+        return a.page.text
+
+    command = lambda found: [shlex.split(html_module.unescape(c))[1:] for c in re.findall("<code>(sallyport [^<]*)</code>", a.html) if found in c][0]
+    text = look("127.0.0.1", port=up.port)
+    assert "127.0.0.1 is loopback" in text and command("domain add") == ["domain", "add", "default", "127.0.0.1", "--address=127.0.0.1", f"--port={up.port}"], text
+    a.submit(form=[f for f in a.page.forms if "domain/add" in f["action"]][0])
+    assert "Done" in a.page.text and said("127.0.0.1", "GET", up.port) != "address_blocked", a.page.text
+    text = look("localhost")
+    assert "of this machine or of a private network" in text and not [f for f in a.page.forms if "domain/add" in f["action"]], text
+    a.click("Open it")
+    assert {"a2": "localhost"}.items() <= a.page.forms[-1]["fields"].items() and "o.address" in a.page.forms[-1]["fields"], a.page.forms
+    look("pinned.test", port=8443)
+    assert "relayed unread" in a.page.text and command("domain set")[-2:] == ["--port=443", "--port=8443"], a.page.text
+    look("off.test", port=8443)
+    assert "which is disabled" in a.page.text
+    for args in (command("domain enable"), command("domain set")):
+        run(*args)
+    assert said("off.test", "GET", 8443) == 200
+    look("one.wild.test", "POST", code="method_not_allowed")
+    a.submit(form=[f for f in a.page.forms if "domain/add" in f["action"]][-1])
+    assert said("one.wild.test", "POST") not in ("method_not_allowed", "host_not_allowed"), said("one.wild.test", "POST")
+    look("api.test", "POST", code="method_not_allowed")
+    run(*command("credential set"))
+    assert said("api.test", "POST") == 200
+    # the command that explain prints is one that can be run
+    run("domain", "add", "default", "10.1.2.3", "--address", "10.9.0.0/16")
+    hint = json.loads(run("explain", "--json", "GET", "https://10.1.2.3/", check=False))["hint"]
+    run(*shlex.split(hint)[1:])
+    assert [d["addresses"] for d in json.loads(run("bundle", "show", "default", "--json"))["domains"] if d["host"] == "10.1.2.3"] == [["10.1.2.3/32", "10.9.0.0/16"]], hint
+
+
 class Person:
     """Somebody at the page in Chromium, without script, who clicks one thing after the other; `text` is what the page says then."""
 
